@@ -1,0 +1,63 @@
+# The two commands of the README, and the developers' shortcuts.
+#
+#   make demo     draw shapes, train on them, evaluate on held-out ones, write pictures: runs/demo/
+#   make test     all tests
+#   make lint     ruff, mypy, clang-format, shellcheck
+#
+# Both set up .venv by themselves and are safe to repeat. PYTHON=python3.11 chooses the interpreter of a new .venv.
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO := runs/demo
+PACKAGING := constraints.txt pyproject.toml $(wildcard setup.py)
+
+.PHONY: demo test lint docs clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.installed
+	$(BIN)/frcnn make-shapes $(DEMO)/data --images 600 --seed 0
+	$(BIN)/frcnn train --config configs/shapes_r18_fpn.yaml data.root=$(DEMO)/data output=$(DEMO)
+	$(BIN)/frcnn evaluate --model $(DEMO)/model --data $(DEMO)/data --split validation
+	$(BIN)/frcnn predict $(DEMO)/data/val --model $(DEMO)/model --out $(DEMO)/pictures
+	@echo "The demo's model is in $(DEMO)/model (numbers in metrics.json); pictures with boxes are in $(DEMO)/pictures."
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	@git ls-files -- '*.h' '*.cc' '*.cu' | xargs -r $(BIN)/clang-format --dry-run -Werror
+	@git ls-files -- '*.sh' .ci/run | xargs -r $(BIN)/shellcheck
+
+docs: $(VENV)/.installed
+	$(BIN)/python tools/config_reference.py
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+
+# pip comes last into a virtual environment, so that its presence means a whole one.
+$(BIN)/pip:
+	@set -e; \
+	usable='import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))'; \
+	chosen=; \
+	for candidate in $(if $(PYTHON),"$(PYTHON)",python3 python3.12 python3.11 python3.10); do \
+	  if "$$candidate" -c "$$usable" 2>/dev/null; then chosen=$$candidate; break; fi; \
+	done; \
+	if [ -z "$$chosen" ]; then \
+	  echo "frcnn needs Python 3.10, 3.11 or 3.12; $(or $(PYTHON),python3) is $$("$(or $(PYTHON),python3)" --version 2>&1 | tail -n 1)." \
+	    "Install one, or name it: PYTHON=/path/to/python3.11 make" >&2; exit 1; \
+	fi; \
+	if ! "$$chosen" -c 'import ensurepip, venv' 2>/dev/null; then \
+	  echo "$$chosen has no venv module; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; \
+	fi; \
+	echo "Creating $(VENV) with $$("$$chosen" --version)"; \
+	"$$chosen" -m venv --clear $(VENV)
+
+$(VENV)/.installed: $(PACKAGING) | $(BIN)/pip
+	$(BIN)/pip install --quiet -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-test: $(PACKAGING) | $(BIN)/pip
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[test]'
+	@touch $@ $(VENV)/.installed
