@@ -1,0 +1,97 @@
+"""Image files -> upright RGB arrays; the one decoder of training, evaluation, prediction and serving."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+# Orientations 5..8 swap width and height (EXIF 2.32, tag 0x0112).
+_TRANSPOSED = range(5, 9)
+
+
+class UnreadableImage(ValueError):
+    """The bytes are not a whole picture of a known format; the message says why."""
+
+
+def decode_image(source: Path | bytes) -> np.ndarray:
+    """Pixels of a JPEG, PNG, BMP, GIF (first frame), WebP or other file that Pillow reads.
+
+    EXIF orientation is applied; greyscale, palette, CMYK and 16-bit pictures become RGB; transparency is dropped, the
+    colours below it stay, as in torchvision and Detectron2.
+
+    Args:
+        source: path, or the encoded bytes.
+
+    Returns:
+        ``[H, W, 3]`` uint8 RGB, writable.
+
+    Raises:
+        UnreadableImage: missing, empty, truncated or broken file, or one of more pixels than Pillow deems safe.
+    """
+    try:
+        with _open(source) as picture:
+            picture.load()
+            return np.array(_rgb(ImageOps.exif_transpose(picture)))
+    except _PILLOW_ERRORS as error:
+        raise UnreadableImage(_reason(source, error)) from error
+
+
+def upright_size(file: Path) -> tuple[int, int]:
+    """Width and height after EXIF orientation, from the header alone. Raises UnreadableImage."""
+    try:
+        with _open(file) as picture:
+            width, height = picture.size
+            turned = picture.getexif().get(ExifTags.Base.Orientation) in _TRANSPOSED
+    except _PILLOW_ERRORS as error:
+        raise UnreadableImage(_reason(file, error)) from error
+    return (height, width) if turned else (width, height)
+
+
+# What Pillow's decoders raise on hostile or broken bytes, beside OSError.
+_PILLOW_ERRORS = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    TypeError,
+    IndexError,
+    KeyError,
+    EOFError,
+    MemoryError,
+    OverflowError,
+    ArithmeticError,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+
+
+def _open(source: Path | bytes) -> Image.Image:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of metadata that we do not use
+        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode == "RGB":
+        return picture
+    if picture.mode.startswith("I") or picture.mode == "F":
+        # Pillow's own conversion cuts 16-bit values off at 255: white fog instead of a picture.
+        values = np.asarray(picture, np.float64)
+        full = 65535.0 if picture.mode.startswith("I") else max(float(values.max(initial=0.0)), 1.0)
+        grey = np.clip(values * (255.0 / full) + 0.5, 0, 255).astype(np.uint8)
+        return Image.fromarray(grey).convert("RGB")
+    if picture.mode in ("P", "PA"):
+        picture = picture.convert("RGBA")  # applies the palette's transparency, which Pillow would warn about
+    return picture.convert("RGB")
+
+
+def _reason(source: Path | bytes, error: BaseException) -> str:
+    name = "the image" if isinstance(source, bytes) else str(source)
+    if isinstance(error, FileNotFoundError):
+        return f"{name} does not exist"
+    if isinstance(error, UnidentifiedImageError):
+        return f"{name} is not a picture of a known format"
+    return f"{name} cannot be decoded: {' '.join(str(error).split()) or type(error).__name__}"
