@@ -1,0 +1,156 @@
+"""Against pycocotools called directly on files, and against cases worked by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from frcnn.data.coco import Index, load_index
+from frcnn.evaluation.coco import SUMMARY_NAMES, coco_results, evaluate_detections, to_coco_results
+from frcnn.inference import Detections
+
+NOTHING = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32))
+
+
+def detections(*rows: tuple[list[float], float, int]) -> Detections:
+    boxes, scores, labels = zip(*rows, strict=True)
+    return Detections(np.array(boxes, np.float32), np.array(scores, np.float32), np.array(labels, np.int32))
+
+
+def index_of(folder: Path, annotations: list[dict], images: int = 1, categories: tuple[int, ...] = (7, 3)) -> Index:
+    """Images of 200 x 200 pixels with the ids 10, 11, …; categories of any ids."""
+    tree = {
+        "images": [{"id": 10 + n, "file_name": f"{n}.png", "width": 200, "height": 200} for n in range(images)],
+        "categories": [{"id": category, "name": f"class {category}"} for category in categories],
+        "annotations": [{"iscrowd": 0, "area": a["bbox"][2] * a["bbox"][3], "image_id": 10, "category_id": 3, **a} for a in annotations],
+    }
+    file = folder / "instances.json"
+    file.write_text(json.dumps(tree))
+    return load_index(folder, file, require_images=False)
+
+
+def jittered(index: Index, seed: int) -> dict[int, Detections]:
+    """Ground truth moved, doubled, dropped and mislabelled, with scores of which many are equal."""
+    random = np.random.default_rng(seed)
+    results = {}
+    for record in index.images:
+        repeat = np.repeat(np.arange(len(record.boxes)), random.integers(0, 4, len(record.boxes)))
+        boxes = record.boxes[repeat]
+        sides = np.tile(boxes[:, 2:] - boxes[:, :2], 2)
+        boxes = boxes + random.normal(0, 0.08, boxes.shape).astype(np.float32) * sides
+        labels = record.labels[repeat]
+        wrong = random.random(len(labels)) < 0.1
+        labels = np.where(wrong, random.integers(1, len(index.class_names) + 1, len(labels)), labels).astype(np.int32)
+        scores = (random.integers(1, 20, len(labels)) / 20).astype(np.float32)
+        results[record.image_id] = Detections(boxes.astype(np.float32), scores, labels)
+    return results
+
+
+@pytest.mark.parametrize(
+    ("name", "images", "annotations"),
+    [
+        ("coco128", "train2017", "instances_train2017.json"),
+        ("coco128", "val2017", "instances_val2017.json"),
+        ("bccd", "test", "instances_test.json"),
+    ],
+)
+def test_equals_pycocotools_called_on_files(
+    real_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, images: str, annotations: str
+) -> None:
+    file = real_data / name / "annotations" / annotations
+    index = load_index(real_data / name / images, file)
+    results = jittered(index, seed=0)
+
+    metrics = evaluate_detections(index, results)
+    assert capsys.readouterr().out == ""
+
+    (tmp_path / "results.json").write_text(json.dumps(to_coco_results(index, results)))
+    truth = COCO(str(file))
+    oracle = COCOeval(truth, truth.loadRes(str(tmp_path / "results.json")), "bbox")
+    oracle.evaluate()
+    oracle.accumulate()
+    oracle.summarize()
+    # The index keeps boxes as float32 clipped to the image, the file as decimal text: a match on the very border may turn.
+    np.testing.assert_allclose([metrics.summary[key] for key in SUMMARY_NAMES], oracle.stats, atol=1e-4)
+    assert 0.2 < metrics.summary["AP"] < 0.9
+    for position, category_id in enumerate(oracle.params.catIds):
+        precision = oracle.eval["precision"][:, :, position, 0, 2]
+        expected = precision[precision > -1].mean() if (precision > -1).any() else math.nan
+        class_name = index.class_names[index.category_ids.index(category_id)]
+        np.testing.assert_allclose(metrics.class_ap[class_name], expected, atol=1e-3)
+
+
+def test_perfect_detections_score_one_and_missing_sizes_are_not_a_number(tmp_path: Path) -> None:
+    index = index_of(tmp_path, [{"id": 1, "bbox": [10, 10, 50, 50]}])
+    metrics = evaluate_detections(index, {10: detections(([10, 10, 60, 60], 0.9, 1))})
+    assert [metrics.summary[name] for name in ("AP", "AP75", "APm", "AR1")] == pytest.approx([1, 1, 1, 1])
+    assert math.isnan(metrics.summary["APs"])
+    assert math.isnan(metrics.summary["ARl"])
+    assert metrics.class_ap["class 3"] == pytest.approx(1)
+    assert math.isnan(metrics.class_ap["class 7"])
+    assert (metrics.images, metrics.objects) == (1, 1)
+
+
+def test_ap_of_a_hand_worked_case(tmp_path: Path) -> None:
+    """Two objects; the best detection is wrong, the second finds one at IoU 0.8, so precision is 1/2 up to recall 1/2.
+
+    At the 7 thresholds 0.50..0.80 AP is 51 of 101 recall points times 1/2; at the 3 higher ones it is 0. IoU 0.8 itself
+    (a box of 100 x 80 inside one of 100 x 100) is reached, thresholds are "at least".
+    """
+    index = index_of(tmp_path, [{"id": 1, "bbox": [0, 0, 100, 100]}, {"id": 2, "bbox": [120, 120, 50, 50]}])
+    found = detections(([150, 0, 190, 40], 0.9, 1), ([0, 0, 100, 80], 0.8, 1))
+    metrics = evaluate_detections(index, {10: found})
+    assert metrics.summary["AP50"] == pytest.approx(51 / 101 / 2)
+    assert metrics.summary["AP75"] == pytest.approx(51 / 101 / 2)
+    assert metrics.summary["AP"] == pytest.approx(51 / 101 / 2 * 7 / 10)
+    assert metrics.summary["AR1"] == 0.0
+    assert metrics.summary["AR10"] == pytest.approx(0.5 * 7 / 10)
+
+
+def test_an_object_with_annotation_id_zero_can_be_found(tmp_path: Path) -> None:
+    index = index_of(tmp_path, [{"id": 0, "bbox": [10, 10, 50, 50]}])
+    assert evaluate_detections(index, {10: detections(([10, 10, 60, 60], 0.9, 1))}).summary["AP"] == pytest.approx(1)
+
+
+def test_detections_inside_a_crowd_count_neither_way(tmp_path: Path) -> None:
+    index = index_of(tmp_path, [{"id": 1, "bbox": [0, 0, 50, 50]}, {"id": 2, "bbox": [100, 100, 100, 100], "iscrowd": 1}])
+    crowd_first = detections(([110, 110, 130, 130], 0.9, 1), ([140, 140, 190, 190], 0.8, 1), ([0, 0, 50, 50], 0.5, 1))
+    metrics = evaluate_detections(index, {10: crowd_first})
+    assert metrics.summary["AP"] == pytest.approx(1)
+    assert metrics.objects == 1
+
+
+def test_images_without_results_count_as_missed(tmp_path: Path) -> None:
+    index = index_of(tmp_path, [{"id": 1, "bbox": [0, 0, 50, 50]}, {"id": 2, "image_id": 11, "bbox": [0, 0, 50, 50]}], images=3)
+    metrics = evaluate_detections(index, {10: detections(([0, 0, 50, 50], 0.9, 1))})
+    assert metrics.summary["AR100"] == 0.5
+    assert evaluate_detections(index, {10: NOTHING}).summary["AP"] == 0.0
+    assert evaluate_detections(index, {}).summary["AP"] == 0.0
+
+
+def test_results_of_an_unknown_image_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="image 99"):
+        evaluate_detections(index_of(tmp_path, [{"id": 1, "bbox": [0, 0, 50, 50]}]), {99: NOTHING})
+
+
+def test_json_has_the_names_people_look_for_and_null_for_what_was_not_measured(tmp_path: Path) -> None:
+    index = index_of(tmp_path, [{"id": 1, "bbox": [10, 10, 50, 50]}])
+    tree = json.loads(json.dumps(evaluate_detections(index, {}).to_json(), allow_nan=False))
+    assert list(tree)[:12] == ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
+    assert tree["AP"] == 0.0
+    assert tree["APs"] is None
+    assert tree["class_AP"] == {"class 3": 0.0, "class 7": None}
+
+
+def test_results_are_in_the_files_own_categories_and_widths(tmp_path: Path) -> None:
+    index = index_of(tmp_path, [{"id": 1, "bbox": [0, 0, 50, 50]}])
+    (entry,) = to_coco_results(index, {10: detections(([10, 20, 40, 60], 0.5, 2))})
+    assert entry == {"image_id": 10, "category_id": 7, "bbox": [10.0, 20.0, 30.0, 40.0], "score": 0.5}
+    assert coco_results(4, NOTHING, (3, 7)) == []
+    assert json.loads(json.dumps([entry])) == [entry]  # plain Python numbers
