@@ -1,0 +1,86 @@
+"""The whole detector: a batch in, losses or detections out.
+
+    backbone -> fpn -> rpn -> proposals -> roi_align -> roi_head -> losses | detections
+
+Shape shorthand: ``B`` images, ``H W`` the canvas, ``G`` ground-truth slots, ``A`` anchors of an image, ``P`` proposals,
+``S`` sampled RoIs, ``K`` classes without background, ``D`` detections. All are static once the canvas is known.
+"""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from frcnn.config import Config
+from frcnn.data.batch import Batch
+from frcnn.modeling import roi_head, rpn
+from frcnn.modeling.anchors import level_anchors
+from frcnn.modeling.fpn import FPN
+from frcnn.modeling.resnet import ResNet
+
+
+class FasterRCNN(keras.Model):
+    """Faster R-CNN on a feature pyramid, float32 variables, compute dtype by the Keras policy in force when it is made."""
+
+    def __init__(self, num_classes: int, options: Config) -> None:
+        super().__init__(name="faster_rcnn")
+        self.options = options
+        # Our kernels have no XLA lowering; without this Keras would compile with XLA on a GPU and fail there only.
+        self.supports_jit = False
+        self.backbone = ResNet(options.backbone)
+        self.fpn = FPN(options.fpn)
+        self.rpn = rpn.RPNHead(options.rpn, options.fpn.channels, len(options.anchors.aspect_ratios))
+        self.roi_head = roi_head.RoIHead(options.roi_head, num_classes, options.fpn.channels)
+        self._create_variables()
+
+    def _create_variables(self) -> None:
+        """Run every layer once on a small canvas, so that all variables exist, in a fixed order, before anything is traced."""
+        pyramid = self.pyramid(tf.zeros([1, 64, 64, 3]))
+        self.rpn(pyramid)
+        self.roi_head(roi_head.pool(pyramid, tf.zeros([1, 1, 4]), self.options.roi_head, "reference"))
+        self.built = True
+
+    def pyramid(self, images: tf.Tensor, training: bool = False) -> list[tf.Tensor]:
+        """Images ``[B, H, W, 3]`` to P2..P6, ``[B, Hl, Wl, C]``; ``H`` and ``W`` are multiples of 32."""
+        return self.fpn(self.backbone(images, training=training), training=training)
+
+    def anchors(self, canvas: tuple[int, int], pyramid: list[tf.Tensor]) -> tf.Tensor:
+        """Anchors ``[A, 4]`` of all levels, a constant of the traced step."""
+        levels = [
+            level_anchors(canvas, (features.shape[1], features.shape[2]), level, self.options.anchors)
+            for level, features in enumerate(pyramid)
+        ]
+        return tf.constant(np.concatenate(levels))
+
+    def losses_of(self, batch: Batch, seed: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The four training losses, scalars: ``rpn_objectness``, ``rpn_box``, ``roi_class``, ``roi_box``.
+
+        Args:
+            batch: images and ground truth of one canvas.
+            seed: ``[2]`` int32; the sampling of anchors and RoIs is a pure function of it.
+        """
+        options = self.options
+        gt_valid = (batch.labels > 0) & ~batch.crowd
+        pyramid = self.pyramid(batch.images, training=True)
+        anchors = self.anchors((batch.images.shape[1], batch.images.shape[2]), pyramid)
+        predictions = self.rpn(pyramid)
+        anchor_seed, roi_seed = (tf.random.experimental.stateless_fold_in(seed, stage) for stage in range(2))
+        matches, drawn = rpn.assign(anchors, batch.boxes, gt_valid, options.rpn, anchor_seed)
+        first = rpn.rpn_losses(predictions, anchors, batch.boxes, matches, drawn, options.rpn)
+        proposals = rpn.propose(predictions, anchors, batch.image_sizes, options.rpn, options.ops.kernel, training=True)
+        rois = roi_head.assign(proposals, batch.boxes, batch.labels, gt_valid, options.roi_head, roi_seed)
+        pooled = roi_head.pool(pyramid, rois.boxes, options.roi_head, options.ops.kernel)
+        logits, deltas = self.roi_head(pooled, training=True)
+        return first | roi_head.roi_losses(logits, deltas, rois, options.roi_head)
+
+    def detect(self, images: tf.Tensor, image_sizes: tf.Tensor, original_sizes: tf.Tensor) -> roi_head.BatchDetections:
+        """Detections in pixels of the original images; arguments as in :class:`frcnn.data.batch.Batch`."""
+        options = self.options
+        pyramid = self.pyramid(images)
+        anchors = self.anchors((images.shape[1], images.shape[2]), pyramid)
+        proposals = rpn.propose(self.rpn(pyramid), anchors, image_sizes, options.rpn, options.ops.kernel, training=False)
+        logits, deltas = self.roi_head(roi_head.pool(pyramid, proposals.boxes, options.roi_head, options.ops.kernel))
+        return roi_head.detect(
+            logits, deltas, proposals, image_sizes, original_sizes, options.roi_head, options.ops.kernel
+        )

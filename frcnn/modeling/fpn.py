@@ -1,0 +1,52 @@
+"""Feature pyramid network (Lin et al. 2017): C2..C5 to P2..P6."""
+
+from __future__ import annotations
+
+import keras
+import tensorflow as tf
+
+from frcnn import config
+from frcnn.modeling.layers import conv, norm
+
+NORM_EPS = 1e-5
+
+
+class FPN(keras.layers.Layer):
+    """1x1 laterals, nearest-neighbour top-down sums, 3x3 outputs; P6 is every second pixel of P5 and serves the RPN only."""
+
+    def __init__(self, options: config.FPN, levels: int = 4, name: str = "fpn") -> None:
+        super().__init__(name=name)
+        kinds = [("lateral", 1), ("output", 3)]
+        self.laterals, self.outputs = (
+            [_PyramidConv(options, kernel, name=f"{kind}{level + 2}") for level in range(levels)] for kind, kernel in kinds
+        )
+
+    def call(self, features: list[tf.Tensor], training: bool = False) -> list[tf.Tensor]:
+        """``[C2, …, C5]`` to ``[P2, …, P6]``, each ``[B, Hl, Wl, channels]``; every level must halve the one before exactly."""
+        laterals = [layer(feature, training=training) for layer, feature in zip(self.laterals, features, strict=True)]
+        merged = [laterals[-1]]
+        for lateral in reversed(laterals[:-1]):
+            merged.insert(0, _add_upsampled(lateral, merged[0]))
+        pyramid = [layer(level, training=training) for layer, level in zip(self.outputs, merged, strict=True)]
+        return [*pyramid, pyramid[-1][:, ::2, ::2]]
+
+
+class _PyramidConv(keras.layers.Layer):
+    """Convolution with a bias, or with a norm in its place; no activation."""
+
+    def __init__(self, options: config.FPN, kernel: int, name: str) -> None:
+        super().__init__(name=name)
+        initializer = keras.initializers.VarianceScaling(1.0, "fan_in", "uniform")
+        self.conv = conv(options.channels, kernel, use_bias=options.norm == "none", initializer=initializer, name="conv")
+        self.norm = None if options.norm == "none" else norm(options.norm, NORM_EPS, name="norm")
+
+    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+        outputs = self.conv(inputs)
+        return outputs if self.norm is None else self.norm(outputs, training=training)
+
+
+def _add_upsampled(fine: tf.Tensor, coarse: tf.Tensor) -> tf.Tensor:
+    """``fine + nearest-neighbour 2x of coarse`` by broadcasting: the upsampled tensor is never written to memory."""
+    batch, height, width, channels = coarse.shape
+    blocks = tf.reshape(fine, [-1, height, 2, width, 2, channels])
+    return tf.reshape(blocks + coarse[:, :, None, :, None, :], [-1, 2 * height, 2 * width, channels])

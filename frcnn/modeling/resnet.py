@@ -1,0 +1,95 @@
+"""ResNet (He et al. 2015) trunk: images to the feature maps C2..C5.
+
+The v1.5 variant of torchvision by default (stride in the 3x3); ``stride_in_1x1`` gives MSRA's and Detectron2's.
+"""
+
+from __future__ import annotations
+
+import keras
+import tensorflow as tf
+
+from frcnn import config
+from frcnn.modeling.layers import conv, norm
+
+# Blocks per stage, and whether a block is a bottleneck; table 1 of the paper.
+DEPTHS: dict[str, tuple[tuple[int, int, int, int], bool]] = {
+    "resnet18": ((2, 2, 2, 2), False),
+    "resnet34": ((3, 4, 6, 3), False),
+    "resnet50": ((3, 4, 6, 3), True),
+    "resnet101": ((3, 4, 23, 3), True),
+    "resnet152": ((3, 8, 36, 3), True),
+}
+BOTTLENECK_EXPANSION = 4
+INITIALIZER = "he_normal"
+
+
+class ConvNorm(keras.layers.Layer):
+    """Convolution without bias, norm, and optionally ReLU."""
+
+    def __init__(self, filters: int, kernel: int, stride: int, options: config.Backbone, *, relu: bool, name: str) -> None:
+        super().__init__(name=name)
+        self.conv = conv(filters, kernel, stride, use_bias=False, initializer=INITIALIZER, name="conv")
+        self.norm = norm(options.norm, options.norm_eps, name="norm")
+        self.relu = relu
+
+    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+        outputs = self.conv(inputs)
+        outputs = self.norm(outputs, training=training) if self.norm._call_has_training_arg else self.norm(outputs)
+        return tf.nn.relu(outputs) if self.relu else outputs
+
+
+class Block(keras.layers.Layer):
+    """Residual block: two 3x3, or 1x1-3x3-1x1 for bottlenecks; projection shortcut where the shape changes."""
+
+    def __init__(self, filters: int, stride: int, options: config.Backbone, *, bottleneck: bool, project: bool, name: str) -> None:
+        super().__init__(name=name)
+        width = filters * BOTTLENECK_EXPANSION if bottleneck else filters
+        first, second = (stride, 1) if options.stride_in_1x1 else (1, stride)
+        if bottleneck:
+            plan = [(filters, 1, first, True), (filters, 3, second, True), (width, 1, 1, False)]
+        else:
+            plan = [(filters, 3, stride, True), (filters, 3, 1, False)]
+        self.convs = [ConvNorm(f, k, s, options, relu=r, name=f"conv{i}") for i, (f, k, s, r) in enumerate(plan, start=1)]
+        self.shortcut = ConvNorm(width, 1, stride, options, relu=False, name="shortcut") if project else None
+
+    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+        outputs = inputs
+        for layer in self.convs:
+            outputs = layer(outputs, training=training)
+        shortcut = self.shortcut(inputs, training=training) if self.shortcut else inputs
+        return tf.nn.relu(outputs + shortcut)
+
+
+class ResNet(keras.layers.Layer):
+    """Trunk with its first ``options.freeze`` stages (stem, stage2, …, stage5) out of training."""
+
+    def __init__(self, options: config.Backbone, name: str = "backbone") -> None:
+        super().__init__(name=name)
+        depths, bottleneck = DEPTHS[options.name]
+        self.stem = ConvNorm(64, 7, 2, options, relu=True, name="stem")
+        self.stages = [self._stage(i, depth, bottleneck, options) for i, depth in enumerate(depths)]
+        for frozen in [[self.stem], *self.stages][: options.freeze]:
+            for layer in frozen:
+                layer.trainable = False
+
+    @staticmethod
+    def _stage(index: int, depth: int, bottleneck: bool, options: config.Backbone) -> list[Block]:
+        blocks = []
+        for i in range(depth):
+            stride = 2 if i == 0 and index > 0 else 1
+            project = i == 0 and (index > 0 or bottleneck)
+            name = f"stage{index + 2}_block{i + 1}"
+            blocks.append(Block(64 * 2**index, stride, options, bottleneck=bottleneck, project=project, name=name))
+        return blocks
+
+    def call(self, images: tf.Tensor, training: bool = False) -> list[tf.Tensor]:
+        """Images ``[B, H, W, 3]`` to ``[C2, C3, C4, C5]``, strides 4, 8, 16, 32."""
+        outputs = self.stem(images, training=training)
+        # Zeros pad the maximum as well as minus infinity would: the input is behind a ReLU.
+        outputs = tf.nn.max_pool2d(tf.pad(outputs, [[0, 0], [1, 1], [1, 1], [0, 0]]), 3, 2, "VALID")
+        features = []
+        for stage in self.stages:
+            for block in stage:
+                outputs = block(outputs, training=training)
+            features.append(outputs)
+        return features
