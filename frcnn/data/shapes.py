@@ -1,0 +1,236 @@
+"""The embedded default data set: drawn shapes with exact boxes, in COCO's layout.
+
+Every picture is a function of (seed, picture number) alone. Shapes are drawn at four times the size and reduced, so that
+their edges are smooth and their boxes exact to a quarter of a pixel; a box encloses what can be seen of its shape.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+
+from frcnn.errors import UserError
+
+SIZES = ((256, 256), (320, 240), (240, 320), (304, 240), (240, 304))  # width, height
+SIDES = (28.0, 110.0)  # pixels, range of a shape's diameter
+SUPERSAMPLING = 4
+MIN_VISIBLE = 0.75  # share of every shape that stays uncovered
+VALIDATION_SHARE = 5  # one picture in five is held out
+FORMAT_VERSION = 1  # changes whenever the same seed would give other pictures
+MARKER = "shapes.json"
+
+
+def make_shapes(folder: Path, images: int = 800, seed: int = 0) -> Path:
+    """Draw a data set of five classes into ``train/``, ``val/`` and ``annotations/instances_{train,val}.json``.
+
+    The folder appears at once when all is written. One that holds the same pictures already is left as it is; one that an
+    earlier call wrote with other arguments is replaced.
+
+    Args:
+        folder: where to write.
+        images: pictures in all, one in five of them for validation; at least 5.
+        seed: of everything that is drawn.
+
+    Raises:
+        UserError: too few images, or the folder holds something else.
+    """
+    if images < VALIDATION_SHARE or seed < 0:
+        raise UserError(f"shapes: {images} images with seed {seed}; expected at least {VALIDATION_SHARE} images and a seed of 0 or more")
+    recipe = {"made_by": "frcnn make-shapes", "format": FORMAT_VERSION, "images": images, "seed": seed}
+    if _holds(folder, recipe):
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        held_out = images // VALIDATION_SHARE
+        _write_split(aside, "train", range(images - held_out), seed)
+        _write_split(aside, "val", range(images - held_out, images), seed)
+        (aside / MARKER).write_text(json.dumps(recipe))
+        os.chmod(aside, 0o777 & ~_umask())  # mkdtemp's folders are the owner's alone
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(aside, folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return folder
+
+
+def draw_picture(seed: int, number: int) -> tuple[Image.Image, np.ndarray, np.ndarray]:
+    """One picture with its boxes ``[N, 4]`` float32 xyxy, pixels, and labels ``[N]`` int32 in 1..K, N of 1 to 6."""
+    rng = np.random.default_rng([seed, number])
+    width, height = SIZES[rng.integers(len(SIZES))]
+    picture = _background(rng, width, height)
+    visible: list[np.ndarray] = []  # what can still be seen of each shape
+    areas: list[int] = []  # of the whole shapes
+    labels: list[int] = []
+    for _ in range(rng.integers(1, 7)):
+        label = int(rng.integers(len(CLASSES)))
+        mask = _place(rng, label, visible, areas, width, height)
+        if mask is not None:
+            visible = [rest & ~mask for rest in visible] + [mask]
+            areas.append(int(np.count_nonzero(mask)))
+            labels.append(label + 1)
+            _paint(rng, picture, mask, label)
+    return picture, np.array([_bounds(rest) for rest in visible], np.float32), np.array(labels, np.int32)
+
+
+def _holds(folder: Path, recipe: dict[str, object]) -> bool:
+    """Whether the folder is what the recipe makes. Raises UserError where it is not ours to replace."""
+    if not folder.exists():
+        return False
+    try:
+        found = json.loads((folder / MARKER).read_text())
+    except (OSError, ValueError):
+        found = None
+    if isinstance(found, dict) and found.get("made_by") == recipe["made_by"]:
+        return found == recipe
+    if not folder.is_dir() or any(folder.iterdir()):
+        raise UserError(f"{folder} exists and was not written by make-shapes; give another folder, or remove it first")
+    return False
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _write_split(root: Path, split: str, numbers: range, seed: int) -> None:
+    (root / split).mkdir()
+    (root / "annotations").mkdir(exist_ok=True)
+    images: list[dict[str, object]] = []
+    annotations: list[dict[str, object]] = []
+    for number in numbers:
+        picture, boxes, labels = draw_picture(seed, number)
+        name = f"{number:06d}.jpg"
+        picture.save(root / split / name, quality=92)
+        images.append({"id": number, "file_name": name, "width": picture.width, "height": picture.height})
+        for (x1, y1, x2, y2), label in zip(boxes.tolist(), labels.tolist(), strict=True):
+            box = [x1, y1, x2 - x1, y2 - y1]
+            annotations.append(
+                {"id": len(annotations) + 1, "image_id": number, "category_id": label, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+            )
+    categories = [{"id": label, "name": name} for label, name in enumerate(CLASSES, start=1)]
+    tables = {"info": {"description": f"frcnn shapes, seed {seed}"}, "images": images, "annotations": annotations, "categories": categories}
+    (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(tables))
+
+
+def _place(rng: np.random.Generator, label: int, visible: list[np.ndarray], areas: list[int], width: int, height: int) -> np.ndarray | None:
+    """Supersampled bool mask of a new shape that leaves enough of the others to be seen; None where there is no room."""
+    for _ in range(12):
+        diameter = math.exp(rng.uniform(math.log(SIDES[0]), math.log(SIDES[1])))
+        x, y = (rng.uniform(0.5 * diameter + 1, side - 0.5 * diameter - 1) for side in (width, height))
+        points = CLASSES[_NAMES[label]](rng.uniform(-0.35, 0.35)) * (0.5 * diameter) + (x, y)
+        canvas = Image.new("1", (width * SUPERSAMPLING, height * SUPERSAMPLING))
+        ImageDraw.Draw(canvas).polygon([tuple(point) for point in (points * SUPERSAMPLING).tolist()], fill=1)
+        mask = np.asarray(canvas)
+        if all(np.count_nonzero(rest & ~mask) >= MIN_VISIBLE * area for rest, area in zip(visible, areas, strict=True)):
+            return mask
+    return None
+
+
+def _bounds(mask: np.ndarray) -> tuple[float, float, float, float]:
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return (
+        columns[0] / SUPERSAMPLING,
+        rows[0] / SUPERSAMPLING,
+        (columns[-1] + 1) / SUPERSAMPLING,
+        (rows[-1] + 1) / SUPERSAMPLING,
+    )
+
+
+def _paint(rng: np.random.Generator, picture: Image.Image, mask: np.ndarray, label: int) -> None:
+    """Fill the mask with a lit, slightly grained colour near the class's hue, above a soft shadow."""
+    height, width = mask.shape[0] // SUPERSAMPLING, mask.shape[1] // SUPERSAMPLING
+    alpha = Image.fromarray(mask).convert("L").reduce(SUPERSAMPLING)
+    shadow = Image.new("L", (width, height))
+    shadow.paste(alpha.filter(ImageFilter.GaussianBlur(3)).point(lambda value: value * 2 // 5), (2, 3))
+    picture.paste((20, 20, 35), mask=shadow)
+    hue = (label / len(CLASSES) + rng.uniform(-0.06, 0.06)) % 1.0
+    colour = np.array(colorsys.hsv_to_rgb(hue, rng.uniform(0.6, 0.95), rng.uniform(0.65, 0.95)))
+    light = 1.0 + 0.18 * _ramp(rng, width, height) + rng.normal(0.0, 0.02, (height, width))
+    fill = np.clip(255 * colour * light[..., None], 0, 255).astype(np.uint8)
+    picture.paste(Image.fromarray(fill), mask=alpha)
+
+
+def _background(rng: np.random.Generator, width: int, height: int) -> Image.Image:
+    """A pale gradient under one of three textures: clouds, stripes or dots."""
+    ends = [np.array(colorsys.hsv_to_rgb(rng.random(), rng.uniform(0.05, 0.3), rng.uniform(0.6, 0.98))) for _ in range(2)]
+    mix = 0.5 + 0.5 * _ramp(rng, width, height)[..., None]
+    texture = (_clouds, _stripes, _dots)[rng.integers(3)](rng, width, height)
+    values = ends[0] * mix + ends[1] * (1 - mix) + rng.uniform(0.03, 0.1) * texture[..., None]
+    values += rng.normal(0.0, rng.uniform(0.005, 0.025), (height, width, 1))
+    return Image.fromarray(np.clip(255 * values, 0, 255).astype(np.uint8))
+
+
+def _ramp(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
+    """Plane through the centre, between -1 and 1, in a random direction."""
+    angle = rng.uniform(0, 2 * math.pi)
+    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    return (x * math.cos(angle) + y * math.sin(angle)) / math.sqrt(2)
+
+
+def _clouds(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
+    cells = rng.integers(0, 256, (rng.integers(3, 9), rng.integers(3, 9)), dtype=np.uint8)
+    return np.asarray(Image.fromarray(cells).resize((width, height), Image.Resampling.BICUBIC), np.float64) / 127.5 - 1
+
+
+def _stripes(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
+    return np.asarray(np.sin(_ramp(rng, width, height) * rng.uniform(10, 40)))
+
+
+def _dots(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
+    period = rng.uniform(12, 30)
+    y, x = np.mgrid[:height, :width] * (2 * math.pi / period)
+    return np.asarray(np.sin(x) * np.sin(y))
+
+
+def _circle(turn: float) -> np.ndarray:
+    return _regular(72, turn)
+
+
+def _square(turn: float) -> np.ndarray:
+    return _regular(4, turn + math.pi / 4)
+
+
+def _triangle(turn: float) -> np.ndarray:
+    return _regular(3, turn - math.pi / 2)
+
+
+def _star(turn: float) -> np.ndarray:
+    points = _regular(10, turn - math.pi / 2)
+    points[1::2] *= 0.45
+    return points
+
+
+def _cross(turn: float) -> np.ndarray:
+    arm, half = 0.94, 0.33  # the outer corners lie on the unit circle
+    quarter = np.array([(half, -arm), (half, -half), (arm, -half)])
+    turns = [turn + quarter_turn * math.pi / 2 for quarter_turn in range(4)]
+    return np.concatenate([quarter @ np.array([[math.cos(a), math.sin(a)], [-math.sin(a), math.cos(a)]]) for a in turns])
+
+
+def _regular(corners: int, turn: float) -> np.ndarray:
+    """Corners ``[corners, 2]`` (x, y) on the unit circle."""
+    angles = turn + np.arange(corners) * (2 * math.pi / corners)
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+
+# Class name -> corners [C, 2] within the unit circle, turned by an angle in radians. Label k is the k-th name.
+CLASSES: dict[str, Callable[[float], np.ndarray]] = {
+    "circle": _circle,
+    "square": _square,
+    "triangle": _triangle,
+    "star": _star,
+    "cross": _cross,
+}
+_NAMES = tuple(CLASSES)
