@@ -1,0 +1,144 @@
+"""The records of a run: values, resume, TensorBoard's own reader, and a real terminal."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import json
+import math
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from frcnn.training.progress import METRICS_FILE, TENSORBOARD_FOLDER, MetricsFile, Progress, read_records
+
+
+def run(folder: Path, steps: range, total: int = 10, **options: int) -> str:
+    """Steps with the losses a = step and b = 2 step; what was said."""
+    said = io.StringIO()
+    with Progress(folder, total, batch_size=4, start_step=steps.start - 1, stream=said, **options) as progress:
+        for step in steps:
+            progress.step(step, {"a": tf.constant(float(step)), "b": 2.0 * step}, learning_rate=tf.constant(0.5 * step))
+    return said.getvalue()
+
+
+def test_records_are_means_since_the_last_record_and_the_last_step_has_one(tmp_path: Path) -> None:
+    run(tmp_path, range(1, 11), log_every=4)
+    records = read_records(tmp_path / METRICS_FILE)
+    assert [record["step"] for record in records] == [4, 8, 10]
+    assert [record["a"] for record in records] == [2.5, 6.5, 9.5]
+    assert [record["b"] for record in records] == [5.0, 13.0, 19.0]
+    assert [record["learning_rate"] for record in records] == [2.0, 4.0, 5.0]
+    assert all(record["record"] == "train" and record["images_per_second"] > 0 for record in records)
+
+
+def test_without_a_terminal_every_record_is_one_line_of_pairs(tmp_path: Path) -> None:
+    lines = run(tmp_path, range(1, 11), log_every=5).splitlines()
+    assert len(lines) == 2
+    assert re.fullmatch(
+        r"train step=5 steps=10 a=3 b=6 learning_rate=2\.5 images_per_second=[0-9.e+]+ seconds_left=\d+", lines[0]
+    )
+
+
+def test_a_resumed_run_has_every_step_once(tmp_path: Path) -> None:
+    run(tmp_path / "cut", range(1, 8), log_every=2)  # records of 2, 4, 6; the checkpoint is of step 5
+    run(tmp_path / "cut", range(6, 11), log_every=2)
+    records = read_records(tmp_path / "cut" / METRICS_FILE)
+    assert [record["step"] for record in records] == [2, 4, 6, 8, 10]
+    assert [record["a"] for record in records] == [1.5, 3.5, 6.0, 7.5, 9.5]  # the window of 6 began anew
+
+
+def test_a_line_that_was_cut_off_is_dropped(tmp_path: Path) -> None:
+    file = tmp_path / METRICS_FILE
+    file.write_text('{"record": "train", "step": 2, "a": 1.0}\n{"record": "train", "st')
+    run(tmp_path, range(3, 5), log_every=4)
+    assert [json.loads(line)["step"] for line in file.read_text().splitlines()] == [2, 4]
+
+
+def test_an_evaluation_is_recorded_once_a_step(tmp_path: Path) -> None:
+    said = io.StringIO()
+    metrics = {"AP": 0.5, "APs": None, "AP50": math.nan, "class_AP": {"cell": 0.25, "platelet": math.nan}}
+    with Progress(tmp_path, 10, batch_size=4, stream=said) as progress:
+        progress.evaluation(10, metrics)
+    with Progress(tmp_path, 10, batch_size=4, start_step=10, stream=said) as progress:
+        progress.evaluation(10, metrics)
+    (record,) = read_records(tmp_path / METRICS_FILE)
+    expected = {"AP": 0.5, "APs": None, "AP50": None, "class_AP": {"cell": 0.25, "platelet": None}}
+    assert record == {"record": "evaluation", "step": 10, **expected}
+    assert said.getvalue() == "evaluation step=10 AP=0.5 AP50=nan\n"
+
+
+def test_the_time_of_evaluations_is_not_the_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    with Progress(tmp_path, 4, batch_size=6, log_every=4, stream=io.StringIO()) as progress:
+        for step in range(1, 5):
+            now[0] += 3
+            progress.step(step, {"a": 0.0}, 0.1)
+            if step == 2:
+                now[0] += 1000
+                progress.evaluation(step, {"AP": 0.1})
+    assert read_records(tmp_path / METRICS_FILE)[-1]["images_per_second"] == pytest.approx(4 * 6 / 12)
+
+
+def test_records_are_on_disk_before_the_run_ends(tmp_path: Path) -> None:
+    file = MetricsFile(tmp_path / METRICS_FILE)
+    file.append("train", 1, {"a": 1.0})
+    assert read_records(tmp_path / METRICS_FILE) == [{"record": "train", "step": 1, "a": 1.0}]
+    file.close()
+
+
+def test_tensorboard_reads_scalars_and_pictures(tmp_path: Path) -> None:
+    red = np.zeros((6, 8, 3), np.uint8)
+    red[..., 0] = 200
+    with Progress(tmp_path, 2, batch_size=4, log_every=1, stream=io.StringIO()) as progress:
+        progress.step(1, {"a": 3.0}, 0.1)
+        progress.evaluation(1, {"AP": 0.5, "APs": None})
+        progress.pictures(1, "validation", [red, red[:3]])
+    events = EventAccumulator(str(tmp_path / TENSORBOARD_FOLDER), size_guidance={"tensors": 0}).Reload()
+    tags = set(events.Tags()["tensors"])
+    assert tags == {"train/a", "train/learning_rate", "train/images_per_second", "evaluation/AP", "validation/0", "validation/1"}
+    assert tf.make_ndarray(events.Tensors("train/a")[0].tensor_proto) == 3.0
+    width, height, png = tf.make_ndarray(events.Tensors("validation/1")[0].tensor_proto)
+    assert (int(width), int(height)) == (8, 3)
+    np.testing.assert_array_equal(tf.io.decode_png(png).numpy(), red[:3])
+
+
+def test_a_terminal_gets_a_bar_with_speed_losses_and_rate(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from frcnn.training.progress import Progress\n"
+        "with Progress(Path(sys.argv[1]), 4, batch_size=2, log_every=2) as progress:\n"
+        "    for step in range(1, 5): progress.step(step, {'loss': 1.5}, 0.02)\n"
+        "    progress.note('saved')\n"
+    )
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 160, 0, 0))  # rows and columns
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], stdout=theirs, stderr=subprocess.DEVNULL, check=True)
+    os.close(theirs)
+    shown = b""
+    while chunk := _read(ours):
+        shown += chunk
+    text = shown.decode()
+    assert "4/4" in text
+    assert "loss=1.500" in text
+    assert "lr=0.02" in text
+    assert "images/s=" in text
+    assert "saved\r\n" in text
+    assert "train step=" not in text
+
+
+def _read(descriptor: int) -> bytes:
+    try:
+        return os.read(descriptor, 4096)
+    except OSError:  # Linux reports the end of a terminal as an input/output error
+        return b""
