@@ -1,0 +1,76 @@
+"""Convolution padding and norms against NumPy and Keras's own layers."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from frcnn.modeling.layers import BatchNorm, FrozenBatchNorm, GroupNorm, conv
+
+
+def randomised(layer: keras.layers.Layer, inputs: tf.Tensor, rng: np.random.Generator) -> keras.layers.Layer:
+    layer.build(inputs.shape)
+    for variable in layer.variables:
+        variable.assign(rng.uniform(0.5, 1.5, variable.shape))
+    return layer
+
+
+@pytest.mark.parametrize(("kernel", "stride", "size"), [(3, 1, 8), (3, 2, 8), (3, 2, 7), (7, 2, 10), (1, 2, 8)])
+def test_conv_pads_the_same_on_all_sides(kernel: int, stride: int, size: int) -> None:
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=(size, size)).astype(np.float32)
+    layer = conv(1, kernel, stride, use_bias=False, initializer="ones", name="conv")
+    got = layer(tf.constant(image[None, :, :, None]))[0, :, :, 0].numpy()
+    padded = np.pad(image, kernel // 2)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (kernel, kernel))[::stride, ::stride]
+    np.testing.assert_allclose(got, windows.sum(axis=(2, 3)), rtol=1e-5, atol=1e-5)
+
+
+def test_group_norm_is_the_papers() -> None:
+    rng = np.random.default_rng(1)
+    inputs = rng.normal(3.0, 2.0, (2, 5, 6, 64)).astype(np.float32)
+    layer = randomised(GroupNorm(1e-5, "norm"), tf.constant(inputs), rng)
+    groups = inputs.astype(np.float64).reshape(2, 30, 32, 2)
+    mean, variance = groups.mean(axis=(1, 3), keepdims=True), groups.var(axis=(1, 3), keepdims=True)
+    expected = ((groups - mean) / np.sqrt(variance + 1e-5)).reshape(inputs.shape) * layer.gamma.numpy() + layer.beta.numpy()
+    np.testing.assert_allclose(layer(tf.constant(inputs)), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_group_norm_statistics_stay_float32_under_bfloat16() -> None:
+    rng = np.random.default_rng(2)
+    inputs = tf.constant(rng.normal(50.0, 1.0, (1, 16, 16, 32)), tf.float32)  # a mean that bfloat16 sums would lose
+    wide, narrow = GroupNorm(1e-5, "wide"), GroupNorm(1e-5, "narrow")
+    rounded = tf.cast(inputs, tf.bfloat16)
+    difference = tf.cast(narrow(rounded), tf.float32) - wide(tf.cast(rounded, tf.float32))
+    assert narrow(rounded).dtype == tf.bfloat16 or narrow.compute_dtype == "float32"
+    assert float(tf.reduce_mean(tf.abs(difference))) < 0.2
+
+
+def test_batch_norm_trains_and_remembers_as_pytorch_does() -> None:
+    rng = np.random.default_rng(3)
+    inputs = rng.normal(2.0, 3.0, (4, 3, 3, 8)).astype(np.float32)
+    layer = BatchNorm(1e-5, "norm")
+    outputs = layer(tf.constant(inputs), training=True).numpy()
+    flat = inputs.reshape(-1, 8).astype(np.float64)
+    np.testing.assert_allclose(outputs.reshape(-1, 8), (flat - flat.mean(0)) / np.sqrt(flat.var(0) + 1e-5), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(layer.moving_mean.numpy(), 0.1 * flat.mean(0), rtol=1e-4)
+    np.testing.assert_allclose(layer.moving_variance.numpy(), 0.9 + 0.1 * flat.var(0, ddof=1), rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", [BatchNorm, FrozenBatchNorm])
+def test_stored_statistics_serve_in_inference(kind: type) -> None:
+    rng = np.random.default_rng(4)
+    inputs = tf.constant(rng.normal(size=(2, 3, 3, 8)), tf.float32)
+    layer = randomised(kind(1e-3, "norm"), inputs, rng)
+    peer = keras.layers.BatchNormalization(epsilon=1e-3)
+    peer.build(inputs.shape)
+    peer.set_weights([layer.gamma, layer.beta, layer.moving_mean, layer.moving_variance])
+    np.testing.assert_allclose(layer(inputs), peer(inputs, training=False), rtol=1e-5, atol=1e-5)
+
+
+def test_frozen_batch_norm_has_nothing_to_train() -> None:
+    layer = randomised(FrozenBatchNorm(1e-5, "norm"), tf.zeros([1, 2, 2, 4]), np.random.default_rng(5))
+    assert layer.trainable_variables == []
+    assert len(layer.variables) == 4
