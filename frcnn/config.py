@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -29,6 +31,14 @@ class Section(BaseModel):
     """Base of every section: immutable, and unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_sections(cls, tree: Any) -> Any:
+        """A YAML section whose options are all commented out is null; it means the defaults."""
+        if not isinstance(tree, dict):
+            return tree
+        return {name: value for name, value in tree.items() if value is not None or not _is_section(_annotation_of(cls, name))}
 
 
 class Channel(Section):
@@ -58,9 +68,10 @@ class Image(Section):
     )
     max_size: Count = Field(1333, description="upper bound of the long side after the resize, pixels")
     resize: Literal["bilinear", "pillow"] = Field(
-        "bilinear", description="bilinear: no antialias, sizes truncated (torchvision); pillow: antialiased on uint8, sizes rounded (Detectron2)"
+        "bilinear",
+        description="bilinear: no antialias, sizes truncated (torchvision); pillow: antialiased on uint8, sizes rounded (Detectron2)",
     )
-    channel_order: Literal["rgb", "bgr"] = "rgb"
+    channel_order: Literal["rgb", "bgr"] = Field("rgb", description="order of the colours that the network sees")
     mean: tuple[float, float, float] = Field(
         (123.675, 116.28, 103.53), description="subtracted per channel, on the 0..255 scale, in channel_order"
     )
@@ -84,7 +95,8 @@ class Augment(Section):
     horizontal_flip: Fraction = Field(0.5, description="probability")
     vertical_flip: Fraction = Field(0.0, description="probability; for pictures without an up, such as microscopy or aerial ones")
     scale_range: tuple[Positive, Positive] | None = Field(
-        None, description="large-scale jitter: the resized image is scaled by a factor from this range, then cropped or padded to the canvas"
+        None,
+        description="large-scale jitter: the resized image is scaled by a factor from this range, then cropped or padded to the canvas",
     )
     color_jitter: Fraction = Field(0.0, description="largest relative change of brightness, contrast and saturation")
 
@@ -96,12 +108,13 @@ class Augment(Section):
 
 
 class Backbone(Section):
-    name: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"] = "resnet50"
+    name: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"] = Field("resnet50", description="network (v1.5)")
     norm: Norm = Field("frozen_bn", description="frozen_bn needs pretrained weights; bn or gn for training from random weights")
     norm_eps: NonNegative = Field(1e-5, description="added to the variance (torchvision's COCO weights were made with 0)")
     stride_in_1x1: bool = Field(False, description="bottleneck stride in the first 1x1 (MSRA, Detectron2) instead of the 3x3 (v1.5)")
     freeze: Annotated[int, Field(ge=0, le=5)] = Field(
-        0, description="how many stages never train, from the stem on: 0 none, 2 stem and first block group (the usual with pretrained weights), 5 all"
+        0,
+        description="how many stages never train, from the stem on: 0 none, 2 stem and first block group (with pretrained weights), 5 all",
     )
 
 
@@ -111,7 +124,9 @@ class FPN(Section):
 
 
 class Anchors(Section):
-    sizes: tuple[Positive, ...] = Field((32, 64, 128, 256, 512), min_length=5, max_length=5, description="square root of the anchor area on P2..P6, pixels of the resized image")
+    sizes: tuple[Positive, ...] = Field(
+        (32, 64, 128, 256, 512), min_length=5, max_length=5, description="square root of the area on P2..P6, pixels of the resized image"
+    )
     aspect_ratios: tuple[Positive, ...] = Field((0.5, 1.0, 2.0), min_length=1, description="height / width")
     rounded: bool = Field(True, description="round base anchors half to even (torchvision)")
     stride: Literal["feature", "fixed"] = Field(
@@ -129,7 +144,7 @@ class RPN(Section):
     pre_nms_test: Count = Field(1000, description="proposals per level before NMS, inference")
     post_nms_train: Count = Field(2000, description="proposals per image after NMS, training")
     post_nms_test: Count = Field(1000, description="proposals per image after NMS, inference")
-    nms_iou: Fraction = 0.7
+    nms_iou: Fraction = Field(0.7, description="within a level, a proposal with a larger IoU to a better one is dropped")
     min_box_size: NonNegative = Field(1e-3, description="proposals with a side below this many pixels are dropped")
     smooth_l1_beta: NonNegative = Field(1 / 9, description="where the box loss turns from square to linear; 0 is L1")
     normalizer: Literal["sampled", "constant"] = Field(
@@ -145,16 +160,26 @@ class RPN(Section):
 
 class RoIHead(Section):
     pooled_size: Count = Field(7, description="RoIAlign bins per side")
-    sampling_ratio: Annotated[int, Field(ge=0)] = Field(2, description="samples per bin and axis; 0: as many as pixels in the bin, rounded up (Detectron2)")
+    sampling_ratio: Annotated[int, Field(ge=0)] = Field(
+        2, description="samples per bin and axis; 0: as many as pixels in the bin, rounded up (Detectron2)"
+    )
     aligned: bool = Field(False, description="shift boxes by half a pixel of the feature map (Detectron2)")
-    level_rule: Literal["torchvision", "detectron2"] = Field("torchvision", description="where the pyramid level's rounding guard stands; see docs/numerics.md")
-    convs: Annotated[int, Field(ge=0)] = Field(0, description="3x3 convolutions with norm before the fully connected layers (torchvision v2: 4)")
+    level_rule: Literal["torchvision", "detectron2"] = Field(
+        "torchvision", description="where the pyramid level's rounding guard stands; see docs/numerics.md"
+    )
+    convs: Annotated[int, Field(ge=0)] = Field(
+        0, description="3x3 convolutions with norm before the fully connected layers (torchvision v2: 4)"
+    )
     fc_layers: Count = Field(2, description="fully connected layers")
     fc_channels: Count = Field(1024, description="width of the fully connected layers")
-    foreground_iou: Fraction = Field(0.5, description="proposals with at least this IoU train as their object's class, the others as background")
+    foreground_iou: Fraction = Field(
+        0.5, description="proposals with at least this IoU train as their object's class, the others as background"
+    )
     samples: Count = Field(512, description="proposals sampled per image for the losses")
     positive_fraction: Fraction = Field(0.25, description="upper bound of the positives' share of the samples")
-    box_weights: tuple[Positive, Positive, Positive, Positive] = Field((10.0, 10.0, 5.0, 5.0), description="scale of the regression targets dx, dy, dw, dh")
+    box_weights: tuple[Positive, Positive, Positive, Positive] = Field(
+        (10.0, 10.0, 5.0, 5.0), description="scale of the regression targets dx, dy, dw, dh"
+    )
     smooth_l1_beta: NonNegative = Field(1 / 9, description="where the box loss turns from square to linear; 0 is L1")
     score_threshold: Fraction = Field(0.05, description="detections at or below this score are dropped")
     nms_iou: Fraction = Field(0.5, description="within a class, a detection with a larger IoU to a better one is dropped")
@@ -164,32 +189,37 @@ class RoIHead(Section):
 
 class Ops(Section):
     kernel: Literal["auto", "compiled", "reference"] = Field(
-        "auto", description="auto: our kernels where they can be built, else plain TensorFlow; compiled: ours or an error; reference: plain TensorFlow"
+        "auto",
+        description="auto: our kernels where they can be built, else plain TensorFlow; compiled: ours or an error; reference: plain",
     )
 
 
 class Optimizer(Section):
     learning_rate: Positive = Field(0.02, description="peak rate at base_batch_size; scaled linearly to the global batch size")
     base_batch_size: Count = Field(16, description="images; the batch size that learning_rate is meant for")
-    momentum: Fraction = 0.9
-    nesterov: bool = False
+    momentum: Fraction = Field(0.9, description="share of the last update in the next")
+    nesterov: bool = Field(False, description="Nesterov's form of the momentum")
     weight_decay: NonNegative = Field(1e-4, description="L2 penalty's factor, added to the gradient as in PyTorch's SGD")
     decay_norm_and_bias: bool = Field(True, description="apply weight_decay to norm parameters and biases too")
-    schedule: Literal["multistep", "cosine"] = "multistep"
+    schedule: Literal["multistep", "cosine"] = Field("multistep", description="how the rate falls after the warm-up")
     milestones: tuple[Fraction, ...] = Field((16 / 26, 22 / 26), description="multistep: shares of the run after which the rate falls")
     gamma: Fraction = Field(0.1, description="multistep: factor at each milestone")
     final_rate: Fraction = Field(0.0, description="cosine: rate at the end, as a share of the peak")
-    warmup_steps: Annotated[int, Field(ge=0)] = 1000
+    warmup_steps: Annotated[int, Field(ge=0)] = Field(1000, description="steps over which the rate rises at the start")
     warmup_factor: Fraction = Field(0.001, description="share of the rate at step 0, rising linearly to 1")
     clip_norm: Positive | None = Field(None, description="largest global norm of the gradient; null: no clipping")
-    ema: Annotated[float, Field(gt=0.0, lt=1.0)] | None = Field(None, description="decay per step of the averaged weights that are evaluated and saved; null: none")
+    ema: Annotated[float, Field(gt=0.0, lt=1.0)] | None = Field(
+        None, description="decay per step of the averaged weights that are evaluated and saved; null: none"
+    )
     accumulation: Count = Field(1, description="batches whose gradients are averaged before one update")
 
 
 class Training(Section):
     epochs: Positive = Field(26, description="passes over the training images; the fraction counts")
     batch_size: Count = Field(16, description="images per step over all processes")
-    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = Field(
+        "float32", description="of the computation, a Keras policy; weights and losses are always float32"
+    )
     evaluate_every: Positive | None = Field(1, description="epochs between evaluations on the validation split; null: only at the end")
     checkpoint_minutes: Positive = Field(10, description="minutes between checkpoints, beside the one at each evaluation")
     keep_checkpoints: Count = Field(2, description="newest checkpoints kept, beside the best one")
@@ -201,8 +231,10 @@ class Config(Section):
     """The whole tree. ``Config()`` is torchvision's R50-FPN recipe without data."""
 
     output: Path = Field(Path("runs/latest"), description="folder of the run: model/, checkpoints/, pictures/, logs")
-    weights: Path | None = Field(None, description="model folder or .safetensors file to start from; tensors that do not fit the classes are drawn anew")
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    weights: Path | None = Field(
+        None, description="model folder or .safetensors file to start from; tensors that do not fit the classes are drawn anew"
+    )
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(0, description="of the weights, the order of examples, augmentation and sampling")
     data: Data = Data()
     image: Image = Image()
     augment: Augment = Augment()
@@ -232,15 +264,17 @@ def load_config(file: Path | None = None, overrides: list[str] | None = None) ->
         if not equals:
             raise UserError(f"override {override!r} is not of the form KEY=VALUE, for example training.batch_size=4")
         _insert(tree, key.strip(), text.strip())
-    return _validate(tree, source=str(file) if file else "command line")
+    if not file:
+        return _validate(tree, "command line")
+    return _validate(tree, f"{file} with the overrides" if overrides else str(file))
 
 
-def config_from_texts(texts: dict[str, str], base: dict[str, Any] | None = None) -> Config:
+def config_from_texts(texts: Mapping[str, str], base: Mapping[str, Any] | None = None) -> Config:
     """Config from flat ``{"section.option": "text"}`` pairs, as SageMaker hands over hyperparameters, over a nested ``base``."""
     tree = dict(base or {})
     for key, text in texts.items():
         _insert(tree, key, text)
-    return _validate(tree, source="hyperparameters")
+    return _validate(tree, "hyperparameters")
 
 
 def save_config(config: Config, file: Path) -> None:
@@ -248,62 +282,15 @@ def save_config(config: Config, file: Path) -> None:
     file.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=120))
 
 
-def _read_yaml(file: Path) -> dict[str, Any]:
-    try:
-        tree = yaml.safe_load(file.read_text())
-    except OSError as error:
-        raise UserError(f"config file {file} cannot be read ({error.strerror}); give the path of a YAML file such as configs/shapes_r18_fpn.yaml") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"config file {file} is not valid YAML: {' '.join(str(error).split())}") from error
-    if tree is None:
-        return {}
-    if not isinstance(tree, dict):
-        raise UserError(f"config file {file} holds a {type(tree).__name__}; expected sections such as 'training:' with options below them")
-    return tree
-
-
-def _insert(tree: dict[str, Any], key: str, text: str) -> None:
-    """Put a text value at a dotted key, coerced as its field asks."""
-    sections = key.split(".")
-    field = _field(key)
-    if field is None:
-        raise UserError(f"unknown option {key!r}{_nearest(key)}")
-    for section in sections[:-1]:
-        child = tree.get(section)
-        tree[section] = dict(child) if isinstance(child, dict) else {}
-        tree = tree[section]
-    tree[sections[-1]] = _decode(text, wants_text=_wants_text(field))
-
-
-def _decode(text: Any, wants_text: bool) -> Any:
-    """``"True"``, ``"3"``, ``"null"``, ``"[1, 2]"`` and ``'"name"'`` as the values they spell; other texts stay texts."""
-    if not isinstance(text, str):
-        return text
-    words = {"true": True, "false": False, "null": None, "none": None}
-    if text.lower() in words and not (wants_text and isinstance(words[text.lower()], bool)):
-        return words[text.lower()]
-    if wants_text and not text.startswith('"'):
-        return text
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError:
-        return text
-    return value
-
-
-def _field(key: str) -> Any:
-    """Annotation of the option at a dotted key, or None where there is no such option."""
-    annotation: Any = Config
-    for name in key.split("."):
-        if not (isinstance(annotation, type) and issubclass(annotation, Section)) or name not in annotation.model_fields:
-            return None
-        annotation = annotation.model_fields[name].annotation
-    return annotation
-
-
-def _wants_text(annotation: Any) -> bool:
-    members = get_args(annotation) if get_origin(annotation) is not None else (annotation,)
-    return any(member in (str, Path) or isinstance(member, str) for member in members)
+def changed_options(before: Mapping[str, Any], config: Config) -> list[str]:
+    """Options that ``config`` has otherwise than the nested values ``before``, as ``"section.option (was 3, is 4)"``."""
+    now = config.model_dump(mode="json")
+    changed = []
+    for name in option_names():
+        old, new = _at(before, name), _at(now, name)
+        if old != new:
+            changed.append(f"{name} (was {json.dumps(old)}, is {json.dumps(new)})")
+    return changed
 
 
 def option_names(section: type[Section] = Config, prefix: str = "") -> list[str]:
@@ -317,11 +304,110 @@ def option_names(section: type[Section] = Config, prefix: str = "") -> list[str]
     return names
 
 
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Refuses a key that stands twice in a mapping, of which plain YAML would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.MarkedYAMLError(problem=f"{key!r} stands there twice", problem_mark=node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.load(file.read_text(encoding="utf-8"), _UniqueKeyLoader)
+    except OSError as error:
+        example = "give the path of a YAML file such as configs/shapes_r18_fpn.yaml"
+        raise UserError(f"config file {file} cannot be read ({error.strerror}); {example}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"config file {file} is not valid YAML: {_yaml_problem(error)}") from error
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise UserError(f"config file {file} holds a {type(tree).__name__}; expected sections such as 'training:' with options below them")
+    return tree
+
+
+def _yaml_problem(error: Exception) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        return f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}: {error.problem}"
+    return " ".join(str(error).split())
+
+
+def _insert(tree: dict[str, Any], key: str, text: str) -> None:
+    """Put a text value at a dotted key, coerced as its field asks."""
+    annotation = _annotation_at(key)
+    if annotation is None:
+        raise UserError(f"unknown option {key!r}{_nearest(key)}")
+    *sections, option = key.split(".")
+    for section in sections:
+        child = tree.get(section)
+        if child is not None and not isinstance(child, dict):
+            raise UserError(f"option {key!r} cannot be set: {section!r} is {child!r}; expected a section with options below it")
+        tree[section] = dict(child or {})
+        tree = tree[section]
+    tree[option] = _decode(text, annotation)
+
+
+def _decode(text: Any, annotation: Any) -> Any:
+    """``"True"``, ``"3"``, ``"null"``, ``"[1, 2]"`` and ``'"name"'`` as the values they spell; other texts stay texts."""
+    if not isinstance(text, str) or text in get_args(annotation):
+        return text
+    if text.lower() in ("null", "none"):
+        return None
+    if _wants_text(annotation) and not text.startswith('"'):
+        return text
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Section)
+
+
+def _annotation_of(section: type[Section], name: Any) -> Any:
+    return section.model_fields[name].annotation if name in section.model_fields else None
+
+
+def _annotation_at(key: str) -> Any:
+    """Annotation of the option or section at a dotted key, or None where there is none."""
+    annotation: Any = Config
+    for name in key.split("."):
+        if not _is_section(annotation):
+            return None
+        annotation = _annotation_of(annotation, name)
+    return annotation
+
+
+def _wants_text(annotation: Any) -> bool:
+    members = get_args(annotation) if get_origin(annotation) is not None else (annotation,)
+    return any(member in (str, Path) or isinstance(member, str) for member in members)
+
+
+def _at(tree: Mapping[str, Any], key: str) -> Any:
+    value: Any = tree
+    for name in key.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
 def _nearest(key: str) -> str:
-    names = option_names()
-    by_leaf = [name for name in names if name.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
-    close = by_leaf or difflib.get_close_matches(key, names, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else "; see docs/configuration.md for all options"
+    """The known option that is most like a mistyped one, both as a whole and in its last part."""
+
+    def likeness(name: str) -> float:
+        whole = difflib.SequenceMatcher(None, key, name).ratio()
+        return whole + difflib.SequenceMatcher(None, key.rpartition(".")[2], name.rpartition(".")[2]).ratio()
+
+    options = option_names()
+    sections = {option.rpartition(".")[0] for option in options} - {""}
+    best = max([*options, *sorted(sections)], key=likeness)
+    return f"; did you mean {best!r}?" if likeness(best) > 1.2 else "; see docs/configuration.md for all options"
 
 
 def _validate(tree: dict[str, Any], source: str) -> Config:
@@ -332,13 +418,33 @@ def _validate(tree: dict[str, Any], source: str) -> Config:
         raise UserError(f"{source}: " + "; ".join(problems)) from None
 
 
+# What pydantic says, and what that is in the words of a YAML file.
+_IN_OUR_WORDS = (
+    (r"^Input should be", "expected"),
+    (r"a valid tuple", "a list such as [1, 2]"),
+    (r"a valid dictionary or instance of \w+", "a section with options below it"),
+    (r", (unable|got) .*", ""),
+    (r"^expected (?=greater|less)", "expected a number "),
+    (r"^Tuple should have (.*?) items? after validation, not \d+", r"expected \1 values"),
+    (r"^Field required", "expected one more value"),
+    (r"^Keys should be strings", "expected the name of an option"),
+)
+
+
 def _describe(error: Any) -> str:
     """One pydantic error as: option, value, what is allowed."""
-    key = ".".join(str(part) for part in error["loc"] if isinstance(part, str))
+    key = ""
+    for part in error["loc"]:
+        key += f"[{part}]" if isinstance(part, int) and key else f".{part}" if key else str(part)
     if error["type"] == "extra_forbidden":
         return f"unknown option {key!r}{_nearest(key)}"
-    message = error["msg"].removeprefix("Value error, ")
-    value = error["input"]
-    if isinstance(value, dict) and error["type"] == "value_error":
-        return f"option {key!r}: {message}"
-    return f"option {key!r} is {value!r}: {message[:1].lower() + message[1:]}"
+    if error["type"] == "value_error":
+        return f"section {key!r}: {error['ctx']['error']}"
+    message = error["msg"]
+    for theirs, ours in _IN_OUR_WORDS:
+        message = re.sub(theirs, ours, message)
+    return f"option {key!r} is {_shown(error['input'])}; {message[:1].lower() + message[1:]}"
+
+
+def _shown(value: Any) -> str:
+    return repr(list(value) if isinstance(value, tuple) else value)

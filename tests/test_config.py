@@ -1,0 +1,195 @@
+"""The configuration tree: what loads, what is refused and in which words."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pydantic
+import pytest
+import yaml
+
+from frcnn.config import Config, Section, changed_options, config_from_texts, load_config, option_names, save_config
+from frcnn.errors import UserError
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def option(config: Config, name: str) -> object:
+    value: object = config
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        # Texts as SageMaker sends them: str() of Python values, JSON, and JSON of JSON.
+        ("training.deterministic", "False", False),
+        ("training.deterministic", "false", False),
+        ("training.batch_size", "3", 3),
+        ("training.batch_size", "3.0", 3),
+        ("training.batch_size", '"3"', 3),
+        ("training.epochs", "12.5", 12.5),
+        ("optimizer.learning_rate", "1e-3", 0.001),
+        ("optimizer.clip_norm", "null", None),
+        ("optimizer.clip_norm", "None", None),
+        ("optimizer.clip_norm", "10", 10.0),
+        ("data.root", "/opt/data", Path("/opt/data")),
+        ("data.root", '"/opt/data"', Path("/opt/data")),
+        ("data.root", "null", None),
+        ("data.root", "2017", Path("2017")),
+        ("data.root", "true", Path("true")),
+        ("image.min_size", "[640, 672]", (640, 672)),
+        ("image.mean", "[0, 0, 0.5]", (0.0, 0.0, 0.5)),
+        ("backbone.name", "resnet18", "resnet18"),
+        ("backbone.name", '"resnet18"', "resnet18"),
+        ("fpn.norm", "none", "none"),  # a value here, not an absent one
+        ("data.train.images", "a=b", Path("a=b")),
+    ],
+)
+def test_texts_become_what_their_option_asks_for(name: str, text: str, value: object) -> None:
+    found = option(load_config(None, [f"{name}={text}"]), name)
+    assert found == value
+    assert type(found) is type(value)
+    assert option(config_from_texts({name: text}), name) == value
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.batch_size", "'training.batch_size' is not of the form KEY=VALUE, for example training.batch_size=4"),
+        ("training.batchsize=4", "unknown option 'training.batchsize'; did you mean 'training.batch_size'?"),
+        ("trainig.batch_size=4", "unknown option 'trainig.batch_size'; did you mean 'training.batch_size'?"),
+        ("batch_size=4", "unknown option 'batch_size'; did you mean 'training.batch_size'?"),
+        ("roi_head.sample=4", "unknown option 'roi_head.sample'; did you mean 'roi_head.samples'?"),
+        ("backbon={}", "unknown option 'backbon'; did you mean 'backbone'?"),
+        ("flavour=sweet", "unknown option 'flavour'; see docs/configuration.md for all options"),
+        ("training.batch_size.x=3", "unknown option 'training.batch_size.x'"),
+        ("training.batch_size=0", "option 'training.batch_size' is 0; expected a number greater than or equal to 1"),
+        ("training.batch_size=four", "option 'training.batch_size' is 'four'; expected a valid integer"),
+        ("training.batch_size=2.5", "option 'training.batch_size' is 2.5; expected a valid integer"),
+        ("training.batch_size=null", "option 'training.batch_size' is None; expected a valid integer"),
+        ("training.deterministic=maybe", "option 'training.deterministic' is 'maybe'; expected a valid boolean"),
+        ("training.epochs=NaN", "option 'training.epochs' is nan; expected a finite number"),
+        ("optimizer.ema=1", "option 'optimizer.ema' is 1; expected a number less than 1"),
+        ("backbone.name=resnet19", "option 'backbone.name' is 'resnet19'; expected 'resnet18', 'resnet34', 'resnet50', 'resnet101' or"),
+        ("image.min_size=320", "option 'image.min_size' is 320; expected a list such as [1, 2]"),
+        ("image.min_size=[320, 0]", "option 'image.min_size[1]' is 0; expected a number greater than or equal to 1"),
+        ("image.min_size=[2000]", "section 'image': min_size [2000] must hold at least one size and none above max_size 1333"),
+        ("image.mean=[1, 2]", "option 'image.mean[2]' is [1, 2]; expected one more value"),
+        ("anchors.sizes=[1, 2]", "option 'anchors.sizes' is [1, 2]; expected at least 5 values"),
+        ("augment.scale_range=[2, 1]", "section 'augment': scale_range [2.0, 1.0] must be [smallest, largest]"),
+        ("rpn.background_iou=0.9", "section 'rpn': background_iou 0.9 must not exceed foreground_iou 0.7"),
+        ("training=4", "option 'training' is 4; expected a section with options below it"),
+        ('data={"rot": "x"}', "unknown option 'data.rot'; did you mean 'data.root'?"),
+    ],
+)
+def test_mistakes_are_told_in_one_sentence(override: str, message: str) -> None:
+    with pytest.raises(UserError) as refused:
+        load_config(None, [override])
+    assert message in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert "pydantic" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- 1", "holds a list; expected sections such as 'training:' with options below them"),
+        ("training: 3", "option 'training' is 3; expected a section with options below it"),
+        ("training:\n  epochs: 3\n  batch_size: [", "is not valid YAML: line 3, column 16: expected the node content"),
+        ("seed: 1\ntraining:\n  epochs: 3\ntraining:\n  batch_size: 2", "line 1, column 1: 'training' stands there twice"),
+        ("training:\n  epochs: 3\n  epochs: 4", "line 2, column 3: 'epochs' stands there twice"),
+        ("1: 2", "option '1' is 1; expected the name of an option"),
+        ("a: !!python/object/apply:os.getpid []", "is not valid YAML: line 1, column 4: could not determine a constructor"),
+        ("seed: -1\nnoise: 3", "option 'seed' is -1; expected a number greater than or equal to 0; unknown option 'noise'"),
+    ],
+)
+def test_mistakes_in_a_file_name_the_file(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError) as refused:
+        load_config(file)
+    assert str(file) in str(refused.value)
+    assert message in str(refused.value)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nowhere\.yaml cannot be read \(No such file or directory\); give the path of a YAML file"):
+        load_config(tmp_path / "nowhere.yaml")
+    (tmp_path / "picture.yaml").write_bytes(b"\xff\xd8\xff\xe0")
+    with pytest.raises(UserError, match=r"picture\.yaml is not valid YAML"):
+        load_config(tmp_path / "picture.yaml")
+
+
+def test_an_override_does_not_hide_a_broken_section(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text("training: 3")
+    with pytest.raises(UserError, match=r"option 'training\.epochs' cannot be set: 'training' is 3; expected a section"):
+        load_config(file, ["training.epochs=2"])
+
+
+def test_overrides_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text("training:\n  epochs: 3\n  batch_size: 2\nbackbone:\n# all commented out\n")
+    config = load_config(file, ["training.batch_size=8", "training.batch_size=4"])
+    assert (config.training.epochs, config.training.batch_size, config.training.log_every) == (3, 4, 20)
+    assert config.backbone == Config().backbone
+
+
+def test_hyperparameters_leave_the_base_alone() -> None:
+    base = {"training": {"epochs": 3}}
+    assert config_from_texts({"training.batch_size": "2"}, base).training.epochs == 3
+    assert base == {"training": {"epochs": 3}}
+
+
+def test_a_saved_configuration_loads_as_the_same(tmp_path: Path) -> None:
+    config = load_config(None, ["data.root=/a b", "optimizer.clip_norm=3", "augment.scale_range=[0.1, 2]", "fpn.norm=none", "weights=true"])
+    save_config(config, tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml") == config
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["roi_head"]["nms_iou"] == 0.5  # defaults are written too
+
+
+def test_a_configuration_is_frozen() -> None:
+    with pytest.raises(pydantic.ValidationError):
+        Config().training.batch_size = 3  # type: ignore[misc]
+
+
+def test_changed_options_are_named_with_both_values() -> None:
+    before = load_config(None, ["optimizer.clip_norm=3"]).model_dump(mode="json")
+    del before["ops"]["kernel"]  # an option that the older run did not know
+    changed = changed_options(before, load_config(None, ["image.min_size=[320]"]))
+    assert changed == [
+        "image.min_size (was [800], is [320])",
+        'ops.kernel (was null, is "auto")',
+        "optimizer.clip_norm (was 3.0, is null)",
+    ]
+    assert changed_options(Config().model_dump(mode="json"), Config()) == []
+
+
+def test_every_option_is_described() -> None:
+    def undescribed(section: type[Section], prefix: str) -> list[str]:
+        names = []
+        for name, field in section.model_fields.items():
+            if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+                names += undescribed(field.annotation, f"{prefix}{name}.")
+            elif not field.description:
+                names.append(prefix + name)
+        return names
+
+    assert undescribed(Config, "") == []
+    assert "data.train.annotations" in option_names()
+
+
+def test_the_configuration_page_is_current() -> None:
+    """docs/configuration.md is what tools/config_reference.py writes."""
+    check = subprocess.run([sys.executable, "tools/config_reference.py", "--check"], cwd=REPOSITORY, capture_output=True, text=True)
+    assert check.returncode == 0, check.stderr
+
+
+@pytest.mark.parametrize("recipe", sorted((REPOSITORY / "configs").glob("*.yaml")), ids=lambda file: file.stem)
+def test_recipes_load(recipe: Path) -> None:
+    load_config(recipe)
