@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 # Orientations 5..8 swap width and height (EXIF 2.32, tag 0x0112).
@@ -33,7 +34,10 @@ def decode_image(source: Path | bytes) -> np.ndarray:
         UnreadableImage: missing, empty, truncated or broken file, or one of more pixels than Pillow deems safe.
     """
     try:
-        with _open(source) as picture:
+        encoded = source if isinstance(source, bytes) else source.read_bytes()
+        with _open(encoded) as picture:
+            if _is_plain_jpeg(picture, encoded) and (pixels := _decode_plain_jpeg(encoded)) is not None:
+                return pixels
             picture.load()
             return np.array(_rgb(ImageOps.exif_transpose(picture)))
     except _PILLOW_ERRORS as error:
@@ -72,6 +76,23 @@ def _open(source: Path | bytes) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of metadata that we do not use
         return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+
+
+def _is_plain_jpeg(picture: Image.Image, encoded: bytes) -> bool:
+    """Upright RGB or greyscale with an end marker: TensorFlow logs a line for every file that is cut short."""
+    if picture.format != "JPEG" or picture.mode not in ("RGB", "L") or not encoded.endswith(b"\xff\xd9"):
+        return False
+    return picture.getexif().get(ExifTags.Base.Orientation, 1) == 1
+
+
+def _decode_plain_jpeg(encoded: bytes) -> np.ndarray | None:
+    """TensorFlow's decoder: the same library and pixels as Pillow's, but it runs without the interpreter's lock, so that
+    threads decode side by side. None where it refuses the bytes; Pillow then says why, or reads them after all."""
+    try:
+        with tf.device("CPU:0"):
+            return np.array(tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE"))
+    except tf.errors.InvalidArgumentError:
+        return None
 
 
 def _rgb(picture: Image.Image) -> Image.Image:

@@ -1,0 +1,264 @@
+"""Index + transforms -> tf.data batches of a few static shapes.
+
+``plan.py`` says which images make up a step and ``transforms.py`` what happens to each; both are functions of (seed, epoch,
+image), so that step s of a resumed run is step s of an unbroken one. Here they are put into threads.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from frcnn import config
+from frcnn.data.batch import Batch
+from frcnn.data.coco import ImageRecord, Index
+from frcnn.data.decode import UnreadableImage, decode_image
+from frcnn.data.plan import Plan, batches_per_epoch, canvas_number, canvas_numbers, canvases, plan_epoch, plan_inference
+from frcnn.data.transforms import Changes, change_pixels, draw_changes, place, resize_bilinear, resize_pillow, to_canvas, transform_boxes
+from frcnn.errors import UserError
+
+__all__ = ["BadImages", "canvases", "ground_truth_slots", "inference_batches", "prepare_image", "steps_per_epoch", "training_batches"]
+
+SLOT_MULTIPLE = 8  # ground-truth slots are rounded up to this, so that small changes of the data keep the shapes
+PREFETCHED_BATCHES = 2
+
+logger = logging.getLogger(__name__)
+
+
+class BadImages:
+    """Images that could not be read: logged once each, counted, and too many of them end the run.
+
+    Safe to use from the pipeline's threads. ``reasons`` maps each path to a sentence.
+    """
+
+    def __init__(self, index: Index, max_share: float) -> None:
+        self.reasons: dict[Path, str] = {}
+        self._total = len(index.images)
+        self._max_share = max_share
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self.reasons)
+
+    def add(self, path: Path, reason: str) -> None:
+        with self._lock:
+            known = path in self.reasons
+            self.reasons[path] = reason
+        if not known:
+            logger.warning("unreadable image replaced by a blank one: %s", reason)
+
+    def check(self) -> None:
+        """Raise UserError where the bad images' share of the split exceeds ``data.max_bad_image_share``."""
+        with self._lock:
+            reasons = list(self.reasons.values())
+        if len(reasons) > self._max_share * self._total:
+            raise UserError(
+                f"{len(reasons)} of {self._total} images could not be read, more than data.max_bad_image_share={self._max_share:g} allows: "
+                f"{'; '.join(reasons[:3])}{' …' if len(reasons) > 3 else ''}; `frcnn check-dataset` lists them all"
+            )
+
+
+def ground_truth_slots(index: Index) -> int:
+    """G of every batch of the index: its largest number of boxes in an image, rounded up to a multiple of 8."""
+    most = max((len(record.labels) for record in index.images), default=0)
+    return max(-(-most // SLOT_MULTIPLE), 1) * SLOT_MULTIPLE
+
+
+def steps_per_epoch(index: Index, options: config.Config) -> int:
+    """Training steps of every epoch, the same on every rank."""
+    records = _training_records(index, options)
+    numbers = canvas_numbers(records, options.image)
+    return batches_per_epoch(numbers, canvases(options.image), options.training.batch_size)
+
+
+def training_batches(
+    index: Index, options: config.Config, *, rank: int = 0, size: int = 1, start_step: int = 0, bad_images: BadImages | None = None
+) -> tf.data.Dataset:
+    """Endless batches of augmented examples, from global step ``start_step`` on; step s is the same however it is reached.
+
+    Args:
+        index: the training split.
+        options: the run; ``training.batch_size`` is over all ranks.
+        rank: this process's number, of ``size``.
+        start_step: ``epoch * steps_per_epoch + step in epoch``.
+        bad_images: where unreadable images are counted; such an image is a blank one without objects.
+
+    Returns:
+        Dataset of :class:`Batch` of ``batch_size // size`` rows, G = :func:`ground_truth_slots`; canvases vary between batches.
+
+    Raises:
+        UserError: no image to train on, or a batch size that the ranks cannot share evenly.
+    """
+    if options.training.batch_size % size:
+        raise UserError(
+            f"option 'training.batch_size' is {options.training.batch_size}, which {size} processes cannot share evenly; "
+            f"give a multiple of {size}"
+        )
+    records = _training_records(index, options)
+    sizes = canvases(options.image)
+    numbers = canvas_numbers(records, options.image)
+    share = options.training.batch_size // size
+    steps = batches_per_epoch(numbers, sizes, options.training.batch_size)
+
+    @functools.lru_cache(maxsize=1)
+    def plan(epoch: int) -> Plan:
+        return plan_epoch(numbers, sizes, options.training.batch_size, options.seed, epoch)
+
+    def rows(step: int) -> np.ndarray:
+        epoch, batch = divmod(int(step), steps)
+        positions = plan(epoch).positions[batch, rank * share : (rank + 1) * share]
+        return _rows(positions, epoch, sizes[plan(epoch).canvases[batch]])
+
+    def changes(record: ImageRecord, epoch: int) -> Changes:
+        return draw_changes(options, epoch, record.image_id)
+
+    dataset = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
+    return _batches(dataset, rows, share, records, options, changes, bad_images)
+
+
+def inference_batches(
+    index: Index, options: config.Config, batch_size: int, rank: int = 0, size: int = 1, bad_images: BadImages | None = None
+) -> tf.data.Dataset:
+    """Every image exactly once over the ranks, unchanged but for the resize, in batches of one canvas each.
+
+    The last batches of a canvas are filled with blank rows of image id -1. Ranks may differ by one batch.
+    """
+    sizes = canvases(options.image)
+    plan = plan_inference(canvas_numbers(index, options.image), sizes, batch_size, rank, size)
+
+    def rows(step: int) -> np.ndarray:
+        return _rows(plan.positions[step], 0, sizes[plan.canvases[step]])
+
+    def changes(record: ImageRecord, epoch: int) -> Changes:
+        return Changes(options.image.min_size[-1])
+
+    dataset = tf.data.Dataset.range(len(plan.positions))
+    return _batches(dataset, rows, batch_size, index, options, changes, bad_images)
+
+
+def prepare_image(pixels: np.ndarray, image: config.Image) -> tuple[np.ndarray, np.ndarray]:
+    """One picture ``[h, w, 3]`` uint8 RGB as inference sees it: canvas ``[H, W, 3]`` float32 and image size ``[2]`` int32."""
+    height, width = pixels.shape[:2]
+    canvas = canvases(image)[canvas_number(height, width, image)]
+    geometry = place(height, width, image, Changes(image.min_size[-1]), canvas)
+    if image.resize == "pillow":
+        pixels = resize_pillow(pixels, geometry.resized)
+    with tf.device("CPU:0"):
+        prepared = _onto_canvas(tf.convert_to_tensor(pixels), tf.constant(geometry.resized), tf.constant(geometry.offset), canvas, image)
+    return prepared.numpy(), np.array(geometry.visible, np.int32)
+
+
+def _training_records(index: Index, options: config.Config) -> Index:
+    """The index without images that are not trained on."""
+    if options.data.keep_images_without_objects:
+        return index
+    records = tuple(record for record in index.images if not record.crowd.all())
+    if not records:
+        raise UserError(f"no image in {index.source} has an object to train on, and data.keep_images_without_objects is false")
+    return dataclasses.replace(index, images=records)
+
+
+def _rows(positions: np.ndarray, epoch: int, canvas: tuple[int, int]) -> np.ndarray:
+    """What the threads need to know of each example of a batch: ``[b, 4]`` int64 of position, epoch, canvas height, canvas width."""
+    return np.stack([positions, *(np.full_like(positions, value) for value in (epoch, *canvas))], axis=1)
+
+
+def _batches(
+    steps: tf.data.Dataset,
+    rows: Callable[[int], np.ndarray],
+    batch_size: int,
+    index: Index,
+    options: config.Config,
+    changes: Callable[[ImageRecord, int], Changes],
+    bad_images: BadImages | None,
+) -> tf.data.Dataset:
+    """Dataset of batches from a dataset of step numbers and the function that says what is in a step."""
+    if bad_images is None:
+        bad_images = BadImages(index, max_share=1.0)
+    slots = ground_truth_slots(index)
+    workers = options.data.workers or _usable_cores()
+
+    def rows_of(step: tf.Tensor) -> tf.Tensor:
+        return tf.ensure_shape(tf.numpy_function(rows, [step], tf.int64), [batch_size, 4])
+
+    def example(row: tf.Tensor) -> Batch:
+        load = functools.partial(_load, index=index, image=options.image, slots=slots, changes=changes, bad_images=bad_images)
+        loaded = tf.numpy_function(load, [row], [tf.uint8, tf.int32, tf.float32, tf.int32, tf.bool, tf.int64])
+        shapes = ([None, None, 3], [3, 2], [slots, 4], [slots], [slots], [3])
+        pixels, geometry, boxes, labels, crowd, numbers = (tf.ensure_shape(t, shape) for t, shape in zip(loaded, shapes, strict=True))
+        picture = _onto_canvas(pixels, geometry[0], geometry[1], tf.cast(row[2:], tf.int32), options.image)
+        return Batch(picture, geometry[2], tf.cast(numbers[1:], tf.int32), boxes, labels, crowd, numbers[0])
+
+    dataset = steps.map(rows_of).unbatch().map(example, num_parallel_calls=workers, deterministic=True)
+    dataset = dataset.batch(batch_size, drop_remainder=True).prefetch(PREFETCHED_BATCHES)
+    threads = tf.data.Options()
+    threads.threading.private_threadpool_size = workers
+    threads.threading.max_intra_op_parallelism = 1  # the examples are parallel already
+    return dataset.with_options(threads)
+
+
+def _usable_cores() -> int:
+    # Of this process, where the system tells (containers, taskset); macOS does not.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _load(
+    row: np.ndarray, *, index: Index, image: config.Image, slots: int, changes: Callable[[ImageRecord, int], Changes], bad_images: BadImages
+) -> tuple[np.ndarray, ...]:
+    """The part of an example that runs in Python: decode, flips, boxes.
+
+    Returns:
+        pixels ``[h, w, 3]`` uint8, geometry ``[3, 2]`` int32 (resized, offset, visible), boxes ``[G, 4]``, labels ``[G]``,
+        crowd ``[G]``, and ``[3]`` int64 of image id, height and width.
+    """
+    position, epoch, *canvas = row.tolist()
+    boxes, labels, crowd = np.zeros((slots, 4), np.float32), np.zeros(slots, np.int32), np.zeros(slots, bool)
+    if position < 0:
+        return _blank(image), np.array([canvas, (0, 0), canvas], np.int32), boxes, labels, crowd, np.array([-1, *canvas])
+    record = index.images[position]
+    change = changes(record, epoch)
+    geometry = place(record.height, record.width, image, change, (canvas[0], canvas[1]))
+    try:
+        pixels = change_pixels(_decode(record), change)
+    except UnreadableImage as error:
+        bad_images.add(record.path, str(error))
+        pixels = _blank(image)
+    else:
+        moved, kept = transform_boxes(record.boxes, (record.height, record.width), change, geometry)
+        count = int(kept.sum())
+        boxes[:count], labels[:count], crowd[:count] = moved[kept], record.labels[kept], record.crowd[kept]
+    if image.resize == "pillow":
+        pixels = resize_pillow(pixels, geometry.resized)
+    numbers = np.array([record.image_id, record.height, record.width])
+    return pixels, np.array(geometry, np.int32), boxes, labels, crowd, numbers
+
+
+def _decode(record: ImageRecord) -> np.ndarray:
+    pixels = decode_image(record.path)
+    if pixels.shape[:2] != (record.height, record.width):
+        raise UnreadableImage(
+            f"{record.path} is {pixels.shape[1]} x {pixels.shape[0]} pixels (upright), "
+            f"but its boxes were annotated on {record.width} x {record.height}"
+        )
+    return pixels
+
+
+def _blank(image: config.Image) -> np.ndarray:
+    """A single pixel of the mean colour, which the resize spreads over the picture."""
+    mean = image.mean if image.channel_order == "rgb" else image.mean[::-1]
+    return np.round(mean).clip(0, 255).astype(np.uint8).reshape(1, 1, 3)
+
+
+def _onto_canvas(pixels: tf.Tensor, resized: tf.Tensor, offset: tf.Tensor, canvas: tf.Tensor, image: config.Image) -> tf.Tensor:
+    """Resize where Pillow did not do it already, crop, normalise and pad: the TensorFlow part of every picture's way."""
+    if image.resize == "bilinear":
+        pixels = resize_bilinear(pixels, resized)
+    return to_canvas(pixels, offset, canvas, image)

@@ -1,0 +1,128 @@
+"""Which image goes into which batch: pure functions in NumPy.
+
+Every batch is of one static canvas, so that a training step is traced once per canvas. The canvases are a function of the
+configuration, the order of a function of (seed, epoch), and the number of batches is the same in every epoch and on every rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from frcnn import config
+from frcnn.data.coco import Index
+from frcnn.data.transforms import ORDER_STREAM, resized_size
+
+STRIDE = 32  # canvases are multiples of P5's stride, as in torchvision
+
+
+class Plan(NamedTuple):
+    """Batches of one pass over the data.
+
+    Attributes:
+        positions: ``[steps, B]`` int64 into the planned images; -1 fills inference batches.
+        canvases: ``[steps]`` int64, number of each batch's canvas.
+        repeated: how many examples stand twice to fill training batches.
+    """
+
+    positions: np.ndarray
+    canvases: np.ndarray
+    repeated: int
+
+
+def canvases(image: config.Image) -> tuple[tuple[int, int], ...]:
+    """The static canvases (height, width), pixels, by ascending area; each has its transpose.
+
+    The short side is the largest ``min_size``, the long sides are those of ``canvas_aspects`` and of ``max_size``; both are
+    rounded up to multiples of 32. An image of any shape fits one of them.
+    """
+    largest = max(image.min_size)
+    short = _round_up(largest)
+    longest = max(_round_up(image.max_size), short)
+    aspects = (*image.canvas_aspects, image.max_size / largest)
+    sides = {(short, min(max(_round_up(short * aspect), short), longest)) for aspect in aspects}
+    both = sides | {(width, height) for height, width in sides}
+    return tuple(sorted(both, key=lambda canvas: (canvas[0] * canvas[1], canvas)))
+
+
+def canvas_number(height: int, width: int, image: config.Image) -> int:
+    """Number of the smallest canvas that holds an image of ``height x width`` pixels after the resize at the largest ``min_size``."""
+    new_height, new_width = resized_size(height, width, max(image.min_size), image.max_size, image.resize)
+    for number, canvas in enumerate(canvases(image)):
+        if new_height <= canvas[0] and new_width <= canvas[1]:
+            return number
+    raise AssertionError(f"no canvas holds {new_height} x {new_width}")  # the canvas of max_size holds every image
+
+
+def canvas_numbers(index: Index, image: config.Image) -> np.ndarray:
+    """:func:`canvas_number` of every image ``[N]`` int64."""
+    known: dict[tuple[int, int], int] = {}
+    for record in index.images:
+        size = (record.height, record.width)
+        if size not in known:
+            known[size] = canvas_number(*size, image)
+    return np.array([known[record.height, record.width] for record in index.images], np.int64)
+
+
+def plan_epoch(numbers: np.ndarray, sizes: Sequence[tuple[int, int]], batch_size: int, seed: int, epoch: int) -> Plan:
+    """Global training batches of an epoch: a function of the arguments; every image stands at least once.
+
+    Args:
+        numbers: ``[N]``, number of each image's canvas.
+        sizes: the canvases by ascending area.
+        batch_size: of the global batch; rank r of n takes the r-th of n equal slices of each.
+    """
+    rng = np.random.default_rng([ORDER_STREAM, seed, epoch])
+    groups = _merge_leftovers([rng.permutation(np.flatnonzero(numbers == number)) for number in range(len(sizes))], sizes, batch_size)
+    # np.resize repeats a group from its start: the fewest repetitions, and never two of one image before all were used.
+    batches = [np.resize(group, (-(-len(group) // batch_size), batch_size)) for group in groups]
+    positions = np.concatenate(batches)
+    of = np.repeat(np.arange(len(sizes)), [len(group_batches) for group_batches in batches])
+    order = rng.permutation(len(positions))
+    return Plan(positions[order], of[order], positions.size - len(numbers))
+
+
+def plan_inference(numbers: np.ndarray, sizes: Sequence[tuple[int, int]], batch_size: int, rank: int = 0, size: int = 1) -> Plan:
+    """A rank's batches of a pass in which every image stands exactly once over all ranks; -1 fills the last of a canvas."""
+    groups = _merge_leftovers([np.flatnonzero(numbers == number) for number in range(len(sizes))], sizes, batch_size)
+    positions = np.full((sum(-(-len(group) // batch_size) for group in groups), batch_size), -1, np.int64)
+    of = np.empty(len(positions), np.int64)
+    row = 0
+    for number, group in enumerate(groups):
+        for start in range(0, len(group), batch_size):
+            members = group[start : start + batch_size]
+            positions[row, : len(members)] = members
+            of[row] = number
+            row += 1
+    return Plan(positions[rank::size], of[rank::size], 0)
+
+
+def batches_per_epoch(numbers: np.ndarray, sizes: Sequence[tuple[int, int]], batch_size: int) -> int:
+    """Global batches of every epoch of :func:`plan_epoch`."""
+    groups = _merge_leftovers([np.flatnonzero(numbers == number) for number in range(len(sizes))], sizes, batch_size)
+    return sum(-(-len(group) // batch_size) for group in groups)
+
+
+def _merge_leftovers(groups: list[np.ndarray], sizes: Sequence[tuple[int, int]], batch_size: int) -> list[np.ndarray]:
+    """Move what does not fill a canvas's last batch to the next larger canvas in use that holds it: some padding instead of
+    repeated examples. How many move depends on the groups' sizes alone, so that the number of batches does not change."""
+    groups = list(groups)
+    for number, (height, width) in enumerate(sizes):
+        leftover = len(groups[number]) % batch_size
+        larger = (
+            other
+            for other in range(number + 1, len(sizes))
+            if len(groups[other]) and height <= sizes[other][0] and width <= sizes[other][1]
+        )
+        target = next(larger, None)
+        if leftover and target is not None:
+            groups[target] = np.concatenate([groups[target], groups[number][-leftover:]])
+            groups[number] = groups[number][:-leftover]
+    return groups
+
+
+def _round_up(side: float) -> int:
+    # The tolerance keeps 800 * (1333 / 800) at 1333 and not a hair above.
+    return STRIDE * int(np.ceil(side / STRIDE - 1e-9))

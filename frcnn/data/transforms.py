@@ -1,0 +1,159 @@
+"""Resize, flips, colour jitter, large-scale jitter: image and boxes together.
+
+Sizes and boxes are NumPy; the pixels of the resize, the normalisation and the padding are TensorFlow, so that they run in
+tf.data's threads without the interpreter's lock. A picture goes: flips and colours on the decoded uint8, resize, crop (large-
+scale jitter only), normalisation, zero padding right and bottom.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image, ImageEnhance
+
+from frcnn import config
+
+# First words of the seeds, so that no two kinds of draws share a stream.
+ORDER_STREAM, AUGMENT_STREAM = 1, 2
+
+MIN_VISIBLE_SIDE = 1.0  # pixels; a box that the crop leaves thinner than this has lost its object
+
+
+class Changes(NamedTuple):
+    """What is done to one example; the defaults do nothing. Factors are relative to 1."""
+
+    min_size: int
+    horizontal_flip: bool = False
+    vertical_flip: bool = False
+    scale: float = 1.0
+    crop: tuple[float, float] = (0.0, 0.0)  # y, x: share of the room that the crop has
+    colors: tuple[float, float, float] = (1.0, 1.0, 1.0)  # brightness, contrast, saturation
+
+
+class Geometry(NamedTuple):
+    """Where a picture lands on its canvas; all in pixels, (height, width) or (y, x)."""
+
+    resized: tuple[int, int]
+    offset: tuple[int, int]  # of the crop in the resized picture
+    visible: tuple[int, int]  # of the crop: the image's size on the canvas
+
+
+def resized_size(height: int, width: int, min_size: int, max_size: int, resize: str) -> tuple[int, int]:
+    """Height and width after the resize, in double precision.
+
+    ``bilinear`` truncates as torchvision's GeneralizedRCNNTransform does, so that one in twenty short sides comes out a pixel
+    short; ``pillow`` rounds halves up as Detectron2's ResizeShortestEdge does.
+    """
+    short, long = min(height, width), max(height, width)
+    if resize == "bilinear":
+        scale = min(min_size / short, max_size / long)
+        new_height, new_width = int(height * scale), int(width * scale)
+    else:
+        scale = min_size / short
+        # The short side is min_size itself and not a product, or rounding would differ from Detectron2's.
+        exact = (min_size * 1.0, scale * width) if height < width else (scale * height, min_size * 1.0)
+        if max(exact) > max_size:
+            shrink = max_size / max(exact)
+            exact = (exact[0] * shrink, exact[1] * shrink)
+        new_height, new_width = int(exact[0] + 0.5), int(exact[1] + 0.5)
+    return max(new_height, 1), max(new_width, 1)
+
+
+def draw_changes(options: config.Config, epoch: int, image_id: int) -> Changes:
+    """The random changes of one training example: a function of (seed, epoch, image id) and of nothing else.
+
+    Every option has its own draw, so that switching one on leaves the others' as they were.
+    """
+    rng = np.random.default_rng([AUGMENT_STREAM, options.seed, epoch, image_id])
+    size, flip_x, flip_y, scale, crop_y, crop_x, *colors = rng.random(9).tolist()
+    augment = options.augment
+    low, high = augment.scale_range or (1.0, 1.0)
+    brightness, contrast, saturation = (1.0 + augment.color_jitter * (2 * color - 1) for color in colors)
+    return Changes(
+        min_size=options.image.min_size[int(size * len(options.image.min_size))],
+        horizontal_flip=flip_x < augment.horizontal_flip,
+        vertical_flip=flip_y < augment.vertical_flip,
+        scale=low + (high - low) * scale,
+        crop=(crop_y, crop_x),
+        colors=(brightness, contrast, saturation),
+    )
+
+
+def place(height: int, width: int, image: config.Image, changes: Changes, canvas: tuple[int, int]) -> Geometry:
+    """Resize, scale and crop of a picture of ``height x width`` pixels for its canvas (height, width)."""
+    resized = resized_size(height, width, changes.min_size, image.max_size, image.resize)
+    if changes.scale != 1.0:
+        resized = (max(round(resized[0] * changes.scale), 1), max(round(resized[1] * changes.scale), 1))
+    room = (max(resized[0] - canvas[0], 0), max(resized[1] - canvas[1], 0))
+    offset = (int(changes.crop[0] * (room[0] + 1)), int(changes.crop[1] * (room[1] + 1)))
+    return Geometry(resized, offset, (min(resized[0], canvas[0]), min(resized[1], canvas[1])))
+
+
+def transform_boxes(boxes: np.ndarray, size: tuple[int, int], changes: Changes, geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes ``[N, 4]`` of a picture of ``size`` (height, width) on its canvas, and which of them ``[N]`` are still there."""
+    height, width = size
+    x1, y1, x2, y2 = boxes.T
+    if changes.horizontal_flip:
+        x1, x2 = width - x2, width - x1
+    if changes.vertical_flip:
+        y1, y2 = height - y2, height - y1
+    # Per axis by the true ratio, which truncation makes differ between the axes.
+    ratios = np.array([geometry.resized[1] / width, geometry.resized[0] / height] * 2, np.float32)
+    moved = np.stack([x1, y1, x2, y2], axis=1) * ratios
+    if geometry.visible == geometry.resized:
+        return moved, np.ones(len(boxes), bool)
+    moved -= np.array([geometry.offset[1], geometry.offset[0]] * 2, np.float32)
+    cut = np.clip(moved, 0, np.array([geometry.visible[1], geometry.visible[0]] * 2, np.float32))
+    whole, left = moved[:, 2:] - moved[:, :2], cut[:, 2:] - cut[:, :2]
+    return cut, (left >= np.minimum(whole, MIN_VISIBLE_SIDE)).all(axis=1)
+
+
+def change_pixels(pixels: np.ndarray, changes: Changes) -> np.ndarray:
+    """Flips and colours of a picture ``[H, W, 3]`` uint8."""
+    if changes.horizontal_flip:
+        pixels = pixels[:, ::-1]
+    if changes.vertical_flip:
+        pixels = pixels[::-1]
+    if changes.colors != (1.0, 1.0, 1.0):
+        picture = Image.fromarray(pixels)
+        for enhance, factor in zip((ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color), changes.colors, strict=True):
+            picture = enhance(picture).enhance(factor)
+        pixels = np.asarray(picture)
+    return np.ascontiguousarray(pixels)
+
+
+def resize_pillow(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Picture ``[H, W, 3]`` uint8 at ``size`` (height, width) by Pillow's antialiased bilinear filter, as Detectron2 resizes."""
+    if pixels.shape[:2] == tuple(size):
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize((size[1], size[0]), Image.Resampling.BILINEAR))
+
+
+def resize_bilinear(pixels: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+    """Picture ``[H, W, 3]`` at ``size`` (height, width) as float32: half-pixel centres, no antialias, as torch's interpolate."""
+    return tf.raw_ops.ResizeBilinear(images=pixels[None], size=size, align_corners=False, half_pixel_centers=True)[0]
+
+
+def to_canvas(pixels: tf.Tensor, offset: tf.Tensor, canvas: tf.Tensor, image: config.Image) -> tf.Tensor:
+    """Crop, normalise and pad a resized picture.
+
+    Args:
+        pixels: ``[h, w, 3]`` RGB, 0..255, uint8 or float32.
+        offset: ``[2]`` (y, x), upper left corner of the crop.
+        canvas: ``[2]`` height and width.
+
+    Returns:
+        ``[H, W, 3]`` float32 in ``image.channel_order``.
+    """
+    pixels = pixels[offset[0] : offset[0] + canvas[0], offset[1] : offset[1] + canvas[1]]
+    if image.channel_order == "bgr":
+        pixels = tf.reverse(pixels, axis=[-1])
+    height, width = tf.shape(pixels)[0], tf.shape(pixels)[1]
+    # Rows of 3w values: broadcasting over an innermost axis of 3 takes four times as long.
+    rows = tf.reshape(tf.cast(pixels, tf.float32), [height, 3 * width])
+    mean, inverse_std = np.array(image.mean, np.float32), 1 / np.array(image.std, np.float32)
+    rows = (rows - tf.tile(mean, [width])) * tf.tile(inverse_std, [width])
+    rows = tf.pad(rows, [[0, canvas[0] - height], [0, 3 * (canvas[1] - width)]])
+    return tf.reshape(rows, [canvas[0], canvas[1], 3])
