@@ -83,8 +83,8 @@ def load_index(
         require_images: refuse a file that names images which are not in the folder.
 
     Raises:
-        UserError: broken JSON (file, line, column), broken image or category table, missing images, no usable annotation
-            at all, or any bad annotation under ``"error"``.
+        UserError: broken JSON (file, line, column), broken image or category table, missing images, or any bad annotation
+            under ``"error"``.
     """
     file = read_annotation_file(annotations, images)
     names = [entry.file_name for entry in file.images]
@@ -93,14 +93,11 @@ def load_index(
             f"{len(missing)} of the {len(names)} images that {annotations} names are not in {images}: {few(missing)}; "
             "give the right images folder, add the files, or remove their entries"
         )
-    reasons = few(problem.reason for problem in file.problems)
     if file.problems and on_bad_annotation == "error":
         raise UserError(
             f"{annotations} has {len(file.problems)} bad annotations and data.on_bad_annotation is 'error': "
-            f"{reasons}; mend them, or set data.on_bad_annotation=skip"
+            f"{few(problem.reason for problem in file.problems)}; mend them, or set data.on_bad_annotation=skip"
         )
-    if file.problems and not len(file.boxes):
-        raise UserError(f"none of the {len(file.problems)} annotations in {annotations} can be used: {reasons}")
     columns = _columns(file)
     fingerprint = _fingerprint(file, columns)
     records = _records(file.images, columns, images)

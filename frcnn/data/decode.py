@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -68,14 +67,11 @@ _PILLOW_ERRORS = (
     OverflowError,
     ArithmeticError,
     Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
 )
 
 
 def _open(source: Path | bytes) -> Image.Image:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of metadata that we do not use
-        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
 
 
 def _is_plain_jpeg(picture: Image.Image, encoded: bytes) -> bool:

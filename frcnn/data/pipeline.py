@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from frcnn import config
+from frcnn.data.annotations import few
 from frcnn.data.batch import Batch
 from frcnn.data.coco import ImageRecord, Index
 from frcnn.data.decode import UnreadableImage, decode_image
@@ -157,13 +158,12 @@ def prepare_image(pixels: np.ndarray, image: config.Image) -> tuple[np.ndarray, 
 
 
 def _training_records(index: Index, options: config.Config) -> Index:
-    """The index without images that are not trained on."""
-    if options.data.keep_images_without_objects:
-        return index
-    records = tuple(record for record in index.images if not record.crowd.all())
-    if not records:
-        raise UserError(f"no image in {index.source} has an object to train on, and data.keep_images_without_objects is false")
-    return dataclasses.replace(index, images=records)
+    """The index without images that are not trained on. Raises UserError where there is no object at all."""
+    with_objects = tuple(record for record in index.images if not record.crowd.all())
+    if not with_objects:
+        reasons = few(problem.reason for problem in index.problems) or "there are no annotations but crowds"
+        raise UserError(f"no image in {index.source} has an object to train on: {reasons}")
+    return index if options.data.keep_images_without_objects else dataclasses.replace(index, images=with_objects)
 
 
 def _rows(positions: np.ndarray, epoch: int, canvas: tuple[int, int]) -> np.ndarray:

@@ -110,11 +110,6 @@ def test_polygons_do_not_matter(tmp_path: Path) -> None:
     assert load(tmp_path, annotations=[annotation(segmentation=[[1, 2, 3, 4, 5, 6]])]).fingerprint == plain.fingerprint
 
 
-def test_nothing_usable_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"none of the 2 annotations"):
-        load(tmp_path, annotations=[annotation(1, category_id=1), annotation(2, category_id=1)])
-
-
 @pytest.mark.parametrize(
     ("tables", "words"),
     [

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from frcnn.config import Config, load_config
 from frcnn.data import pipeline
-from frcnn.data.coco import Index, find_channel, load_index
+from frcnn.data.coco import Index, Problem, find_channel, load_index
 from frcnn.data.decode import decode_image
 from frcnn.data.shapes import make_shapes
 from frcnn.errors import UserError
@@ -191,3 +191,10 @@ def test_images_without_objects_are_background_or_left_out(real_data: Path) -> N
 def test_batch_size_must_be_shared_evenly(options: Config, index: Index) -> None:
     with pytest.raises(UserError, match=r"'training.batch_size' is 4, which 3 processes cannot share evenly; give a multiple of 3"):
         pipeline.training_batches(index, options, rank=0, size=3)
+
+
+def test_nothing_to_train_on_says_why(options: Config, index: Index) -> None:
+    crowds = tuple(dataclasses.replace(record, crowd=np.ones(len(record.labels), bool)) for record in index.images)
+    problems = (Problem("no_area", 3, 1, "annotation 3 has no area"),)
+    with pytest.raises(UserError, match=r"no image in .*instances_train.json has an object to train on: annotation 3 has no area"):
+        pipeline.training_batches(dataclasses.replace(index, images=crowds, problems=problems), options)

@@ -1,0 +1,122 @@
+"""What a data set's boxes say about image size, anchors and classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from frcnn import config
+from frcnn.data.coco import Index
+from frcnn.data.transforms import resized_size
+
+SMALL_SIDE = 24.0  # pixels after the resize, six cells of P2: what nine boxes in ten of every class should reach
+SIZE_LIMITS = (224, 1024)  # suggested short sides stay between these
+FEW_BOXES = 50  # classes with fewer are hard to learn and harder to measure
+GOOD_IOU = 0.7  # the RPN's default foreground_iou
+WORTHWHILE = 0.05  # gain in well-covered boxes that is worth a change of the anchors
+STRIDES = (4, 8, 16, 32, 64)  # of P2..P6
+SMALLEST_ANCHORS = (8, 12, 16, 20, 24, 32, 48, 64)  # pixels, tried as the first size
+ANCHOR_STEPS = (1.25, 1.5, 1.75, 2.0)  # tried as the ratio of neighbouring sizes
+MOST_BOXES = 20_000  # so many are enough to compare anchors
+
+
+class Suggestions(NamedTuple):
+    """What suits a data set.
+
+    Attributes:
+        min_size: short side after the resize, pixels; None where there are no boxes.
+        anchor_sizes: for P2..P6 at that size, pixels; the configured ones where others would not do much better.
+        coverage: share of boxes that some anchor fits with an IoU of 0.7, mean over the classes, with the configured and the
+            suggested sizes.
+        watch: one line about each kind of class to watch.
+    """
+
+    min_size: int | None
+    anchor_sizes: tuple[float, ...]
+    coverage: tuple[float, float]
+    watch: tuple[str, ...]
+
+
+def suggest(index: Index, options: config.Config) -> Suggestions:
+    """Suggestions for ``image.min_size`` and ``anchors.sizes``, and classes to watch."""
+    watch = _watch(index)
+    min_size = _suggest_min_size(index)
+    if min_size is None:
+        return Suggestions(None, options.anchors.sizes, (0.0, 0.0), watch)
+    sides, labels = box_sides(index, options.image, min_size), _labels(index)
+    every = -(-len(sides) // MOST_BOXES)
+    sides, labels, ratios = sides[::every], labels[::every], options.anchors.aspect_ratios
+    before = _coverage(sides, labels, options.anchors.sizes, ratios)
+    ladders = [tuple(float(round(first * step**level)) for level in range(5)) for first in SMALLEST_ANCHORS for step in ANCHOR_STEPS]
+    covered = [_coverage(sides, labels, ladder, ratios) for ladder in ladders]
+    best = int(np.argmax(covered))
+    if covered[best] < before + WORTHWHILE:
+        return Suggestions(min_size, options.anchors.sizes, (before, before), watch)
+    return Suggestions(min_size, ladders[best], (before, covered[best]), watch)
+
+
+def box_sides(index: Index, image: config.Image, min_size: int) -> np.ndarray:
+    """Widths and heights ``[M, 2]`` of all boxes that are not crowds, pixels of the image resized to ``min_size``."""
+    max_size = round(min_size * image.max_size / max(image.min_size))
+    sides = [np.zeros((0, 2))]
+    for record in index.images:
+        boxes = record.boxes[~record.crowd].astype(np.float64)
+        height, width = resized_size(record.height, record.width, min_size, max_size, image.resize)
+        sides.append((boxes[:, 2:] - boxes[:, :2]) * (width / record.width, height / record.height))
+    return np.concatenate(sides)
+
+
+def class_counts(index: Index) -> np.ndarray:
+    """Boxes of every class ``[K]`` int64, crowds not counted."""
+    return np.bincount(_labels(index), minlength=len(index.class_names) + 1)[1:]
+
+
+def _labels(index: Index) -> np.ndarray:
+    return np.concatenate([np.zeros(0, np.int32), *(record.labels[~record.crowd] for record in index.images)])
+
+
+def _suggest_min_size(index: Index) -> int | None:
+    """Smallest multiple of 32 at which nine boxes in ten of every class with enough of them reach SMALL_SIDE."""
+    shares = [np.zeros(0)]  # square roots of the areas, as shares of the image's short side
+    for record in index.images:
+        boxes = record.boxes[~record.crowd].astype(np.float64)
+        shares.append(np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(axis=1)) / min(record.height, record.width))
+    share, labels, counts = np.concatenate(shares), _labels(index), class_counts(index)
+    if not len(share):
+        return None
+    common = [label for label, count in enumerate(counts.tolist(), start=1) if count >= FEW_BOXES]
+    groups = [share[labels == label] for label in common] or [share]
+    wanted = SMALL_SIDE / min(float(np.quantile(group, 0.1)) for group in groups)
+    short = float(np.median([min(record.height, record.width) for record in index.images]))
+    # More than twice the file's own resolution shows nothing new.
+    largest = max(min(2 * short, SIZE_LIMITS[1]), SIZE_LIMITS[0])
+    return 32 * int(np.ceil(np.clip(wanted, SIZE_LIMITS[0], largest) / 32))
+
+
+def _coverage(sides: np.ndarray, labels: np.ndarray, sizes: Sequence[float], ratios: Sequence[float]) -> float:
+    """Mean over the classes of the share of boxes that some anchor, a quarter stride beside them, fits with an IoU of 0.7."""
+    best = np.zeros(len(sides))
+    areas = sides.prod(axis=1)
+    for size, stride in zip(sizes, STRIDES, strict=True):
+        for ratio in ratios:
+            anchor = np.array([size / ratio**0.5, size * ratio**0.5])
+            overlap = np.minimum(np.minimum(sides, anchor), (sides + anchor) / 2 - stride / 4)
+            shared = np.maximum(overlap, 0).prod(axis=1)
+            best = np.maximum(best, shared / (areas + anchor.prod() - shared))
+    fits = np.bincount(labels, best >= GOOD_IOU)
+    boxes = np.bincount(labels)
+    return float((fits[boxes > 0] / boxes[boxes > 0]).mean())
+
+
+def _watch(index: Index) -> tuple[str, ...]:
+    counts = dict(zip(index.class_names, class_counts(index).tolist(), strict=True))
+    without = [name for name, count in counts.items() if count == 0]
+    rare = [f"{name} ({count})" for name, count in counts.items() if 0 < count < FEW_BOXES]
+    lines = []
+    if without:
+        lines.append(f"{len(without)} without any box, neither learned nor measured here: {', '.join(without)}")
+    if rare:
+        lines.append(f"{len(rare)} with fewer than {FEW_BOXES} boxes, learned and measured uncertainly: {', '.join(rare)}")
+    return tuple(lines)

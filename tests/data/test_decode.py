@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import contextlib
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from frcnn.data.decode import UnreadableImage, decode_image, upright_size
+
+
+def scene(height: int = 24, width: int = 40) -> np.ndarray:
+    """Smooth colours with a bright upper left corner, so that turns show and JPEG does little harm."""
+    y, x = np.mgrid[:height, :width]
+    picture = np.stack([120 + 2 * x, 60 + 4 * y, 200 - 2 * x - 2 * y], axis=-1)
+    picture[: height // 3, : width // 3] = (250, 240, 230)
+    return picture.astype(np.uint8)
+
+
+def encode(picture: Image.Image, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("options", "tolerance"),
+    [
+        ({"format": "PNG"}, 0),
+        ({"format": "BMP"}, 0),
+        ({"format": "WEBP", "lossless": True}, 0),
+        ({"format": "TIFF"}, 0),
+        ({"format": "GIF"}, 60),  # 256 colours, dithered
+        ({"format": "JPEG", "quality": 95, "subsampling": 0}, 30),
+        ({"format": "JPEG", "quality": 95, "subsampling": 0, "progressive": True}, 30),
+    ],
+)
+def test_formats(options: dict[str, object], tolerance: int) -> None:
+    decoded = decode_image(encode(Image.fromarray(scene()), **options))
+    assert decoded.shape == (24, 40, 3)
+    assert decoded.dtype == np.uint8
+    assert decoded.flags.writeable
+    assert np.abs(decoded.astype(int) - scene()).max() <= tolerance
+
+
+# What must be done to the stored pixels to see the picture upright, from the EXIF standard's table.
+UPRIGHT = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.transpose(1, 0, 2),
+    6: lambda a: a.transpose(1, 0, 2)[:, ::-1],  # a quarter turn clockwise
+    7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda a: a.transpose(1, 0, 2)[::-1],
+}
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(orientation: int, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for extension in ("png", "jpg"):
+        file = tmp_path / f"turned.{extension}"
+        Image.fromarray(scene()).save(file, exif=exif, **({"quality": 100, "subsampling": 0} if extension == "jpg" else {}))
+        decoded = decode_image(file)
+        expected = UPRIGHT[orientation](scene())
+        assert decoded.shape == expected.shape
+        assert np.abs(decoded.astype(int) - expected).mean() < 3
+        assert upright_size(file) == (expected.shape[1], expected.shape[0])
+
+
+def test_greyscale_palette_and_alpha_become_rgb() -> None:
+    grey = np.asarray(Image.fromarray(scene()).convert("L"))
+    for options in ({"format": "PNG"}, {"format": "BMP"}):
+        np.testing.assert_array_equal(decode_image(encode(Image.fromarray(grey), **options)), np.stack([grey] * 3, axis=-1))
+    assert np.abs(decode_image(encode(Image.fromarray(grey), format="JPEG")).astype(int) - grey[..., None]).max() < 40
+    palette = Image.fromarray(scene()).quantize(16)
+    np.testing.assert_array_equal(decode_image(encode(palette, format="PNG")), np.asarray(palette.convert("RGB")))
+    see_through = np.dstack([scene(), np.full((24, 40), 7, np.uint8)])
+    np.testing.assert_array_equal(decode_image(encode(Image.fromarray(see_through, "RGBA"), format="PNG")), scene())
+    one_bit = Image.fromarray(grey > 128)
+    np.testing.assert_array_equal(decode_image(encode(one_bit, format="PNG"))[..., 0], np.where(grey > 128, 255, 0))
+
+
+def test_cmyk_jpeg_keeps_its_colours() -> None:
+    decoded = decode_image(encode(Image.fromarray(scene()).convert("CMYK"), format="JPEG", quality=95))
+    assert np.abs(decoded.astype(int) - scene()).mean() < 6
+
+
+def test_16_bit_greyscale_is_scaled_and_not_cut_off() -> None:
+    values = np.linspace(0, 65535, 24 * 40).reshape(24, 40).astype(np.uint16)
+    decoded = decode_image(encode(Image.fromarray(values), format="PNG"))
+    np.testing.assert_allclose(decoded[..., 1], values / 257, atol=0.51)
+
+
+def test_plain_jpegs_have_pillows_pixels(real_data: Path) -> None:
+    for file in sorted((real_data / "coco128" / "val2017").iterdir())[:20]:
+        with Image.open(file) as picture:
+            np.testing.assert_array_equal(decode_image(file), np.asarray(picture.convert("RGB")))
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda data: data[: len(data) // 2], "cannot be decoded: .*truncated"),
+        (lambda data: b"", "not a picture of a known format"),
+        (lambda data: b"GIF89a", "cannot be decoded|not a picture"),
+        (lambda data: b"<html>" * 100, "not a picture of a known format"),
+    ],
+)
+def test_damaged_bytes_are_unreadable_and_never_another_error(damage, words: str, tmp_path: Path) -> None:
+    file = tmp_path / "x.jpg"
+    file.write_bytes(damage(encode(Image.fromarray(scene(240, 400)), format="JPEG")))
+    with pytest.raises(UnreadableImage, match=words) as caught:
+        decode_image(file)
+    assert str(file) in str(caught.value)
+    with pytest.raises(UnreadableImage, match=r"the image "):
+        decode_image(file.read_bytes())
+
+
+def test_missing_file_is_unreadable(tmp_path: Path) -> None:
+    for read in (decode_image, upright_size):
+        with pytest.raises(UnreadableImage, match=r"gone.jpg does not exist"):
+            read(tmp_path / "gone.jpg")
+
+
+@pytest.mark.filterwarnings("ignore:.*:UserWarning")  # of TIFF tags
+def test_broken_bytes_anywhere_never_raise_another_error() -> None:
+    rng = np.random.default_rng(0)
+    for options in ({"format": "PNG"}, {"format": "JPEG"}, {"format": "GIF"}, {"format": "WEBP"}, {"format": "BMP"}, {"format": "TIFF"}):
+        whole = encode(Image.fromarray(scene()), **options)
+        for _ in range(60):
+            data = bytearray(whole)
+            for position in rng.integers(0, len(data), 4):
+                data[position] = rng.integers(256)
+            with contextlib.suppress(UnreadableImage):
+                assert decode_image(bytes(data)).ndim == 3
