@@ -1,0 +1,137 @@
+"""What this machine has of what frcnn can use, what is missing and how to get it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from packaging.requirements import Requirement
+
+from frcnn.startup import import_tensorflow
+
+CPUINFO = Path("/proc/cpuinfo")
+# Instructions that the kernels and TensorFlow make use of, oldest first.
+CPU_FEATURES = ("avx", "avx2", "fma", "f16c", "avx512f", "avx512_bf16", "amx_bf16")
+PROBE_SECONDS = 120
+
+
+class Finding(NamedTuple):
+    """One line of the report.
+
+    Attributes:
+        topic: what was looked at.
+        found: what there is.
+        works: False where frcnn cannot work like this.
+        advice: how to get what is missing; empty where nothing is.
+    """
+
+    topic: str
+    found: str
+    works: bool = True
+    advice: str = ""
+
+
+def examine() -> Iterator[Finding]:
+    """All findings, one by one as they are made; TensorFlow is imported on the way."""
+    yield Finding("Python", f"{platform.python_version()}, {sys.executable}")
+    yield from required_packages(importlib.metadata.requires("frcnn") or [])
+    processor = describe_processor(CPUINFO.read_text() if CPUINFO.exists() else "")
+    yield processor
+    yield Finding("memory", f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB")
+    if processor.works and importlib.util.find_spec("tensorflow"):
+        yield _devices()
+        yield _kernels()
+    yield _compiler()
+    yield _horovod()
+    yield _mpirun()
+
+
+def required_packages(requirements: list[str]) -> Iterator[Finding]:
+    """Each requirement that holds on this Python, without the extras, against what is installed."""
+    for text in requirements:
+        requirement = Requirement(text)
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        advice = f"pip install '{requirement.name}{requirement.specifier}'"
+        try:
+            version = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            yield Finding(requirement.name, "missing", works=False, advice=advice)
+            continue
+        fits = requirement.specifier.contains(version, prereleases=True)
+        found = version if fits else f"{version}, but {requirement.specifier} is needed"
+        yield Finding(requirement.name, found, works=fits, advice="" if fits else advice)
+
+
+def describe_processor(cpuinfo: str) -> Finding:
+    """Model, cores and instructions, from the text of Linux's ``/proc/cpuinfo``."""
+    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in cpuinfo.splitlines())}
+    flags = fields.get("flags", "").split()
+    features = [feature for feature in CPU_FEATURES if feature in flags]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    found = f"{fields.get('model name') or platform.processor() or platform.machine()}, {cores} cores"
+    if flags and "avx" not in flags:
+        return Finding("processor", f"{found}, no AVX", works=False, advice="TensorFlow's wheels need AVX; use another machine")
+    return Finding("processor", f"{found}; {' '.join(features) or 'instructions unknown'}")
+
+
+def _devices() -> Finding:
+    import_tensorflow()
+    import tensorflow as tf
+
+    names = [tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name) for gpu in tf.config.list_physical_devices("GPU")]
+    if names:
+        return Finding("GPU", f"{len(names)} x {names[0]}" if len(set(names)) == 1 else ", ".join(names))
+    if shutil.which("nvidia-smi"):
+        advice = "pip install 'frcnn[gpu]', or update the driver"
+        return Finding("GPU", "none that TensorFlow can use, though nvidia-smi is here", advice=advice)
+    return Finding("GPU", "none; everything runs on the processor")
+
+
+def _kernels() -> Finding:
+    from frcnn.ops.compiled import serving
+
+    state = serving()
+    if state.library:
+        return Finding("kernels", f"ours for the processor{' and GPUs' if state.cuda else ''}, {state.library}")
+    return Finding("kernels", f"plain TensorFlow, which is slower: {state.reason}")
+
+
+def _compiler() -> Finding:
+    compiler = shutil.which("g++") or shutil.which("c++")
+    if compiler:
+        return Finding("C++ compiler", _first_line(compiler, "--version"))
+    return Finding("C++ compiler", "none", advice="the kernels are compiled at first use: apt-get install g++")
+
+
+def _horovod() -> Finding:
+    if not importlib.util.find_spec("horovod"):
+        return Finding("Horovod", "none; training uses one process", advice="for several: scripts/build_horovod.sh, or the Docker image")
+    # In a process of its own: a Horovod that was built for another TensorFlow may take its process down.
+    question = "import horovod.tensorflow as h; print(*[n for n in ('mpi', 'gloo', 'nccl') if getattr(h, n + '_built')()])"
+    probe = subprocess.run([sys.executable, "-c", question], capture_output=True, text=True, timeout=PROBE_SECONDS)
+    version = importlib.metadata.version("horovod")
+    if probe.returncode:
+        reason = (probe.stderr.strip().splitlines() or [f"exit code {probe.returncode}"])[-1]
+        return Finding("Horovod", f"{version} does not load: {reason}", advice="build it for this TensorFlow: scripts/build_horovod.sh")
+    return Finding("Horovod", f"{version} with {probe.stdout.strip() or 'no'} operations")
+
+
+def _mpirun() -> Finding:
+    mpirun = shutil.which("mpirun")
+    if mpirun:
+        return Finding("mpirun", _first_line(mpirun, "--version"))
+    return Finding("mpirun", "none", advice="needed for training on several processes: apt-get install openmpi-bin")
+
+
+def _first_line(*command: str) -> str:
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_SECONDS)
+    return ((answer.stdout or answer.stderr).strip().splitlines() or ["found, but does not answer"])[0]

@@ -1,0 +1,217 @@
+"""The command line as a person meets it: real commands, their output, files and exit codes."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from frcnn.cli import main
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+FRCNN = (sys.executable, "-m", "frcnn.cli")
+
+TINY = """
+image: {min_size: [64], max_size: 64, canvas_aspects: [1.0]}
+backbone: {name: resnet18, norm: gn}
+fpn: {channels: 16}
+anchors: {sizes: [16, 32, 64, 128, 256]}
+rpn: {samples: 16, pre_nms_train: 30, post_nms_train: 10, pre_nms_test: 30, post_nms_test: 10}
+roi_head: {samples: 8, fc_channels: 16}
+ops: {kernel: reference}
+optimizer: {learning_rate: 0.001, warmup_steps: 2}
+training: {epochs: 1, batch_size: 4, log_every: 1, evaluate_every: null}
+"""
+
+
+def frcnn(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def mistake(*arguments: str | Path) -> str:
+    """The one sentence that a mistake is answered with."""
+    result = frcnn(*arguments)
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("frcnn: ")
+    return line
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli") / "shapes"
+    assert frcnn("make-shapes", folder, "--images", "10", "--seed", "3").exit_code == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(shapes: Path) -> Path:
+    """A model folder that `frcnn train` left after few steps."""
+    recipe = shapes.parent / "tiny.yaml"
+    recipe.write_text(TINY)
+    result = frcnn("train", "--config", recipe, f"data.root={shapes}", f"output={shapes.parent / 'run'}")
+    assert result.exit_code == 0, result.output
+    assert "train step=2 " in result.stdout
+    assert result.stdout.splitlines()[-1] == f"model: {shapes.parent / 'run' / 'model'}"
+    return shapes.parent / "run" / "model"
+
+
+def test_help_is_instant_because_nothing_heavy_is_imported() -> None:
+    script = "import sys, frcnn.cli; print(sorted({'tensorflow', 'numpy', 'keras', 'pydantic', 'PIL', 'matplotlib'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize("verb", sorted(main.commands))
+def test_every_verb_has_help_with_an_example_that_parses(verb: str) -> None:
+    result = frcnn(verb, "--help")
+    assert result.exit_code == 0
+    examples = [line.strip() for line in result.stdout.partition("Example:")[2].splitlines() if line.strip()]
+    assert examples
+    for example in examples:
+        program, named, *arguments = example.split()
+        assert (program, named) == ("frcnn", verb)
+        main.commands[verb].make_context(verb, arguments)  # a usage error is raised here
+
+
+def test_the_group_lists_its_verbs() -> None:
+    result = frcnn("--help")
+    listed = set(re.findall(r"^  ([a-z-]+)  ", result.stdout, re.M))
+    assert {"train", "evaluate", "predict", "check-dataset", "make-shapes", "doctor"} <= listed
+    assert "..." not in result.stdout.partition("Commands:")[2]  # no description is cut off
+
+
+def test_version() -> None:
+    assert re.fullmatch(r"frcnn, version \d+\.\d+\.\d+\n", frcnn("--version").stdout)
+
+
+def test_evaluate_works_from_the_model_folder_alone(model: Path, tmp_path: Path) -> None:
+    result = frcnn("evaluate", "--model", model, "--batch-size", "1", "--json", tmp_path / "deep" / "metrics.json")
+    assert result.exit_code == 0, result.output
+    assert "2 images" in result.stdout
+    numbers = json.loads((tmp_path / "deep" / "metrics.json").read_text())
+    trained = json.loads((model / "metrics.json").read_text())
+    assert [numbers[key] for key in ("AP", "AP50", "AR100", "class_AP")] == [trained[key] for key in ("AP", "AP50", "AR100", "class_AP")]
+    assert re.search(rf"^AP50 +{trained['AP50']:.4f}$", result.stdout, re.M)
+    assert re.search(r"^AP of triangle +", result.stdout, re.M)
+
+
+def test_evaluate_takes_other_data(model: Path, shapes: Path) -> None:
+    result = frcnn("evaluate", "--model", model, "--images", shapes / "val", "--annotations", shapes / "annotations/instances_val.json")
+    assert result.exit_code == 0, result.output
+    trained = json.loads((model / "metrics.json").read_text())
+    assert re.search(rf"^AR100 +{trained['AR100']:.4f}$", result.stdout, re.M)
+    result = frcnn("evaluate", "--model", model, "--data", shapes.parent / "nowhere")
+    assert "nowhere" in result.stderr
+
+
+def test_predict_draws_every_picture_and_reports_those_it_cannot_read(model: Path, shapes: Path, tmp_path: Path) -> None:
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    Image.fromarray(np.full((40, 60, 3), 128, np.uint8)).save(tmp_path / "in" / "deep" / "grey.bmp")
+    (tmp_path / "in" / "broken.png").write_text("not a picture")
+    out = tmp_path / "out"
+    result = frcnn("predict", shapes / "val", tmp_path / "in", tmp_path / "nowhere.jpg", "--model", model, "--out", out, "--score", "0.01")
+    assert result.exit_code == 1
+    assert f"{tmp_path / 'in' / 'broken.png'} is not a picture of a known format" in result.stderr
+    assert f"{tmp_path / 'nowhere.jpg'} does not exist" in result.stderr
+    assert "2 of 5 pictures could not be read" in result.stderr
+    written = sorted(str(file.relative_to(out)) for file in out.rglob("*.*"))
+    assert written == ["000008.jpg", "000009.jpg", "deep/grey.png", "detections.json"]
+    entries = json.loads((out / "detections.json").read_text())
+    assert entries
+    readable = [shapes / "val" / "000008.jpg", shapes / "val" / "000009.jpg", tmp_path / "in" / "deep" / "grey.bmp"]
+    assert {entry["file_name"] for entry in entries} <= set(map(str, readable))
+    for entry in entries:
+        assert set(entry) == {"image_id", "category_id", "bbox", "score", "file_name"}
+        assert entry["category_id"] in range(1, 6)
+        assert len(entry["bbox"]) == 4
+    assert frcnn("predict", shapes / "val" / "000008.jpg", "--model", model, "--out", out).exit_code == 0
+
+
+def test_check_dataset_reports_all_splits_and_draws_them(shapes: Path, tmp_path: Path) -> None:
+    result = frcnn("check-dataset", shapes, "--out", tmp_path)
+    assert result.exit_code == 0
+    assert "instances_train.json" in result.stdout
+    assert "instances_val.json" in result.stdout
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["train.png", "validation.png"]
+
+
+def test_check_dataset_exits_with_one_where_something_is_bad(real_data: Path, tmp_path: Path) -> None:
+    result = frcnn("check-dataset", real_data / "bccd", "--split", "train", "--out", tmp_path)
+    assert result.exit_code == 1
+    assert "annotation 2288" in result.stdout  # as published, without width and height
+
+
+def test_mistakes_are_one_sentence(shapes: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("training: {epochs: 1}")
+    assert "unknown option 'trainin.epochs'; did you mean 'training.epochs'?" in mistake("train", "--config", recipe, "trainin.epochs=3")
+    assert "nowhere.yaml cannot be read" in mistake("train", "--config", tmp_path / "nowhere.yaml")
+    assert "nothing says where the train split is" in mistake("train", "--config", recipe)
+    assert "is not a model folder" in mistake("evaluate", "--model", tmp_path)
+    assert "--images and --annotations belong together" in mistake("evaluate", "--model", tmp_path, "--images", tmp_path)
+    assert "is not a model folder" in mistake("predict", shapes, "--model", tmp_path, "--out", tmp_path / "out")
+    assert "has no pictures; expected files that end in .jpg" in mistake("predict", tmp_path, "--model", tmp_path, "--out", tmp_path / "o")
+    assert "is not a folder" in mistake("check-dataset", tmp_path / "nowhere")
+    assert "was not written by make-shapes" in mistake("make-shapes", REPOSITORY / "frcnn")
+
+
+def test_the_split_that_is_not_there_is_named(model: Path, shapes: Path) -> None:
+    assert "of the test split" in mistake("evaluate", "--model", model, "--split", "test")
+
+
+def test_usage_errors_exit_with_two() -> None:
+    assert frcnn("train").exit_code == 2
+    assert frcnn("make-shapes", "x", "--images", "3").exit_code == 2
+    assert frcnn("paint").exit_code == 2
+
+
+def test_ctrl_c_leaves_without_a_trace(tmp_path: Path) -> None:
+    command = subprocess.Popen(
+        [*FRCNN, "make-shapes", str(tmp_path / "many"), "--images", "100000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while not list(tmp_path.glob("*/train/*.jpg")):
+        assert command.poll() is None
+        time.sleep(0.01)
+    command.send_signal(signal.SIGINT)
+    said, complained = command.communicate(timeout=60)
+    assert command.returncode == 130
+    assert (said, complained) == ("", "frcnn: interrupted\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tensorflow_says_nothing_at_its_start(tmp_path: Path) -> None:
+    command = subprocess.run([*FRCNN, "evaluate", "--model", str(tmp_path)], capture_output=True, text=True)
+    assert command.returncode == 2
+    assert len(command.stderr.splitlines()) == 1, command.stderr
+
+
+def test_the_commands_of_the_readme_and_contributing_exist() -> None:
+    makefile = (REPOSITORY / "Makefile").read_text()
+    for page in ("README.md", "CONTRIBUTING.md"):
+        lines = [line.strip() for line in (REPOSITORY / page).read_text().splitlines() if line.startswith("    ")]
+        commands = [line.split("#")[0].split() for line in lines]
+        for command in commands:
+            words = [word for word in command if "=" not in word or word.startswith("-")]
+            if words[:1] == ["make"]:
+                assert re.search(rf"^{words[1]}:", makefile, re.M), command
+            if words[:1] == ["frcnn"]:
+                main.commands[command[1]].make_context(command[1], command[2:])
+        assert any(command[:1] == ["make"] for command in commands)
+
+
+def test_recipes_named_in_examples_exist() -> None:
+    context = click.Context(main)
+    named = {name for verb in main.commands.values() for name in re.findall(r"configs/\S+\.yaml", verb.get_help(context))}
+    assert named
+    assert all((REPOSITORY / name).exists() for name in named)

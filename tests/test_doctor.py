@@ -1,0 +1,41 @@
+"""What the doctor finds, and what it says to do."""
+
+from __future__ import annotations
+
+import importlib.metadata
+
+from frcnn.doctor import describe_processor, examine, required_packages
+
+
+def test_this_machine_works() -> None:
+    findings = {finding.topic: finding for finding in examine()}
+    assert all(finding.works for finding in findings.values())
+    assert findings["tensorflow"].found == importlib.metadata.version("tensorflow")
+    assert {"Python", "keras", "processor", "memory", "GPU", "kernels", "C++ compiler", "Horovod", "mpirun"} <= set(findings)
+
+
+def test_missing_and_wrong_packages_are_named_with_the_command_that_mends_them() -> None:
+    requirements = [
+        "numpy>=1.0",
+        "numpy<1",
+        "no-such-package>=3",
+        "no-such-extra; extra == 'serve'",
+        "no-such-python; python_version < '3.0'",
+    ]
+    fine, wrong, missing = required_packages(requirements)
+    assert (fine.works, fine.advice) == (True, "")
+    assert (wrong.works, wrong.advice) == (False, "pip install 'numpy<1'")
+    assert wrong.found == f"{importlib.metadata.version('numpy')}, but <1 is needed"
+    assert (missing.topic, missing.found, missing.works) == ("no-such-package", "missing", False)
+    assert missing.advice == "pip install 'no-such-package>=3'"
+
+
+def test_a_processor_without_avx_is_told_before_tensorflow_aborts() -> None:
+    old = describe_processor("processor : 0\nmodel name : Old One\nflags : fpu sse sse2\n")
+    assert not old.works
+    assert old.found.startswith("Old One, ")
+    assert "AVX" in old.advice
+    new = describe_processor("model name : New One\nflags : fpu avx avx2 fma avx512f\n")
+    assert new.works
+    assert new.found.endswith("avx avx2 fma avx512f")
+    assert describe_processor("").works  # not Linux: nothing is known
