@@ -16,8 +16,11 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from frcnn.evaluation.curves import plot_training
+
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
+CURVES_FILE = "pictures/curves.png"
 
 
 class Progress:
@@ -27,7 +30,7 @@ class Progress:
     ``key=value`` pairs. Each record is also a line of ``metrics.jsonl`` and scalars of TensorBoard.
 
     Args:
-        folder: the run's folder; gets ``metrics.jsonl`` and ``tensorboard/``.
+        folder: the run's folder; gets ``metrics.jsonl``, ``tensorboard/`` and ``pictures/curves.png``.
         total_steps: steps of the whole run.
         batch_size: images a step, over all processes.
         start_step: steps done before; records of later steps, from a run that was cut off, are dropped from ``metrics.jsonl``.
@@ -83,11 +86,16 @@ class Progress:
             self._record_steps(step, float(learning_rate))
 
     def evaluation(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Record an evaluation: numbers by name, None where there was nothing to measure; nested tables go to the file only."""
+        """Record an evaluation and draw the curves so far.
+
+        Args:
+            metrics: numbers by name, None where there was nothing to measure; nested tables go to the file only.
+        """
         if self._metrics.append("evaluation", step, metrics):
             numbers = {name: value for name, value in metrics.items() if isinstance(value, (int, float))}
             self._scalars(step, {f"evaluation/{name}": value for name, value in numbers.items()})
             self._say(_line("evaluation", {"step": step, **numbers}))
+            plot_training(read_records(self._folder / METRICS_FILE), self._folder / CURVES_FILE)
         self._clock = time.perf_counter()  # the evaluation's time is not the steps'
 
     def pictures(self, step: int, name: str, pictures: Sequence[np.ndarray]) -> None:

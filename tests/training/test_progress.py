@@ -20,7 +20,7 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from frcnn.training.progress import METRICS_FILE, TENSORBOARD_FOLDER, MetricsFile, Progress, read_records
+from frcnn.training.progress import CURVES_FILE, METRICS_FILE, TENSORBOARD_FOLDER, MetricsFile, Progress, read_records
 
 
 def run(folder: Path, steps: range, total: int = 10, **options: int) -> str:
@@ -76,6 +76,7 @@ def test_an_evaluation_is_recorded_once_a_step(tmp_path: Path) -> None:
     expected = {"AP": 0.5, "APs": None, "AP50": None, "class_AP": {"cell": 0.25, "platelet": None}}
     assert record == {"record": "evaluation", "step": 10, **expected}
     assert said.getvalue() == "evaluation step=10 AP=0.5 AP50=nan\n"
+    assert (tmp_path / CURVES_FILE).stat().st_size > 1000
 
 
 def test_the_time_of_evaluations_is_not_the_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
