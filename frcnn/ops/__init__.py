@@ -1,16 +1,21 @@
 """The two operations that TensorFlow lacks: :func:`roi_align` over a pyramid and :func:`nms` over a batch.
 
-This file is the contract. ``reference.py`` defines the results in plain TensorFlow.
+This file is the contract and the choice of kernel. ``reference.py`` defines the results in plain TensorFlow; ``compiled.py``
+calls our kernels, which ``build.py`` compiles at the first use where nothing was built ahead. Importing this module loads
+a library that is already built, so that a SavedModel with the operations in it can be loaded, but builds none.
+
+The operations run in eager code and in ``tf.function``, not under XLA: layers that use them set ``supports_jit = False``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Literal
 
 import tensorflow as tf
 
-from frcnn.ops import reference
+from frcnn.ops import compiled, reference
 
 Kernel = Literal["auto", "compiled", "reference"]
 LevelRule = Literal["torchvision", "detectron2"]
@@ -46,7 +51,7 @@ def roi_align(
     Returns:
         ``[N, P, P, C]`` in the pyramid's dtype. Differentiable in the pyramid, not in the boxes.
     """
-    return reference.roi_align(
+    return _implementation(kernel).roi_align(
         pyramid,
         boxes,
         box_image,
@@ -84,4 +89,13 @@ def nms(
     Returns:
         ``indices [B, M]`` int32 into N, padded with -1, and ``counts [B]`` int32. Not differentiable.
     """
-    return reference.nms(boxes, scores, groups, iou_threshold=iou_threshold, max_outputs=max_outputs)
+    return _implementation(kernel).nms(boxes, scores, groups, iou_threshold=iou_threshold, max_outputs=max_outputs)
+
+
+def _implementation(kernel: Kernel) -> ModuleType:
+    if kernel == "auto":
+        return compiled if compiled.serving().library else reference
+    return compiled if kernel == "compiled" else reference
+
+
+compiled.load_what_is_built()

@@ -82,7 +82,8 @@ def roi_align(
 
     @tf.custom_gradient
     def pool(*levels: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], list[tf.Tensor]]]:
-        features = tf.concat([tf.reshape(level, [-1, channels]) for level in levels], axis=0)
+        # One row more, so that boxes of no image have something to read where there are no images at all.
+        features = tf.concat([*(tf.reshape(level, [-1, channels]) for level in levels), tf.zeros([1, channels], dtype)], axis=0)
 
         def add_sample(total: tf.Tensor, iy: tf.Tensor, ix: tf.Tensor) -> tf.Tensor:
             taps = _taps(geometry, iy, ix, output_size)
@@ -112,7 +113,9 @@ def roi_align(
 
             total = _over_samples(geometry, sampling_ratio, add_sample_gradient, tf.zeros(tf.shape(features)))
             sizes = [tf.size(level) // tf.maximum(channels, 1) for level in levels]
-            return [tf.cast(tf.reshape(part, tf.shape(level)), dtype) for part, level in zip(tf.split(total, sizes), levels, strict=True)]
+            return [
+                tf.cast(tf.reshape(part, tf.shape(level)), dtype) for part, level in zip(tf.split(total, [*sizes, 1]), levels, strict=False)
+            ]
 
         return tf.cast(pooled, dtype), gradient
 
@@ -141,8 +144,9 @@ def _geometry(
     size = tf.sqrt(sides[:, 0] * sides[:, 1])
     level = tf.reduce_sum(tf.cast(size[:, None] >= tf.constant(starts, tf.float32, [1, len(starts)]), tf.int32), axis=1)
 
-    extent = tf.gather(extents, level)
-    base = tf.gather(tf.cumsum(images_rows, exclusive=True), level) + tf.where(valid, box_image, 0) * extent[:, 0] * extent[:, 1]
+    extent = tf.where(valid[:, None], tf.gather(extents, level), 1)
+    first = tf.gather(tf.cumsum(images_rows, exclusive=True), level)
+    base = tf.where(valid, first + box_image * extent[:, 0] * extent[:, 1], 0)
     scale = tf.gather(tf.constant([1.0 / stride for stride in strides], tf.float32), level)[:, None]
     corners = tf.gather(boxes, [1, 0, 3, 2], axis=1) * scale - (0.5 if aligned else 0.0)
     start, sides = corners[:, :2], corners[:, 2:] - corners[:, :2]

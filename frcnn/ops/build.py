@@ -1,0 +1,213 @@
+"""Compiles the kernels once, keeps the library in a cache, loads it: the only file that knows compilers.
+
+TensorFlow's C++ interface changes with every minor version, so a library serves one version only: its name holds a key of
+TensorFlow's version, the machine's architecture, the sources and the flags, and a library of another key is never looked
+at. It stands in the package, where ``setup.py`` could build it, or in the cache, where the first use builds it under a
+lock. Instruction sets are chosen at run time, so one library serves all machines of an architecture.
+
+``python -m frcnn.ops.build`` builds ahead of time, with CUDA kernels where nvcc is found, and prints where they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import hashlib
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from frcnn.errors import UserError
+
+SOURCES = Path(__file__).parent / "kernels"
+PREBUILT = Path(__file__).parent / "prebuilt"
+
+COMMON = ("-std=c++17", "-O3", "-DNDEBUG", "-w", "-fPIC", "-fvisibility=hidden")
+# Where the last bit decides, no compiler may fuse a product into a sum: samples on a border, an IoU at the threshold.
+EXACT = "-ffp-contract=off"
+CPU_SOURCES = {"roi_align_plan.cc": (EXACT,), "roi_align_cpu.cc": ("-Wno-psabi",), "nms_cpu.cc": (EXACT, "-Wno-psabi")}
+CUDA_SOURCES = ("roi_align.cu", "nms.cu")
+CUDA_FLAGS = ("-std=c++17", "-O3", "-DNDEBUG", "-w", "-fmad=false", "-Xcompiler", "-fPIC,-fvisibility=hidden")
+# Compute capabilities in tenths: from Volta, which nvcc 13 has dropped, to Hopper, with PTX for what comes after.
+CUDA_TARGETS = (70, 75, 80, 86, 89, 90)
+
+
+class BuildError(Exception):
+    """The kernels cannot be built here; the message is one sentence with the compiler's first error."""
+
+
+class Library(NamedTuple):
+    """A library on disk that fits the TensorFlow that runs."""
+
+    file: Path
+    cuda: bool  # whether it has GPU kernels
+
+
+def default_cache() -> Path:
+    """Folder of built libraries: the user's cache, or a private temporary folder where the home is not writable."""
+    for folder in (Path.home() / ".cache" / "frcnn", Path(tempfile.gettempdir()) / f"frcnn-{os.getuid()}"):
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError:
+            continue
+        # A library is code: one that another user could have put there is not loaded.
+        if os.access(folder, os.W_OK) and folder.stat().st_uid == os.getuid():
+            return folder
+    raise BuildError("neither the home's .cache/frcnn nor a folder of the temporary directory can be written")
+
+
+def key(tensorflow_version: str = tf.version.VERSION) -> str:
+    """Names the library of these sources for one TensorFlow and one architecture."""
+    digest = hashlib.sha256()
+    for part in (*_tensorflow_flags()[0], *COMMON, *CUDA_FLAGS, *map(str, CUDA_TARGETS), *map(str, CPU_SOURCES.items())):
+        digest.update(part.replace(tf.sysconfig.get_include(), "").encode() + b"\0")
+    for source in sorted(SOURCES.iterdir()):
+        digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
+    return f"tf{tensorflow_version}-{platform.machine()}-{digest.hexdigest()[:16]}"
+
+
+def find(*folders: Path) -> Library | None:
+    """The library for this TensorFlow in the first folder that has it, one with CUDA kernels before one without."""
+    for cuda in (True, False):
+        for folder in folders:
+            file = folder / _file_name(cuda)
+            if file.is_file():
+                return Library(file, cuda)
+    return None
+
+
+def obtain(cache: Path | None = None) -> Library:
+    """The library from the package or the cache, built into the cache if need be.
+
+    Raises:
+        BuildError: no compiler, or its first error.
+    """
+    folder = cache or default_cache()
+    cuda = bool(tf.config.list_physical_devices("GPU")) and nvcc() is not None
+    found = find(PREBUILT, folder)
+    if found and (found.cuda or not cuda):
+        return found
+    return build(folder, cuda=cuda)
+
+
+def build(folder: Path, cuda: bool) -> Library:
+    """Compile into ``folder``; processes that start together wait for the first. Raises BuildError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    library = Library(folder / _file_name(cuda), cuda)
+    with _locked(folder / f"{library.file.name}.lock"):
+        if not library.file.is_file():
+            print(
+                f"frcnn: compiling the kernels for TensorFlow {tf.version.VERSION}; this takes half a minute, once",
+                file=sys.stderr,
+                flush=True,
+            )
+            with tempfile.TemporaryDirectory(dir=folder) as scratch:
+                _link(_compile(Path(scratch), cuda), Path(scratch) / "library.so", cuda)
+                os.replace(Path(scratch) / "library.so", library.file)
+    return library
+
+
+def nvcc() -> str | None:
+    """Path of NVIDIA's compiler."""
+    return shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
+
+
+@functools.cache
+def cuda_targets(compiler: str) -> tuple[int, ...]:
+    """The targets of ``CUDA_TARGETS`` that an nvcc knows."""
+    known = {int(found) for found in re.findall(r"compute_(\d+)\b", _run([compiler, "--list-gpu-arch"]))}
+    return tuple(target for target in CUDA_TARGETS if target in known)
+
+
+def _file_name(cuda: bool) -> str:
+    return f"frcnn_ops-{key()}{'-cuda' if cuda else ''}.so"
+
+
+@contextlib.contextmanager
+def _locked(file: Path) -> Iterator[None]:
+    with file.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _tensorflow_flags() -> tuple[list[str], list[str]]:
+    """Flags to compile and to link; the headers as system headers, whose warnings are not ours to mend."""
+    compile_flags = [flag.replace("-I", "-isystem", 1) if flag.startswith("-I") else flag for flag in tf.sysconfig.get_compile_flags()]
+    return [flag for flag in compile_flags if "std=" not in flag], tf.sysconfig.get_link_flags()
+
+
+def _compile(scratch: Path, cuda: bool) -> list[Path]:
+    """Object files of all sources, compiled side by side."""
+    gcc = shutil.which("g++")
+    if gcc is None:
+        raise BuildError("there is no g++ on this machine")
+    tensorflow_flags = [*_tensorflow_flags()[0], *(["-DFRCNN_CUDA"] if cuda else [])]
+    jobs = [[gcc, *COMMON, *tensorflow_flags, "-c", str(SOURCES / "ops.cc"), "-o", str(scratch / "ops.o")]]
+    jobs += [[gcc, *COMMON, *flags, "-c", str(SOURCES / name), "-o", str(scratch / f"{name}.o")] for name, flags in CPU_SOURCES.items()]
+    if cuda:
+        jobs += [cuda_command(SOURCES / name, scratch / f"{name}.o") for name in CUDA_SOURCES]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(_run, jobs))
+    return [Path(job[-1]) for job in jobs]
+
+
+def cuda_command(source: Path, target: Path, extra: tuple[str, ...] = ()) -> list[str]:
+    """The nvcc call for one CUDA source, for all targets that this nvcc knows and PTX of the last."""
+    compiler = nvcc()
+    if compiler is None:
+        raise BuildError("there is no nvcc on this machine")
+    targets = cuda_targets(compiler)
+    codes = [f"-gencode=arch=compute_{target},code=sm_{target}" for target in targets]
+    codes.append(f"-gencode=arch=compute_{targets[-1]},code=compute_{targets[-1]}")
+    return [compiler, *CUDA_FLAGS, *codes, *extra, "-c", str(source), "-o", str(target)]
+
+
+def _link(objects: list[Path], target: Path, cuda: bool) -> None:
+    libraries = _tensorflow_flags()[1]
+    if cuda:
+        # nvcc knows where its runtime stands; linked in, so that the machine that runs needs the driver alone
+        linker = [str(nvcc()), "-shared", "-cudart", "static"]
+        libraries = [f"-Xlinker={flag}" if flag.startswith("-l:") else flag for flag in libraries]
+    else:
+        linker = [str(shutil.which("g++")), "-shared"]
+    _run([*linker, *map(str, objects), *libraries, "-o", str(target)])
+
+
+def _run(command: list[str]) -> str:
+    """Standard output of a compiler, or a BuildError with its first error."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise BuildError(f"{command[0]} cannot be run ({error.strerror})") from error
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit status {done.returncode}"]
+        first = next((line for line in lines if re.search(r"\berror\b", line, re.IGNORECASE)), lines[0])
+        raise BuildError(f"{Path(command[0]).name} says: {first.strip()}")
+    return done.stdout
+
+
+def main() -> None:
+    """Build into the cache ahead of the first use."""
+    try:
+        library = build(default_cache(), cuda=nvcc() is not None)
+    except BuildError as error:
+        raise UserError(f"the kernels cannot be built: {error}") from error
+    print(library.file)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as mistake:
+        sys.exit(str(mistake))

@@ -1,0 +1,158 @@
+// The arithmetic of RoIAlign (Mask R-CNN, section 3) over a feature pyramid (FPN, equation 1), for both compilers.
+//
+// The mean of bilinear samples in a bin separates into rows and columns: every sample counts or not, and has its weights,
+// per axis. So one axis of one bin is a short list of taps, neighbouring samples' weights merged where they share a pixel.
+#pragma once
+
+#include <cmath>
+
+#include "number.h"
+
+namespace frcnn {
+
+constexpr int kMaxLevels = 8;
+
+struct Pyramid {
+  int levels, batch, channels;
+  int height[kMaxLevels], width[kMaxLevels];
+  float scale[kMaxLevels];  // feature pixels per canvas pixel
+  float start[kMaxLevels];  // smallest box size of the level, canvas pixels; the first level takes the rest
+};
+
+struct Pooling {
+  int bins;            // per side
+  int sampling_ratio;  // per bin and axis; 0: one per feature pixel
+  bool aligned;
+};
+
+struct Axis {
+  float start, bin;  // feature pixels; bin is negative where the box's sides are swapped
+  int extent, grid;  // pixels of the map, samples per bin
+};
+
+struct RoI {
+  int level;  // -1: pools to zeros
+  int image;
+  Axis y, x;
+};
+
+struct Tap {
+  int pixel;
+  float weight;
+};
+
+FRCNN_HD Axis make_axis(float low, float high, float scale, int extent, const Pooling& pooling) {
+  const float offset = pooling.aligned ? 0.5f : 0.0f;
+  Axis axis;
+  axis.start = low * scale - offset;
+  float side = (high * scale - offset) - axis.start;
+  if (!pooling.aligned) side = side > 1.0f ? side : 1.0f;
+  axis.bin = side / float(pooling.bins);
+  axis.extent = extent;
+  axis.grid = pooling.sampling_ratio;
+  if (axis.grid == 0) {
+    // No finer than the map has pixels: a box far beyond the canvas must not cost more than one that fills it.
+    const float wanted = ceilf(side / float(pooling.bins));
+    axis.grid = wanted > 0.0f ? (wanted < float(extent) ? int(wanted) : extent) : 0;
+  }
+  return axis;
+}
+
+// box is (x1, y1, x2, y2) in canvas pixels.
+FRCNN_HD RoI locate(const Pyramid& pyramid, const Pooling& pooling, const float* box, int image) {
+  RoI roi;
+  roi.level = -1;
+  roi.image = image;
+  bool finite = true;
+  for (int i = 0; i < 4; ++i) finite = finite && fabsf(box[i]) <= 3.402823466e+38f;
+  if (!finite || image < 0 || image >= pyramid.batch) return roi;
+
+  const float width = box[2] - box[0], height = box[3] - box[1];
+  const float size = sqrtf((width > 0.0f ? width : 0.0f) * (height > 0.0f ? height : 0.0f));
+  roi.level = 0;
+  for (int level = 1; level < pyramid.levels; ++level) roi.level += size >= pyramid.start[level];
+  const float scale = pyramid.scale[roi.level];
+  roi.y = make_axis(box[1], box[3], scale, pyramid.height[roi.level], pooling);
+  roi.x = make_axis(box[0], box[2], scale, pyramid.width[roi.level], pooling);
+  return roi;
+}
+
+// A sample's lower pixel and the weight of the pixel after it; false where the sample lies outside and counts nothing.
+FRCNN_HD bool sample(const Axis& axis, int bin, int i, int* low, float* fraction) {
+  float position = axis.start + float(bin) * axis.bin + (float(i) + 0.5f) * axis.bin / float(axis.grid);
+  if (!(position >= -1.0f && position <= float(axis.extent))) return false;  // also NaN, of sides that overflow
+  if (position < 0.0f) position = 0.0f;
+  *low = int(position);
+  *fraction = position - float(*low);
+  if (*low >= axis.extent - 1) {
+    *low = axis.extent - 1;
+    *fraction = 0.0f;
+  }
+  return true;
+}
+
+// Adds weight to pixel in an ascending list whose last two entries alone can be that pixel; returns the list's length.
+FRCNN_HD int add_tap(Tap* taps, int count, int pixel, float weight) {
+  for (int i = count - 1; i >= 0 && i >= count - 2; --i) {
+    if (taps[i].pixel == pixel) {
+      taps[i].weight += weight;
+      return count;
+    }
+  }
+  taps[count].pixel = pixel;
+  taps[count].weight = weight;
+  return count + 1;
+}
+
+// Taps of one bin along one axis, ascending; returns how many.
+FRCNN_HD int merge_taps(const Axis& axis, int bin, Tap* taps) {
+  const float share = 1.0f / float(axis.grid);
+  int count = 0;
+  for (int k = 0; k < axis.grid; ++k) {
+    int low;
+    float fraction;
+    if (!sample(axis, bin, axis.bin < 0.0f ? axis.grid - 1 - k : k, &low, &fraction)) continue;
+    count = add_tap(taps, count, low, (1.0f - fraction) * share);
+    if (fraction > 0.0f) count = add_tap(taps, count, low + 1, fraction * share);
+  }
+  return count;
+}
+
+// Weight of one pixel in one bin along one axis.
+FRCNN_HD float weight_at(const Axis& axis, int bin, int pixel) {
+  const float share = 1.0f / float(axis.grid);
+  float weight = 0.0f;
+  for (int i = 0; i < axis.grid; ++i) {
+    int low;
+    float fraction;
+    if (!sample(axis, bin, i, &low, &fraction)) continue;
+    if (low == pixel) weight += (1.0f - fraction) * share;
+    if (low + 1 == pixel) weight += fraction * share;
+  }
+  return weight;
+}
+
+// Room for the taps of all bins of an axis: bins follow each other, so their pixels overlap by two at most; rounding
+// may shift both ends of a bin by one more.
+constexpr int kTapsBetweenBins = 4;
+
+FRCNN_HD int taps_capacity(int extent, int bins) {
+  return extent + kTapsBetweenBins * bins;
+}
+
+// Where a bin's taps stand in such a room without meeting another bin's.
+FRCNN_HD int taps_offset(const Axis& axis, int bin, int bins) {
+  const int before = axis.bin < 0.0f ? bins - 1 - bin : bin;
+  const float edge = axis.start + float(axis.bin < 0.0f ? bin + 1 : bin) * axis.bin;
+  const float last = float(axis.extent - 1);
+  return (edge > 0.0f ? int(edge < last ? edge : last) : 0) + kTapsBetweenBins * before;
+}
+
+// Whether any bin may reach pixels first..last; never false where one does.
+FRCNN_HD bool may_touch(const Axis& axis, int bins, int first, int last) {
+  const float end = axis.start + float(bins) * axis.bin;
+  const float low = axis.start < end ? axis.start : end, high = axis.start < end ? end : axis.start;
+  return float(last) >= low - 1.0f && float(first) <= high + 1.0f;
+}
+
+}  // namespace frcnn
