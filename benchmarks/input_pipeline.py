@@ -1,0 +1,139 @@
+"""How fast do batches come, and where does the time go?
+
+    python benchmarks/input_pipeline.py --data ../shared/data/bccd --json input.json
+
+Prints images/s and CPU time of the training pipeline against a plain loop of Pillow and NumPy over the same images at the same
+size, and the CPU time of each stage. CPU times hold on a busy machine too, rates only on an idle one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from frcnn.config import Config, load_config
+from frcnn.data.coco import ImageRecord, Index, find_channel, load_index
+from frcnn.data.decode import decode_image
+from frcnn.data.pipeline import canvases, training_batches
+from frcnn.data.plan import canvas_number
+from frcnn.data.transforms import change_pixels, draw_changes, place, resize_bilinear, resize_pillow, to_canvas, transform_boxes
+
+
+class Rate(NamedTuple):
+    """Images/s by the clock, and CPU milliseconds an image over all threads."""
+
+    images_per_second: float
+    cpu_milliseconds: float
+
+
+def measure(batches: Iterator[int], seconds: float) -> Rate:
+    """Rate of an iterator that yields the number of images of each batch that it has made."""
+    for _ in range(4):
+        next(batches)
+    clock, cpu, images = time.perf_counter(), time.process_time(), 0
+    while time.perf_counter() - clock < seconds:
+        images += next(batches)
+    return Rate(images / (time.perf_counter() - clock), 1e3 * (time.process_time() - cpu) / images)
+
+
+def pipeline_batches(index: Index, options: Config, workers: int) -> Iterator[int]:
+    data = options.data.model_copy(update={"workers": workers})
+    for batch in training_batches(index, options.model_copy(update={"data": data})):
+        yield int(batch.images.shape[0])
+
+
+def plain_batches(index: Index, options: Config, threads: int) -> Iterator[int]:
+    """The same work with Pillow and NumPy alone: decode, flip, resize, normalise and pad."""
+    mean, std = np.array(options.image.mean, np.float32), np.array(options.image.std, np.float32)
+
+    def load(record: ImageRecord) -> np.ndarray:
+        with Image.open(record.path) as file:
+            picture = file.convert("RGB").transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        size = (record.height, record.width)
+        canvas = canvases(options.image)[canvas_number(*size, options.image)]
+        height, width = place(*size, options.image, draw_changes(options, 0, record.image_id), canvas).resized
+        pixels = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR), np.float32)
+        padded = np.zeros((*canvas, 3), np.float32)
+        padded[:height, :width] = (pixels - mean) / std
+        return padded
+
+    with ThreadPoolExecutor(threads) as pool:
+        while True:
+            for start in range(0, len(index.images), 4 * threads):
+                yield len(list(pool.map(load, index.images[start : start + 4 * threads])))
+
+
+def stage_times(index: Index, options: Config, count: int) -> dict[str, float]:
+    """CPU milliseconds an image in each stage; one image after the other, so that no stage pays for the memory of many."""
+    times: dict[str, float] = defaultdict(float)
+    resize = resize_pillow if options.image.resize == "pillow" else resize_bilinear
+
+    def timed(stage: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        start = time.process_time()
+        result = function(*arguments)
+        times[stage] += 1e3 * (time.process_time() - start) / count
+        return result
+
+    with tf.device("CPU:0"):
+        for position in np.linspace(0, len(index.images) - 1, count).astype(int):
+            record = index.images[position]
+            size = (record.height, record.width)
+            canvas = canvases(options.image)[canvas_number(*size, options.image)]
+            encoded = timed("read", record.path.read_bytes)
+            pixels = timed("decode", decode_image, encoded)
+            changes = timed("draw changes", draw_changes, options, 0, record.image_id)
+            geometry = place(*size, options.image, changes, canvas)
+            timed("boxes", transform_boxes, record.boxes, size, changes, geometry)
+            pixels = timed("flip and colours", change_pixels, pixels, changes)
+            pixels = timed("resize", resize, pixels, geometry.resized)
+            timed("normalise and pad", to_canvas, pixels, geometry.offset, canvas, options.image)
+    return dict(times)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="COCO folder")
+    parser.add_argument("--json", type=Path, help="file for the figures")
+    parser.add_argument("--seconds", type=float, default=8.0, help="of each measurement")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="options of the run, such as image.min_size=[800]")
+    arguments = parser.parse_args()
+    defaults = ["image.min_size=[320]", "image.max_size=533", "training.batch_size=4"]
+    options = load_config(overrides=[f"data.root={arguments.data}", *defaults, *arguments.overrides])
+    index = load_index(*find_channel(options.data, "train"))
+    threads = options.data.workers or os.cpu_count() or 1
+
+    rates = {}
+    for workers in sorted({1, threads}):
+        rates[f"pipeline, {workers} threads"] = measure(pipeline_batches(index, options, workers), arguments.seconds)
+        rates[f"Pillow and NumPy, {workers} threads"] = measure(plain_batches(index, options, workers), arguments.seconds)
+    stage_times(index, options, count=3)  # the first calls of the operations build them
+    stages = stage_times(index, options, min(len(index.images), 100))
+
+    peer = rates["Pillow and NumPy, 1 threads"].images_per_second
+    print(f"{len(index.images)} images of {arguments.data} at image.min_size={list(options.image.min_size)}")
+    for name, rate in rates.items():
+        ratio = rate.images_per_second / peer
+        print(f"  {name:<28} {rate.images_per_second:8.1f} images/s  x{ratio:.2f}  {rate.cpu_milliseconds:8.2f} ms of CPU an image")
+    print("CPU milliseconds an image by stage, outside tf.data")
+    for name, milliseconds in stages.items():
+        print(f"  {name:<28} {milliseconds:8.2f}  {milliseconds / sum(stages.values()):.0%}")
+    if arguments.json:
+        figures = {"rates": {name: rate._asdict() for name, rate in rates.items()}, "stage_milliseconds": stages}
+        arguments.json.write_text(json.dumps(figures, indent=2))
+
+
+if __name__ == "__main__":
+    main()
