@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import tensorflow as tf
+
+from frcnn.config import Config
+from frcnn.data.coco import Index
+from frcnn.data.pipeline import inference_batches, prepare_image
+from frcnn.modeling.faster_rcnn import FasterRCNN, build_model
+from frcnn.modeling.roi_head import BatchDetections
+from frcnn.weights.model_folder import load_weights, read_model_folder
 
 
 class Detections(NamedTuple):
@@ -19,3 +30,63 @@ class Detections(NamedTuple):
     boxes: np.ndarray
     scores: np.ndarray
     labels: np.ndarray
+
+
+class Detector:
+    """A model with its classes, ready for pictures of any size. Traces once per canvas and batch size."""
+
+    def __init__(self, model: FasterRCNN, config: Config, class_names: Sequence[str], category_ids: Sequence[int]) -> None:
+        self.model = model
+        self.config = config
+        self.class_names = tuple(class_names)
+        self.category_ids = tuple(category_ids)
+        self._detect = tf.function(model.detect)
+
+    @classmethod
+    def load(cls, folder: Path) -> Detector:
+        """Detector from a model folder alone.
+
+        Raises:
+            UserError: a file of the folder is missing, damaged or does not fit the others.
+        """
+        saved = read_model_folder(folder)
+        model = build_model(len(saved.class_names), saved.config)
+        load_weights(model, saved.weights)
+        return cls(model, saved.config, saved.class_names, saved.category_ids)
+
+    def detect(self, images: Sequence[np.ndarray], batch_size: int = 1) -> list[Detections]:
+        """Detections of upright RGB pictures ``[H, W, 3]`` uint8, in their order; same-canvas pictures share batches."""
+        prepared = [prepare_image(image, self.config.image) for image in images]
+        of_canvas: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for position, (canvas, _) in enumerate(prepared):
+            of_canvas[canvas.shape[:2]].append(position)
+        results: dict[int, Detections] = {}
+        for positions in of_canvas.values():
+            for start in range(0, len(positions), batch_size):
+                chunk = positions[start : start + batch_size]
+                # A short last chunk repeats its last picture: another batch size would mean another trace.
+                rows = chunk + chunk[-1:] * (batch_size - len(chunk))
+                found = self._detect(
+                    tf.stack([prepared[row][0] for row in rows]),
+                    tf.stack([prepared[row][1] for row in rows]),
+                    tf.constant([images[row].shape[:2] for row in rows], tf.int32),
+                )
+                results.update(zip(chunk, _split(found), strict=False))
+        return [results[position] for position in range(len(images))]
+
+    def detect_index(self, index: Index, batch_size: int = 1, progress: Callable[[int, int], None] | None = None) -> dict[int, Detections]:
+        """Detections of every image of an index by image id; ``progress`` is told (images done, all images)."""
+        results: dict[int, Detections] = {}
+        for batch in inference_batches(index, self.config, batch_size):
+            found = _split(self._detect(batch.images, batch.image_sizes, batch.original_sizes))
+            for image_id, detections in zip(batch.image_ids.numpy().tolist(), found, strict=True):
+                if image_id != -1:
+                    results[image_id] = detections
+            if progress:
+                progress(len(results), len(index.images))
+        return results
+
+
+def _split(found: BatchDetections) -> list[Detections]:
+    boxes, scores, labels, counts = (tensor.numpy() for tensor in found)
+    return [Detections(boxes[i, :n], scores[i, :n], labels[i, :n]) for i, n in enumerate(counts)]

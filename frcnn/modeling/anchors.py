@@ -26,11 +26,9 @@ def level_anchors(canvas: tuple[int, int], feature: tuple[int, int], level: int,
 
     The centre of cell 0 is pixel 0: no half-pixel offset, in both frameworks.
     """
-    if options.stride == "fixed":
-        strides = (FIXED_STRIDES[level],) * 2
-    else:
-        # torchvision derives the stride from the padded image, so P6 of 800 rows has 61, not 64 (pytorch/vision#1765).
-        strides = (canvas[0] // feature[0], canvas[1] // feature[1])
+    # torchvision derives the stride from the padded image, so P6 of 800 rows has 61, not 64 (pytorch/vision#1765).
+    of_feature = (canvas[0] // feature[0], canvas[1] // feature[1])
+    strides = of_feature if options.stride == "feature" else (FIXED_STRIDES[level],) * 2
     y, x = np.meshgrid(np.arange(feature[0]) * strides[0], np.arange(feature[1]) * strides[1], indexing="ij")
     shifts = np.stack([x, y, x, y], axis=-1).reshape(-1, 1, 4).astype(np.float32)
     base = base_anchors(options.sizes[level], options.aspect_ratios, options.rounded)

@@ -81,6 +81,14 @@ class FasterRCNN(keras.Model):
         anchors = self.anchors((images.shape[1], images.shape[2]), pyramid)
         proposals = rpn.propose(self.rpn(pyramid), anchors, image_sizes, options.rpn, options.ops.kernel, training=False)
         logits, deltas = self.roi_head(roi_head.pool(pyramid, proposals.boxes, options.roi_head, options.ops.kernel))
-        return roi_head.detect(
-            logits, deltas, proposals, image_sizes, original_sizes, options.roi_head, options.ops.kernel
-        )
+        return roi_head.detect(logits, deltas, proposals, image_sizes, original_sizes, options.roi_head, options.ops.kernel)
+
+
+def build_model(num_classes: int, options: Config) -> FasterRCNN:
+    """The detector in the precision that the options ask for; Keras's global policy is as before afterwards."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(options.training.precision)
+    try:
+        return FasterRCNN(num_classes, options)
+    finally:
+        keras.config.set_dtype_policy(before)

@@ -47,6 +47,6 @@ class _PyramidConv(keras.layers.Layer):
 
 def _add_upsampled(fine: tf.Tensor, coarse: tf.Tensor) -> tf.Tensor:
     """``fine + nearest-neighbour 2x of coarse`` by broadcasting: the upsampled tensor is never written to memory."""
-    batch, height, width, channels = coarse.shape
+    _batch, height, width, channels = coarse.shape
     blocks = tf.reshape(fine, [-1, height, 2, width, 2, channels])
     return tf.reshape(blocks + coarse[:, :, None, :, None, :], [-1, 2 * height, 2 * width, channels])

@@ -15,9 +15,11 @@ import tensorflow as tf
 from frcnn.config import Norm
 
 
-def conv(filters: int, kernel: int, stride: int = 1, *, use_bias: bool, initializer: str | keras.Initializer, name: str) -> keras.layers.Layer:
+def conv(
+    filters: int, kernel: int, stride: int = 1, *, use_bias: bool, initializer: str | keras.Initializer, name: str
+) -> keras.layers.Layer:
     """Convolution ``[B, H, W, C] -> [B, ceil(H / stride), ceil(W / stride), filters]`` with ``kernel // 2`` zeros on every side."""
-    same = dict(filters=filters, kernel_size=kernel, use_bias=use_bias, kernel_initializer=initializer)
+    same = {"filters": filters, "kernel_size": kernel, "use_bias": use_bias, "kernel_initializer": initializer}
     if stride == 1 or kernel == 1:
         return keras.layers.Conv2D(strides=stride, padding="same" if kernel > 1 else "valid", name=name, **same)
     return StridedConv2D(strides=stride, padding="valid", name=name, **same)
@@ -80,7 +82,9 @@ class BatchNorm(_ChannelScale):
     def build(self, shape: tuple[int | None, ...]) -> None:
         super().build(shape)
         self.moving_mean = self.add_weight(shape=(shape[-1],), initializer="zeros", trainable=False, name="moving_mean", autocast=False)
-        self.moving_variance = self.add_weight(shape=(shape[-1],), initializer="ones", trainable=False, name="moving_variance", autocast=False)
+        self.moving_variance = self.add_weight(
+            shape=(shape[-1],), initializer="ones", trainable=False, name="moving_variance", autocast=False
+        )
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         if not (training and self.trainable):
@@ -102,7 +106,7 @@ class GroupNorm(_ChannelScale):
     GROUPS = 32
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        batch, height, width, channels = inputs.shape
+        _batch, _height, _width, channels = inputs.shape
         wide = tf.cast(inputs, tf.float32)
         members = channels // self.GROUPS
         mean = self._over_groups(tf.reduce_mean(wide, axis=[1, 2]), members)

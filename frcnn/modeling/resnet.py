@@ -5,6 +5,8 @@ The v1.5 variant of torchvision by default (stride in the 3x3); ``stride_in_1x1`
 
 from __future__ import annotations
 
+import itertools
+
 import keras
 import tensorflow as tf
 
@@ -68,9 +70,9 @@ class ResNet(keras.layers.Layer):
         depths, bottleneck = DEPTHS[options.name]
         self.stem = ConvNorm(64, 7, 2, options, relu=True, name="stem")
         self.stages = [self._stage(i, depth, bottleneck, options) for i, depth in enumerate(depths)]
-        for frozen in [[self.stem], *self.stages][: options.freeze]:
-            for layer in frozen:
-                layer.trainable = False
+        parts: list[list[keras.layers.Layer]] = [[self.stem], *self.stages]
+        for layer in itertools.chain.from_iterable(parts[: options.freeze]):
+            layer.trainable = False
 
     @staticmethod
     def _stage(index: int, depth: int, bottleneck: bool, options: config.Backbone) -> list[Block]:

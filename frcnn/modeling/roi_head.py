@@ -59,9 +59,7 @@ class RoIHead(keras.layers.Layer):
     def __init__(self, options: config.RoIHead, num_classes: int, channels: int, name: str = "roi_head") -> None:
         super().__init__(name=name)
         self.num_classes = num_classes
-        self.convs = [
-            conv(channels, 3, use_bias=False, initializer="he_normal", name=f"conv{i + 1}") for i in range(options.convs)
-        ]
+        self.convs = [conv(channels, 3, use_bias=False, initializer="he_normal", name=f"conv{i + 1}") for i in range(options.convs)]
         self.norms = [norm("bn", NORM_EPS, name=f"norm{i + 1}") for i in range(options.convs)]
         self.dense = [
             keras.layers.Dense(options.fc_channels, activation="relu", kernel_initializer="glorot_uniform", name=f"fc{i + 1}")
@@ -83,7 +81,7 @@ class RoIHead(keras.layers.Layer):
         return tf.cast(self.class_logits(outputs), tf.float32), tf.cast(deltas, tf.float32)
 
 
-def pool(pyramid: list[tf.Tensor], boxes: tf.Tensor, options: config.RoIHead, kernel: str) -> tf.Tensor:
+def pool(pyramid: list[tf.Tensor], boxes: tf.Tensor, options: config.RoIHead, kernel: ops.Kernel) -> tf.Tensor:
     """RoIAlign of boxes ``[B, N, 4]`` on P2..P5: ``[B * N, P, P, C]``."""
     batch, number = boxes.shape[0], boxes.shape[1]
     return ops.roi_align(
@@ -111,9 +109,7 @@ def assign(
     drawn = sample(matches, usable, count=options.samples, positive_fraction=options.positive_fraction, seed=seed)
     matched = tf.maximum(tf.gather(matches, drawn.indices, batch_dims=1), 0)
     labels = tf.where(drawn.positive, tf.gather(gt_labels, matched, batch_dims=1), 0)
-    return RoISample(
-        tf.gather(candidates, drawn.indices, batch_dims=1), labels, tf.gather(gt_boxes, matched, batch_dims=1), drawn
-    )
+    return RoISample(tf.gather(candidates, drawn.indices, batch_dims=1), labels, tf.gather(gt_boxes, matched, batch_dims=1), drawn)
 
 
 def roi_losses(logits: tf.Tensor, deltas: tf.Tensor, rois: RoISample, options: config.RoIHead) -> dict[str, tf.Tensor]:
@@ -137,7 +133,7 @@ def detect(
     image_sizes: tf.Tensor,
     original_sizes: tf.Tensor,
     options: config.RoIHead,
-    kernel: str,
+    kernel: ops.Kernel,
 ) -> BatchDetections:
     """Softmax, decode per class, clip, threshold, NMS within classes, best ``max_detections``, scale to the original image."""
     batch, number = proposals.boxes.shape[:2]

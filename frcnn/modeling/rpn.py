@@ -50,9 +50,7 @@ class RPNHead(keras.layers.Layer):
     def __init__(self, options: config.RPN, channels: int, anchors_per_cell: int, name: str = "rpn") -> None:
         super().__init__(name=name)
         initializer = keras.initializers.RandomNormal(stddev=0.01)
-        self.convs = [
-            conv(channels, 3, use_bias=True, initializer=initializer, name=f"conv{i + 1}") for i in range(options.convs)
-        ]
+        self.convs = [conv(channels, 3, use_bias=True, initializer=initializer, name=f"conv{i + 1}") for i in range(options.convs)]
         self.objectness = conv(anchors_per_cell, 1, use_bias=True, initializer=initializer, name="objectness")
         self.deltas = conv(4 * anchors_per_cell, 1, use_bias=True, initializer=initializer, name="deltas")
 
@@ -73,7 +71,7 @@ def _flatten(outputs: tf.Tensor, values: int) -> tf.Tensor:
 
 
 def propose(
-    predictions: Predictions, anchors: tf.Tensor, image_sizes: tf.Tensor, options: config.RPN, kernel: str, *, training: bool
+    predictions: Predictions, anchors: tf.Tensor, image_sizes: tf.Tensor, options: config.RPN, kernel: ops.Kernel, *, training: bool
 ) -> Proposals:
     """The best boxes of each level, clipped to the image, after NMS within levels and a top-k across them.
 

@@ -43,7 +43,12 @@ def test_match_is_the_papers_rule(seed: int, low_quality: bool) -> None:
     gt = candidates[rng.integers(0, 40, (2, 5))] + rng.integers(0, 2, (2, 5, 4)).astype(np.float32) * [[[0, 0, 1, 2]]]
     valid = rng.random((2, 5)) < 0.7
     got = match(
-        tf.constant(candidates), tf.constant(gt, tf.float32), tf.constant(valid), foreground_iou=0.7, background_iou=0.3, low_quality=low_quality
+        tf.constant(candidates),
+        tf.constant(gt, tf.float32),
+        tf.constant(valid),
+        foreground_iou=0.7,
+        background_iou=0.3,
+        low_quality=low_quality,
     ).numpy()
     for row in range(2):
         assert got[row].tolist() == slow_match(candidates, gt[row], valid[row], 0.7, 0.3, low_quality)

@@ -97,7 +97,12 @@ def test_ground_truth_trains_even_where_no_proposal_finds_it() -> None:
     proposals = Proposals(tf.constant([[[0, 0, 5, 5], [50, 50, 60, 60]]], tf.float32), tf.constant([[True, False]]))
     gt_boxes = tf.constant([[[20, 20, 40, 40], [0, 0, 100, 100]]], tf.float32)
     rois = roi_head.assign(
-        proposals, gt_boxes, tf.constant([[7, 3]]), tf.constant([[True, False]]), RoIHead(samples=4, positive_fraction=0.5), tf.constant([0, 0])
+        proposals,
+        gt_boxes,
+        tf.constant([[7, 3]]),
+        tf.constant([[True, False]]),
+        RoIHead(samples=4, positive_fraction=0.5),
+        tf.constant([0, 0]),
     )
     assert rois.labels.numpy()[0].tolist() == [7, 0, 0, 0]
     assert rois.boxes.numpy()[0, 0].tolist() == [20, 20, 40, 40]

@@ -62,7 +62,9 @@ def test_proposals_are_torchvisions(training: bool) -> None:
     proposals = rpn.propose(predictions, tf.constant(anchors), tf.constant(sizes), options, "reference", training=training)
     assert proposals.boxes.shape == (2, after, 4)
     for row in range(2):
-        expected = slow_proposals(predictions.logits[row].numpy(), predictions.deltas[row].numpy(), anchors, sizes[row], before, after, 0.5, 2.0)
+        expected = slow_proposals(
+            predictions.logits[row].numpy(), predictions.deltas[row].numpy(), anchors, sizes[row], before, after, 0.5, 2.0
+        )
         count = int(proposals.valid[row].numpy().sum())
         assert count == len(expected)
         np.testing.assert_allclose(proposals.boxes[row, :count], expected, rtol=1e-4, atol=1e-3)
@@ -115,7 +117,7 @@ def test_head_keeps_the_order_of_the_anchors() -> None:
     assert predictions.level_sizes == (18, 6)
     hidden = tf.nn.relu(head.convs[0](pyramid[0]))
     objectness, deltas = head.objectness(hidden).numpy(), head.deltas(hidden).numpy()
-    cell, ratio = (1, 2), 1
-    row = (cell[0] * 3 + cell[1]) * 3 + ratio
-    assert predictions.logits[0, row] == objectness[0, *cell, ratio]
-    np.testing.assert_array_equal(predictions.deltas[0, row], deltas[0, *cell, 4 * ratio : 4 * ratio + 4])
+    ratio = 1
+    row = (1 * 3 + 2) * 3 + ratio
+    assert predictions.logits[0, row] == objectness[0, 1, 2, ratio]
+    np.testing.assert_array_equal(predictions.deltas[0, row], deltas[0, 1, 2, 4 * ratio : 4 * ratio + 4])

@@ -1,0 +1,40 @@
+"""Learning rate over a run."""
+
+from __future__ import annotations
+
+import math
+
+import keras
+import tensorflow as tf
+
+from frcnn import config
+
+
+class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
+    """Linear warm-up, then ``multistep`` or ``cosine`` decay, as a function of the step.
+
+    The peak is ``learning_rate * batch_size / base_batch_size`` (Goyal et al. 2017: rate proportional to batch).
+    """
+
+    def __init__(self, options: config.Optimizer, batch_size: int, total_steps: int) -> None:
+        self.options = options
+        self.peak = options.learning_rate * batch_size / options.base_batch_size
+        self.total_steps = total_steps
+
+    def __call__(self, step: int | tf.Tensor) -> tf.Tensor:
+        """Rate, float32 scalar, of the step that is about to be taken, counted from 0."""
+        options = self.options
+        step = tf.cast(step, tf.float32)
+        if options.schedule == "cosine":
+            share = tf.minimum(step / self.total_steps, 1.0)
+            decay = options.final_rate + (1 - options.final_rate) * 0.5 * (1 + tf.cos(math.pi * share))
+        else:
+            passed = [step >= float(round(milestone * self.total_steps)) for milestone in options.milestones]
+            decay = options.gamma ** tf.add_n([tf.zeros(()), *(tf.cast(each, tf.float32) for each in passed)])
+        progress = tf.minimum(step / max(options.warmup_steps, 1), 1.0) if options.warmup_steps else 1.0
+        warmup = options.warmup_factor + (1 - options.warmup_factor) * progress
+        return self.peak * warmup * decay
+
+    def get_config(self) -> dict[str, object]:
+        """Keras's serialisation hook."""
+        return {"options": self.options.model_dump(), "peak": self.peak, "total_steps": self.total_steps}

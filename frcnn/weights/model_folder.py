@@ -1,0 +1,129 @@
+"""The folder that training leaves and everything else starts from.
+
+model/weights.safetensors   every variable by its path, float32
+model/config.yaml           the whole configuration
+model/labels.json           classes by label
+model/metrics.json          COCO numbers, data fingerprint, versions
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from frcnn.config import Config, load_config, save_config
+from frcnn.errors import UserError
+
+WEIGHTS, CONFIG, LABELS, METRICS = "weights.safetensors", "config.yaml", "labels.json", "metrics.json"
+PREDICTORS = ("roi_head/class_logits/", "roi_head/box_deltas/")  # the tensors whose shapes the classes decide
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """What a model folder says of itself; the weights stay on disk until asked for.
+
+    Attributes:
+        class_names: label k in 1..K is ``class_names[k - 1]``.
+        category_ids: the ids of the training file, label k is ``category_ids[k - 1]``.
+    """
+
+    path: Path
+    config: Config
+    class_names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+
+    @property
+    def weights(self) -> Path:
+        return self.path / WEIGHTS
+
+
+def write_model_folder(
+    folder: Path,
+    model: keras.Model,
+    config: Config,
+    class_names: Sequence[str],
+    category_ids: Sequence[int],
+    metrics: dict[str, Any],
+) -> None:
+    """Write all four files, each aside and then moved into place, weights last: a reader never sees half a file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    labels = [
+        {"label": label, "name": name, "category_id": category_id}
+        for label, (name, category_id) in enumerate(zip(class_names, category_ids, strict=True), start=1)
+    ]
+    for name, content in ((LABELS, labels), (METRICS, metrics)):
+        _replace(folder / name, lambda path, content=content: path.write_text(json.dumps(content, indent=2) + "\n"))
+    _replace(folder / CONFIG, lambda path: save_config(config, path))
+    _replace(folder / WEIGHTS, lambda path: safetensors.numpy.save_file(tensors_of(model), path))
+
+
+def _replace(path: Path, write: Any) -> None:
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    write(aside)
+    os.replace(aside, path)
+
+
+def read_model_folder(folder: Path) -> ModelFolder:
+    """Config and classes of a model folder.
+
+    Raises:
+        UserError: the folder or one of its files is missing or damaged.
+    """
+    for name in (WEIGHTS, CONFIG, LABELS):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder} is not a model folder: {name} is missing; give the folder 'model' that frcnn train wrote")
+    try:
+        labels = json.loads((folder / LABELS).read_text())
+        names = tuple(str(entry["name"]) for entry in labels)
+        category_ids = tuple(int(entry["category_id"]) for entry in labels)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder / LABELS} is damaged ({error}); expected a list of label, name and category_id") from error
+    return ModelFolder(folder, load_config(folder / CONFIG), names, category_ids)
+
+
+def tensors_of(model: keras.Model) -> dict[str, np.ndarray]:
+    """All variables by path, such as ``backbone/stem/conv/kernel``."""
+    return {variable.path: np.ascontiguousarray(variable.numpy()) for variable in model.variables}
+
+
+def load_weights(model: keras.Model, file: Path, *, new_classes: bool = False) -> list[str]:
+    """Set every variable of the model from a safetensors file.
+
+    Args:
+        new_classes: keep the model's own class and box predictors where the file's have another shape.
+
+    Returns:
+        Names of the tensors that were kept, empty without ``new_classes``.
+
+    Raises:
+        UserError: unreadable file, missing or left-over tensors, or a shape that does not fit; names the tensor.
+    """
+    try:
+        tensors = safetensors.numpy.load_file(file)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise UserError(f"weights file {file} cannot be read ({error}); expected a .safetensors file that frcnn wrote") from error
+    wanted = {variable.path: variable for variable in model.variables}
+    for difference, names in (("lacks", wanted.keys() - tensors.keys()), ("has besides", tensors.keys() - wanted.keys())):
+        if names:
+            raise UserError(
+                f"weights file {file} belongs to another architecture: it {difference} {len(names)} tensors, "
+                f"first {min(names)!r}; use the config that it was trained with"
+            )
+    kept = []
+    for name, variable in wanted.items():
+        if tensors[name].shape == tuple(variable.shape):
+            variable.assign(tensors[name])
+        elif new_classes and name.startswith(PREDICTORS):
+            kept.append(name)
+        else:
+            raise UserError(f"tensor {name!r} of {file} has shape {tensors[name].shape}, the model's has {tuple(variable.shape)}")
+    return kept

@@ -1,0 +1,199 @@
+"""The loop as a user meets it: runs, stops, resumes, refuses."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import random
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from frcnn.config import Config
+from frcnn.data.batch import Batch
+from frcnn.data.pipeline import training_batches
+from frcnn.errors import UserError
+from frcnn.inference import Detector
+from frcnn.training.trainer import Trainer, train
+
+MakeConfig = Callable[..., Config]
+
+
+def records(output: Path, kind: str) -> list[dict[str, object]]:
+    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["record"] == kind]
+
+
+def variables(trainer: Trainer) -> dict[str, np.ndarray]:
+    # Keras counts the optimisers of a process in their names ("sgd_1/..."); the part behind is the variable's own.
+    state = {variable.path.split("/", 1)[1]: variable.numpy() for variable in trainer.optimizer.variables}
+    return state | {variable.path: variable.numpy() for variable in trainer.model.variables}
+
+
+class Interrupted(Trainer):
+    """Sends itself a real signal while it works on step ``at``."""
+
+    at: int
+
+    def _train_on(self, batch: Batch) -> dict[str, float]:
+        if self.step == self.at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super()._train_on(batch)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tiny_config: MakeConfig, tmp_path_factory: pytest.TempPathFactory) -> Trainer:
+    trainer = Trainer(tiny_config(tmp_path_factory.mktemp("unbroken")))
+    trainer.run()
+    return trainer
+
+
+def test_run_leaves_what_it_promises(unbroken: Trainer) -> None:
+    output = unbroken.config.output
+    losses = [record["rpn_objectness"] for record in records(output, "train")]
+    assert len(losses) == 12
+    assert losses[-1] < losses[0]
+    assert [record["step"] for record in records(output, "evaluation")] == [6, 12]
+    metrics = json.loads((output / "model" / "metrics.json").read_text())
+    assert {"AP", "AP50", "AP75", "APs", "class_AP", "step", "train_data", "versions"} <= metrics.keys()
+    assert len(list((output / "pictures").glob("*.jpg"))) == 6
+    assert [folder.name for folder in sorted((output / "checkpoints").iterdir())] == ["step-00000006", "step-00000012"]
+
+
+def test_step_traces_once_per_canvas(unbroken: Trainer, tiny_config: MakeConfig, tmp_path: Path) -> None:
+    assert unbroken._step.experimental_get_tracing_count() == 1
+    several = Trainer(tiny_config(tmp_path, "image.max_size=96", "training.epochs=3"))
+    batches = iter(training_batches(several.train_index, several.config))
+    seen = set()
+    for _ in range(2 * several.steps_per_epoch):
+        batch = next(batches)
+        seen.add(tuple(batch.images.shape))
+        several._train_on(batch)
+    assert len(seen) == several._step.experimental_get_tracing_count() > 1
+
+
+def test_saved_model_has_the_averaged_weights_and_training_goes_on_with_the_raw_ones(unbroken: Trainer) -> None:
+    saved = safetensors.numpy.load_file(unbroken.config.output / "model" / "weights.safetensors")
+    for variable, average in zip(unbroken.model.trainable_variables, unbroken.optimizer._model_variables_moving_average, strict=True):
+        np.testing.assert_array_equal(saved[variable.path], average.numpy())
+        assert not np.array_equal(variable.numpy(), average.numpy()) or not variable.numpy().any()
+
+
+def test_interrupted_run_ends_with_bit_identical_weights(unbroken: Trainer, tiny_config: MakeConfig, tmp_path: Path) -> None:
+    config = tiny_config(tmp_path)
+    # Two stops, somewhere in the first and in the second epoch, each time elsewhere; then to the end.
+    first, second = random.randrange(5), 6 + random.randrange(4)
+    print(f"interrupting during steps {first} and {second}")
+    for at in (first, second):
+        part = Interrupted(config)
+        part.at = at
+        part.run()
+        assert part.step == at + 1
+    last = Trainer(config)
+    assert last.step == at + 1
+    last.run()
+    expected, got = variables(unbroken), variables(last)
+    assert expected.keys() == got.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(got[name], value, err_msg=name)
+    assert records(config.output, "evaluation")[-1]["AP"] == records(unbroken.config.output, "evaluation")[-1]["AP"]
+    assert [record["step"] for record in records(config.output, "train")] == list(range(1, 13))
+
+
+def test_damaged_newest_checkpoint_falls_back_to_the_one_before(unbroken: Trainer, tiny_config: MakeConfig, tmp_path: Path) -> None:
+    shutil.copytree(unbroken.config.output, tmp_path, dirs_exist_ok=True)
+    newest = tmp_path / "checkpoints" / "step-00000012" / "variables.data-00000-of-00001"
+    newest.write_bytes(newest.read_bytes()[:-100])
+    trainer = Trainer(tiny_config(tmp_path))
+    assert trainer.step == 6
+    assert any("step-00000012" in note and "damaged" in note for note in trainer.notes)
+
+
+def test_other_data_are_refused_on_resume(unbroken: Trainer, tiny_config: MakeConfig, tmp_path: Path, shapes: Path) -> None:
+    shutil.copytree(unbroken.config.output, tmp_path / "run")
+    data = shutil.copytree(shapes, tmp_path / "data")
+    annotations = data / "annotations" / "instances_train.json"
+    content = json.loads(annotations.read_text())
+    content["annotations"][0]["bbox"][2] -= 1
+    annotations.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"training data differ from those that .*step-00000012"):
+        Trainer(tiny_config(tmp_path / "run", f"data.root={data}"))
+
+
+def test_another_model_is_refused_on_resume(unbroken: Trainer, tiny_config: MakeConfig, tmp_path: Path) -> None:
+    shutil.copytree(unbroken.config.output, tmp_path, dirs_exist_ok=True)
+    with pytest.raises(UserError, match="step-00000012 does not fit the model"):
+        Trainer(tiny_config(tmp_path, "roi_head.fc_channels=48"))
+
+
+def test_non_finite_loss_stops_at_the_step_and_saves_nothing(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    trainer = Trainer(tiny_config(tmp_path, "optimizer.learning_rate=1e30", "optimizer.warmup_steps=0"))
+    with pytest.raises(
+        UserError, match=r"loss not finite at step \d+ \(rpn_objectness .*\), images \[\d+, \d+, \d+, \d+\]; nothing was overwritten"
+    ):
+        trainer.run()
+    assert not (tmp_path / "checkpoints").exists()
+    assert not (tmp_path / "model").exists()
+
+
+def test_other_classes_keep_all_but_the_predictors(unbroken: Trainer, tiny_config: MakeConfig, tmp_path: Path, shapes: Path) -> None:
+    data = shutil.copytree(shapes, tmp_path / "data")
+    for file in (data / "annotations").iterdir():
+        content = json.loads(file.read_text())
+        content["categories"].append({"id": 77, "name": "hexagon"})
+        file.write_text(json.dumps(content))
+    model = unbroken.config.output / "model"
+    trainer = Trainer(tiny_config(tmp_path / "run", f"data.root={data}", f"weights={model}"))
+    assert trainer.notes == [
+        f"started from {model}; drawn anew for these classes: roi_head/class_logits/kernel, roi_head/class_logits/bias, "
+        "roi_head/box_deltas/kernel, roi_head/box_deltas/bias"
+    ]
+    saved = safetensors.numpy.load_file(model / "weights.safetensors")
+    np.testing.assert_array_equal(trainer.model.roi_head.dense[0].kernel.numpy(), saved["roi_head/fc1/kernel"])
+
+
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision_trains(tiny_config: MakeConfig, tmp_path: Path, precision: str) -> None:
+    trainer = Trainer(tiny_config(tmp_path, f"training.precision={precision}", "training.epochs=0.5", "optimizer.accumulation=1"))
+    before = trainer.model.rpn.convs[0].kernel.numpy()
+    trainer.run()
+    assert trainer.model.rpn.convs[0].kernel.dtype == "float32"
+    assert trainer.model.backbone.stem.conv.compute_dtype == precision.removeprefix("mixed_")
+    assert not np.array_equal(before, trainer.model.rpn.convs[0].kernel.numpy())
+
+
+def test_accumulated_batches_make_one_update(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    trainer = Trainer(tiny_config(tmp_path, "optimizer.accumulation=3", "training.evaluate_every=null"))
+    kernel = trainer.model.rpn.convs[0].kernel
+    seen = []
+    original = trainer._train_on
+
+    def watch(batch: Batch) -> dict[str, float]:
+        losses = original(batch)
+        seen.append(kernel.numpy())
+        return losses
+
+    trainer._train_on = watch  # type: ignore[method-assign]
+    trainer.run()
+    changed = [not np.array_equal(a, b) for a, b in itertools.pairwise(seen)]
+    assert changed == [False, True, False] * 3 + [False, True]
+
+
+def test_trained_model_serves_from_its_folder_alone(unbroken: Trainer, tmp_path: Path) -> None:
+    folder = shutil.copytree(unbroken.config.output / "model", tmp_path / "elsewhere")
+    detector = Detector.load(folder)
+    assert detector.class_names == unbroken.train_index.class_names
+    found = detector.detect([np.full((50, 80, 3), 200, np.uint8)])
+    assert found[0].boxes.shape == (len(found[0].scores), 4)
+
+
+def test_finished_run_is_not_run_again(unbroken: Trainer) -> None:
+    before = (unbroken.config.output / "model" / "weights.safetensors").stat().st_mtime_ns
+    assert train(unbroken.config) == unbroken.config.output / "model"
+    assert (unbroken.config.output / "model" / "weights.safetensors").stat().st_mtime_ns == before
