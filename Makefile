@@ -15,7 +15,7 @@ PACKAGING := constraints.txt pyproject.toml $(wildcard setup.py)
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
-	$(BIN)/frcnn make-shapes $(DEMO)/data --images 600 --seed 0
+	$(BIN)/frcnn make-shapes $(DEMO)/data
 	$(BIN)/frcnn train --config configs/shapes_r18_fpn.yaml data.root=$(DEMO)/data output=$(DEMO)
 	$(BIN)/frcnn evaluate --model $(DEMO)/model --data $(DEMO)/data --split validation
 	$(BIN)/frcnn predict $(DEMO)/data/val --model $(DEMO)/model --out $(DEMO)/pictures
@@ -45,7 +45,8 @@ $(BIN)/pip:
 	  if "$$candidate" -c "$$usable" 2>/dev/null; then chosen=$$candidate; break; fi; \
 	done; \
 	if [ -z "$$chosen" ]; then \
-	  echo "frcnn needs Python 3.10, 3.11 or 3.12; $(or $(PYTHON),python3) is $$("$(or $(PYTHON),python3)" --version 2>&1 | tail -n 1)." \
+	  found=$$("$(or $(PYTHON),python3)" --version 2>/dev/null) || found="not a Python that runs"; \
+	  echo "frcnn needs Python 3.10, 3.11 or 3.12; $(or $(PYTHON),python3) is $$found." \
 	    "Install one, or name it: PYTHON=/path/to/python3.11 make" >&2; exit 1; \
 	fi; \
 	if ! "$$chosen" -c 'import ensurepip, venv' 2>/dev/null; then \
