@@ -5,7 +5,7 @@ TensorFlow's version, the machine's architecture, the sources and the flags, and
 at. It stands in the package, where ``setup.py`` could build it, or in the cache, where the first use builds it under a
 lock. Instruction sets are chosen at run time, so one library serves all machines of an architecture.
 
-``python -m frcnn.ops.build`` builds ahead of time, with CUDA kernels where nvcc is found, and prints where they are.
+``python -m frcnn.ops`` builds ahead of time, with CUDA kernels where nvcc is found, and prints where they are.
 """
 
 from __future__ import annotations
@@ -28,15 +28,14 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from frcnn.errors import UserError
-
 SOURCES = Path(__file__).parent / "kernels"
 PREBUILT = Path(__file__).parent / "prebuilt"
 
 COMMON = ("-std=c++17", "-O3", "-DNDEBUG", "-w", "-fPIC", "-fvisibility=hidden")
 # Where the last bit decides, no compiler may fuse a product into a sum: samples on a border, an IoU at the threshold.
 EXACT = "-ffp-contract=off"
-CPU_SOURCES = {"roi_align_plan.cc": (EXACT,), "roi_align_cpu.cc": ("-Wno-psabi",), "nms_cpu.cc": (EXACT, "-Wno-psabi")}
+TENSORFLOW_SOURCES = ("ops.cc", "gpu_ops.cc")  # the second with CUDA only
+CPU_SOURCES = {"roi_align_plan.cc": [EXACT], "roi_align_cpu.cc": ["-Wno-psabi"], "nms_cpu.cc": [EXACT, "-Wno-psabi"]}
 CUDA_SOURCES = ("roi_align.cu", "nms.cu")
 CUDA_FLAGS = ("-std=c++17", "-O3", "-DNDEBUG", "-w", "-fmad=false", "-Xcompiler", "-fPIC,-fvisibility=hidden")
 # Compute capabilities in tenths: from Volta, which nvcc 13 has dropped, to Hopper, with PTX for what comes after.
@@ -152,9 +151,9 @@ def _compile(scratch: Path, cuda: bool) -> list[Path]:
     gcc = shutil.which("g++")
     if gcc is None:
         raise BuildError("there is no g++ on this machine")
-    tensorflow_flags = [*_tensorflow_flags()[0], *(["-DFRCNN_CUDA"] if cuda else [])]
-    jobs = [[gcc, *COMMON, *tensorflow_flags, "-c", str(SOURCES / "ops.cc"), "-o", str(scratch / "ops.o")]]
-    jobs += [[gcc, *COMMON, *flags, "-c", str(SOURCES / name), "-o", str(scratch / f"{name}.o")] for name, flags in CPU_SOURCES.items()]
+    sources = {name: _tensorflow_flags()[0] for name in (TENSORFLOW_SOURCES if cuda else TENSORFLOW_SOURCES[:1])}
+    sources.update(CPU_SOURCES)
+    jobs = [[gcc, *COMMON, *flags, "-c", str(SOURCES / name), "-o", str(scratch / f"{name}.o")] for name, flags in sources.items()]
     if cuda:
         jobs += [cuda_command(SOURCES / name, scratch / f"{name}.o") for name in CUDA_SOURCES]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -195,19 +194,3 @@ def _run(command: list[str]) -> str:
         first = next((line for line in lines if re.search(r"\berror\b", line, re.IGNORECASE)), lines[0])
         raise BuildError(f"{Path(command[0]).name} says: {first.strip()}")
     return done.stdout
-
-
-def main() -> None:
-    """Build into the cache ahead of the first use."""
-    try:
-        library = build(default_cache(), cuda=nvcc() is not None)
-    except BuildError as error:
-        raise UserError(f"the kernels cannot be built: {error}") from error
-    print(library.file)
-
-
-if __name__ == "__main__":
-    try:
-        main()
-    except UserError as mistake:
-        sys.exit(str(mistake))

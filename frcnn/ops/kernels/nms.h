@@ -41,7 +41,7 @@ FRCNN_HD uint64_t order_key(float score, int index) {
 }
 
 FRCNN_HD bool is_candidate(float score) {
-  return score > -__builtin_huge_valf();
-}  // false for NaN
+  return bit_cast<uint32_t>(score) != 0xff800000u && score == score;
+}
 
 }  // namespace frcnn

@@ -1,8 +1,17 @@
 // The three number formats of the kernels and their way to float32, for both compilers, scalars and vectors alike.
 #pragma once
 
+#if defined(__CUDACC_RTC__)  // NVRTC has no standard headers
+using uint16_t = unsigned short;
+using int32_t = int;
+using uint32_t = unsigned int;
+using int64_t = long long;
+using uint64_t = unsigned long long;
+#else
+#include <cmath>
 #include <cstdint>
 #include <cstring>
+#endif
 
 #if defined(__CUDACC__)
 #define FRCNN_HD __host__ __device__ __forceinline__

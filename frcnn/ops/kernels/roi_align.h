@@ -4,8 +4,6 @@
 // per axis. So one axis of one bin is a short list of taps, neighbouring samples' weights merged where they share a pixel.
 #pragma once
 
-#include <cmath>
-
 #include "number.h"
 
 namespace frcnn {

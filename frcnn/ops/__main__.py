@@ -1,0 +1,12 @@
+"""``python -m frcnn.ops``: build the kernels ahead of their first use, with CUDA where nvcc is found, and print where they are."""
+
+from __future__ import annotations
+
+import sys
+
+from frcnn.ops import build
+
+try:
+    print(build.build(build.default_cache(), cuda=build.nvcc() is not None).file)
+except build.BuildError as error:
+    sys.exit(f"the kernels cannot be built: {error}")

@@ -1,0 +1,97 @@
+// The GPU kernels as TensorFlow sees them: device memory, its stream, errors of a launch as errors of the operation.
+#include "launch.h"
+#include "ops.h"
+#include "tensorflow/core/framework/device_base.h"
+#include "tensorflow/core/util/determinism.h"
+#include "xla/stream_executor/stream.h"
+
+namespace frcnn {
+namespace {
+
+using tensorflow::DEVICE_GPU;
+
+void* stream_of(OpKernelContext* context) {
+  return context->op_device_context()->stream()->platform_specific_handle().stream;
+}
+
+void report(OpKernelContext* context, const char* failure) {
+  if (failure != nullptr) context->CtxFailure(tensorflow::errors::Internal("frcnn's GPU kernel was not launched: ", failure));
+}
+
+class RoiAlignGpu : public PoolingKernel {
+ public:
+  using PoolingKernel::PoolingKernel;
+
+  void Compute(OpKernelContext* context) override {
+    PoolingCall call;
+    OpInputList maps;
+    const Tensor *boxes, *box_image;
+    if (!check(context, &call.pyramid, &maps, &boxes, &box_image)) return;
+    fill(&call, *boxes, *box_image);
+    Tensor* pooled;
+    OP_REQUIRES_OK(context, context->allocate_output(0, {call.count, pooling_.bins, pooling_.bins, call.pyramid.channels}, &pooled));
+    const void* features[kMaxLevels];
+    for (int level = 0; level < call.pyramid.levels; ++level) features[level] = maps[level].data();
+    report(context, launch_roi_align(call, features, pooled->data(), stream_of(context)));
+  }
+
+ protected:
+  void fill(PoolingCall* call, const Tensor& boxes, const Tensor& box_image) const {
+    call->pooling = pooling_;
+    call->number = number_of(type_);
+    call->boxes = boxes.flat<float>().data();
+    call->box_image = box_image.flat<int32_t>().data();
+    call->count = boxes.dim_size(0);
+  }
+};
+
+class RoiAlignGradGpu : public RoiAlignGpu {
+ public:
+  using RoiAlignGpu::RoiAlignGpu;
+
+  void Compute(OpKernelContext* context) override {
+    PoolingCall call;
+    OpInputList maps;
+    const Tensor *boxes, *box_image, *upstream;
+    if (!check(context, &call.pyramid, &maps, &boxes, &box_image)) return;
+    fill(&call, *boxes, *box_image);
+    Tensor* outputs[kMaxLevels];
+    if (!check_gradient(context, call.pyramid, maps, call.count, &upstream, outputs)) return;
+    void* gradients[kMaxLevels];
+    for (int level = 0; level < call.pyramid.levels; ++level) gradients[level] = outputs[level]->data();
+    const bool deterministic = tensorflow::OpDeterminismRequired();
+    Tensor sums;
+    OP_REQUIRES_OK(context, context->allocate_temp(tensorflow::DT_FLOAT, {roi_align_gradient_sums(call, deterministic)}, &sums));
+    float* places = sums.NumElements() > 0 ? sums.flat<float>().data() : nullptr;
+    report(context, launch_roi_align_gradient(call, upstream->data(), gradients, places, deterministic, stream_of(context)));
+  }
+};
+
+class NmsGpu : public SuppressionKernel {
+ public:
+  using SuppressionKernel::SuppressionKernel;
+
+  void Compute(OpKernelContext* context) override {
+    Tensor *indices, *counts, workspace;
+    if (!check(context, &indices, &counts)) return;
+    const Tensor &boxes = context->input(0), &scores = context->input(1), &groups = context->input(2);
+    NmsCall call = {int(scores.dim_size(0)),
+                    int(scores.dim_size(1)),
+                    max_outputs_,
+                    iou_threshold_,
+                    boxes.flat<float>().data(),
+                    scores.flat<float>().data(),
+                    groups.flat<int32_t>().data(),
+                    indices->flat<int32_t>().data(),
+                    counts->flat<int32_t>().data()};
+    OP_REQUIRES_OK(context, context->allocate_temp(tensorflow::DT_INT8, {nms_workspace_bytes(call)}, &workspace));
+    report(context, launch_nms(call, workspace.data(), stream_of(context)));
+  }
+};
+
+REGISTER_KERNEL_BUILDER(Name("FrcnnRoiAlign").Device(DEVICE_GPU), RoiAlignGpu);
+REGISTER_KERNEL_BUILDER(Name("FrcnnRoiAlignGrad").Device(DEVICE_GPU), RoiAlignGradGpu);
+REGISTER_KERNEL_BUILDER(Name("FrcnnNms").Device(DEVICE_GPU), NmsGpu);
+
+}  // namespace
+}  // namespace frcnn

@@ -1,0 +1,128 @@
+"""Builds the CUDA files for the host against the shim, runs calls through them, and holds the calls that tests them.
+
+Everything is checked against the slow NumPy definitions, without TensorFlow, so that a mutated kernel can be judged in a
+second: ``tools/kernel_mutations.py`` does.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import ops_oracle
+
+SHIM = Path(__file__).parent / "shim"
+KERNELS = Path(__file__).parents[2] / "frcnn" / "ops" / "kernels"
+
+# Small blocks and runs, so that small calls take several of each.
+SMALL = ("-DFRCNN_THREADS=32", "-DFRCNN_NMS_RUN=128")
+MODES = {
+    "fibers": ("-O1",),
+    "address": ("-O1", "-g", "-DFRCNN_SHIM_THREADS", "-fsanitize=address", "-static-libasan"),
+    "threads": ("-O1", "-g", "-DFRCNN_SHIM_THREADS", "-fsanitize=thread"),
+}
+ORDERS = ("forward", "reverse", "shuffled")
+STRIDES = (8, 16)
+
+
+def build(mode: str, program: Path, kernels: Path = KERNELS) -> Path:
+    sources = [str(kernels / "roi_align.cu"), str(kernels / "nms.cu"), str(SHIM / "main.cc")]
+    flags = ["-std=c++17", "-w", "-ffp-contract=off", *SMALL, *MODES[mode], f"-I{kernels}", "-include", str(SHIM / "cuda_shim.h")]
+    subprocess.run(["g++", *flags, "-x", "c++", *sources, "-lpthread", "-o", str(program)], check=True, capture_output=True, text=True)
+    return program
+
+
+class Failure(AssertionError):
+    """A run that ended badly: a sanitizer's report, a divergent barrier, a signal."""
+
+
+def run(program: Path, operation: str, order: str, *arrays: np.ndarray) -> tuple[bytes, int]:
+    """Results as bytes, and the bytes of device memory that the kernels moved."""
+    call = b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)
+    done = subprocess.run([str(program), operation, order], input=call, capture_output=True, check=False, timeout=120)
+    if done.returncode:
+        raise Failure(f"{operation}, {order}: status {done.returncode}: {done.stderr.decode(errors='replace')[-1500:]}")
+    return done.stdout, int(done.stderr.split()[0])
+
+
+class Call(NamedTuple):
+    """A pooling call and what it should give."""
+
+    head: tuple[np.ndarray, ...]
+    pyramid: list[np.ndarray]
+    upstream: np.ndarray
+    pooled: np.ndarray
+    gradients: list[np.ndarray]
+
+
+def pooling_call(channels: int, sampling_ratio: int, aligned: bool, number: int = 0, count: int = 40) -> Call:
+    rng = np.random.default_rng(channels + sampling_ratio)
+    dtype = np.float32 if number == 0 else np.float16
+    pyramid = [rng.normal(size=(2, 64 // stride, 48 // stride, channels)).astype(dtype) for stride in STRIDES]
+    corners = np.sort(rng.uniform(-8, 70, size=(count, 2, 2)), axis=1)
+    boxes = corners.reshape(count, 4).astype(np.float32)
+    boxes[::7, 2:] = boxes[::7, :2] + 300  # the second level
+    boxes[:4] = [[np.nan, 0, 9, 9], [40, 9, 4, 30], [8, 8, 8, 8], [-300, -300, 400, 400]]
+    images = rng.integers(0, 2, count).astype(np.int32)
+    images[5:7] = [-1, 2]
+    bins = 3
+    rule = {"strides": STRIDES, "output_size": bins, "sampling_ratio": sampling_ratio, "aligned": aligned, "level_rule": "detectron2"}
+    pooled, gradient = ops_oracle.roi_align(pyramid, boxes, images, **rule)
+    upstream = rng.normal(size=pooled.shape).astype(dtype)
+    sizes = np.int32([level.shape[1] for level in pyramid]), np.int32([level.shape[2] for level in pyramid])
+    numbers = np.int32([len(STRIDES), 2, channels, bins, sampling_ratio, aligned, number, count])
+    # starts: the first is unused; 224 pixels belong to P4
+    return Call(
+        (numbers, *sizes, 1 / np.float32(STRIDES), np.float32([0, 224]), boxes, images), pyramid, upstream, pooled, gradient(upstream)
+    )
+
+
+def check_pooling(program: Path, order: str, call: Call) -> None:
+    dtype = call.pyramid[0].dtype
+    tolerance = {"atol": 2e-5} if dtype == np.float32 else {"atol": 1e-4, "rtol": 2e-3}
+    pooled, _ = run(program, "roi_align", order, *call.head, *call.pyramid)
+    np.testing.assert_allclose(np.frombuffer(pooled, dtype).reshape(call.pooled.shape), call.pooled, **tolerance)
+    exact = np.concatenate([gradient.ravel() for gradient in call.gradients])
+    for operation in ("roi_align_gradient", "roi_align_gradient_deterministic"):
+        gradient, _ = run(program, operation, order, *call.head, call.upstream)
+        np.testing.assert_allclose(np.frombuffer(gradient, dtype), exact, **tolerance)
+
+
+def nms_call(count: int, max_outputs: int, threshold: float) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+    """Inputs and the kept indices [B, max_outputs]."""
+    rng = np.random.default_rng(count)
+    boxes = rng.integers(0, 60, size=(2, count, 4)).astype(np.float32)
+    boxes[..., 2:] = boxes[..., :2] + rng.integers(1, 25, size=(2, count, 2))
+    scores = rng.integers(0, 150, size=(2, count)).astype(np.float32)
+    scores[1, ::2] = rng.choice([-np.inf, np.nan, 500], size=scores[1, ::2].shape)
+    groups = rng.integers(0, 2, size=(2, count)).astype(np.int32)
+    kept = np.full((2, max_outputs), -1, np.int32)
+    for b in range(2):
+        found = ops_oracle.nms(boxes[b], scores[b], groups[b], iou_threshold=threshold, max_outputs=max_outputs)
+        kept[b, : len(found)] = found
+    return (np.int32([2, count, max_outputs]), np.float32([threshold]), boxes, scores, groups), kept
+
+
+def check_nms(program: Path, order: str, call: tuple[tuple[np.ndarray, ...], np.ndarray]) -> None:
+    arrays, kept = call
+    result, _ = run(program, "nms", order, *arrays)
+    values = np.frombuffer(result, np.int32)
+    np.testing.assert_array_equal(values[:-2].reshape(kept.shape), kept)
+    np.testing.assert_array_equal(values[-2:], (kept >= 0).sum(axis=1))
+
+
+def checks() -> list[tuple[str, Callable[[Path, str], None]]]:
+    """Every check of one program in one order, by name; inputs are made once."""
+    poolings = {
+        "four channels at once": pooling_call(8, 2, True),
+        "single channels, adaptive": pooling_call(5, 0, False),
+        "float16": pooling_call(4, 2, False, number=2),
+    }
+    suppressions = {"two runs": nms_call(200, 200, 0.5), "stopped early": nms_call(150, 70, 0.5)}
+    return [
+        *((name, lambda program, order, call=call: check_pooling(program, order, call)) for name, call in poolings.items()),
+        *((name, lambda program, order, call=call: check_nms(program, order, call)) for name, call in suppressions.items()),
+    ]

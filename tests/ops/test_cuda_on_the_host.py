@@ -1,0 +1,66 @@
+"""The .cu files, compiled for the host and run by the shim: what their blocks, barriers and atomics compute."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+import shim_runs
+
+from frcnn.ops import build
+
+CHECKS = shim_runs.checks()
+named = pytest.mark.parametrize("check", [check for _, check in CHECKS], ids=[name for name, _ in CHECKS])
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory):
+    """Programs by mode, built when first asked for."""
+    if shutil.which("g++") is None:
+        pytest.skip("no g++")
+    built = {}
+
+    def get(mode):
+        if mode not in built:
+            built[mode] = shim_runs.build(mode, tmp_path_factory.mktemp("shim") / mode)
+        return built[mode]
+
+    return get
+
+
+@named
+@pytest.mark.parametrize("order", shim_runs.ORDERS)
+def test_fibers(program, check, order):
+    check(program("fibers"), order)
+
+
+@named
+@pytest.mark.parametrize("mode", ["address", "threads"])
+def test_threads_under_a_sanitizer(program, check, mode):
+    check(program(mode), "forward")
+
+
+def test_the_deterministic_gradient_is_the_same_in_any_order(program):
+    call = shim_runs.pooling_call(8, 2, True)
+    results = {
+        shim_runs.run(program("fibers"), "roi_align_gradient_deterministic", order, *call.head, call.upstream)[0]
+        for order in shim_runs.ORDERS
+    }
+    assert len(results) == 1
+
+
+def test_the_pooling_moves_what_its_taps_ask_for(program):
+    # One box of 2 x 2 samples in one bin, between pixels: 3 x 3 taps where the samples share pixels, and one result.
+    head = np.int32([1, 1, 4, 1, 2, 1, 0, 1]), np.int32([8]), np.int32([8]), np.float32([1]), np.float32([0])
+    arrays = (*head, np.float32([[2.25, 2.25, 4.25, 4.25]]), np.int32([0]), np.zeros([1, 8, 8, 4], np.float32))
+    assert shim_runs.run(program("fibers"), "roi_align", "forward", *arrays)[1] == (9 + 1) * 4 * 4
+
+
+@pytest.mark.skipif(build.nvcc() is None, reason="no nvcc")
+@pytest.mark.parametrize("source", build.CUDA_SOURCES)
+def test_nvcc_compiles_them_without_spilling(source, tmp_path):
+    command = build.cuda_command(build.SOURCES / source, tmp_path / "object.o", extra=("-Xptxas", "-v"))
+    report = shim_runs.subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    assert "Compiling entry function" in report
+    assert all(line.count(" 0 bytes spill stores, 0 bytes spill loads") for line in report.splitlines() if "spill" in line)
