@@ -45,9 +45,7 @@ def test_records_are_means_since_the_last_record_and_the_last_step_has_one(tmp_p
 def test_without_a_terminal_every_record_is_one_line_of_pairs(tmp_path: Path) -> None:
     lines = run(tmp_path, range(1, 11), log_every=5).splitlines()
     assert len(lines) == 2
-    assert re.fullmatch(
-        r"train step=5 steps=10 a=3 b=6 learning_rate=2\.5 images_per_second=[0-9.e+]+ seconds_left=\d+", lines[0]
-    )
+    assert re.fullmatch(r"train step=5 steps=10 a=3 b=6 learning_rate=2\.5 images_per_second=[0-9.e+]+ seconds_left=\d+", lines[0])
 
 
 def test_a_resumed_run_has_every_step_once(tmp_path: Path) -> None:

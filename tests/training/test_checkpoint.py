@@ -1,0 +1,91 @@
+"""Checkpoints against kills, damage and strangers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tensorflow as tf
+
+from frcnn.errors import UserError
+from frcnn.training.checkpoint import Checkpoints
+
+
+def tracked(value: float, size: int = 3) -> tf.train.Checkpoint:
+    return tf.train.Checkpoint(weights=tf.Variable(tf.fill([size], value)))
+
+
+@pytest.fixture
+def warnings() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def checkpoints(tmp_path: Path, warnings: list[str]) -> Checkpoints:
+    return Checkpoints(tmp_path / "checkpoints", keep=2, warn=warnings.append)
+
+
+def test_nothing_there(checkpoints: Checkpoints) -> None:
+    assert checkpoints.latest() is None
+
+
+def test_round_trip_and_the_newest_are_kept(checkpoints: Checkpoints) -> None:
+    for step in (5, 10, 15):
+        checkpoints.save(tracked(float(step)), step, {"best": step / 100})
+    assert sorted(folder.name for folder in checkpoints.folder.iterdir()) == ["step-00000010", "step-00000015"]
+    latest = checkpoints.latest()
+    assert latest is not None
+    assert (latest.step, latest.state) == (15, {"best": 0.15})
+    target = tracked(0.0)
+    checkpoints.restore(latest, target)
+    assert target.weights.numpy().tolist() == [15.0] * 3
+
+
+def test_a_kill_while_writing_leaves_the_one_before(checkpoints: Checkpoints) -> None:
+    checkpoints.save(tracked(1.0), 1, {})
+    killed = checkpoints.folder / ".aside-12345"
+    killed.mkdir()
+    (killed / "variables.index").write_bytes(b"half")
+    latest = checkpoints.latest()
+    assert latest is not None
+    assert latest.step == 1
+    checkpoints.save(tracked(2.0), 2, {})
+    assert not killed.exists()
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "missing", "manifest"])
+def test_damage_is_found_and_the_one_before_is_used(checkpoints: Checkpoints, warnings: list[str], damage: str) -> None:
+    checkpoints.save(tracked(1.0), 1, {})
+    newest = checkpoints.save(tracked(2.0), 2, {})
+    data = newest / "variables.data-00000-of-00001"
+    content = bytearray(data.read_bytes())
+    if damage == "cut":
+        data.write_bytes(content[:-1])
+    elif damage == "flip":
+        content[len(content) // 2] ^= 1
+        data.write_bytes(content)
+    elif damage == "missing":
+        data.unlink()
+    else:
+        (newest / "manifest.json").write_text('{"step": 2, "sha')
+    latest = checkpoints.latest()
+    assert latest is not None
+    assert latest.step == 1
+    assert len(warnings) == 1
+    assert str(newest) in warnings[0]
+
+
+def test_only_damaged_ones_are_an_error_and_not_a_fresh_start(checkpoints: Checkpoints) -> None:
+    folder = checkpoints.save(tracked(1.0), 1, {})
+    (folder / "variables.index").unlink()
+    with pytest.raises(UserError, match=r"all 1 checkpoints in .* are damaged; restore one, or delete the folder"):
+        checkpoints.latest()
+
+
+@pytest.mark.parametrize("other", [tracked(0.0, size=4), tf.train.Checkpoint(weights=tf.Variable([0.0] * 3), more=tf.Variable(1.0))])
+def test_a_checkpoint_of_another_model_is_refused(checkpoints: Checkpoints, other: tf.train.Checkpoint) -> None:
+    checkpoints.save(tracked(1.0), 1, {})
+    latest = checkpoints.latest()
+    assert latest is not None
+    with pytest.raises(UserError, match="step-00000001 does not fit the model"):
+        checkpoints.restore(latest, other)
