@@ -86,7 +86,7 @@ def train(file: Path, overrides: tuple[str, ...]) -> None:
 @click.option("--split", type=click.Choice(SPLITS), default="validation", show_default=True)
 @click.option("--images", type=PATH, help="Images folder, together with --annotations, in place of --data and --split.")
 @click.option("--annotations", type=PATH, help="COCO instances JSON file.")
-@click.option("--batch-size", type=click.IntRange(1), default=4, show_default=True, help="Images at a time.")
+@click.option("--batch-size", type=click.IntRange(1), default=1, show_default=True, help="Images at a time.")
 @click.option("--json", "json_file", type=PATH, help="Write the numbers into this file too.")
 def evaluate(
     model: Path, data: Path | None, split: str, images: Path | None, annotations: Path | None, batch_size: int, json_file: Path | None

@@ -96,7 +96,7 @@ def test_version() -> None:
 
 
 def test_evaluate_works_from_the_model_folder_alone(model: Path, tmp_path: Path) -> None:
-    result = frcnn("evaluate", "--model", model, "--batch-size", "1", "--json", tmp_path / "deep" / "metrics.json")
+    result = frcnn("evaluate", "--model", model, "--json", tmp_path / "deep" / "metrics.json")
     assert result.exit_code == 0, result.output
     assert "2 images" in result.stdout
     numbers = json.loads((tmp_path / "deep" / "metrics.json").read_text())
