@@ -106,6 +106,7 @@ def build(folder: Path, cuda: bool) -> Library:
     library = Library(folder / _file_name(cuda), cuda)
     with _locked(folder / f"{library.file.name}.lock"):
         if not library.file.is_file():
+            _gcc()
             print(
                 f"frcnn: compiling the kernels for TensorFlow {tf.version.VERSION}; this takes half a minute, once",
                 file=sys.stderr,
@@ -115,6 +116,13 @@ def build(folder: Path, cuda: bool) -> Library:
                 _link(_compile(Path(scratch), cuda), Path(scratch) / "library.so", cuda)
                 os.replace(Path(scratch) / "library.so", library.file)
     return library
+
+
+def _gcc() -> str:
+    compiler = shutil.which("g++")
+    if compiler is None:
+        raise BuildError("there is no g++ on this machine")
+    return compiler
 
 
 def nvcc() -> str | None:
@@ -148,9 +156,7 @@ def _tensorflow_flags() -> tuple[list[str], list[str]]:
 
 def _compile(scratch: Path, cuda: bool) -> list[Path]:
     """Object files of all sources, compiled side by side."""
-    gcc = shutil.which("g++")
-    if gcc is None:
-        raise BuildError("there is no g++ on this machine")
+    gcc = _gcc()
     sources = {name: _tensorflow_flags()[0] for name in (TENSORFLOW_SOURCES if cuda else TENSORFLOW_SOURCES[:1])}
     sources.update(CPU_SOURCES)
     jobs = [[gcc, *COMMON, *flags, "-c", str(SOURCES / name), "-o", str(scratch / f"{name}.o")] for name, flags in sources.items()]
@@ -179,7 +185,7 @@ def _link(objects: list[Path], target: Path, cuda: bool) -> None:
         linker = [str(nvcc()), "-shared", "-cudart", "static"]
         libraries = [f"-Xlinker={flag}" if flag.startswith("-l:") else flag for flag in libraries]
     else:
-        linker = [str(shutil.which("g++")), "-shared"]
+        linker = [_gcc(), "-shared"]
     _run([*linker, *map(str, objects), *libraries, "-o", str(target)])
 
 

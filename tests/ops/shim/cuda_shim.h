@@ -17,6 +17,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <random>
 #include <string>
@@ -75,14 +76,15 @@ class Shared {
 
 #if defined(FRCNN_SHIM_THREADS)
 
-// Threads meet here at __syncthreads and at the kernel's end; all must come for the same reason.
+// Threads meet here at __syncthreads and around each block; all must come for the same reason.
+enum class Reason { kBarrier, kBegin, kEnd };
 class Meeting {
  public:
-  void wait(unsigned size, bool at_end) {
+  void wait(Reason reason) {
     std::unique_lock<std::mutex> lock(mutex_);
-    if (come_ == 0) at_end_ = at_end;
-    if (at_end_ != at_end) divergence(thread_index.x);
-    if (++come_ == size) {
+    if (come_ == 0) reason_ = reason;
+    if (reason_ != reason) divergence(thread_index.x);
+    if (++come_ == block_size.x) {
       come_ = 0;
       ++round_;
       all_.notify_all();
@@ -97,22 +99,26 @@ class Meeting {
   std::condition_variable all_;
   unsigned come_ = 0;
   uint64_t round_ = 0;
-  bool at_end_ = false;
+  Reason reason_;
 };
 inline Meeting meeting;
 
 inline void barrier() {
-  meeting.wait(block_size.x, false);
+  meeting.wait(Reason::kBarrier);
 }
 
-inline void run_block(uint3 block, const std::function<void()>& kernel) {
+inline void run_blocks(const std::vector<uint3>& blocks, size_t shared_bytes, const std::function<void()>& kernel) {
   std::vector<std::thread> threads;
   for (unsigned t = 0; t < block_size.x; ++t) {
     threads.emplace_back([&, t] {
       thread_index = {t, 0, 0};
-      block_index = block;
-      kernel();
-      meeting.wait(block_size.x, true);
+      for (uint3 block : blocks) {
+        std::unique_ptr<Shared> memory(t == 0 ? new Shared(shared_bytes) : nullptr);
+        block_index = block;
+        meeting.wait(Reason::kBegin);
+        kernel();
+        meeting.wait(Reason::kEnd);
+      }
     });
   }
   for (std::thread& thread : threads) thread.join();
@@ -177,6 +183,13 @@ inline void run_block(uint3 block, const std::function<void()>& kernel) {
   }
 }
 
+inline void run_blocks(const std::vector<uint3>& blocks, size_t shared_bytes, const std::function<void()>& kernel) {
+  for (uint3 block : blocks) {
+    Shared memory(shared_bytes);
+    run_block(block, kernel);
+  }
+}
+
 template <class T>
 T atomic_add(T* place, T value) {
   const T old = *place;
@@ -188,12 +201,11 @@ T atomic_add(T* place, T value) {
 
 inline void launch(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& kernel) {
   block_size = block;
+  std::vector<uint3> blocks;
   for (unsigned z = 0; z < grid.z; ++z)
     for (unsigned y = 0; y < grid.y; ++y)
-      for (unsigned x = 0; x < grid.x; ++x) {
-        Shared memory(shared_bytes);
-        run_block({x, y, z}, kernel);
-      }
+      for (unsigned x = 0; x < grid.x; ++x) blocks.push_back({x, y, z});
+  run_blocks(blocks, shared_bytes, kernel);
 }
 
 }  // namespace shim

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from frcnn.errors import UserError
+from frcnn.ops import build, compiled
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def fresh_serving():
+    """``serving`` decides once per process; here it decides anew, and again afterwards."""
+    compiled.serving.cache_clear()
+    yield
+    compiled.serving.cache_clear()
+
+
+def python(code: str, home: Path, path: str | None = None) -> subprocess.Popen[str]:
+    environment = {"HOME": str(home), "PATH": path or os.environ["PATH"], "PYTHONPATH": str(REPOSITORY), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    return subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def small_sources(folder: Path) -> Path:
+    """Sources that compile in seconds: a library for TensorFlow without an operation."""
+    folder.mkdir(parents=True)
+    for name in (*build.TENSORFLOW_SOURCES, *build.CPU_SOURCES):
+        (folder / name).touch()
+    (folder / "ops.cc").write_text('#include "tensorflow/core/framework/op.h"\n')
+    return folder
+
+
+def test_four_processes_that_start_together_compile_once(tmp_path):
+    code = f"""
+from pathlib import Path
+from frcnn.ops import build, compiled
+build.SOURCES = Path({str(small_sources(tmp_path / "kernels"))!r})
+build.PREBUILT = Path("nowhere")
+print(compiled.serving().library)
+"""
+    runs = [python(code, tmp_path) for _ in range(4)]
+    outputs = [run.communicate(timeout=300) for run in runs]
+    [library] = (tmp_path / ".cache" / "frcnn").glob("*.so")
+    assert {out for out, _ in outputs} == {f"{library}\n"}
+    assert sum("compiling the kernels" in err for _, err in outputs) == 1
+    assert not [path for path in library.parent.iterdir() if path.is_dir()], "no scratch folder is left"
+
+
+def test_without_a_compiler_one_sentence_and_the_reference(tmp_path):
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    code = """
+import numpy as np
+from frcnn import ops
+for _ in range(2):
+    print(ops.nms(np.float32([[[0, 0, 9, 9]]]), np.float32([[1]]), np.int32([[0]]), iou_threshold=0.5, max_outputs=2)[0].numpy().tolist())
+"""
+    out, err = python(code, tmp_path, path=str(tools)).communicate(timeout=100)
+    assert out == "[[0, -1]]\n" * 2
+    assert [line for line in err.splitlines() if line.startswith("frcnn:")] == [
+        "frcnn: plain TensorFlow serves for RoIAlign and NMS, which is slower, because "
+        "the kernels could not be built: there is no g++ on this machine"
+    ]
+
+
+def test_a_failed_build_names_the_first_error(tmp_path, monkeypatch):
+    broken = tmp_path / "kernels"
+    shutil.copytree(build.SOURCES, broken)
+    (broken / "nms_cpu.cc").write_text("int good;\nthis is no C++;\nnor this;\n")
+    monkeypatch.setattr(build, "SOURCES", broken)
+    monkeypatch.setattr(build, "CPU_SOURCES", {"nms_cpu.cc": []})
+    monkeypatch.setattr(build, "TENSORFLOW_SOURCES", ("nms_cpu.cc",))
+    with pytest.raises(build.BuildError, match=r"g\+\+ says: .*nms_cpu.cc:2:1: error: "):
+        build.build(tmp_path / "cache", cuda=False)
+    assert not list((tmp_path / "cache").glob("*.so"))
+
+
+def test_a_library_of_another_tensorflow_is_not_looked_at(tmp_path, monkeypatch):
+    name = build._file_name(cuda=False)
+    assert build.tf.version.VERSION in name
+    (tmp_path / name.replace(build.tf.version.VERSION, "2.20.0")).write_bytes(b"an older one")
+    assert build.find(tmp_path) is None
+    assert build.key("2.20.0") != build.key()
+    (tmp_path / name).write_bytes(b"ours")
+    assert build.find(tmp_path) == build.Library(tmp_path / name, cuda=False)
+    (tmp_path / build._file_name(cuda=True)).write_bytes(b"ours, with GPU kernels")
+    assert build.find(tmp_path).cuda
+
+
+def test_a_changed_source_is_another_library(tmp_path, monkeypatch):
+    before = build.key()
+    changed = tmp_path / "kernels"
+    shutil.copytree(build.SOURCES, changed)
+    (changed / "nms.h").write_text((changed / "nms.h").read_text() + "\n")
+    monkeypatch.setattr(build, "SOURCES", changed)
+    assert build.key() != before
+
+
+def test_a_file_that_is_no_library_does_not_serve(tmp_path, monkeypatch, fresh_serving, capfd):
+    file = tmp_path / build._file_name(cuda=False)
+    file.write_bytes(b"cut short")
+    monkeypatch.setattr(build, "default_cache", lambda: tmp_path)
+    monkeypatch.setattr(build, "PREBUILT", tmp_path / "none")
+    state = compiled.serving()
+    assert state.library is None
+    assert "could not be built" in state.reason
+    assert capfd.readouterr().err.count("plain TensorFlow serves") == 1
+    with pytest.raises(UserError, match=r"ops.kernel is 'compiled'.*set ops.kernel to auto or reference"):
+        compiled.operations()
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere")
+def test_a_home_that_cannot_be_written(tmp_path, monkeypatch):
+    tmp_path.chmod(0o500)
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    assert build.default_cache().name == f"frcnn-{os.getuid()}"
+
+
+def test_the_installed_package_brings_its_kernels(tmp_path):
+    # What the image does: build beside an installed TensorFlow. Without nvcc, whose part has a test of its own.
+    source = tmp_path / "source"
+    for name in ("frcnn", "setup.py"):  # its metadata would ask for a newer setuptools than some environments have
+        origin = REPOSITORY / name
+        shutil.copytree(
+            origin, source / name, ignore=shutil.ignore_patterns("__pycache__", "prebuilt")
+        ) if origin.is_dir() else shutil.copy(origin, source / name)
+    shutil.rmtree(source / "frcnn" / "ops" / "kernels")
+    small_sources(source / "frcnn" / "ops" / "kernels")
+    path = ":".join(folder for folder in os.environ["PATH"].split(":") if not Path(folder, "nvcc").exists())
+    command = [sys.executable, "setup.py", "-q", "build_py", "--build-lib", str(tmp_path / "built")]
+    subprocess.run(command, cwd=source, env={**os.environ, "PATH": path}, check=True, capture_output=True, timeout=300)
+    [library] = (tmp_path / "built" / "frcnn" / "ops" / "prebuilt").glob("*.so")
+    assert library.name.startswith(f"frcnn_ops-tf{build.tf.version.VERSION}-")
