@@ -6,12 +6,15 @@ image), so that step s of a resumed run is step s of an unbroken one. Here they 
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import dataclasses
 import functools
 import logging
 import os
 import threading
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +85,7 @@ def steps_per_epoch(index: Index, options: config.Config) -> int:
 
 def training_batches(
     index: Index, options: config.Config, *, rank: int = 0, size: int = 1, start_step: int = 0, bad_images: BadImages | None = None
-) -> tf.data.Dataset:
+) -> Iterator[Batch]:
     """Endless batches of augmented examples, from global step ``start_step`` on; step s is the same however it is reached.
 
     Args:
@@ -93,7 +96,7 @@ def training_batches(
         bad_images: where unreadable images are counted; such an image is a blank one without objects.
 
     Returns:
-        Dataset of :class:`Batch` of ``batch_size // size`` rows, G = :func:`ground_truth_slots`; canvases vary between batches.
+        Iterator of :class:`Batch` with ``batch_size // size`` rows and G = :func:`ground_truth_slots`; canvases vary between batches.
 
     Raises:
         UserError: no image to train on, or a batch size that the ranks cannot share evenly.
@@ -127,7 +130,7 @@ def training_batches(
 
 def inference_batches(
     index: Index, options: config.Config, batch_size: int, rank: int = 0, size: int = 1, bad_images: BadImages | None = None
-) -> tf.data.Dataset:
+) -> Iterator[Batch]:
     """Every image exactly once over the ranks, unchanged but for the resize, in batches of one canvas each.
 
     The last batches of a canvas are filled with blank rows of image id -1. Ranks may differ by one batch.
@@ -179,19 +182,19 @@ def _batches(
     options: config.Config,
     changes: Callable[[ImageRecord, int], Changes],
     bad_images: BadImages | None,
-) -> tf.data.Dataset:
-    """Dataset of batches from a dataset of step numbers and the function that says what is in a step."""
+) -> Iterator[Batch]:
+    """Batches from a dataset of step numbers and the function that says what is in a step."""
     if bad_images is None:
         bad_images = BadImages(index, max_share=1.0)
     slots = ground_truth_slots(index)
     workers = options.data.workers or _usable_cores()
 
     def rows_of(step: tf.Tensor) -> tf.Tensor:
-        return tf.ensure_shape(tf.numpy_function(rows, [step], tf.int64), [batch_size, 4])
+        return tf.ensure_shape(tf.numpy_function(rows, [step], tf.int64, stateful=False), [batch_size, 4])
 
     def example(row: tf.Tensor) -> Batch:
         load = functools.partial(_load, index=index, image=options.image, slots=slots, changes=changes, bad_images=bad_images)
-        loaded = tf.numpy_function(load, [row], [tf.uint8, tf.int32, tf.float32, tf.int32, tf.bool, tf.int64])
+        loaded = tf.numpy_function(load, [row], [tf.uint8, tf.int32, tf.float32, tf.int32, tf.bool, tf.int64], stateful=False)
         shapes = ([None, None, 3], [3, 2], [slots, 4], [slots], [slots], [3])
         pixels, geometry, boxes, labels, crowd, numbers = (tf.ensure_shape(t, shape) for t, shape in zip(loaded, shapes, strict=True))
         picture = _onto_canvas(pixels, geometry[0], geometry[1], tf.cast(row[2:], tf.int32), options.image)
@@ -202,7 +205,25 @@ def _batches(
     threads = tf.data.Options()
     threads.threading.private_threadpool_size = workers
     threads.threading.max_intra_op_parallelism = 1  # the examples are parallel already
-    return dataset.with_options(threads)
+    batches = _iterate(dataset.with_options(threads))
+    _running.add(batches)
+    return batches
+
+
+def _iterate(dataset: tf.data.Dataset) -> Generator[Batch, None, None]:
+    yield from dataset
+
+
+# tf.data's threads call Python. One that does so while the interpreter ends is stopped there and then, and the iterator that waits for
+# it would wait for ever; so whatever is still running is ended before.
+_running: weakref.WeakSet[Generator[Batch, None, None]] = weakref.WeakSet()
+
+
+@atexit.register
+def _end_running() -> None:
+    for batches in list(_running):
+        with contextlib.suppress(ValueError):  # it is being read by another thread at this moment
+            batches.close()
 
 
 def _usable_cores() -> int:

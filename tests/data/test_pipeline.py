@@ -1,16 +1,20 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import subprocess
+import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from frcnn.config import Config, load_config
 from frcnn.data import pipeline
+from frcnn.data.batch import Batch
 from frcnn.data.coco import Index, Problem, find_channel, load_index
 from frcnn.data.decode import decode_image
 from frcnn.data.shapes import make_shapes
@@ -37,8 +41,8 @@ def index(options: Config) -> Index:
     return load_index(*find_channel(options.data, "train"))
 
 
-def take(dataset: tf.data.Dataset, count: int) -> list[Any]:
-    return [tf.nest.map_structure(lambda tensor: tensor.numpy(), batch) for batch in dataset.take(count)]
+def take(batches: Iterator[Batch], count: int) -> list[Any]:
+    return [Batch(*(tensor.numpy() for tensor in batch)) for batch in itertools.islice(batches, count)]
 
 
 def assert_equal_batches(first: list[Any], second: list[Any]) -> None:
@@ -198,3 +202,17 @@ def test_nothing_to_train_on_says_why(options: Config, index: Index) -> None:
     problems = (Problem("no_area", 3, 1, "annotation 3 has no area"),)
     with pytest.raises(UserError, match=r"no image in .*instances_train.json has an object to train on: annotation 3 has no area"):
         pipeline.training_batches(dataclasses.replace(index, images=crowds, problems=problems), options)
+
+
+def test_a_process_ends_while_batches_are_being_made(root: Path) -> None:
+    script = f"""
+from frcnn.config import load_config
+from frcnn.data.coco import find_channel, load_index
+from frcnn.data.pipeline import training_batches
+options = load_config(overrides=["data.root={root}", "image.min_size=[96]", "image.max_size=160", "data.workers=4"])
+index = load_index(*find_channel(options.data, "train"))
+running = [training_batches(index, options) for _ in range(4)]
+for batches in running:
+    next(batches)
+"""
+    assert subprocess.run([sys.executable, "-c", script], timeout=100, check=False).returncode == 0
