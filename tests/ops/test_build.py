@@ -30,7 +30,7 @@ def python(code: str, home: Path, path: str | None = None) -> subprocess.Popen[s
 def small_sources(folder: Path) -> Path:
     """Sources that compile in seconds: a library for TensorFlow without an operation."""
     folder.mkdir(parents=True)
-    for name in (*build.TENSORFLOW_SOURCES, *build.CPU_SOURCES):
+    for name in (*build.TENSORFLOW_SOURCES, *build.CPU_SOURCES, *build.CUDA_SOURCES):
         (folder / name).touch()
     (folder / "ops.cc").write_text('#include "tensorflow/core/framework/op.h"\n')
     return folder
@@ -123,7 +123,7 @@ def test_a_home_that_cannot_be_written(tmp_path, monkeypatch):
 
 
 def test_the_installed_package_brings_its_kernels(tmp_path):
-    # What the image does: build beside an installed TensorFlow. Without nvcc, whose part has a test of its own.
+    # What the image does: build beside an installed TensorFlow, with GPU kernels where nvcc is found.
     source = tmp_path / "source"
     for name in ("frcnn", "setup.py"):  # its metadata would ask for a newer setuptools than some environments have
         origin = REPOSITORY / name
@@ -132,8 +132,8 @@ def test_the_installed_package_brings_its_kernels(tmp_path):
         ) if origin.is_dir() else shutil.copy(origin, source / name)
     shutil.rmtree(source / "frcnn" / "ops" / "kernels")
     small_sources(source / "frcnn" / "ops" / "kernels")
-    path = ":".join(folder for folder in os.environ["PATH"].split(":") if not Path(folder, "nvcc").exists())
     command = [sys.executable, "setup.py", "-q", "build_py", "--build-lib", str(tmp_path / "built")]
-    subprocess.run(command, cwd=source, env={**os.environ, "PATH": path}, check=True, capture_output=True, timeout=300)
+    subprocess.run(command, cwd=source, check=True, capture_output=True, timeout=300)
     [library] = (tmp_path / "built" / "frcnn" / "ops" / "prebuilt").glob("*.so")
     assert library.name.startswith(f"frcnn_ops-tf{build.tf.version.VERSION}-")
+    assert library.name.endswith("-cuda.so") == (build.nvcc() is not None)
