@@ -9,7 +9,6 @@ from __future__ import annotations
 import gc
 import json
 import struct
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
@@ -140,12 +139,13 @@ def _read_categories(entries: list[Any], file: Path) -> tuple[tuple[int, ...], t
     if not names:
         raise UserError(f"{file}: 'categories' is empty; expected one entry with 'id' and 'name' per class")
     ids = tuple(sorted(names))
-    seen: Counter[str] = Counter()
-    unique = []
+    unique: list[str] = []
     for category_id in ids:  # some exporters list a group under the name of its only class
-        name = names[category_id]
-        seen[name] += 1
-        unique.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+        name, count = names[category_id], 1
+        while name in unique:
+            count += 1
+            name = f"{names[category_id]} ({count})"
+        unique.append(name)
     return ids, tuple(unique)
 
 

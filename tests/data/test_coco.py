@@ -160,8 +160,8 @@ def test_missing_images_are_counted_and_the_first_named(tmp_path: Path) -> None:
 
 
 def test_same_name_twice_is_told_apart(tmp_path: Path) -> None:
-    index = load(tmp_path, categories=[{"id": 0, "name": "dog"}, {"id": 1, "name": "dog"}])
-    assert index.class_names == ("dog", "dog (2)")
+    index = load(tmp_path, categories=[{"id": id, "name": name} for id, name in enumerate(["dog", "dog (2)", "dog", "dog"])])
+    assert index.class_names == ("dog", "dog (2)", "dog (3)", "dog (4)")
 
 
 def test_classes_are_matched_by_name(tmp_path: Path) -> None:
