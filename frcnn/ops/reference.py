@@ -155,9 +155,14 @@ def _geometry(
     if sampling_ratio:
         grid = tf.fill(tf.shape(extent), sampling_ratio)
     else:
-        wanted = tf.math.ceil(sides / tf.cast(output_size, tf.float32))
+        wanted = tf.math.ceil(_divide(sides, output_size))
         grid = tf.cast(tf.clip_by_value(wanted, 0.0, tf.cast(extent, tf.float32)), tf.int32)
-    return _Geometry(valid, base, extent, start, sides / tf.cast(output_size, tf.float32), grid)
+    return _Geometry(valid, base, extent, start, _divide(sides, output_size), grid)
+
+
+def _divide(dividend: tf.Tensor, divisor: tf.Tensor | int) -> tf.Tensor:
+    """A quotient that the graph optimiser does not turn into a product with a rounded reciprocal."""
+    return tf.math.divide_no_nan(dividend, tf.cast(divisor, tf.float32))
 
 
 def _over_samples(geometry: _Geometry, sampling_ratio: int, add: _Add, total: tf.Tensor) -> tf.Tensor:
@@ -191,8 +196,9 @@ def _taps(geometry: _Geometry, iy: tf.Tensor, ix: tf.Tensor, output_size: int) -
     grid = tf.cast(tf.maximum(geometry.grid, 1), tf.float32)
     bins = tf.range(output_size, dtype=tf.float32)[None, None, :]
     # [N, 2, P], in torchvision's order of operations
-    within = (tf.cast(sample, tf.float32) + 0.5) * geometry.bin / grid
-    position = geometry.start[..., None] + bins * geometry.bin[..., None] + within[..., None]
+    within = _divide((tf.cast(sample, tf.float32) + 0.5) * geometry.bin, grid)
+    # Differences, because the graph optimiser would add three terms in an order of its own.
+    position = geometry.start[..., None] - (-bins) * geometry.bin[..., None] - -within[..., None]
     extent = tf.cast(geometry.extent, tf.float32)[..., None]
     exists = (sample < geometry.grid) & geometry.valid[:, None]
     counts = (position >= -1.0) & (position <= extent) & exists[..., None]

@@ -6,6 +6,7 @@ second: ``tools/kernel_mutations.py`` does.
 
 from __future__ import annotations
 
+import functools
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -42,7 +43,7 @@ class Failure(AssertionError):
 def run(program: Path, operation: str, order: str, *arrays: np.ndarray) -> tuple[bytes, int]:
     """Results as bytes, and the bytes of device memory that the kernels moved."""
     call = b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)
-    done = subprocess.run([str(program), operation, order], input=call, capture_output=True, check=False, timeout=120)
+    done = subprocess.run([str(program), operation, order], input=call, capture_output=True, check=False, timeout=60)
     if done.returncode:
         raise Failure(f"{operation}, {order}: status {done.returncode}: {done.stderr.decode(errors='replace')[-1500:]}")
     return done.stdout, int(done.stderr.split()[0])
@@ -114,6 +115,7 @@ def check_nms(program: Path, order: str, call: tuple[tuple[np.ndarray, ...], np.
     np.testing.assert_array_equal(values[-2:], (kept >= 0).sum(axis=1))
 
 
+@functools.cache
 def checks() -> list[tuple[str, Callable[[Path, str], None]]]:
     """Every check of one program in one order, by name; inputs are made once."""
     poolings = {

@@ -1,0 +1,118 @@
+"""Breaks the CUDA files in the ways that such code breaks, one at a time, and asks whether the host runs notice.
+
+A mutant is caught where one of the modes of ``tests/ops/shim_runs.py`` fails: fibers in three orders, then threads under
+the address and the thread sanitizer. Prints a table; exits with 1 where a mutant lives.
+
+    python tools/kernel_mutations.py --json mutations.json        # all, about ten minutes on two cores
+    python tools/kernel_mutations.py --only barrier --jobs 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPOSITORY / "tests" / "ops"))
+import shim_runs  # noqa: E402
+
+
+class Mutant(NamedTuple):
+    name: str
+    file: str
+    start: int
+    end: int
+    text: str
+
+    def apply(self, kernels: Path) -> None:
+        file = kernels / self.file
+        source = file.read_text()
+        file.write_text(source[: self.start] + self.text + source[self.end :])
+
+
+# file, what to find (a regular expression), what to put there, what that is called
+REPLACEMENTS = [
+    ("roi_align.cu", r"__syncthreads\(\);", "", "barrier dropped"),
+    ("nms.cu", r"__syncthreads\(\);", "", "barrier dropped"),
+    ("roi_align.cu", r"atomicAdd\(pixel \+ v, (.*)\);", r"pixel[v] += \1;", "+= for atomicAdd"),
+    ("nms.cu", r"atomicAdd\(buffers.found \+ b, 1\)", "buffers.found[b]++", "++ for atomicAdd"),
+    ("nms.cu", r"(?<=tile\[threadIdx.x\] = )(\w+)\[(\w+) \+ threadIdx.x\]", r"\1[\2 + threadIdx.x + 1]", "tile read one too far"),
+    ("nms.cu", r"int\(threadIdx.x\) < size(?=\) tile)", "int(threadIdx.x) <= size", "tile one too long"),
+    ("nms.cu", r"uint64_t\{1\} << ", "1 << ", "32-bit mask"),
+    ("nms.cu", r"uint64_t\(flags\[j\] != 0\)", "int(flags[j] != 0)", "32-bit mask"),
+    ("nms.cu", r"column \+ j > row && ", "", "box compared with itself and earlier ones"),
+    ("nms.cu", r"row < size \? mask", "row <= size ? mask", "mask row one too far"),
+    ("nms.cu", r"rank \+= tile\[j\] < key", "rank += tile[j] <= key", "rank one too high"),
+    ("roi_align.cu", r"y\.weight \* x\.weight", "y.weight * y.weight", "weight of the wrong axis"),
+    ("roi_align.cu", r"column_weights\[q \* kStrip \+ pixel\]", "column_weights[pixel * kStrip + q]", "transposed weights"),
+    ("roi_align.cu", r"\* bins \+ p\) \* bins \+ q", "* bins + q) * bins + p", "transposed bins"),
+    ("roi_align.cu", r"first \+ pixel < width", "first + pixel <= width", "strip beyond the row"),
+    ("roi_align.cu", r"if \(item >= bins \* bins \* packets\)", "if (item > bins * bins * packets)", "one item too many"),
+    ("roi_align.cu", r"tested < count", "tested <= count", "one box too many"),
+    ("roi_align.h", r"\(1\.0f - fraction\) \* share(?=\);)", "fraction * share", "swapped weight"),
+    ("roi_align.h", r"kTapsBetweenBins = 4", "kTapsBetweenBins = 0", "bins share their taps' room"),
+]
+
+
+def mutants(only: str = "") -> list[Mutant]:
+    """Every place of every replacement."""
+    found = []
+    for file, pattern, text, what in REPLACEMENTS:
+        source = (shim_runs.KERNELS / file).read_text()
+        places = list(re.finditer(pattern, source))
+        if not places:
+            raise SystemExit(f"{file} has nothing like {pattern!r} any more; mend REPLACEMENTS")
+        for place in places:
+            line = source.count("\n", 0, place.start()) + 1
+            found.append(Mutant(f"{file}:{line} {what}", file, place.start(), place.end(), place.expand(text)))
+    return [mutant for mutant in found if only in mutant.name]
+
+
+def caught_by(mutant: Mutant, modes: tuple[str, ...] = tuple(shim_runs.MODES)) -> str | None:
+    """The first mode that notices, with what it saw; None where none does."""
+    with tempfile.TemporaryDirectory() as folder:
+        kernels = Path(folder) / "kernels"
+        shutil.copytree(shim_runs.KERNELS, kernels)
+        mutant.apply(kernels)
+        for mode in modes:
+            try:
+                program = shim_runs.build(mode, Path(folder) / mode, kernels)
+            except subprocess.CalledProcessError as error:
+                raise SystemExit(f"{mutant.name} does not compile: {error.stderr[:500]}") from error
+            for order in shim_runs.ORDERS if mode == "fibers" else ("forward",):
+                for name, check in shim_runs.checks():
+                    try:
+                        check(program, order)
+                    except (AssertionError, subprocess.TimeoutExpired):
+                        return f"{mode}{', ' + order if mode == 'fibers' else ''}: {name}"
+    return None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help="mutants whose name holds this text")
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    chosen = mutants(arguments.only)
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        results = dict(zip([mutant.name for mutant in chosen], pool.map(caught_by, chosen), strict=True))
+    for name, catcher in results.items():
+        print(f"{name:60} {catcher or 'LIVES'}")
+    lives = sum(catcher is None for catcher in results.values())
+    print(f"{len(results) - lives} of {len(results)} caught")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(results, indent=2))
+    sys.exit(lives > 0)
+
+
+if __name__ == "__main__":
+    main()
