@@ -19,7 +19,7 @@ from frcnn.config import Config, changed_options, save_config
 from frcnn.data.batch import Batch
 from frcnn.data.coco import Index, check_same_classes, find_channel, load_index
 from frcnn.data.decode import decode_image
-from frcnn.data.pipeline import steps_per_epoch, training_batches
+from frcnn.data.pipeline import BadImages, steps_per_epoch, training_batches
 from frcnn.errors import UserError
 from frcnn.evaluation.coco import Metrics, evaluate_detections
 from frcnn.evaluation.visualize import draw_comparison
@@ -53,6 +53,7 @@ class Trainer:
             tf.config.experimental.enable_op_determinism()
         keras.utils.set_random_seed(config.seed)
         self.train_index, self.validation_index = _load_data(config)
+        self.bad_images = BadImages(self.train_index, config.data.max_bad_image_share)
         self.model = build_model(len(self.train_index.class_names), config)
         self.steps_per_epoch = steps_per_epoch(self.train_index, config)
         self.total_steps = max(1, round(config.training.epochs * self.steps_per_epoch))
@@ -68,7 +69,7 @@ class Trainer:
         config = self.config
         config.output.mkdir(parents=True, exist_ok=True)
         save_config(config, config.output / "config.yaml")
-        batches = iter(training_batches(self.train_index, config, start_step=self.step))
+        batches = iter(training_batches(self.train_index, config, start_step=self.step, bad_images=self.bad_images))
         saved = time.monotonic()
         with (
             Progress(config.output, self.total_steps, config.training.batch_size, self.step, config.training.log_every) as progress,
@@ -79,6 +80,7 @@ class Trainer:
             while self.step < self.total_steps and not stop.received:
                 losses = self._train_on(next(batches))
                 progress.step(self.step, losses, float(self.optimizer.learning_rate))
+                self._check_images()
                 due = self._evaluation_is_due()
                 if due:
                     self._evaluate(progress)
@@ -113,38 +115,54 @@ class Trainer:
         return checkpoint.step, checkpoint.state["best_AP"]
 
     def _train_on(self, batch: Batch) -> dict[str, float]:
-        """One step; returns the losses.
+        """One step; returns the losses, their sum ``loss`` and the gradient's norm.
 
         Raises:
-            UserError: a loss is not finite; the step was not applied and nothing is saved.
+            UserError: the sum or the norm is not finite; the step was not applied and nothing is saved.
         """
         values = self._step(batch, tf.constant(self.step))
-        losses = dict(zip(LOSSES, values.numpy().tolist(), strict=True))
-        if not all(map(math.isfinite, losses.values())):
+        losses = dict(zip((*LOSSES, "loss", "gradient_norm"), values.numpy().tolist(), strict=True))
+        if not (math.isfinite(losses["loss"]) and (self._scales_loss or math.isfinite(losses["gradient_norm"]))):
             shown = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
             raise UserError(
-                f"loss not finite at step {self.step} ({shown}), images {batch.image_ids.numpy().tolist()}; nothing was overwritten. "
-                "Lower optimizer.learning_rate, lengthen optimizer.warmup_steps or set optimizer.clip_norm, and run the same command"
+                f"loss or gradient not finite at step {self.step} ({shown}), images {batch.image_ids.numpy().tolist()}; "
+                "nothing was overwritten. Lower optimizer.learning_rate, lengthen optimizer.warmup_steps or set optimizer.clip_norm, "
+                "and run the same command"
             )
         self.step += 1
         return losses
 
     @tf.function
     def _step(self, batch: Batch, step: tf.Tensor) -> tf.Tensor:
-        """Forward, backward, update. Returns the losses in the order of ``LOSSES``; a non-finite sum leaves the weights alone."""
+        """Forward, backward, update; what is not finite changes no weight. Returns ``LOSSES``, their sum, the gradient's norm."""
         variables = self.model.trainable_variables
         seed = tf.stack([self.config.seed, step])
         with tf.GradientTape() as tape:
             losses = self.model.losses_of(batch, seed)
-            losses["weight_decay"] = l2_penalty(variables, self.config.optimizer)
             total = tf.add_n([losses[name] for name in LOSSES])
-            scaled = self.optimizer.scale_loss(total)
+            objective = total + l2_penalty(variables, self.config.optimizer)
+            scaled = self.optimizer.scale_loss(objective)
         gradients = tape.gradient(scaled, variables)
-        tf.cond(tf.math.is_finite(total), lambda: self._apply(gradients), lambda: None)
-        return tf.stack([losses[name] for name in LOSSES])
+        norm = tf.linalg.global_norm(gradients) * (objective / scaled)
+        # With loss scaling a gradient that overflows is everyday: the optimiser skips it and lowers its scale.
+        finite = tf.math.is_finite(total) if self._scales_loss else tf.math.is_finite(total) & tf.math.is_finite(norm)
+        tf.cond(finite, lambda: self._apply(gradients), lambda: None)
+        return tf.stack([*(losses[name] for name in LOSSES), total, norm])
+
+    @property
+    def _scales_loss(self) -> bool:
+        return self.config.training.precision == "mixed_float16"
 
     def _apply(self, gradients: list[tf.Tensor]) -> None:
         self.optimizer.apply(gradients, self.model.trainable_variables)
+
+    def _check_images(self) -> None:
+        """End the run, saved, where more images than allowed could not be read."""
+        try:
+            self.bad_images.check()
+        except UserError:
+            self._save()
+            raise
 
     def _evaluation_is_due(self) -> bool:
         if self.step == self.total_steps:
@@ -160,7 +178,7 @@ class Trainer:
                 return
             results = self.detector.detect_index(self.validation_index)
             metrics = evaluate_detections(self.validation_index, results)
-            progress.evaluation(self.step, metrics.to_json())
+            progress.evaluation(self.step, {**metrics.to_json(), "unreadable_images": len(self.bad_images)})
             self._draw(progress, self.validation_index, results)
             if self.best_ap is None or _ap(metrics) >= self.best_ap:
                 self.best_ap = _ap(metrics)
@@ -189,7 +207,7 @@ class Trainer:
 
 
 PICTURES = 8  # drawn at each evaluation
-LOSSES = ("rpn_objectness", "rpn_box", "roi_class", "roi_box", "weight_decay")
+LOSSES = ("rpn_objectness", "rpn_box", "roi_class", "roi_box")
 
 
 def _load_data(config: Config) -> tuple[Index, Index | None]:

@@ -135,7 +135,8 @@ def test_another_model_is_refused_on_resume(unbroken: Trainer, tiny_config: Make
 def test_non_finite_loss_stops_at_the_step_and_saves_nothing(tiny_config: MakeConfig, tmp_path: Path) -> None:
     trainer = Trainer(tiny_config(tmp_path, "optimizer.learning_rate=1e30", "optimizer.warmup_steps=0"))
     with pytest.raises(
-        UserError, match=r"loss not finite at step \d+ \(rpn_objectness .*\), images \[\d+, \d+, \d+, \d+\]; nothing was overwritten"
+        UserError,
+        match=r"loss or gradient not finite at step \d+ \(rpn_objectness .*\), images \[\d+, \d+, \d+, \d+\]; nothing was overwritten",
     ):
         trainer.run()
     assert not (tmp_path / "checkpoints").exists()
@@ -156,6 +157,17 @@ def test_other_classes_keep_all_but_the_predictors(unbroken: Trainer, tiny_confi
     ]
     saved = safetensors.numpy.load_file(model / "weights.safetensors")
     np.testing.assert_array_equal(trainer.model.roi_head.dense[0].kernel.numpy(), saved["roi_head/fc1/kernel"])
+
+
+def test_too_many_unreadable_images_end_the_run_after_saving(tiny_config: MakeConfig, tmp_path: Path, shapes: Path) -> None:
+    data = shutil.copytree(shapes, tmp_path / "data")
+    broken = sorted((data / "train").iterdir())[:3]
+    for file in broken:
+        file.write_bytes(file.read_bytes()[:200])
+    trainer = Trainer(tiny_config(tmp_path / "run", f"data.root={data}", "data.max_bad_image_share=0.1"))
+    with pytest.raises(UserError, match=r"3 of 24 images could not be read, more than data.max_bad_image_share=0.1 allows: .*train"):
+        trainer.run()
+    assert len(list((tmp_path / "run" / "checkpoints").iterdir())) == 1
 
 
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
