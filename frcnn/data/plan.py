@@ -85,8 +85,11 @@ def plan_epoch(numbers: np.ndarray, sizes: Sequence[tuple[int, int]], batch_size
 
 
 def plan_inference(numbers: np.ndarray, sizes: Sequence[tuple[int, int]], batch_size: int, rank: int = 0, size: int = 1) -> Plan:
-    """A rank's batches of a pass in which every image stands exactly once over all ranks; -1 fills the last of a canvas."""
-    groups = _merge_leftovers([np.flatnonzero(numbers == number) for number in range(len(sizes))], sizes, batch_size)
+    """A rank's batches of a pass in which every image stands exactly once over all ranks; -1 fills the last of a canvas.
+
+    Every image has its own canvas here whatever the batch size: group norm sees the padding, so another canvas gives other scores.
+    """
+    groups = [np.flatnonzero(numbers == number) for number in range(len(sizes))]
     positions = np.full((sum(-(-len(group) // batch_size) for group in groups), batch_size), -1, np.int64)
     of = np.empty(len(positions), np.int64)
     row = 0

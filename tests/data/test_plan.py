@@ -102,7 +102,10 @@ def test_inference_holds_every_image_once_over_the_ranks(numbers: list[int], bat
     counts = [len(plan.positions) for plan in plans]
     assert max(counts) - min(counts) <= 1
     for plan in plans:
-        assert all((row >= 0).any() for row in plan.positions)
+        for row, canvas in zip(plan.positions, plan.canvases, strict=True):
+            members = row[row >= 0]
+            assert len(members)
+            assert {numbers[member] for member in members} == {canvas}
 
 
 @pytest.mark.parametrize("batch", [1, 4, 16])
