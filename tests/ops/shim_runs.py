@@ -95,8 +95,8 @@ def check_pooling(program: Path, order: str, call: Call) -> None:
 def nms_call(count: int, max_outputs: int, threshold: float) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
     """Inputs and the kept indices [B, max_outputs]."""
     rng = np.random.default_rng(count)
-    boxes = rng.integers(0, 60, size=(2, count, 4)).astype(np.float32)
-    boxes[..., 2:] = boxes[..., :2] + rng.integers(1, 25, size=(2, count, 2))
+    boxes = rng.integers(0, 90, size=(2, count, 4)).astype(np.float32)
+    boxes[..., 2:] = boxes[..., :2] + rng.integers(5, 30, size=(2, count, 2))
     scores = rng.integers(0, 150, size=(2, count)).astype(np.float32)
     scores[1, ::2] = rng.choice([-np.inf, np.nan, 500], size=scores[1, ::2].shape)
     groups = rng.integers(0, 2, size=(2, count)).astype(np.int32)
@@ -123,7 +123,7 @@ def checks() -> list[tuple[str, Callable[[Path, str], None]]]:
         "single channels, adaptive": pooling_call(5, 0, False),
         "float16": pooling_call(4, 2, False, number=2),
     }
-    suppressions = {"two runs": nms_call(200, 200, 0.5), "stopped early": nms_call(150, 70, 0.5)}
+    suppressions = {"four runs": nms_call(450, 450, 0.375), "stopped early": nms_call(150, 70, 0.5)}
     return [
         *((name, lambda program, order, call=call: check_pooling(program, order, call)) for name, call in poolings.items()),
         *((name, lambda program, order, call=call: check_nms(program, order, call)) for name, call in suppressions.items()),

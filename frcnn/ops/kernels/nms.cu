@@ -27,7 +27,7 @@ struct NmsBuffers {
   Candidate* ranked;  // [B, N], best first
   Candidate* kept;    // [B, max_outputs]
   uint64_t* dropped;  // [B, kRunWords] candidates of the run that a box before the run drops
-  uint64_t* mask;     // [B, kRun, kRunWords] for each candidate of the run, the later ones that it drops
+  uint64_t* mask;     // [B, kRun, kRunWords] for each candidate of the run, those from its word on that it overlaps
 };
 
 __device__ __forceinline__ bool drops(const Candidate& better, const Candidate& worse, float threshold) {
@@ -112,7 +112,7 @@ __global__ void mask_kernel(NmsCall call, NmsBuffers buffers, int first) {
   const Candidate mine = run[row];
   uint64_t word = 0;
   for (int j = 0; j < kWord && column + j < size; ++j)
-    if (column + j > row && drops(mine, tile[j], call.iou_threshold)) word |= uint64_t{1} << j;
+    if (drops(mine, tile[j], call.iou_threshold)) word |= uint64_t{1} << j;
   buffers.mask[(int64_t(b) * kRun + row) * kRunWords + blockIdx.x] = word;
 }
 
@@ -121,6 +121,7 @@ struct Settling {
 };
 
 // Grid: images; kWord threads. Walks the run a word at a time: one thread settles the word, all carry it to the later ones.
+// Two barriers a word: what a thread writes after the second is read after the next word's first at the earliest.
 __global__ void settle_kernel(NmsCall call, NmsBuffers buffers, int first) {
   FRCNN_SHARED(Settling, state);
   const int b = blockIdx.x, t = threadIdx.x;
@@ -130,7 +131,6 @@ __global__ void settle_kernel(NmsCall call, NmsBuffers buffers, int first) {
   const Candidate* run = buffers.ranked + int64_t(b) * call.candidates + first;
   int outputs = call.counts[b];
   for (int word = t; word < words; word += kWord) state->removed[word] = buffers.dropped[int64_t(b) * kRunWords + word];
-  __syncthreads();
   for (int word = 0; word < words && outputs < call.max_outputs; ++word) {
     const int row = word * kWord + t;
     state->rows[t] = row < size ? mask[int64_t(row) * kRunWords + word] : 0;
@@ -159,7 +159,6 @@ __global__ void settle_kernel(NmsCall call, NmsBuffers buffers, int first) {
       call.indices[place] = run[row].index;
     }
     outputs += __popcll(keep);
-    __syncthreads();
   }
   if (t == 0) call.counts[b] = outputs;
 }

@@ -56,46 +56,63 @@ class BestFirst {
 };
 
 // Sixteen kept boxes of one group. Lanes not yet used hold a box that overlaps nothing.
-struct Block {
-  float x1[kLanes], y1[kLanes], x2[kLanes], y2[kLanes], area[kLanes];
-  int32_t older;  // the group's block before this one, -1 for none
+struct alignas(64) Block {
+  float x1[kLanes], y1[kLanes], x2[kLanes], y2[kLanes];
+  float due[kLanes];  // the box's part of the shared area that drops a candidate
 };
 
 struct Candidate {
-  float x1, y1, x2, y2, area;
+  float x1, y1, x2, y2, due;
   int32_t group, index;
 };
 
-FRCNN_HD Overlap<Floats> overlaps(const Block& kept, const Candidate& c) {
-  const Floats zero = {};
-  return intersect<Floats>(load(kept.x1), load(kept.y1), load(kept.x2), load(kept.y2), load(kept.area),  //
-                           zero + c.x1, zero + c.y1, zero + c.x2, zero + c.y2, zero + c.area);
+// IoU > t is shared > t / (1 + t) * (area + area). This share of an area is a little less, whatever rounding does.
+float due_share(float threshold) {
+  return 0.99999f * threshold / (1.0f + threshold);
 }
 
-// Whether a block of the list, from `block` back to and with `oldest`, holds a box that drops the candidate.
-FRCNN_HD bool is_dropped_by(const Block* blocks, int32_t block, int32_t oldest, const Candidate& candidate, float threshold) {
-  // A product that is never too large rules out nearly all, four blocks per branch; where it does not, torchvision's
-  // quotient decides.
-  const float bound = threshold * 0.99999f;
+// How far the shared areas exceed the kept boxes' parts. Wrong only where the boxes do not overlap, and then not positive.
+FRCNN_HD Floats excess(const Block& kept, const Candidate& c) {
+  const Floats zero = {};
+  const Floats x1 = load(kept.x1), y1 = load(kept.y1), x2 = load(kept.x2), y2 = load(kept.y2);
+  const Floats u1 = zero + c.x1, v1 = zero + c.y1, u2 = zero + c.x2, v2 = zero + c.y2;
+  const Floats width = (x2 < u2 ? x2 : u2) - (x1 > u1 ? x1 : u1);
+  const Floats height = (y2 < v2 ? y2 : v2) - (y1 > v1 ? y1 : v1);
+  return (width > zero ? width : zero) * height - load(kept.due);
+}
+
+// torchvision's quotient.
+FRCNN_HD bool holds_better(const Block& kept, const Candidate& c, float threshold) {
+  const Floats zero = {};
+  const Floats x1 = load(kept.x1), y1 = load(kept.y1), x2 = load(kept.x2), y2 = load(kept.y2);
+  const auto both = intersect<Floats>(x1, y1, x2, y2, area(x1, y1, x2, y2), zero + c.x1, zero + c.y1, zero + c.x2, zero + c.y2,
+                                      zero + area(c.x1, c.y1, c.x2, c.y2));
+  return any(both.shared / both.either > threshold);
+}
+
+// Whether a block of the list, from `block` back over `older` to and with `oldest`, holds a box that drops the candidate. The excess
+// rules out nearly all, four blocks per branch; where it does not, the quotient decides.
+FRCNN_HD bool is_dropped_by(const Block* blocks, const int32_t* older, int32_t block, int32_t oldest, const Candidate& candidate,
+                            float threshold) {
   oldest = oldest > 0 ? oldest : 0;
   while (block >= oldest) {
     const int32_t first = block;
-    Mask near = {};
-    for (int i = 0; i < 4 && block >= oldest; ++i, block = blocks[block].older) {
-      const auto both = overlaps(blocks[block], candidate);
-      near |= both.shared >= bound * both.either;
+    Floats most = excess(blocks[block], candidate);
+    block = older[block];
+    for (int i = 1; i < 4 && block >= oldest; ++i, block = older[block]) {
+      const Floats more = excess(blocks[block], candidate);
+      most = more > most ? more : most;
     }
-    if (!any(near)) continue;
-    for (int32_t again = first; again != block; again = blocks[again].older) {
-      const auto both = overlaps(blocks[again], candidate);
-      if (any(both.shared / both.either > threshold)) return true;
-    }
+    if (!any(most >= candidate.due)) continue;
+    for (int32_t again = first; again != block; again = older[again])
+      if (holds_better(blocks[again], candidate, threshold)) return true;
   }
   return false;
 }
 
-FRCNN_CLONES bool is_dropped(const Block* blocks, int32_t block, int32_t oldest, const Candidate& candidate, float threshold) {
-  return is_dropped_by(blocks, block, oldest, candidate, threshold);
+FRCNN_CLONES bool is_dropped(const Block* blocks, const int32_t* older, int32_t block, int32_t oldest, const Candidate& candidate,
+                             float threshold) {
+  return is_dropped_by(blocks, older, block, oldest, candidate, threshold);
 }
 
 // The kept boxes of all groups: per group a list of blocks, newest first.
@@ -117,7 +134,7 @@ class Kept {
   }
 
   bool drops(const Candidate& candidate, int32_t oldest) const {
-    return is_dropped(blocks_.data(), newest_[candidate.group], oldest, candidate, threshold_);
+    return is_dropped(blocks_.data(), older_.data(), newest_[candidate.group], oldest, candidate, threshold_);
   }
 
   void add(const Candidate& c) {
@@ -125,14 +142,14 @@ class Kept {
       Block block = {};
       std::fill(block.x1, block.x1 + kLanes, std::numeric_limits<float>::infinity());
       std::fill(block.x2, block.x2 + kLanes, -std::numeric_limits<float>::infinity());
-      block.older = newest_[c.group];
       blocks_.push_back(block);
+      older_.push_back(newest_[c.group]);
       newest_[c.group] = int32_t(blocks_.size()) - 1;
       used_[c.group] = 0;
     }
     Block& block = blocks_[newest_[c.group]];
     const int lane = used_[c.group]++;
-    block.x1[lane] = c.x1, block.y1[lane] = c.y1, block.x2[lane] = c.x2, block.y2[lane] = c.y2, block.area[lane] = c.area;
+    block.x1[lane] = c.x1, block.y1[lane] = c.y1, block.x2[lane] = c.x2, block.y2[lane] = c.y2, block.due[lane] = c.due;
   }
 
   int32_t newest(int32_t group) const { return newest_[group]; }
@@ -141,6 +158,8 @@ class Kept {
  private:
   float threshold_;
   std::vector<Block> blocks_;
+  // The group's block before each, -1 for none. Apart from the blocks, so that the walk waits for the nearest cache only.
+  std::vector<int32_t> older_;
   std::vector<int32_t> newest_, used_;
   std::unordered_map<int32_t, int32_t> numbers_;
   int32_t last_name_ = 0, last_group_ = 0;
@@ -156,6 +175,7 @@ int nms(const float* boxes, const float* scores, const int32_t* groups, int coun
         const ParallelFor& parallel) {
   BestFirst order(scores, count);
   Kept kept(iou_threshold);
+  const float share = due_share(iou_threshold);
   Candidate run[kRun];
   bool dropped[kRun];
   int32_t before[kRun];
@@ -165,7 +185,8 @@ int nms(const float* boxes, const float* scores, const int32_t* groups, int coun
     for (int i = 0; i < size; ++i) {
       const int32_t index = order[first + i];
       const float* box = boxes + 4 * int64_t(index);
-      run[i] = {box[0], box[1], box[2], box[3], area(box[0], box[1], box[2], box[3]), kept.group(groups[index]), index};
+      const float due = share * area(box[0], box[1], box[2], box[3]);
+      run[i] = {box[0], box[1], box[2], box[3], due, kept.group(groups[index]), index};
       before[i] = kept.newest(run[i].group);
       dropped[i] = false;
     }

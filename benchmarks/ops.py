@@ -1,0 +1,239 @@
+"""RoIAlign and NMS against torchvision and TensorFlow's own operations: one process, two threads, alternating runs.
+
+    pip install tensorflow torch==2.14.1 torchvision==0.29.1     # the extra `bench`
+    python benchmarks/ops.py --json ops.json
+
+Prints medians of wall and CPU time, their ratios to the peers, and for RoIAlign the memory floor: the time to read every
+feature pixel that a tap touches once and to write the result once, at the bandwidths measured in the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+# Before TensorFlow, whose libraries torch's import does not survive.
+import torch
+import torchvision  # isort: split
+
+import numpy as np
+import tensorflow as tf
+
+from frcnn import ops
+from frcnn.ops.reference import level_starts
+
+STRIDES = (4, 8, 16, 32)
+HEIGHT, WIDTH, CHANNELS = 800, 1333, 256
+Runs = dict[str, Callable[[], object]]
+Row = dict[str, float | str]
+
+
+def measure(runs: Runs, rounds: int) -> dict[str, tuple[float, float]]:
+    """Median wall and CPU seconds of each, run in turns so that a noisy machine is noisy for all."""
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
+    for run in runs.values():
+        run()
+    for _ in range(rounds):
+        for name, run in runs.items():
+            wall, cpu = time.perf_counter(), time.process_time()
+            run()
+            times[name].append((time.perf_counter() - wall, time.process_time() - cpu))
+    return {name: (statistics.median(t[0] for t in all_), statistics.median(t[1] for t in all_)) for name, all_ in times.items()}
+
+
+def bandwidth(rounds: int) -> tuple[float, float]:
+    """Bytes a second that two threads read and write, of arrays larger than the caches."""
+    source = torch.zeros(64 << 20, dtype=torch.float32)
+    seconds = measure({"read": lambda: source.sum(), "write": lambda: source.fill_(1.0)}, rounds)
+    return source.nbytes / seconds["read"][0], source.nbytes / seconds["write"][0]
+
+
+def random_boxes(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Sides of 32 to 600 pixels, evenly in the logarithm, anywhere on the canvas."""
+    size, aspect = np.exp(rng.uniform(np.log(32), np.log(600), count)), np.exp(rng.uniform(-0.7, 0.7, count))
+    center = rng.uniform(0, 1, (count, 2)) * (WIDTH, HEIGHT)
+    half = np.stack([size * np.sqrt(aspect), size / np.sqrt(aspect)], axis=1) / 2
+    return np.concatenate([(center - half).clip(0), np.minimum(center + half, (WIDTH, HEIGHT))], axis=1).astype(np.float32)
+
+
+def touched_bytes(boxes: np.ndarray, levels: np.ndarray) -> int:
+    """Feature bytes under the boxes, each pixel once."""
+    pixels = 0
+    for level, stride in enumerate(STRIDES):
+        touched = np.zeros((-(-HEIGHT // stride), -(-WIDTH // stride)), bool)
+        for x1, y1, x2, y2 in boxes[levels == level] / stride:
+            touched[int(y1) : int(np.ceil(y2)) + 1, int(x1) : int(np.ceil(x2)) + 1] = True
+        pixels += int(touched.sum())
+    return pixels * CHANNELS * 4
+
+
+def roi_align_rows(count: int, rounds: int, rates: tuple[float, float]) -> list[Row]:
+    rng = np.random.default_rng(count)
+    maps = [rng.normal(size=(1, -(-HEIGHT // stride), -(-WIDTH // stride), CHANNELS)).astype(np.float32) for stride in STRIDES]
+    boxes = random_boxes(rng, count)
+    sizes = np.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
+    levels = (sizes[:, None] >= np.float32(level_starts(STRIDES, "torchvision"))).sum(axis=1)
+    members = [np.flatnonzero(levels == level) for level in range(4)]
+    tensors, box_image = [tf.constant(level) for level in maps], tf.zeros([count], tf.int32)
+    small = [tf.cast(level, tf.bfloat16) for level in tensors]
+    normal = tf.constant(boxes[:, [1, 0, 3, 2]] / np.float32([HEIGHT, WIDTH, HEIGHT, WIDTH]))
+    upstream = tf.constant(rng.normal(size=(count, 7, 7, CHANNELS)).astype(np.float32))
+
+    def ours(pyramid: list[tf.Tensor]) -> tf.Tensor:
+        return ops.roi_align(
+            pyramid,
+            boxes,
+            box_image,
+            strides=STRIDES,
+            output_size=7,
+            sampling_ratio=2,
+            aligned=True,
+            level_rule="torchvision",
+            kernel="compiled",
+        )
+
+    def crop_and_resize(pyramid: list[tf.Tensor]) -> tf.Tensor:
+        crops = [
+            tf.image.crop_and_resize(level, tf.gather(normal, which), tf.zeros(len(which), tf.int32), [14, 14])
+            for level, which in zip(pyramid, members, strict=True)
+        ]
+        return tf.nn.avg_pool2d(tf.concat(crops, axis=0), 2, 2, "VALID")
+
+    def with_gradient(pool: Callable[[list[tf.Tensor]], tf.Tensor]) -> Callable[[list[tf.Tensor]], list[tf.Tensor]]:
+        return lambda pyramid: [pool(pyramid), *tf.gradients(pool(pyramid), pyramid, upstream)]
+
+    torch_maps = [torch.from_numpy(level.transpose(0, 3, 1, 2).copy()).requires_grad_() for level in maps]
+    torch_rois = [torch.from_numpy(np.concatenate([np.zeros((len(which), 1), np.float32), boxes[which]], axis=1)) for which in members]
+    torch_upstream = [torch.from_numpy(upstream.numpy()[which].transpose(0, 3, 1, 2).copy()) for which in members]
+
+    def torch_pool() -> list[torch.Tensor]:
+        return [
+            torchvision.ops.roi_align(level, rois, 7, 1 / stride, 2, True)
+            for level, rois, stride in zip(torch_maps, torch_rois, STRIDES, strict=True)
+        ]
+
+    def torch_forward() -> None:
+        with torch.no_grad():
+            torch_pool()
+
+    graph = torch_pool()
+
+    def torch_backward() -> None:
+        torch.autograd.grad(graph, torch_maps, torch_upstream, retain_graph=True)
+
+    our_forward, our_both = tf.function(ours), tf.function(with_gradient(ours))
+    their_forward, their_both = tf.function(crop_and_resize), tf.function(with_gradient(crop_and_resize))
+    our_backward = tf.function(lambda pyramid: tf.gradients(ours(pyramid), pyramid, upstream))
+    times = measure(
+        {
+            "forward": lambda: our_forward(tensors),
+            "crop": lambda: their_forward(tensors),
+            "torch": torch_forward,
+            "bfloat16": lambda: our_forward(small),
+            "backward": lambda: our_backward(tensors),
+            "torch backward": torch_backward,
+            "both": lambda: our_both(tensors),
+            "crop both": lambda: their_both(tensors),
+        },
+        rounds,
+    )
+    read, write, pooled = touched_bytes(boxes, levels), sum(level.nbytes for level in maps), count * 49 * CHANNELS * 4
+    forward_floor, backward_floor = read / rates[0] + pooled / rates[1], pooled / rates[0] + write / rates[1]
+    return [
+        row(f"roi_align forward, {count} RoIs", times, "forward", {"torchvision": "torch", "crop_and_resize": "crop"}, forward_floor),
+        row(f"roi_align forward bfloat16, {count} RoIs", times, "bfloat16", {"torchvision": "torch"}, forward_floor / 2),
+        row(f"roi_align backward, {count} RoIs", times, "backward", {"torchvision": "torch backward"}, backward_floor),
+        row(f"roi_align forward+backward, {count} RoIs", times, "both", {"crop_and_resize": "crop both"}, forward_floor + backward_floor),
+    ]
+
+
+def row(name: str, times: dict[str, tuple[float, float]], ours: str, peers: dict[str, str], floor: float | None = None) -> Row:
+    wall, cpu = times[ours]
+    result: Row = {"case": name, "wall_ms": wall * 1e3, "cpu_ms": cpu * 1e3}
+    for peer, key in peers.items():
+        result[f"wall/{peer}"], result[f"cpu/{peer}"] = wall / times[key][0], cpu / times[key][1]
+    if floor is not None:
+        result["floor_ms"], result["wall/floor"] = floor * 1e3, wall / floor
+    return result
+
+
+def nms_row(count: int, rounds: int, max_outputs: int) -> Row:
+    """Boxes of which none overlaps another enough: the most comparisons there can be."""
+    rng = np.random.default_rng(count)
+    corner = rng.uniform(0, 20000, (count, 2)).astype(np.float32)
+    boxes, scores = np.concatenate([corner, corner + 40], axis=1), rng.uniform(size=count).astype(np.float32)
+    ours = tf.function(
+        lambda b, s: ops.nms(b, s, tf.zeros_like(s, tf.int32), iou_threshold=0.7, max_outputs=max_outputs, kernel="compiled")
+    )
+    image = tf.function(lambda b, s: tf.image.non_max_suppression(b, s, max_outputs, 0.7))
+    combined = tf.function(lambda b, s: tf.image.combined_non_max_suppression(b, s, max_outputs, max_outputs, 0.7, clip_boxes=False))
+    tensors, torches = (tf.constant(boxes), tf.constant(scores)), (torch.from_numpy(boxes), torch.from_numpy(scores))
+    runs: Runs = {
+        "ours": lambda: ours(tensors[0][None], tensors[1][None]),
+        "torch": lambda: torchvision.ops.nms(*torches, 0.7),
+        "image": lambda: image(*tensors),
+        "combined": lambda: combined(tensors[0][None, :, None], tensors[1][None, :, None]),
+    }
+    peers = {"torchvision": "torch", "tf.image": "image", "combined": "combined"}
+    if max_outputs == count > 2000:  # combined_non_max_suppression takes minutes here
+        del runs["combined"], peers["combined"]
+    return row(f"nms, {count} boxes at 0.7, {'all' if max_outputs == count else max_outputs} kept", measure(runs, rounds), "ours", peers)
+
+
+def class_nms_row(dense: bool, rounds: int) -> Row:
+    """1000 boxes with scores for 80 classes, 100 detections."""
+    rng = np.random.default_rng(7)
+    boxes = random_boxes(rng, 1000)
+    scores = rng.uniform(0.05, 1, (1000, 80)).astype(np.float32)
+    if not dense:
+        scores[rng.uniform(size=scores.shape) > 0.072] = 0.01
+    usable = np.where(scores > 0.05, scores, -np.inf).astype(np.float32).reshape(1, -1)
+    repeated = tf.constant(np.repeat(boxes, 80, axis=0)[None])
+    groups, usable_tensor = tf.constant(np.tile(np.arange(80, dtype=np.int32), 1000)[None]), tf.constant(usable)
+    ours = tf.function(lambda: ops.nms(repeated, usable_tensor, groups, iou_threshold=0.5, max_outputs=100, kernel="compiled"))
+    box_tensor, score_tensor = tf.constant(boxes[None, :, None]), tf.constant(scores[None])
+    combined = tf.function(lambda b, s: tf.image.combined_non_max_suppression(b, s, 100, 100, 0.5, 0.05, clip_boxes=False))
+    chosen = np.flatnonzero(usable[0] > 0)
+    torches = [
+        torch.from_numpy(array) for array in (np.repeat(boxes, 80, axis=0)[chosen], usable[0, chosen], np.tile(np.arange(80), 1000)[chosen])
+    ]
+    runs: Runs = {
+        "ours": ours,
+        "torch": lambda: torchvision.ops.batched_nms(*torches, 0.5),
+        "combined": lambda: combined(box_tensor, score_tensor),
+    }
+    name = f"nms, 1000 boxes x 80 classes at 0.5, {'dense' if dense else 'sparse'} ({len(chosen)} candidates), 100 kept"
+    return row(name, measure(runs, rounds), "ours", {"torchvision": "torch", "combined": "combined"})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    tf.config.threading.set_intra_op_parallelism_threads(arguments.threads)
+    rates = bandwidth(arguments.rounds)
+    print(f"memory: {rates[0] / 1e9:.0f} GB/s read, {rates[1] / 1e9:.0f} GB/s written, {arguments.threads} threads")
+    rows: list[Row] = []
+    for count in (512, 1000):
+        rows += roi_align_rows(count, arguments.rounds, rates)
+    for count in (2000, 4741, 8000):
+        rows += [nms_row(count, arguments.rounds, count), nms_row(count, arguments.rounds, 1000)]
+    rows += [class_nms_row(dense, arguments.rounds) for dense in (True, False)]
+    for result in rows:
+        print(" | ".join(f"{key} {value:.3g}" if isinstance(value, float) else str(value) for key, value in result.items()))
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"read": rates[0], "write": rates[1], "rows": rows}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
