@@ -46,7 +46,6 @@ REPLACEMENTS = [
     ("nms.cu", r"atomicAdd\(buffers.found \+ b, 1\)", "buffers.found[b]++", "++ for atomicAdd"),
     ("nms.cu", r"(?<=tile\[threadIdx.x\] = )(\w+)\[(\w+) \+ threadIdx.x\]", r"\1[\2 + threadIdx.x + 1]", "tile read one too far"),
     ("nms.cu", r"j < size(?=; \+\+j\) rank)", "j <= size", "tile walked one too far"),
-    ("nms.cu", r"j < size(?= && !dropped)", "j <= size", "tile walked one too far"),
     ("nms.cu", r"uint64_t\{1\} << ", "1 << ", "32-bit mask"),
     ("nms.cu", r"uint64_t\(flags\[j\] != 0\)", "int(flags[j] != 0)", "32-bit mask"),
     ("nms.cu", r"word \* kWord \+ r < size", "word * kWord + r <= size", "mask row one too far"),

@@ -100,6 +100,9 @@ def nms_call(count: int, max_outputs: int, threshold: float) -> tuple[tuple[np.n
     scores = rng.integers(0, 150, size=(2, count)).astype(np.float32)
     scores[1, ::2] = rng.choice([-np.inf, np.nan, 500], size=scores[1, ::2].shape)
     groups = rng.integers(0, 2, size=(2, count)).astype(np.int32)
+    for b in range(2):  # the best box of all drops the last
+        best, last = np.nanargmax(scores[b]), np.nanargmin(np.where(scores[b] == -np.inf, np.inf, scores[b]))
+        boxes[b, last], groups[b, last] = boxes[b, best], groups[b, best]
     kept = np.full((2, max_outputs), -1, np.int32)
     for b in range(2):
         found = ops_oracle.nms(boxes[b], scores[b], groups[b], iou_threshold=threshold, max_outputs=max_outputs)
