@@ -1,0 +1,228 @@
+"""Reads tensors out of pickle-based files (PyTorch's, Detectron2's) without running anything that stands in them.
+
+A pickle is a program: it names callables and calls them. Here every name that it may use is looked up in a fixed table of
+inert stand-ins, and any other name ends the reading. So neither PyTorch is needed nor can a file do anything but describe
+arrays. The layouts are those of ``torch.save`` (a zip archive since PyTorch 1.6, one stream of pickles before) and of NumPy
+arrays under Python's ``pickle``.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import pickle
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from frcnn.errors import UserError
+
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of a torch.save stream from before PyTorch 1.6
+STORAGES = {
+    "FloatStorage": np.dtype("<f4"), "DoubleStorage": np.dtype("<f8"), "HalfStorage": np.dtype("<f2"),
+    "BFloat16Storage": np.dtype(ml_dtypes.bfloat16), "LongStorage": np.dtype("<i8"), "IntStorage": np.dtype("<i4"),
+    "ShortStorage": np.dtype("<i2"), "CharStorage": np.dtype("<i1"), "ByteStorage": np.dtype("<u1"), "BoolStorage": np.dtype("?"),
+}  # fmt: skip
+# What reading arbitrary bytes as a pickle can end in.
+DAMAGE = (
+    pickle.UnpicklingError, zipfile.BadZipFile, struct.error, OSError, EOFError, LookupError, ValueError, TypeError, AttributeError,
+    OverflowError, MemoryError, RecursionError, ImportError,
+)  # fmt: skip
+ARRAY_KINDS = "fiub"  # NumPy arrays of numbers; anything else could hold pointers
+
+
+def read_pickled(file: Path) -> Any:
+    """What the file describes, with NumPy arrays in the place of tensors: nested dicts, lists and plain values.
+
+    Raises:
+        UserError: the file is damaged, is none of the known layouts, or asks for anything beyond arrays.
+    """
+    try:
+        if zipfile.is_zipfile(file):
+            return _read_archive(file)
+        with file.open("rb") as stream:
+            return _read_stream(stream, file.stat().st_size)
+    except Forbidden as forbidden:
+        raise UserError(f"{file} was not read: {forbidden}; only files that hold nothing but tensors are") from None
+    except DAMAGE as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"{file} cannot be read ({reason}); expected a file that torch.save wrote, or a .pkl of NumPy arrays") from error
+
+
+class Forbidden(Exception):
+    """A pickle names something that is not on the list."""
+
+
+class Storage:
+    """The flat memory that PyTorch tensors are views of."""
+
+    def __init__(self, dtype: np.dtype, length: int, limit: int) -> None:
+        if not 0 <= length * dtype.itemsize <= limit:
+            raise ValueError(f"a storage of {length} values is larger than the file")
+        self.dtype, self.length = dtype, length
+        self.values = np.empty(0, dtype)
+
+    def fill(self, data: bytes) -> None:
+        values = np.frombuffer(data, self.dtype)
+        if len(values) != self.length:
+            raise ValueError(f"a storage has {len(values)} values where {self.length} were announced")
+        self.values = values
+
+
+class View(NamedTuple):
+    """A tensor whose storage may not have been read yet."""
+
+    storage: Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    def array(self) -> np.ndarray:
+        counts = (self.offset, *self.shape, *self.strides)
+        if len(self.shape) != len(self.strides) or not all(isinstance(count, int) and count >= 0 for count in counts):
+            raise ValueError(f"a tensor has shape {self.shape} and strides {self.strides}")
+        if 0 in self.shape:
+            return np.empty(self.shape, self.storage.dtype)
+        last = self.offset + sum((side - 1) * stride for side, stride in zip(self.shape, self.strides, strict=True))
+        if max(last + 1, math.prod(self.shape)) > len(self.storage.values):
+            raise ValueError(f"a tensor of shape {self.shape} reaches beyond its storage")
+        strides = [stride * self.storage.dtype.itemsize for stride in self.strides]
+        return np.ascontiguousarray(np.lib.stride_tricks.as_strided(self.storage.values[self.offset :], self.shape, strides))
+
+
+class NumPyType:
+    """Stands in for ``numpy.dtype``, of which only numbers are accepted."""
+
+    def __init__(self, code: str, align: Any = False, copy: Any = False) -> None:
+        self.dtype = np.dtype(code)
+        if self.dtype.kind not in ARRAY_KINDS:
+            raise Forbidden(f"it holds an array of {code!r}")
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.dtype = self.dtype.newbyteorder(state[1])
+
+
+class NumPyArray:
+    """Stands in for ``numpy.ndarray``, whose own ``__setstate__`` trusts its input."""
+
+    value: np.ndarray
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _version, shape, kind, fortran, data = state
+        flat = np.frombuffer(_bytes(data), kind.dtype)
+        self.value = flat.reshape(shape, order="F" if fortran else "C")
+
+
+class Inert:
+    """Stands in for objects beside the weights (training arguments), which are listed and not used."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None: ...
+
+    def __setstate__(self, state: Any) -> None: ...
+
+
+class Parameters(dict[Any, Any]):
+    """Stands in for ``OrderedDict``; the attributes that PyTorch hangs on it (``_metadata``) are dropped."""
+
+    def __setstate__(self, state: Any) -> None: ...
+
+
+def _bytes(data: Any) -> bytes:
+    # Python 2's strings come out as latin-1 text.
+    return data.encode("latin1") if isinstance(data, str) else bytes(data)
+
+
+def _tensor(storage: Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: Any) -> View:
+    return View(storage, offset, tuple(shape), tuple(strides))
+
+
+def _scalar(kind: NumPyType, data: Any) -> Any:
+    return np.frombuffer(_bytes(data), kind.dtype)[0]
+
+
+NAMES: dict[tuple[str, str], Callable[..., Any]] = {
+    ("collections", "OrderedDict"): Parameters,
+    ("argparse", "Namespace"): Inert,
+    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
+    ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
+    ("torch", "Size"): tuple,
+    ("numpy", "ndarray"): NumPyArray,
+    ("numpy", "dtype"): NumPyType,
+    ("_codecs", "encode"): lambda text, encoding: _bytes(text),
+    **{(f"numpy.{core}.multiarray", "_reconstruct"): lambda *_: NumPyArray() for core in ("core", "_core")},
+    **{(f"numpy.{core}.multiarray", "scalar"): _scalar for core in ("core", "_core")},
+}
+
+
+class Reader(pickle.Unpickler):
+    """Unpickler that knows the names above, and storages, which ``storage_of`` makes of (dtype, key, length)."""
+
+    def __init__(self, stream: BinaryIO, storage_of: Callable[[np.dtype, str, int], Storage] | None = None) -> None:
+        super().__init__(stream, encoding="latin1")
+        self._storage_of = storage_of
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module in ("torch", "torch.storage") and name in STORAGES:
+            return STORAGES[name]
+        if (module, name) not in NAMES:
+            raise Forbidden(f"it asks for {module}.{name}, which could run code")
+        return NAMES[module, name]
+
+    def persistent_load(self, identity: Any) -> Storage:
+        kind, dtype, key, _device, length, *_view = identity
+        if kind != "storage" or self._storage_of is None:
+            raise Forbidden(f"it refers to a {kind!r} outside itself")
+        return self._storage_of(dtype, str(key), int(length))
+
+
+def _read_archive(file: Path) -> Any:
+    """A ``torch.save`` archive: ``NAME/data.pkl``, and each storage as ``NAME/data/KEY``, stored uncompressed."""
+    with zipfile.ZipFile(file) as archive:
+        (root,) = {name.removesuffix("data.pkl") for name in archive.namelist() if name.endswith("data.pkl") and name.count("/") <= 1}
+        if f"{root}byteorder" in archive.namelist() and archive.read(f"{root}byteorder") != b"little":
+            raise ValueError("its numbers are big-endian")
+        storages: dict[str, Storage] = {}
+
+        def storage(dtype: np.dtype, key: str, length: int) -> Storage:
+            if key not in storages:
+                entry = archive.getinfo(f"{root}data/{key}")
+                storages[key] = Storage(dtype, length, entry.file_size if entry.compress_type == zipfile.ZIP_STORED else -1)
+                storages[key].fill(archive.read(entry))
+            return storages[key]
+
+        return _with_arrays(Reader(io.BytesIO(archive.read(f"{root}data.pkl")), storage).load())
+
+
+def _read_stream(stream: BinaryIO, size: int) -> Any:
+    """A plain pickle, or PyTorch's older layout: magic number, protocol, system, objects, keys, then the storages in their order."""
+    first = Reader(stream).load()
+    if first != LEGACY_MAGIC:
+        return _with_arrays(first)
+    for _protocol_and_system in range(2):
+        Reader(stream).load()
+    storages: dict[str, Storage] = {}
+    tree = Reader(stream, lambda dtype, key, length: storages.setdefault(key, Storage(dtype, length, size))).load()
+    for key in Reader(stream).load():
+        (length,) = struct.unpack("<q", stream.read(8))
+        if length != storages[key].length:
+            raise ValueError(f"a storage has {length} values where {storages[key].length} were announced")
+        storages[key].fill(stream.read(length * storages[key].dtype.itemsize))
+    return _with_arrays(tree)
+
+
+def _with_arrays(tree: Any) -> Any:
+    """The tree with arrays in the place of the stand-ins."""
+    if isinstance(tree, View):
+        return tree.array()
+    if isinstance(tree, NumPyArray):
+        return tree.value
+    if isinstance(tree, dict):
+        return {key: _with_arrays(value) for key, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return [_with_arrays(value) for value in tree]
+    return tree
