@@ -182,6 +182,36 @@ def check_dataset(folder: Path, split: tuple[str, ...], file: Path | None, out: 
         raise click.exceptions.Exit(1)
 
 
+@main.command(
+    "import-weights",
+    epilog=_example(
+        "frcnn import-weights fasterrcnn_resnet50_fpn_coco-258fb6c6.pth --from torchvision --out coco",
+        "frcnn import-weights model_final_280758.pkl --from detectron2 --out coco",
+    ),
+)
+@click.argument("file", type=PATH)
+@click.option("--from", "framework", type=click.Choice(("torchvision", "detectron2")), required=True, help="Whose file it is.")
+@click.option("--out", type=PATH, required=True, help="Model folder to write.")
+def import_weights(file: Path, framework: str, out: Path) -> None:
+    """Make a model folder of another framework's weights.
+
+    Prints what became of every tensor. A detector can be used at once (evaluate, predict) or be trained further (train
+    weights=DIR, with the same classes or others); a classification ResNet is for training alone. Nothing in the file is executed.
+    docs/weights.md says which files there are.
+    """
+    import_tensorflow()
+    from frcnn.weights.import_weights import import_weights as run
+
+    account = run(file, framework, out)
+    click.echo(f"{file}: {account.network}" + (f", {len(account.class_names)} classes" if account.class_names else ", backbone alone"))
+    click.echo(f"{account.used} tensors used")
+    for name, option in sorted(account.settings.items()):
+        click.echo(f"became {option}: {name}")
+    for name, reason in sorted(account.left_out.items()):
+        click.echo(f"left out: {name} ({reason})")
+    click.echo(f"model: {out}")
+
+
 @main.command("make-shapes", epilog=_example("frcnn make-shapes shapes --images 800 --seed 0"))
 @click.argument("folder", type=PATH, metavar="DIR")
 @click.option("--images", type=click.IntRange(5), default=800, show_default=True, help="Pictures in all; one in five is for validation.")

@@ -145,7 +145,7 @@ class RPN(Section):
     post_nms_train: Count = Field(2000, description="proposals per image after NMS, training")
     post_nms_test: Count = Field(1000, description="proposals per image after NMS, inference")
     nms_iou: Fraction = Field(0.7, description="within a level, a proposal with a larger IoU to a better one is dropped")
-    min_box_size: NonNegative = Field(1e-3, description="proposals with a side below this many pixels are dropped")
+    min_box_size: NonNegative = Field(1e-3, description="proposals with a side of at most this many pixels are dropped")
     smooth_l1_beta: NonNegative = Field(1 / 9, description="where the box loss turns from square to linear; 0 is L1")
     normalizer: Literal["sampled", "constant"] = Field(
         "sampled", description="losses are divided by the sampled anchors (torchvision) or by `samples` per image (Detectron2)"
@@ -183,7 +183,7 @@ class RoIHead(Section):
     smooth_l1_beta: NonNegative = Field(1 / 9, description="where the box loss turns from square to linear; 0 is L1")
     score_threshold: Fraction = Field(0.05, description="detections at or below this score are dropped")
     nms_iou: Fraction = Field(0.5, description="within a class, a detection with a larger IoU to a better one is dropped")
-    min_box_size: NonNegative = Field(1e-2, description="detections with a side below this many pixels are dropped")
+    min_box_size: NonNegative = Field(1e-2, description="detections with a side of at most this many pixels are dropped")
     max_detections: Count = Field(100, description="detections per image")
 
 

@@ -87,7 +87,7 @@ def test_every_verb_has_help_with_an_example_that_parses(verb: str) -> None:
 def test_the_group_lists_its_verbs() -> None:
     result = frcnn("--help")
     listed = set(re.findall(r"^  ([a-z-]+)  ", result.stdout, re.M))
-    assert {"train", "evaluate", "predict", "check-dataset", "make-shapes", "doctor"} <= listed
+    assert {"train", "evaluate", "predict", "check-dataset", "make-shapes", "import-weights", "doctor"} <= listed
     assert "..." not in result.stdout.partition("Commands:")[2]  # no description is cut off
 
 
@@ -136,6 +136,14 @@ def test_predict_draws_every_picture_and_reports_those_it_cannot_read(model: Pat
         assert entry["category_id"] in range(1, 6)
         assert len(entry["bbox"]) == 4
     assert frcnn("predict", shapes / "val" / "000008.jpg", "--model", model, "--out", out).exit_code == 0
+
+
+def test_import_weights_refuses_what_it_does_not_know(tmp_path: Path) -> None:
+    """tests/weights has the imports that work."""
+    file = REPOSITORY / "tests" / "weights" / "golden" / "archive.pth"
+    told = mistake("import-weights", file, "--from", "detectron2", "--out", tmp_path / "m")
+    assert told.startswith(f"frcnn: {file}: no network of Detectron2's that frcnn knows: it has neither 'res2_0_branch2a_w'")
+    assert not (tmp_path / "m").exists()
 
 
 def test_check_dataset_reports_all_splits_and_draws_them(shapes: Path, tmp_path: Path) -> None:

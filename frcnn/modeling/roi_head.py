@@ -143,7 +143,7 @@ def detect(
     boxes = box_ops.clip(tf.reshape(boxes, [batch, number * classes, 4]), image_sizes)
     sides = boxes[..., 2:] - boxes[..., :2]
     usable = tf.repeat(proposals.valid, classes, axis=1)
-    usable &= (scores > options.score_threshold) & tf.reduce_all(sides >= options.min_box_size, axis=-1)
+    usable &= (scores > options.score_threshold) & tf.reduce_all(sides > options.min_box_size, axis=-1)
     labels = tf.tile(tf.range(1, classes + 1)[None], [batch, number])
     indices, counts = ops.nms(
         boxes, tf.where(usable, scores, -float("inf")), labels,

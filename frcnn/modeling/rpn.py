@@ -90,7 +90,7 @@ def propose(
         levels.append(tf.fill(tf.shape(top.indices), level))
     all_boxes = box_ops.clip(tf.concat(boxes, axis=1), image_sizes)
     sides = all_boxes[..., 2:] - all_boxes[..., :2]
-    large_enough = tf.reduce_all(sides >= options.min_box_size, axis=-1)
+    large_enough = tf.reduce_all(sides > options.min_box_size, axis=-1)
     ranking = tf.where(large_enough, tf.concat(logits, axis=1), -float("inf"))
     indices, counts = ops.nms(
         all_boxes, ranking, tf.concat(levels, axis=1), iou_threshold=options.nms_iou, max_outputs=after, kernel=kernel

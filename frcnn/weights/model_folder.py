@@ -24,6 +24,7 @@ from frcnn.config import Config, load_config, save_config
 from frcnn.errors import UserError
 
 WEIGHTS, CONFIG, LABELS, METRICS = "weights.safetensors", "config.yaml", "labels.json", "metrics.json"
+BACKBONE = "backbone/"  # what a file of pretrained features alone holds
 PREDICTORS = ("roi_head/class_logits/", "roi_head/box_deltas/")  # the tensors whose shapes the classes decide
 
 
@@ -66,6 +67,13 @@ def write_model_folder(
     _replace(folder / WEIGHTS, lambda path: safetensors.numpy.save_file(tensors_of(model), path))
 
 
+def write_backbone_folder(folder: Path, tensors: dict[str, np.ndarray], config: Config) -> None:
+    """Write pretrained features, which training can start from and nothing else can use: no labels, no metrics."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _replace(folder / CONFIG, lambda path: save_config(config, path))
+    _replace(folder / WEIGHTS, lambda path: safetensors.numpy.save_file(tensors, path))
+
+
 def _replace(path: Path, write: Any) -> None:
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     write(aside)
@@ -99,10 +107,11 @@ def load_weights(model: keras.Model, file: Path, *, new_classes: bool = False) -
     """Set every variable of the model from a safetensors file.
 
     Args:
-        new_classes: keep the model's own class and box predictors where the file's have another shape.
+        new_classes: keep the model's own class and box predictors where the file's have another shape, and everything
+            but the backbone where the file holds a backbone alone.
 
     Returns:
-        Names of the tensors that were kept, empty without ``new_classes``.
+        Names of the tensors that were kept, or of their layers where whole ones were; empty without ``new_classes``.
 
     Raises:
         UserError: unreadable file, missing or left-over tensors, or a shape that does not fit; names the tensor.
@@ -112,13 +121,16 @@ def load_weights(model: keras.Model, file: Path, *, new_classes: bool = False) -
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(f"weights file {file} cannot be read ({error}); expected a .safetensors file that frcnn wrote") from error
     wanted = {variable.path: variable for variable in model.variables}
+    kept = []
+    if new_classes and all(name.startswith(BACKBONE) for name in tensors):
+        kept = sorted({name.partition("/")[0] for name in wanted if not name.startswith(BACKBONE)})
+        wanted = {name: variable for name, variable in wanted.items() if name.startswith(BACKBONE)}
     for difference, names in (("lacks", wanted.keys() - tensors.keys()), ("has besides", tensors.keys() - wanted.keys())):
         if names:
             raise UserError(
                 f"weights file {file} belongs to another architecture: it {difference} {len(names)} tensors, "
                 f"first {min(names)!r}; use the config that it was trained with"
             )
-    kept = []
     for name, variable in wanted.items():
         if tensors[name].shape == tuple(variable.shape):
             variable.assign(tensors[name])

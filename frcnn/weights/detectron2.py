@@ -1,0 +1,169 @@
+"""Detectron2's ResNet-FPN Faster R-CNN and its MSRA ResNets (Caffe2's names) by their tensors' names.
+
+The network is read off the names and shapes; what they do not show (BGR, stride in the 1x1, aligned pooling, fixed anchor
+strides, L1) is that of the model zoo's ``faster_rcnn_R_50_FPN`` and ``R_101_FPN``. Facts from Detectron2 0.6:
+``modeling/backbone/{resnet,fpn}.py``, ``modeling/roi_heads/fast_rcnn.py``, ``checkpoint/c2_model_loading.py``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from frcnn.errors import UserError
+from frcnn.weights.coco_classes import classes_of
+from frcnn.weights.conversion import Layout, Target, Translation, convolution, dense, dense_after_pooling, plain, resnet_name
+
+NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
+PREDICTOR = "roi_heads.box_predictor.cls_score.weight"
+
+# Caffe2's names of a ResNet: res2_0_branch2a_w, res2_0_branch2a_bn_s, res_conv1_bn_b, conv1_w.
+CAFFE2_CONVS = {"1": "shortcut", "2a": "conv1", "2b": "conv2", "2c": "conv3"}
+CAFFE2_STEM = re.compile(r"(?:conv1_w|res_conv1_bn_(?P<norm>[sb]))")
+CAFFE2_BLOCK = re.compile(r"res(?P<stage>[2-5])_(?P<block>\d+)_branch(?P<branch>1|2[abc])(?:_w|_bn_(?P<norm>[sb]))")
+CAFFE2_NORM = {"s": "weight", "b": "bias"}
+
+BLOCK = r"backbone\.bottom_up\.res(?P<stage>[2-5])\.(?P<block>\d+)\.(?:conv(?:(?P<conv3>3)|[12])|shortcut)\.weight$"
+TRUNK = re.compile(
+    r"backbone\.bottom_up\.(?:stem|res(?P<stage>[2-5])\.(?P<block>\d+))\.(?P<conv>conv[123]|shortcut)\.(?P<norm>norm\.)?(?P<what>\w+)"
+)
+PYRAMID = re.compile(r"backbone\.fpn_(?P<kind>lateral|output)(?P<level>[2-5])\.(?P<what>weight|bias)")
+RPN = re.compile(r"proposal_generator\.rpn_head\.(?P<part>conv|objectness_logits|anchor_deltas)\.(?P<what>weight|bias)")
+RPN_PARTS = {"conv": "conv1", "objectness_logits": "objectness", "anchor_deltas": "deltas"}
+HEAD = re.compile(r"roi_heads\.box_head\.fc(?P<number>\d+)\.(?P<what>weight|bias)")
+CLASSES = re.compile(r"roi_heads\.box_predictor\.(?P<part>cls_score|bbox_pred)\.(?P<what>weight|bias)")
+PIXELS = re.compile(r"pixel_(?P<what>mean|std)")
+CELL_ANCHORS = re.compile(r"proposal_generator\.anchor_generator\.cell_anchors\.(?P<level>[0-4])")
+
+CLASSIFIER = "the classifier of ImageNet's classes"
+UNKNOWN = "no part of a Faster R-CNN on a pyramid"
+
+# The zoo's networks, as far as they differ from torchvision's, whose conventions are the configuration's defaults.
+ZOO: dict[str, dict[str, Any]] = {
+    "image": {
+        "min_size": (640, 672, 704, 736, 768, 800), "resize": "pillow", "channel_order": "bgr",
+        "mean": (103.53, 116.28, 123.675), "std": (1.0, 1.0, 1.0),
+    },
+    "backbone": {"stride_in_1x1": True, "freeze": 2},
+    "anchors": {"rounded": False, "stride": "fixed"},
+    "rpn": {"post_nms_train": 1000, "min_box_size": 0.0, "smooth_l1_beta": 0.0, "normalizer": "constant"},
+    "roi_head": {"sampling_ratio": 0, "aligned": True, "level_rule": "detectron2", "smooth_l1_beta": 0.0, "min_box_size": 0.0},
+}  # fmt: skip
+
+
+def translate(tensors: Mapping[str, np.ndarray]) -> Translation:
+    """How to read a Detectron2 checkpoint.
+
+    Raises:
+        UserError: it is neither a Caffe2 ResNet nor a Faster R-CNN on a pyramid.
+    """
+    if "res2_0_branch2a_w" in tensors:
+        return _translate_caffe2(tensors)
+    if PREDICTOR not in tensors or "backbone.fpn_lateral2.weight" not in tensors:
+        raise UserError(
+            f"no network of Detectron2's that frcnn knows: it has neither 'res2_0_branch2a_w' (a ResNet of MSRA) nor "
+            f"{PREDICTOR!r} and 'backbone.fpn_lateral2.weight' (Faster R-CNN on a pyramid); its first tensor is {min(tensors)!r}"
+        )
+    targets: dict[str, Target] = {}
+    settings: dict[str, str] = {}
+    left_out: dict[str, str] = {}
+    options = {section: dict(changes) for section, changes in ZOO.items()}
+    options["backbone"]["name"] = resnet_name(tensors, BLOCK)
+    options["fpn"] = {"channels": len(tensors["backbone.fpn_lateral2.weight"])}
+    layers = [name for name in tensors if HEAD.fullmatch(name) and name.endswith("weight")]
+    options["roi_head"] |= {"fc_layers": len(layers), "fc_channels": int(tensors[PREDICTOR].shape[1])}
+    for name, values in tensors.items():
+        if target := _target(name, options["fpn"]["channels"]):
+            targets[name] = target
+        elif match := PIXELS.fullmatch(name):
+            options["image"][match["what"]] = tuple(_decimal(value) for value in values.ravel())
+            settings[name] = f"image.{match['what']}"
+        elif CELL_ANCHORS.fullmatch(name):
+            settings[name] = "anchors.sizes and anchors.aspect_ratios"
+        else:
+            left_out[name] = UNKNOWN
+    options["anchors"] |= _anchors({int(match["level"]): tensors[name] for name in tensors if (match := CELL_ANCHORS.fullmatch(name))})
+    names, ids = classes_of(len(tensors[PREDICTOR]) - 1)
+    return Translation(options, names, ids, targets, settings=settings, left_out=left_out)
+
+
+def _target(name: str, channels: int) -> Target | None:
+    """Our variable for a foreign name; None where there is none."""
+    if match := TRUNK.fullmatch(name):
+        block = f"stage{match['stage']}_block{int(match['block']) + 1}/{match['conv']}" if match["stage"] else "stem"
+        if match["norm"]:
+            return Target(f"backbone/{block}/norm/{NORM[match['what']]}", plain) if match["what"] in NORM else None
+        return _kernel_or_bias(f"backbone/{block}/conv", match["what"], convolution)
+    if match := PYRAMID.fullmatch(name):
+        return _kernel_or_bias(f"fpn/{match['kind']}{match['level']}/conv", match["what"], convolution)
+    if match := RPN.fullmatch(name):
+        return _kernel_or_bias(f"rpn/{RPN_PARTS[match['part']]}", match["what"], convolution)
+    if match := HEAD.fullmatch(name):
+        first = match["number"] == "1"
+        return _kernel_or_bias(f"roi_head/fc{match['number']}", match["what"], dense_after_pooling(channels) if first else dense)
+    if match := CLASSES.fullmatch(name):
+        if match["part"] == "bbox_pred":
+            return _kernel_or_bias("roi_head/box_deltas", match["what"], dense)
+        return _kernel_or_bias("roi_head/class_logits", match["what"], lambda kernel: dense(_background_first(kernel)), _background_first)
+    return None
+
+
+def _kernel_or_bias(layer: str, what: str, layout: Layout, of_bias: Layout = plain) -> Target:
+    return Target(f"{layer}/kernel", layout) if what == "weight" else Target(f"{layer}/bias", of_bias)
+
+
+def _background_first(rows: np.ndarray) -> np.ndarray:
+    """Class scores stand with the background last there."""
+    return np.roll(rows, 1, axis=0)
+
+
+def _decimal(value: float) -> float:
+    """The number that was written down before it became a float32."""
+    return float(np.format_float_positional(np.float32(value)))
+
+
+def _anchors(cells: Mapping[int, np.ndarray]) -> dict[str, Any]:
+    """Sizes and aspect ratios of stored anchors ``[R, 4]`` by level, which older files have."""
+    if not cells:
+        return {}
+    sides = {level: boxes[:, 2:].astype(np.float64) - boxes[:, :2] for level, boxes in cells.items()}
+    ratios = {level: tuple((side[:, 1] / side[:, 0]).round(4).tolist()) for level, side in sides.items()}
+    sizes = tuple(float(np.sqrt(side[0].prod()).round(3)) for _, side in sorted(sides.items()))
+    if len(sizes) != 5 or len(set(ratios.values())) > 1:
+        raise UserError(f"its anchors have the sizes {list(sizes)} and ratios {ratios}; expected five levels with the same ratios")
+    return {"sizes": sizes, "aspect_ratios": ratios[0]}
+
+
+def _translate_caffe2(tensors: Mapping[str, np.ndarray]) -> Translation:
+    """A ResNet of MSRA: norms are folded into scale and shift, so that mean 0 and variance 1 stand for the statistics."""
+    targets: dict[str, Target] = {}
+    left_out: dict[str, str] = {}
+    for name in tensors:
+        renamed = _from_caffe2(name)
+        target = _target(renamed, 0) if renamed else None
+        if target:
+            targets[name] = target
+        else:
+            left_out[name] = CLASSIFIER if name.startswith(("fc1000", "pred")) else UNKNOWN
+    implied: dict[str, float] = {}
+    for target in targets.values():
+        if target.path.endswith("/norm/gamma"):
+            layer = target.path.removesuffix("gamma")
+            implied |= {f"{layer}moving_mean": 0.0, f"{layer}moving_variance": 1.0}
+    renamed_all = [renamed for renamed in map(_from_caffe2, tensors) if renamed]
+    options = {"image": ZOO["image"], "backbone": {**ZOO["backbone"], "name": resnet_name(renamed_all, BLOCK)}}
+    return Translation(options, (), (), targets, implied=implied, left_out=left_out)
+
+
+def _from_caffe2(name: str) -> str | None:
+    """``res2_0_branch2a_bn_s`` as ``backbone.bottom_up.res2.0.conv1.norm.weight``."""
+    if match := CAFFE2_STEM.fullmatch(name):
+        layer = "stem.conv1"
+    elif match := CAFFE2_BLOCK.fullmatch(name):
+        layer = f"res{match['stage']}.{match['block']}.{CAFFE2_CONVS[match['branch']]}"
+    else:
+        return None
+    return f"backbone.bottom_up.{layer}." + (f"norm.{CAFFE2_NORM[match['norm']]}" if match["norm"] else "weight")

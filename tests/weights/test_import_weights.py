@@ -1,0 +1,115 @@
+"""A foreign file to a model folder, and on from there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import foreign_names
+import numpy as np
+import pytest
+import safetensors.numpy
+from click.testing import CliRunner, Result
+
+from frcnn.cli import main
+from frcnn.config import load_config
+from frcnn.errors import UserError
+from frcnn.inference import Detector
+from frcnn.modeling.faster_rcnn import build_model
+from frcnn.weights.import_weights import import_weights
+from frcnn.weights.model_folder import load_weights, read_model_folder
+
+TINY = """
+image: {min_size: [64], max_size: 64, canvas_aspects: [1.0]}
+backbone: {name: resnet18, norm: frozen_bn, freeze: 5}
+fpn: {channels: 16}
+rpn: {samples: 16, pre_nms_train: 30, post_nms_train: 10, pre_nms_test: 30, post_nms_test: 10}
+roi_head: {samples: 8, fc_channels: 16}
+ops: {kernel: reference}
+optimizer: {learning_rate: 0.001, warmup_steps: 2}
+training: {epochs: 1, batch_size: 4, log_every: 1, evaluate_every: null}
+"""
+
+
+def frcnn(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def write(file: Path, shapes: foreign_names.Shapes) -> dict[str, np.ndarray]:
+    tensors = foreign_names.drawn(shapes)
+    safetensors.numpy.save_file(tensors, file)
+    return tensors
+
+
+@pytest.fixture
+def detector_file(tmp_path: Path) -> Path:
+    write(tmp_path / "r18.safetensors", foreign_names.torchvision_detector(18, 4, channels=16, width=32) | {"extra": (2,)})
+    return tmp_path / "r18.safetensors"
+
+
+def test_a_detector_becomes_a_model_folder(detector_file: Path, tmp_path: Path) -> None:
+    account = import_weights(detector_file, "torchvision", tmp_path / "model")
+    assert account.network == "resnet18 Faster R-CNN"
+    assert account.class_names == ("class 1", "class 2", "class 3")
+    assert {name for name in account.left_out if not name.endswith("num_batches_tracked")} == {"extra"}
+    tensors = safetensors.numpy.load_file(detector_file)
+    assert account.used + len(account.left_out) == len(tensors)
+    detector = Detector.load(tmp_path / "model")
+    stored = {variable.path: variable.numpy() for variable in detector.model.variables}
+    np.testing.assert_array_equal(stored["rpn/objectness/bias"], tensors["rpn.head.cls_logits.bias"])
+    assert detector.class_names == account.class_names
+
+
+def test_its_weights_start_a_model_of_other_classes(detector_file: Path, tmp_path: Path) -> None:
+    import_weights(detector_file, "torchvision", tmp_path / "model")
+    saved = read_model_folder(tmp_path / "model")
+    model = build_model(7, saved.config)
+    kept = load_weights(model, saved.weights, new_classes=True)
+    assert sorted(kept) == [f"roi_head/{layer}/{part}" for layer in ("box_deltas", "class_logits") for part in ("bias", "kernel")]
+
+
+def test_a_resnet_becomes_a_folder_that_only_training_can_start_from(tmp_path: Path) -> None:
+    tensors = write(tmp_path / "r18.safetensors", foreign_names.torchvision_classifier(18))
+    account = import_weights(tmp_path / "r18.safetensors", "torchvision", tmp_path / "backbone")
+    assert (account.network, account.class_names) == ("resnet18", ())
+    assert {"fc.weight", "fc.bias"} <= account.left_out.keys()
+    assert sorted(path.name for path in (tmp_path / "backbone").iterdir()) == ["config.yaml", "weights.safetensors"]
+    with pytest.raises(UserError, match=r"labels\.json is missing"):
+        read_model_folder(tmp_path / "backbone")
+    config = load_config(tmp_path / "backbone" / "config.yaml")
+    model = build_model(2, config)
+    before = {variable.path: variable.numpy() for variable in model.variables}
+    assert load_weights(model, tmp_path / "backbone" / "weights.safetensors", new_classes=True) == ["fpn", "roi_head", "rpn"]
+    after = {variable.path: variable.numpy() for variable in model.variables}
+    np.testing.assert_array_equal(after["backbone/stem/conv/kernel"], tensors["conv1.weight"].transpose(2, 3, 1, 0))
+    np.testing.assert_array_equal(after["fpn/lateral2/conv/kernel"], before["fpn/lateral2/conv/kernel"])
+    with pytest.raises(UserError, match=r"it lacks \d+ tensors, first 'fpn/"):
+        load_weights(model, tmp_path / "backbone" / "weights.safetensors")
+
+
+def test_nothing_is_written_where_a_tensor_does_not_fit(tmp_path: Path) -> None:
+    shapes = foreign_names.torchvision_detector(18, 4, channels=16, width=32)
+    write(tmp_path / "bad.safetensors", shapes | {"rpn.head.bbox_pred.weight": (8, 16, 1, 1)})
+    sentence = r"'rpn\.head\.bbox_pred\.weight' has shape \(8, 16, 1, 1\), which does not fit 'rpn/deltas/kernel' \(1, 1, 16, 12\)"
+    with pytest.raises(UserError, match=sentence):
+        import_weights(tmp_path / "bad.safetensors", "torchvision", tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_import_weights_accounts_for_every_tensor_and_training_starts_from_them(tmp_path: Path) -> None:
+    tensors = write(tmp_path / "resnet18.safetensors", foreign_names.torchvision_classifier(18))
+    result = frcnn("import-weights", tmp_path / "resnet18.safetensors", "--from", "torchvision", "--out", tmp_path / "backbone")
+    assert result.exit_code == 0, result.output
+    first, used, *left_out, last = result.stdout.splitlines()
+    assert first == f"{tmp_path / 'resnet18.safetensors'}: resnet18, backbone alone"
+    assert used == f"{len(tensors) - len(left_out)} tensors used"
+    assert "left out: fc.weight (the classifier of ImageNet's classes)" in left_out
+    assert last == f"model: {tmp_path / 'backbone'}"
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    folders = (f"data.root={tmp_path / 'shapes'}", f"output={tmp_path / 'run'}", f"weights={tmp_path / 'backbone'}")
+    assert frcnn("make-shapes", tmp_path / "shapes", "--images", "5").exit_code == 0
+    result = frcnn("train", "--config", tmp_path / "tiny.yaml", *folders)
+    assert result.exit_code == 0, result.output
+    assert re.search(r"started from .*backbone; drawn anew.*: fpn, roi_head, rpn", result.stdout)
+    trained = safetensors.numpy.load_file(tmp_path / "run" / "model" / "weights.safetensors")
+    np.testing.assert_array_equal(trained["backbone/stem/conv/kernel"], tensors["conv1.weight"].transpose(2, 3, 1, 0))
