@@ -16,6 +16,7 @@ import json
 import os
 import resource
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,6 +24,11 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+if "--peer" in sys.argv:
+    # Before TensorFlow, whose libraries their import does not survive.
+    import torch
+    import torchvision
 
 import numpy as np
 import tensorflow as tf
@@ -140,8 +146,6 @@ def float_operations(function: Any) -> float:
 
 def torchvision_step(config: Config, batch: Batch, classes: int, threads: int) -> Callable[[], object]:
     """One step of torchvision's detector with the same layers, sizes and optimiser on the same pictures."""
-    import torch
-    import torchvision
     from torchvision.models.detection import FasterRCNN
     from torchvision.models.detection.anchor_utils import AnchorGenerator
     from torchvision.models.detection.backbone_utils import resnet_fpn_backbone

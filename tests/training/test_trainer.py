@@ -209,3 +209,13 @@ def test_finished_run_is_not_run_again(unbroken: Trainer) -> None:
     before = (unbroken.config.output / "model" / "weights.safetensors").stat().st_mtime_ns
     assert train(unbroken.config) == unbroken.config.output / "model"
     assert (unbroken.config.output / "model" / "weights.safetensors").stat().st_mtime_ns == before
+
+
+def test_sparse_ids_crowds_and_empty_images_need_no_care(tiny_config: MakeConfig, tmp_path: Path, real_data: Path) -> None:
+    config = tiny_config(tmp_path, f"data.root={real_data / 'coco128'}", "training.epochs=0.1", "training.evaluate_every=null")
+    trainer = Trainer(config)
+    assert (len(trainer.train_index.class_names), max(trainer.train_index.category_ids)) == (80, 90)
+    trainer.run()
+    assert trainer.step == 3
+    assert records(tmp_path, "evaluation")[0]["images"] == 128
+    assert len(json.loads((tmp_path / "model" / "labels.json").read_text())) == 80
