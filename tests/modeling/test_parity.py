@@ -1,0 +1,89 @@
+"""Our detector against torchvision's and Detectron2's stored outputs, on the same drawn weights and pictures.
+
+``tools/store_parity.py`` ran the peers; ``tools/parity.py`` does so live on real pictures.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(REPOSITORY / "tools"))
+
+from peers.differences import ARRAYS, compare_detections, unmatched_proposals  # noqa: E402
+from peers.drawn_weights import draw_weights  # noqa: E402
+from peers.golden import MAX_SIZE, MIN_SIZE, SEED, drawn_picture, drawn_truth, restore_drawn, sampled  # noqa: E402
+from peers.ours import OurSide  # noqa: E402
+
+
+class Peer(NamedTuple):
+    framework: str
+    background: int
+    freeze: int
+    gradient: float  # allowed relative difference
+
+
+# Batch norm over the pictures amplifies rounding: see docs/numerics.md.
+PEERS = {
+    "torchvision": Peer("torchvision", 0, 2, 1e-3),
+    "torchvision_v2": Peer("torchvision", 0, 0, 2e-2),
+    "detectron2": Peer("detectron2", -1, 2, 1e-3),
+}
+
+
+@functools.lru_cache(maxsize=1)
+def side(name: str) -> OurSide:
+    peer = PEERS[name]
+    shapes = json.loads((REPOSITORY / "tests" / "weights" / "golden" / f"{name}.json").read_text())
+    weights = draw_weights(shapes, SEED, peer.background)
+    image = {"min_size": (MIN_SIZE,), "max_size": MAX_SIZE}
+    changes = {"image": image, "backbone": {"freeze": peer.freeze}}
+    return OurSide(peer.framework, weights, changes)
+
+
+@pytest.fixture(scope="module", params=PEERS)
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def stored(name: str) -> dict[str, np.ndarray]:
+    return dict(np.load(REPOSITORY / "tests" / "modeling" / "golden" / f"{name}.npz"))
+
+
+def test_every_stage_of_inference(name: str, stored: dict[str, np.ndarray]) -> None:
+    own = side(name).stages(drawn_picture(0), stored["proposals"])
+    for stage in ARRAYS:
+        largest = stored[stage][-1]
+        allowed = 0 if stage == "anchors" else 3e-5 * largest
+        np.testing.assert_allclose(sampled(own[stage]), stored[stage], rtol=0, atol=allowed, err_msg=stage)
+    # An IoU at 0.7 or a score at the 1000th place, within rounding, lets one box change places with another.
+    assert max(unmatched_proposals(stored["proposals"], own["proposals"])) <= 2
+    found = compare_detections(stored, own)
+    assert found.peer > 20
+    assert found.unmatched == (0, 0)
+    assert found.side < 0.01
+    assert found.score < 1e-4
+
+
+def test_losses_and_gradients_on_what_the_peer_sampled(name: str, stored: dict[str, np.ndarray]) -> None:
+    truth = [drawn_truth(number) for number in range(2)]
+    pictures = [drawn_picture(number) for number in range(2)]
+    own = side(name).training(pictures, [boxes for boxes, _ in truth], [labels for _, labels in truth], restore_drawn(stored))
+    assert own["mismatched"] == 0
+    losses = {key.removeprefix("loss:"): float(value) for key, value in stored.items() if key.startswith("loss:")}
+    assert own["losses"] == pytest.approx(losses, rel=1e-4)
+    gradients = {key.removeprefix("gradient:"): values for key, values in stored.items() if key.startswith("gradient:")}
+    assert len(gradients) == 12
+    for path, values in gradients.items():
+        mine = own["gradients"][path]
+        assert np.linalg.norm(mine) == pytest.approx(values[-1], rel=PEERS[name].gradient), path
+        spread = max(np.linalg.norm(values[:-2]), 1e-12)
+        assert np.linalg.norm(sampled(mine)[:-1] - values[:-2]) < 3 * PEERS[name].gradient * spread, path

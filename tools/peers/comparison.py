@@ -1,0 +1,156 @@
+"""One peer against ours: inference picture by picture, training batch by batch; prints, and returns the numbers."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from typing import Any
+
+import numpy as np
+
+from frcnn.config import Config
+from frcnn.data.coco import ImageRecord, Index, load_index
+from frcnn.data.decode import decode_image
+from frcnn.data.transforms import resized_size
+from frcnn.weights.checkpoint_file import read_checkpoint
+from frcnn.weights.coco_classes import IDS
+from frcnn.weights.conversion import Target
+from peers.differences import compare_detections, gradient_differences, stage_differences, unmatched_proposals
+from peers.drawn_weights import draw_weights
+from peers.ours import OurSide
+
+LOSS, GRADIENT = 1e-4, 1e-3  # allowed relative differences
+ROUNDING = 1.5  # where float32 itself is farther from float64 than GRADIENT: we may be so many times as far as the peer
+
+
+def compare(peer: Any, arguments: argparse.Namespace) -> int:
+    """Everything that the command line asks for; 1 where a difference is larger than allowed."""
+    weights = (
+        read_checkpoint(arguments.weights).tensors if arguments.weights else draw_weights(peer.shapes(), arguments.seed, peer.background)
+    )
+    peer.set_weights(weights)
+    max_size = round(arguments.min_size * 1333 / 800)
+    peer.set_sizes(arguments.min_size, max_size)
+    image = {"min_size": (arguments.min_size,), "max_size": max_size}
+    index = load_index(arguments.data / "val2017", arguments.data / "annotations" / "instances_val2017.json")
+    ours = OurSide(peer.framework, weights, {"image": image, "backbone": peer.backbone_options})
+    results: dict[str, Any] = {"peer": arguments.peer, "min_size": arguments.min_size, "seed": arguments.seed}
+    if arguments.sizes:
+        results["sizes"] = compare_sizes(peer, ours.options)
+    if arguments.pictures:
+        results["inference"] = compare_inference(peer, ours, list(index.images[: arguments.pictures]))
+    results["training"] = [compare_training(peer, ours, pair, arguments.double) for pair in pairs_of_one_size(index, arguments.training)]
+    if arguments.json:
+        arguments.json.write_text(json.dumps(results, indent=1) + "\n")
+    return verdict(results)
+
+
+def compare_sizes(peer: Any, options: Config) -> dict[str, int]:
+    """How many of many sizes, awkward ones among them, come out of the resize otherwise."""
+    image = options.image
+    sizes = [(side, other) for side in range(100, 1400) for other in (480, 640, side * 4 // 3)]
+    differ = [size for size in sizes if peer.resized_size(*size) != resized_size(*size, image.min_size[-1], image.max_size, image.resize)]
+    print(f"{len(sizes)} sizes of pictures, {len(differ)} come out of the resize otherwise{': ' if differ else ''}{str(differ[:5])[1:-1]}")
+    return {"compared": len(sizes), "differ": len(differ)}
+
+
+def compare_inference(peer: Any, ours: OurSide, records: list[ImageRecord]) -> dict[str, Any]:
+    """Prints a line a picture, and the largest differences of each stage; returns them."""
+    stages: dict[str, float] = {}
+    rows = []
+    for record in records:
+        picture = decode_image(record.path)
+        start = time.perf_counter()
+        theirs = peer.stages(picture)
+        seconds = time.perf_counter() - start
+        own = ours.stages(picture, theirs["proposals"])
+        if tuple(own["image_size"]) != tuple(theirs["image_size"]):
+            raise SystemExit(f"{record.path}: resized to {own['image_size']} here and to {theirs['image_size']} there")
+        for name, value in stage_differences(theirs, own).items():
+            stages[name] = max(stages.get(name, 0.0), value)
+        proposals = unmatched_proposals(theirs["proposals"], own["proposals"])
+        found = compare_detections(theirs, own)
+        rows.append({"image": record.image_id, "proposals": len(theirs["proposals"]), "unmatched_proposals": proposals, **found._asdict()})
+        size = "x".join(map(str, theirs["image_size"]))
+        own_seconds = time.perf_counter() - start - seconds
+        print(
+            f"{record.path.name}  {size}  proposals {len(theirs['proposals'])}, without partner {proposals[0]}/{proposals[1]}  "
+            f"detections {found.peer}/{found.ours}, without partner {found.unmatched[0]}/{found.unmatched[1]}, "
+            f"differ by {found.side:.5f} px, {found.score:.1e}  ({seconds:.1f} s, {own_seconds:.1f} s)",
+            flush=True,
+        )
+    for name, value in stages.items():
+        print(f"{name:<13} largest difference {value:.2e} {'px' if name == 'anchors' else 'of the largest value'}")
+    return {"stages": stages, "pictures": rows}
+
+
+def compare_training(peer: Any, ours: OurSide, records: list[ImageRecord], double: bool) -> dict[str, Any]:
+    """Losses and gradients of a batch of two pictures of one size, on what the peer sampled; ``double`` shows how much is rounding."""
+    pictures = [decode_image(record.path) for record in records]
+    kept = [~record.crowd for record in records]
+    boxes = [record.boxes[mask] for record, mask in zip(records, kept, strict=True)]
+    labels = [_labels(record.labels[mask], ours) for record, mask in zip(records, kept, strict=True)]
+    theirs = peer.training(pictures, boxes, labels)
+    own = ours.training(pictures, boxes, labels, theirs)
+    their_gradients = converted_gradients(theirs["gradients"], ours.translation.targets)
+    gradients = gradient_differences(their_gradients, own["gradients"])
+    losses = {name: abs(own["losses"][name] / value - 1) for name, value in theirs["losses"].items()}
+    for name, value in theirs["losses"].items():
+        print(f"{name:<15} peer {value:.7f}, ours {own['losses'][name]:.7f}, relative difference {losses[name]:.1e}")
+    worst = sorted(gradients, key=lambda path: -gradients[path])
+    print(f"{own['mismatched']} sampled anchors or proposals are matched otherwise; {len(gradients)} gradients, largest differences:")
+    for path in worst[:5]:
+        print(f"  {gradients[path]:.1e}  {path}")
+    found = {"losses": losses, "gradients": gradients, "mismatched": own["mismatched"]}
+    if double:
+        exact = converted_gradients(peer.training(pictures, boxes, labels, theirs)["gradients"], ours.translation.targets)
+        for name, side in (("peer_rounding", their_gradients), ("our_rounding", own["gradients"])):
+            found[name] = gradient_differences(exact, side)
+            values = np.array(list(found[name].values()))
+            print(f"{name}: differences from the peer's gradients in float64 up to {values.max():.1e}, median {np.median(values):.1e}")
+    return found
+
+
+def converted_gradients(gradients: dict[str, np.ndarray], targets: dict[str, Target]) -> dict[str, np.ndarray]:
+    """The peer's gradients as our variables stand: conversion only moves numbers, so it holds for gradients as for weights."""
+    return {targets[name].path: targets[name].layout(values) for name, values in gradients.items()}
+
+
+def _labels(labels: np.ndarray, ours: OurSide) -> np.ndarray:
+    """COCO's 80 labels as the model has them: 90 by category id, or the same 80."""
+    return labels if len(ours.translation.class_names) == len(IDS) else np.array(IDS, np.int32)[labels - 1]
+
+
+def pairs_of_one_size(index: Index, count: int) -> list[list[ImageRecord]]:
+    """Pairs of pictures of one size with boxes on both."""
+    of_size: dict[tuple[int, int], list[ImageRecord]] = {}
+    pairs = []
+    for record in index.images:
+        waiting = of_size.setdefault((record.height, record.width), [])
+        if (~record.crowd).any():
+            waiting.append(record)
+        if len(waiting) == 2:
+            pairs.append(waiting[:])
+            waiting.clear()
+    return pairs[:count]
+
+
+def verdict(results: dict[str, Any]) -> int:
+    """Prints the sums and whether the differences are within what is allowed."""
+    pictures = results.get("inference", {}).get("pictures", [])
+    lost = [sum(row["unmatched"][side] for row in pictures) for side in range(2)]
+    total = sum(row["peer"] for row in pictures)
+    print(f"{len(pictures)} pictures, {total} detections of the peer's, without partner: {lost[0]} of the peer's, {lost[1]} of ours")
+    losses = max((value for batch in results["training"] for value in batch["losses"].values()), default=0.0)
+    gradients = max((value for batch in results["training"] for value in batch["gradients"].values()), default=0.0)
+    print(f"{len(results['training'])} training batches, largest relative difference of a loss {losses:.1e}, of a gradient {gradients:.1e}")
+    too_far = any(lost) or results.get("sizes", {}).get("differ", 0) > 0 or losses > LOSS
+    return int(too_far or not all(map(gradients_agree, results["training"])))
+
+
+def gradients_agree(batch: dict[str, Any]) -> bool:
+    """Within what is allowed, or as near to the peer's float64 gradients as its own float32 ones are."""
+    if max(batch["gradients"].values()) <= GRADIENT:
+        return True
+    return "our_rounding" in batch and max(batch["our_rounding"].values()) <= ROUNDING * max(batch["peer_rounding"].values())

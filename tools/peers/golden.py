@@ -1,0 +1,73 @@
+"""A peer's outputs reduced to a small file, and the picture they belong to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from peers.differences import ARRAYS
+
+MIN_SIZE, MAX_SIZE = 160, 267  # of the stored run: the smallest on which all five levels have several rows
+PICTURE, SEED = (210, 277), 7  # an awkward size: 210 x 277 comes to 160 x 211
+SAMPLES = 200  # values kept of each stage and each gradient
+GRADIENTS = 12  # tensors whose gradients are kept, spread over the network
+
+
+def drawn_picture(number: int) -> np.ndarray:
+    """Picture ``[H, W, 3]`` uint8 of waves and rectangles; integers alone decide it, so that every machine draws the same."""
+    rng = np.random.default_rng([SEED, number])
+    height, width = PICTURE
+    y, x = np.mgrid[:height, :width]
+    picture = np.stack([(x * a + y * b) // 3 % 256 for a, b in rng.integers(1, 9, (3, 2))], axis=-1)
+    for _ in range(12):
+        top, left = rng.integers(0, height - 30), rng.integers(0, width - 30)
+        picture[top : top + rng.integers(15, 90), left : left + rng.integers(15, 90)] = rng.integers(0, 256, 3)
+    return picture.astype(np.uint8)
+
+
+def drawn_truth(number: int) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes ``[N, 4]`` float32 in pixels of the picture, and labels ``[N]`` int32."""
+    rng = np.random.default_rng([SEED, number, 1])
+    corners = rng.integers([0, 0], [PICTURE[1] - 70, PICTURE[0] - 70], (5, 2))
+    boxes = np.concatenate([corners, corners + rng.integers(20, 70, (5, 2))], axis=1)
+    return boxes.astype(np.float32), rng.integers(1, 80, 5).astype(np.int32)
+
+
+def sampled(values: np.ndarray) -> np.ndarray:
+    """Up to ``SAMPLES`` values at fixed places, float32, and behind them the largest absolute value of all."""
+    flat = np.asarray(values, np.float32).ravel()
+    places = np.random.default_rng(SEED).choice(flat.size, min(SAMPLES, flat.size), replace=False)
+    return np.append(flat[np.sort(places)], np.abs(flat).max(initial=0.0))
+
+
+def reduce_inference(stages: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Samples of every stage, and proposals and detections whole."""
+    reduced = {name: sampled(stages[name]) for name in ARRAYS}
+    return reduced | {name: stages[name] for name in ("proposals", "boxes", "scores", "labels")}
+
+
+def reduce_training(found: Mapping[str, Any], gradients: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What was drawn, whole; the losses; samples of some gradients, which stand by our paths."""
+    paths = sorted(gradients)
+    kept = {paths[place] for place in np.linspace(0, len(paths) - 1, GRADIENTS).round().astype(int)}
+    reduced = {f"gradient:{path}": np.append(sampled(gradients[path]), np.linalg.norm(gradients[path])) for path in sorted(kept)}
+    reduced |= {f"loss:{name}": np.array(value) for name, value in found["losses"].items()}
+    for row, (positive, negative) in enumerate(found["anchors"]):
+        reduced[f"positive:{row}"], reduced[f"negative:{row}"] = np.flatnonzero(positive), np.flatnonzero(negative)
+        reduced[f"anchors:{row}"] = np.array(len(positive))
+        reduced[f"rois:{row}"], reduced[f"roi_labels:{row}"] = found["rois"][row], found["roi_labels"][row]
+    return reduced
+
+
+def restore_drawn(stored: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """What ``OurSide.training`` takes, from the stored arrays."""
+    anchors, rois, labels = [], [], []
+    for row in range(sum(name.startswith("rois:") for name in stored)):
+        masks = np.zeros((2, int(stored[f"anchors:{row}"])), bool)
+        masks[0, stored[f"positive:{row}"]] = masks[1, stored[f"negative:{row}"]] = True
+        anchors.append((masks[0], masks[1]))
+        rois.append(stored[f"rois:{row}"])
+        labels.append(stored[f"roi_labels:{row}"])
+    return {"anchors": anchors, "rois": rois, "roi_labels": labels}

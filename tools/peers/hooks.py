@@ -1,0 +1,30 @@
+"""What modules of a PyTorch network gave in a forward pass."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+
+@contextlib.contextmanager
+def capture(modules: Mapping[str, torch.nn.Module]) -> Iterator[dict[str, Any]]:
+    """The last output of each module, by name, filled while the block runs."""
+    outputs: dict[str, Any] = {}
+    hooks = [
+        module.register_forward_hook(lambda _module, _inputs, output, name=name: outputs.__setitem__(name, output))
+        for name, module in modules.items()
+    ]
+    try:
+        yield outputs
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def nhwc(tensor: torch.Tensor) -> np.ndarray:
+    """``[B, C, H, W]`` with the channels last, contiguous."""
+    return np.ascontiguousarray(tensor.detach().permute(0, 2, 3, 1).numpy())

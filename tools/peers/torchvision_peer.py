@@ -1,0 +1,138 @@
+"""torchvision's Faster R-CNN, opened up stage by stage."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torchvision.models import resnet50
+from torchvision.models.detection import FasterRCNN, fasterrcnn_resnet50_fpn_v2
+from torchvision.models.detection._utils import overwrite_eps
+from torchvision.models.detection.faster_rcnn import _resnet_fpn_extractor
+from torchvision.ops.misc import FrozenBatchNorm2d
+
+from peers.hooks import capture, nhwc
+
+CLASSES, TRAINABLE = 91, 3
+LOSSES = {"loss_objectness": "rpn_objectness", "loss_rpn_box_reg": "rpn_box", "loss_classifier": "roi_class", "loss_box_reg": "roi_box"}
+
+
+def build(version: str) -> FasterRCNN:
+    """The detector as its published COCO weights are run: v1 with frozen norms and eps 0, v2 as it is."""
+    if version == "torchvision_v2":
+        return fasterrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None)
+    model = FasterRCNN(_resnet_fpn_extractor(resnet50(weights=None, norm_layer=FrozenBatchNorm2d), TRAINABLE), CLASSES)
+    overwrite_eps(model, 0.0)
+    return model
+
+
+class TorchvisionPeer:
+    """Stages of inference, losses and gradients, as NumPy arrays in NHWC."""
+
+    framework = "torchvision"
+    background = 0  # row of the class scores
+
+    def __init__(self, name: str) -> None:
+        # torchvision cannot keep batch norms of v2's frozen stages from moving in training; so all of them train in the comparison.
+        self.backbone_options = {"freeze": 0 if name == "torchvision_v2" else 2}
+        self.model = build(name).eval()
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(tensor.shape) for name, tensor in self.model.state_dict().items()}
+
+    def set_weights(self, tensors: dict[str, np.ndarray]) -> None:
+        self.model.load_state_dict({name: torch.from_numpy(values) for name, values in tensors.items()})
+
+    def set_sizes(self, min_size: int, max_size: int) -> None:
+        self.model.transform.min_size, self.model.transform.max_size = (min_size,), max_size
+
+    def resized_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width after the resize."""
+        resized, _ = self.model.transform.eval().resize(torch.zeros(1, height, width))
+        return resized.shape[1], resized.shape[2]
+
+    @torch.no_grad()
+    def stages(self, picture: np.ndarray) -> dict[str, np.ndarray]:
+        """Every intermediate result for a picture ``[H, W, 3]`` uint8 RGB."""
+        model = self.model.eval()
+        parts = {
+            "transform": model.transform, "body": model.backbone.body, "pyramid": model.backbone.fpn, "head": model.rpn.head,
+            "anchors": model.rpn.anchor_generator, "rpn": model.rpn, "pooled": model.roi_heads.box_roi_pool,
+            "predictor": model.roi_heads.box_predictor,
+        }  # fmt: skip
+        with capture(parts) as outputs:
+            (result,) = model([_tensor(picture)])
+        images = outputs["transform"][0]
+        found = {"image": nhwc(images.tensors)[0], "image_size": np.array(images.image_sizes[0])}
+        found |= {f"C{level}": nhwc(features)[0] for level, features in enumerate(outputs["body"].values(), start=2)}
+        found |= {f"P{level}": nhwc(features)[0] for level, features in enumerate(outputs["pyramid"].values(), start=2)}
+        found["anchors"] = outputs["anchors"][0].numpy()
+        found["logits"] = np.concatenate([nhwc(level).reshape(-1) for level in outputs["head"][0]])
+        found["deltas"] = np.concatenate([nhwc(level).reshape(-1, 4) for level in outputs["head"][1]])
+        found["proposals"] = outputs["rpn"][0][0].numpy()
+        found["roi_features"] = nhwc(outputs["pooled"])
+        logits, deltas = outputs["predictor"]
+        found["class_scores"] = torch.softmax(logits, -1).numpy()
+        found["box_deltas"] = deltas.reshape(len(deltas), -1, 4)[:, 1:].numpy()
+        return found | {name: result[name].numpy() for name in ("boxes", "scores", "labels")}
+
+    def training(
+        self, pictures: list[np.ndarray], boxes: list[np.ndarray], labels: list[np.ndarray], replay: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Losses by our names, gradients by tensor name, and what was sampled, on a batch of pictures of one size.
+
+        With ``replay``, which is what an earlier call gave, on the same samples and in float64.
+        """
+        dtype = torch.float32 if replay is None else torch.float64
+        model = self.model.to(dtype).train()
+        torch.manual_seed(0)
+        images = [_tensor(picture).to(dtype) for picture in pictures]
+        targets = [
+            {"boxes": torch.from_numpy(box).to(dtype), "labels": torch.from_numpy(label.astype(np.int64))}
+            for box, label in zip(boxes, labels, strict=True)
+        ]
+        with _sampling(model, replay) as drawn:
+            losses = model(images, targets)
+        model.zero_grad()
+        sum(losses.values()).backward()
+        gradients = {name: parameter.grad.numpy().copy() for name, parameter in model.named_parameters() if parameter.grad is not None}
+        return {
+            **drawn,
+            "anchors": [(positive.numpy() > 0, negative.numpy() > 0) for positive, negative in zip(*drawn["masks"], strict=True)],
+            "rois": [rois.detach().numpy() for rois in drawn["selected"][0]],
+            "roi_labels": [marks.numpy() for marks in drawn["selected"][2]],
+            "losses": {LOSSES[name]: float(value.detach()) for name, value in losses.items()},
+            "gradients": gradients,
+        }
+
+
+@contextlib.contextmanager
+def _sampling(model: FasterRCNN, replay: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
+    """What the two samplers draw while the block runs; with ``replay`` they draw what they drew then."""
+    sample_anchors, select = model.rpn.fg_bg_sampler, model.roi_heads.select_training_samples
+    drawn: dict[str, Any] = {}
+
+    def of_anchors(marks: list[torch.Tensor]) -> Any:
+        drawn["masks"] = replay["masks"] if replay else sample_anchors(marks)
+        return drawn["masks"]
+
+    def of_rois(proposals: list[torch.Tensor], targets: Any) -> Any:
+        if replay is None:
+            drawn["selected"] = select(proposals, targets)
+        else:
+            boxes, matched, labels, regression = replay["selected"]
+            drawn["selected"] = ([rows.double() for rows in boxes], matched, labels, [rows.double() for rows in regression])
+        return drawn["selected"]
+
+    model.rpn.fg_bg_sampler, model.roi_heads.select_training_samples = of_anchors, of_rois
+    try:
+        yield drawn
+    finally:
+        model.rpn.fg_bg_sampler, model.roi_heads.select_training_samples = sample_anchors, select
+
+
+def _tensor(picture: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(picture.transpose(2, 0, 1).astype(np.float32) / 255)
