@@ -92,7 +92,7 @@ class View(NamedTuple):
         if max(last + 1, math.prod(self.shape)) > len(self.storage.values):
             raise ValueError(f"a tensor of shape {self.shape} reaches beyond its storage")
         strides = [stride * self.storage.dtype.itemsize for stride in self.strides]
-        return np.ascontiguousarray(np.lib.stride_tricks.as_strided(self.storage.values[self.offset :], self.shape, strides))
+        return np.lib.stride_tricks.as_strided(self.storage.values[self.offset :], self.shape, strides).copy()
 
 
 class NumPyType:

@@ -38,7 +38,7 @@ def test_both_layouts_of_pytorch(golden: Path, name: str) -> None:
     assert list(tree["model"]) == list(expected)
     for key, values in expected.items():
         found = tree["model"][key]
-        assert found.dtype == values.dtype, key
+        assert (found.dtype, found.shape) == (values.dtype, values.shape), key
         np.testing.assert_array_equal(found, values, err_msg=key)
     assert tree["epoch"] == 12
     np.testing.assert_array_equal(tree["optimizer"]["state"][0], counted)
