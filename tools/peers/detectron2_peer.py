@@ -148,9 +148,12 @@ def _sampling(model: torch.nn.Module, replay: dict[str, Any] | None) -> Iterator
         return drawn["rois_drawn"]
 
     generator.label_and_sample_anchors, heads.label_and_sample_proposals = of_anchors, of_rois
+    if replay:
+        generator.predict_proposals = lambda *_: []  # not needed then, and its NMS knows no float64
     try:
         yield drawn
     finally:
+        generator.__dict__.pop("predict_proposals", None)
         generator.label_and_sample_anchors, heads.label_and_sample_proposals = sample_anchors, sample_rois
 
 

@@ -6,16 +6,18 @@ make the class scores spread, so that a picture has many detections and few of t
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Mapping
 
 import numpy as np
 
-RESIDUAL = 0.3  # of the last norm of a block, so that sums over blocks do not grow
+RESIDUAL, DEEP_RESIDUAL = 0.3, 0.06  # of the last norm of a block, so that sums over blocks do not grow; the second beyond a ResNet-50's
 STEM_OF_PIXELS = 1 / 60  # Detectron2's networks see 0..255 without a division
 PYRAMID, OBJECTNESS, DELTAS, CLASSES, BOXES = 0.5, 1.0, 0.15, 4.0, 1.0  # spread of the outputs, in units of 1 / sqrt(fan in)
 BACKGROUND = 14.0  # added to the background's logit, so that most proposals are none of the classes
 
+BLOCKS_OF_RESNET50 = 6  # in the stage that deeper networks lengthen
 LAST_NORMS = (".bn3.", ".conv3.norm.")
 GAINS = {"cls_logits": OBJECTNESS, "objectness_logits": OBJECTNESS, "anchor_deltas": DELTAS, "rpn.head.bbox_pred": DELTAS,
          "cls_score": CLASSES, "box_predictor.bbox_pred": BOXES, "fpn": PYRAMID}  # fmt: skip
@@ -38,7 +40,7 @@ def _draw(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
     if kind == "running_var":
         values = rng.uniform(0.5, 1.5, shape)
     elif kind == "weight" and len(shape) == 1:
-        values = rng.uniform(0.8, 1.2, shape) * (RESIDUAL if any(part in name for part in LAST_NORMS) else 1.0)
+        values = rng.uniform(0.8, 1.2, shape) * _norm_scale(name)
     elif kind == "weight":
         gain = next((value for part, value in GAINS.items() if part in name), np.sqrt(2.0))
         if "bottom_up.stem" in name:
@@ -51,3 +53,10 @@ def _draw(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
     else:
         values = rng.standard_normal(shape) * 0.1
     return np.asarray(values, np.float32)
+
+
+def _norm_scale(name: str) -> float:
+    if not any(part in name for part in LAST_NORMS):
+        return 1.0
+    block = re.search(r"(?:layer3|res4)\.(\d+)\.", name)
+    return DEEP_RESIDUAL if block and int(block[1]) >= BLOCKS_OF_RESNET50 else RESIDUAL
