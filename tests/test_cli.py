@@ -186,13 +186,21 @@ def test_usage_errors_exit_with_two() -> None:
 
 def test_ctrl_c_leaves_without_a_trace(tmp_path: Path) -> None:
     command = subprocess.Popen(
-        [*FRCNN, "make-shapes", str(tmp_path / "many"), "--images", "100000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*FRCNN, "make-shapes", str(tmp_path / "many"), "--images", "100000"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell without job control starts background commands, these tests among them, with SIGINT ignored for good.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    while not list(tmp_path.glob("*/train/*.jpg")):
-        assert command.poll() is None
-        time.sleep(0.01)
-    command.send_signal(signal.SIGINT)
-    said, complained = command.communicate(timeout=60)
+    try:
+        while not list(tmp_path.glob("*/train/*.jpg")):
+            assert command.poll() is None
+            time.sleep(0.01)
+        command.send_signal(signal.SIGINT)
+        said, complained = command.communicate(timeout=60)
+    finally:
+        command.kill()
     assert command.returncode == 130
     assert (said, complained) == ("", "frcnn: interrupted\n")
     assert list(tmp_path.iterdir()) == []
