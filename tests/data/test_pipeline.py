@@ -137,11 +137,13 @@ def test_inference_reads_every_image_once_over_the_ranks(options: Config, index:
 def test_prepare_image_is_the_path_of_the_inference_batches(root: Path, index: Index, overrides: tuple[str, ...]) -> None:
     options = small(root, *overrides)
     records = {record.image_id: record for record in index.images}
-    batch = take(pipeline.inference_batches(index, options, 2), 1)[0]
-    for row, image_id in enumerate(batch.image_ids.tolist()):
-        canvas, size = pipeline.prepare_image(decode_image(records[image_id].path), options.image)
+    rows = [(batch, row) for batch in pipeline.inference_batches(index, options, 2) for row in range(2)]
+    pictures = [(batch, row) for batch, row in rows if batch.image_ids[row] != -1]
+    assert len(pictures) == len(records)
+    for batch, row in pictures:
+        canvas, size = pipeline.prepare_image(decode_image(records[int(batch.image_ids[row])].path), options.image)
         np.testing.assert_array_equal(canvas, batch.images[row])
-        assert size.tolist() == batch.image_sizes[row].tolist()
+        assert size.tolist() == batch.image_sizes[row].numpy().tolist()
 
 
 def test_unreadable_images_become_blank_are_counted_and_end_the_run_above_the_share(
