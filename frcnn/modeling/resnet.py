@@ -35,8 +35,7 @@ class ConvNorm(keras.layers.Layer):
         self.relu = relu
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
-        outputs = self.conv(inputs)
-        outputs = self.norm(outputs, training=training) if self.norm._call_has_training_arg else self.norm(outputs)
+        outputs = self.norm(self.conv(inputs), training=training)
         return tf.nn.relu(outputs) if self.relu else outputs
 
 

@@ -5,17 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tensorflow as tf
+from slow_boxes import slow_iou
 
 from frcnn.config import RoIHead
 from frcnn.modeling import roi_head
 from frcnn.modeling.matching import Sample
 from frcnn.modeling.rpn import Proposals
-
-
-def slow_iou(a: np.ndarray, b: np.ndarray) -> float:
-    width = max(min(a[2], b[2]) - max(a[0], b[0]), 0.0)
-    height = max(min(a[3], b[3]) - max(a[1], b[1]), 0.0)
-    return width * height / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - width * height)
 
 
 def slow_detections(logits, deltas, boxes, valid, size, original, options: RoIHead) -> list[tuple[float, int, list[float]]]:

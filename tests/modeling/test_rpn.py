@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tensorflow as tf
+from slow_boxes import slow_iou
 
 from frcnn.config import RPN
 from frcnn.modeling import rpn
@@ -21,12 +22,6 @@ def made_up(seed: int, batch: int = 2) -> tuple[rpn.Predictions, np.ndarray]:
     logits = rng.normal(size=(batch, total)).astype(np.float32)
     deltas = rng.normal(0, 0.3, (batch, total, 4)).astype(np.float32)
     return rpn.Predictions(tf.constant(logits), tf.constant(deltas), LEVELS), anchors
-
-
-def slow_iou(a: np.ndarray, b: np.ndarray) -> float:
-    width = max(min(a[2], b[2]) - max(a[0], b[0]), 0.0)
-    height = max(min(a[3], b[3]) - max(a[1], b[1]), 0.0)
-    return width * height / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - width * height)
 
 
 def slow_proposals(logits, deltas, anchors, size, before: int, after: int, threshold: float, smallest: float) -> list[list[float]]:
