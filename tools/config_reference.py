@@ -1,4 +1,4 @@
-"""Writes docs/configuration.md from the schema of frcnn/config.py: every option with its type, range, default and meaning.
+"""Writes docs/configuration.md from the schema of frcnn/config/schema.py: every option with its type, range, default and meaning.
 
 python tools/config_reference.py            write the page
 python tools/config_reference.py --check    exit with 1 where the page is not current
@@ -18,7 +18,7 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
 
 HEADER = """# Configuration
 
-Every option of a run, written by `tools/config_reference.py` from `frcnn/config.py`. A recipe is a YAML file of these sections that
+Every option of a run, written by `tools/config_reference.py` from `frcnn/config/schema.py`. A recipe is a YAML file of these sections that
 changes what it needs and leaves the rest; `KEY=VALUE` on the command line changes it further:
 
     frcnn train --config configs/shapes_r18_fpn.yaml training.batch_size=8 image.min_size='[320, 352]' optimizer.clip_norm=null

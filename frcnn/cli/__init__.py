@@ -1,0 +1,27 @@
+"""The command line. Every verb imports what it needs when it runs, so that ``frcnn --help`` answers at once."""
+
+from __future__ import annotations
+
+import click
+
+from frcnn import __version__
+from frcnn.cli.console import Verbs
+from frcnn.cli.data import check_dataset, make_shapes
+from frcnn.cli.doctor import doctor
+from frcnn.cli.model import evaluate, predict, train
+from frcnn.cli.weights import import_weights
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="frcnn")
+def main() -> None:
+    """Faster R-CNN for COCO-format data."""
+
+
+main.add_command(train)
+main.add_command(evaluate)
+main.add_command(predict)
+main.add_command(check_dataset)
+main.add_command(make_shapes)
+main.add_command(import_weights)
+main.add_command(doctor)
