@@ -24,6 +24,7 @@ def main() -> int:
     parser.add_argument("--peer", choices=PEERS, required=True)
     parser.add_argument("--data", type=Path, required=True, help="folder with val2017/ and annotations/instances_val2017.json")
     parser.add_argument("--pictures", type=int, default=20, help="of inference; 0: none")
+    parser.add_argument("--skip", type=int, default=0, help="pictures to leave out first, so that a long run can be done in pieces")
     parser.add_argument("--sizes", action="store_true", help="compare the sizes that 3900 shapes of pictures are resized to")
     parser.add_argument("--training", type=int, default=0, help="batches of two pictures for losses and gradients")
     parser.add_argument("--double", action="store_true", help="show how far both sides' gradients are from the peer's in float64")

@@ -39,7 +39,7 @@ def compare(peer: Any, arguments: argparse.Namespace) -> int:
     if arguments.sizes:
         results["sizes"] = compare_sizes(peer, ours.options)
     if arguments.pictures:
-        results["inference"] = compare_inference(peer, ours, list(index.images[: arguments.pictures]))
+        results["inference"] = compare_inference(peer, ours, list(index.images[arguments.skip :][: arguments.pictures]))
     results["training"] = [compare_training(peer, ours, pair, arguments.double) for pair in pairs_of_one_size(index, arguments.training)]
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=1) + "\n")
