@@ -64,10 +64,10 @@ class FasterRCNN(keras.Model):
         gt_valid = (batch.labels > 0) & ~batch.crowd
         pyramid = self.pyramid(batch.images, training=True)
         anchors = self.anchors((batch.images.shape[1], batch.images.shape[2]), pyramid)
-        predictions = self.rpn(pyramid)
         anchor_seed, roi_seed = (tf.random.experimental.stateless_fold_in(seed, stage) for stage in range(2))
         matches, drawn = rpn.assign(anchors, batch.boxes, gt_valid, options.rpn, anchor_seed)
-        first = rpn.rpn_losses(predictions, anchors, batch.boxes, matches, drawn, options.rpn)
+        first = rpn.rpn_losses(*self.rpn.at(pyramid, drawn.indices), anchors, batch.boxes, matches, drawn, options.rpn)
+        predictions = self.rpn([tf.stop_gradient(features) for features in pyramid])
         proposals = rpn.propose(predictions, anchors, batch.image_sizes, options.rpn, options.ops.kernel, training=True)
         rois = roi_head.assign(proposals, batch.boxes, batch.labels, gt_valid, options.roi_head, roi_seed)
         pooled = roi_head.pool(pyramid, rois.boxes, options.roi_head, options.ops.kernel)

@@ -2,6 +2,11 @@
 
 Naming: ``logits`` are objectness before the sigmoid, ``deltas`` are encoded boxes; both are float32 and flattened over
 all levels, ``[B, A]`` and ``[B, A, 4]``, in the order of the anchors.
+
+Only a few hundred anchors of an image train (``rpn.samples``), so almost all of the head's output has a gradient of zero.
+In training the head therefore runs twice: over the whole pyramid without gradients, for the proposals, and with them on
+just the cells that the drawn anchors see. The losses and gradients are those of one dense run, without its backward pass,
+which would be a sixth of a step's arithmetic (docs/results.md).
 """
 
 from __future__ import annotations
@@ -9,6 +14,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from frcnn import boxes as box_ops
@@ -53,8 +59,10 @@ class RPNHead(keras.layers.Layer):
         self.convs = [conv(channels, 3, use_bias=True, initializer=initializer, name=f"conv{i + 1}") for i in range(options.convs)]
         self.objectness = conv(anchors_per_cell, 1, use_bias=True, initializer=initializer, name="objectness")
         self.deltas = conv(4 * anchors_per_cell, 1, use_bias=True, initializer=initializer, name="deltas")
+        self.anchors_per_cell = anchors_per_cell
 
     def call(self, pyramid: list[tf.Tensor]) -> Predictions:
+        """All anchors of a pyramid, ``[B, Hl, Wl, C]`` a level."""
         logits, deltas = [], []
         for features in pyramid:
             for layer in self.convs:
@@ -62,6 +70,49 @@ class RPNHead(keras.layers.Layer):
             logits.append(_flatten(self.objectness(features), 1)[..., 0])
             deltas.append(_flatten(self.deltas(features), 4))
         return Predictions(tf.concat(logits, axis=1), tf.concat(deltas, axis=1), tuple(level.shape[1] for level in logits))
+
+    def at(self, pyramid: list[tf.Tensor], anchors: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Logits ``[B, S]`` and deltas ``[B, S, 4]`` of the anchors with indices ``[B, S]``, computed from what these see alone."""
+        cells, ratio = anchors // self.anchors_per_cell, anchors % self.anchors_per_cell
+        patches, inside = _patches(pyramid, cells, radius=len(self.convs))
+        for layer in self.convs:
+            inside = inside[:, :, 1:-1, 1:-1]
+            # Beyond the border the next convolution sees zeros, not what this one would compute there.
+            patches = tf.where(inside, tf.nn.relu(_valid_convolution(patches, layer)), 0)
+        features = patches[:, :, 0, :, :]
+        logits = tf.gather(self.objectness(features)[:, :, 0, :], ratio, batch_dims=2)
+        deltas = tf.reshape(self.deltas(features), [*anchors.shape, self.anchors_per_cell, 4])
+        return tf.cast(logits, tf.float32), tf.cast(tf.gather(deltas, ratio, batch_dims=2), tf.float32)
+
+
+def _patches(pyramid: list[tf.Tensor], cells: tf.Tensor, radius: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """What is around cells ``[B, S]``, counted through all levels: ``[B, S, k, k, C]`` with ``k = 2 radius + 1``, zero where not inside.
+
+    The second result, ``[B, S, k, k, 1]`` bool, says which positions lie inside their level.
+    """
+    channels = pyramid[0].shape[-1]
+    sizes = np.array([level.shape[1:3] for level in pyramid])
+    areas = sizes.prod(axis=1)
+    height, width = (tf.gather(np.repeat(side, areas).astype(np.int32), cells)[..., None, None] for side in sizes.T)
+    first = tf.gather(np.repeat(np.cumsum(areas) - areas, areas).astype(np.int32), cells)[..., None, None]
+    around = tf.range(-radius, radius + 1)
+    row = (cells[..., None, None] - first) // width + around[:, None]
+    column = (cells[..., None, None] - first) % width + around[None, :]
+    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    flat = tf.concat([tf.reshape(level, [-1, area, channels]) for level, area in zip(pyramid, areas, strict=True)], axis=1)
+    patches = tf.gather(flat, tf.where(inside, first + row * width + column, 0), batch_dims=1)
+    return tf.where(inside[..., None], patches, 0), inside[..., None]
+
+
+def _valid_convolution(patches: tf.Tensor, layer: keras.layers.Conv2D) -> tf.Tensor:
+    """A 3x3 layer on ``[B, S, k, k, C]`` without padding, to ``[B, S, k - 2, k - 2, C']``.
+
+    As a matrix product: TensorFlow's convolution of many tiny images takes four times as long on a CPU.
+    """
+    side = patches.shape[2] - 2
+    windows = [patches[:, :, y : y + side, x : x + side] for y in range(3) for x in range(3)]
+    kernel, bias = (tf.cast(tf.convert_to_tensor(variable), patches.dtype) for variable in (layer.kernel, layer.bias))
+    return tf.tensordot(tf.concat(windows, axis=-1), tf.reshape(kernel, [-1, kernel.shape[-1]]), axes=1) + bias
 
 
 def _flatten(outputs: tf.Tensor, values: int) -> tf.Tensor:
@@ -75,7 +126,7 @@ def propose(
 ) -> Proposals:
     """The best boxes of each level, clipped to the image, after NMS within levels and a top-k across them.
 
-    Gradients stop here: the RoI head must not train the RPN through its boxes' coordinates.
+    No gradient passes: the RoI head must not train the RPN through its boxes' coordinates.
     """
     before, after = (options.pre_nms_train, options.post_nms_train) if training else (options.pre_nms_test, options.post_nms_test)
     boxes, logits, levels = [], [], []
@@ -109,11 +160,15 @@ def assign(anchors: tf.Tensor, gt_boxes: tf.Tensor, gt_valid: tf.Tensor, options
 
 
 def rpn_losses(
-    predictions: Predictions, anchors: tf.Tensor, gt_boxes: tf.Tensor, matches: tf.Tensor, drawn: Sample, options: config.RPN
+    logits: tf.Tensor,
+    deltas: tf.Tensor,
+    anchors: tf.Tensor,
+    gt_boxes: tf.Tensor,
+    matches: tf.Tensor,
+    drawn: Sample,
+    options: config.RPN,
 ) -> dict[str, tf.Tensor]:
-    """Scalars ``rpn_objectness`` and ``rpn_box`` over the drawn anchors of the whole batch."""
-    logits = tf.gather(predictions.logits, drawn.indices, batch_dims=1)
-    deltas = tf.gather(predictions.deltas, drawn.indices, batch_dims=1)
+    """Scalars ``rpn_objectness`` and ``rpn_box`` over the drawn anchors of the whole batch; logits ``[B, S]`` and deltas are theirs."""
     matched = tf.maximum(tf.gather(matches, drawn.indices, batch_dims=1), 0)
     targets = box_ops.encode(tf.gather(gt_boxes, matched, batch_dims=1), tf.gather(anchors, drawn.indices))
     if options.normalizer == "constant":

@@ -89,7 +89,8 @@ def test_losses_by_hand(normalizer: str) -> None:
         valid=tf.constant([[True] * 4, [True, True, True, False]]),
     )
     options = RPN(samples=4, normalizer=normalizer)
-    got = rpn.rpn_losses(predictions, tf.constant(anchors), tf.constant(gt), tf.constant(matches), drawn, options)
+    of_drawn = (tf.constant(np.take_along_axis(logits, indices, 1)), tf.constant(np.take_along_axis(deltas, indices[..., None], 1)))
+    got = rpn.rpn_losses(*of_drawn, tf.constant(anchors), tf.constant(gt), tf.constant(matches), drawn, options)
 
     divisor = 7 if normalizer == "sampled" else 8
     objectness = box = 0.0
@@ -116,3 +117,30 @@ def test_head_keeps_the_order_of_the_anchors() -> None:
     row = (1 * 3 + 2) * 3 + ratio
     assert predictions.logits[0, row] == objectness[0, 1, 2, ratio]
     np.testing.assert_array_equal(predictions.deltas[0, row], deltas[0, 1, 2, 4 * ratio : 4 * ratio + 4])
+
+
+@pytest.mark.parametrize("convs", [1, 2, 3])
+def test_drawn_anchors_have_the_values_and_gradients_of_a_dense_run(convs: int) -> None:
+    head = rpn.RPNHead(RPN(convs=convs), channels=4, anchors_per_cell=3)
+    pyramid = [tf.random.stateless_normal([2, *size, 4], [convs, size[0]]) for size in [(5, 7), (3, 4), (1, 2)]]
+    head(pyramid)
+    for layer in head.convs:  # of a size that shows, biases included: they would leak in from beyond the border
+        layer.kernel.assign(tf.random.stateless_normal(layer.kernel.shape, [1, convs], stddev=0.3))
+        layer.bias.assign([0.5, -0.5, 1.0, 2.0])
+    every_cell = tf.constant([np.random.default_rng(row).permutation(3 * (35 + 12 + 2))[:120] for row in range(2)], tf.int32)
+    slopes = tf.random.stateless_normal([2, 120, 5], [7, 8])
+
+    def run(dense: bool) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        with tf.GradientTape() as tape:
+            tape.watch(pyramid)
+            if dense:
+                predictions = head(pyramid)
+                outputs = [tf.gather(values, every_cell, batch_dims=1) for values in (predictions.logits, predictions.deltas)]
+            else:
+                outputs = list(head.at(pyramid, every_cell))
+            loss = tf.reduce_sum(outputs[0] * slopes[..., 0]) + tf.reduce_sum(outputs[1] * slopes[..., 1:])
+        return outputs, tape.gradient(loss, [*pyramid, *head.trainable_variables])
+
+    expected, got = run(dense=True), run(dense=False)
+    for theirs, ours in zip([*expected[0], *expected[1]], [*got[0], *got[1]], strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -29,15 +29,21 @@ def prepare(picture: np.ndarray, options: Config) -> tuple[tf.Tensor, tuple[int,
 
 
 class OurSide:
-    """A model with a peer's weights."""
+    """A model with a peer's weights; ``build`` makes it of the number of classes and the options."""
 
-    def __init__(self, framework: str, tensors: Mapping[str, np.ndarray], changes: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        framework: str,
+        tensors: Mapping[str, np.ndarray],
+        changes: Mapping[str, Any],
+        build: Callable[[int, Config], FasterRCNN] = build_model,
+    ) -> None:
         self.translation: Translation = TRANSLATE[framework](tensors)
         tree = {section: dict(self.translation.options.get(section, {})) for section in {*self.translation.options, *changes}}
         for section, values in changes.items():
             tree[section].update(values)
         self.options = Config.model_validate(tree)
-        self.model: FasterRCNN = build_model(len(self.translation.class_names), self.options)
+        self.model: FasterRCNN = build(len(self.translation.class_names), self.options)
         converted = convert(tensors, self.translation, {variable.path: tuple(variable.shape) for variable in self.model.variables})
         for variable in self.model.variables:
             variable.assign(converted[variable.path])
@@ -68,14 +74,23 @@ class OurSide:
         self, pictures: list[np.ndarray], boxes: list[np.ndarray], labels: list[np.ndarray], drawn: Mapping[str, Any]
     ) -> dict[str, Any]:
         """The four losses and their gradients by path on the anchors and proposals that the peer drew (``drawn``)."""
-        model, options = self.model, self.options
-        prepared = [prepare(picture, options) for picture in pictures]
+        prepared = [prepare(picture, self.options) for picture in pictures]
         images = tf.concat([image for image, _ in prepared], axis=0)
-        gt_boxes, gt_labels, gt_valid = _padded_truth(pictures, [size for _, size in prepared], boxes, labels)
+        scaled = [_scaled(rows, picture.shape, size) for rows, picture, (_, size) in zip(boxes, pictures, prepared, strict=True)]
+        gt_labels = tf.constant(padded(labels), tf.int32)
+        return self.step(images, None, tf.constant(padded(scaled), tf.float32), gt_labels, drawn)
+
+    def step(
+        self, images: tf.Tensor, anchors: tf.Tensor | None, gt_boxes: tf.Tensor, gt_labels: tf.Tensor, drawn: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """``training`` from the prepared batch on; ``anchors`` in the place of the model's own where given."""
+        model, options = self.model, self.options
+        gt_valid = gt_labels > 0
         rois = _rois(drawn, gt_boxes, gt_labels, gt_valid, options)
         with tf.GradientTape() as tape:
             pyramid = model.pyramid(images, training=True)
-            anchors = model.anchors(images.shape[1:3], pyramid)
+            if anchors is None:
+                anchors = model.anchors(images.shape[1:3], pyramid)
             matches = match(
                 anchors, gt_boxes, gt_valid,
                 foreground_iou=options.rpn.foreground_iou, background_iou=options.rpn.background_iou, low_quality=True,
@@ -94,27 +109,23 @@ class OurSide:
         return {"losses": {name: float(value) for name, value in losses.items()}, "gradients": gradients, "mismatched": mismatched}
 
 
-def _padded_truth(
-    pictures: list[np.ndarray], sizes: list[tuple[int, int]], boxes: list[np.ndarray], labels: list[np.ndarray]
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    slots = max(map(len, boxes))
-    scaled = [
-        of_picture * np.array([size[1] / picture.shape[1], size[0] / picture.shape[0]] * 2, np.float32)
-        for picture, size, of_picture in zip(pictures, sizes, boxes, strict=True)
-    ]
-    gt_boxes = tf.constant([np.pad(rows, [(0, slots - len(rows)), (0, 0)]) for rows in scaled], tf.float32)
-    gt_labels = tf.constant([np.pad(rows, (0, slots - len(rows))) for rows in labels], tf.int32)
-    return gt_boxes, gt_labels, gt_labels > 0
+def padded(rows: list[np.ndarray]) -> np.ndarray:
+    """Arrays of different lengths stacked, with zeros behind the shorter ones."""
+    longest = max(map(len, rows))
+    return np.stack([np.pad(row, [(0, longest - len(row))] + [(0, 0)] * (row.ndim - 1)) for row in rows])
+
+
+def _scaled(boxes: np.ndarray, picture: tuple[int, ...], size: tuple[int, int]) -> np.ndarray:
+    return boxes * np.array([size[1] / picture[1], size[0] / picture[0]] * 2, np.float32)
 
 
 def _anchor_sample(drawn: Mapping[str, Any]) -> Sample:
     """The peer's anchors as ours stand, positives first; images may have drawn different numbers."""
     rows = [np.concatenate([np.flatnonzero(positive), np.flatnonzero(negative)]) for positive, negative in drawn["anchors"]]
     positives = [int(positive.sum()) for positive, _ in drawn["anchors"]]
-    size = max(map(len, rows))
-    position = np.arange(size)
+    position = np.arange(max(map(len, rows)))
     return Sample(
-        tf.constant([np.pad(row, (0, size - len(row))) for row in rows], tf.int32),
+        tf.constant(padded(rows), tf.int32),
         tf.constant([position < count for count in positives]),
         tf.constant([position < len(row) for row in rows]),
     )
@@ -123,7 +134,7 @@ def _anchor_sample(drawn: Mapping[str, Any]) -> Sample:
 def _rois(drawn: Mapping[str, Any], gt_boxes: tf.Tensor, gt_labels: tf.Tensor, gt_valid: tf.Tensor, options: Config) -> roi_head.RoISample:
     """The peer's sampled proposals with the classes and objects that our matching gives them."""
     size = max(map(len, drawn["rois"]))
-    boxes = tf.constant([np.pad(rows, [(0, size - len(rows)), (0, 0)]) for rows in drawn["rois"]], tf.float32)
+    boxes = tf.constant(padded(drawn["rois"]), gt_boxes.dtype)
     valid = tf.constant([np.arange(size) < len(rows) for rows in drawn["rois"]])
     threshold = options.roi_head.foreground_iou
     matches = match(boxes, gt_boxes, gt_valid, foreground_iou=threshold, background_iou=threshold, low_quality=False)
