@@ -1,0 +1,1 @@
+"""Detection over HTTP: nginx, gunicorn and a Flask app, on a laptop as in SageMaker."""
