@@ -29,7 +29,8 @@ from frcnn.training.checkpoint import Checkpoints
 from frcnn.training.optimizer import AveragedWeights, build_optimizer, l2_penalty
 from frcnn.training.progress import Progress
 from frcnn.training.stop import StopRequest
-from frcnn.weights.model_folder import load_weights, write_model_folder
+from frcnn.weights.model_folder import write_model_folder
+from frcnn.weights.starting_point import start_from
 
 
 def train(config: Config) -> Path:
@@ -97,10 +98,7 @@ class Trainer:
         checkpoint = self.checkpoints.latest()
         if checkpoint is None:
             if self.config.weights:
-                kept = load_weights(self.model, _weights_file(self.config.weights), new_classes=True)
-                self.notes.append(
-                    f"started from {self.config.weights}" + (f"; drawn anew for these classes: {', '.join(kept)}" if kept else "")
-                )
+                self.notes += start_from(self.model, self.config, self.train_index.class_names)
             return 0, None
         if checkpoint.state["data"] != self.train_index.fingerprint:
             raise UserError(
@@ -220,10 +218,6 @@ def _load_data(config: Config) -> tuple[Index, Index | None]:
             raise
         return train_index, None
     return train_index, check_same_classes(train_index, load_index(*channel, config.data.on_bad_annotation))
-
-
-def _weights_file(path: Path) -> Path:
-    return path / "weights.safetensors" if path.is_dir() else path
 
 
 def _ap(metrics: Metrics) -> float:

@@ -103,15 +103,16 @@ def tensors_of(model: keras.Model) -> dict[str, np.ndarray]:
     return {variable.path: np.ascontiguousarray(variable.numpy()) for variable in model.variables}
 
 
-def load_weights(model: keras.Model, file: Path, *, new_classes: bool = False) -> list[str]:
+def load_weights(model: keras.Model, file: Path, *, new_classes: bool = False, own_predictors: bool = False) -> list[str]:
     """Set every variable of the model from a safetensors file.
 
     Args:
         new_classes: keep the model's own class and box predictors where the file's have another shape, and everything
             but the backbone where the file holds a backbone alone.
+        own_predictors: keep the model's own predictors even where the file's would fit, being of other classes.
 
     Returns:
-        Names of the tensors that were kept, or of their layers where whole ones were; empty without ``new_classes``.
+        Names of the tensors that were kept, or of their layers where whole ones were; empty where the file filled everything.
 
     Raises:
         UserError: unreadable file, missing or left-over tensors, or a shape that does not fit; names the tensor.
@@ -132,10 +133,11 @@ def load_weights(model: keras.Model, file: Path, *, new_classes: bool = False) -
                 f"first {min(names)!r}; use the config that it was trained with"
             )
     for name, variable in wanted.items():
-        if tensors[name].shape == tuple(variable.shape):
-            variable.assign(tensors[name])
-        elif new_classes and name.startswith(PREDICTORS):
+        fits = tensors[name].shape == tuple(variable.shape)
+        if name.startswith(PREDICTORS) and (own_predictors or (new_classes and not fits)):
             kept.append(name)
+        elif fits:
+            variable.assign(tensors[name])
         else:
             raise UserError(f"tensor {name!r} of {file} has shape {tensors[name].shape}, the model's has {tuple(variable.shape)}")
     return kept

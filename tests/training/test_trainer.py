@@ -152,8 +152,8 @@ def test_other_classes_keep_all_but_the_predictors(unbroken: Trainer, tiny_confi
     model = unbroken.config.output / "model"
     trainer = Trainer(tiny_config(tmp_path / "run", f"data.root={data}", f"weights={model}"))
     assert trainer.notes == [
-        f"started from {model}; drawn anew for these classes: roi_head/class_logits/kernel, roi_head/class_logits/bias, "
-        "roi_head/box_deltas/kernel, roi_head/box_deltas/bias"
+        f"started from {model}: everything taken but the predictors of its classes (circle, square, triangle, star, cross); "
+        "roi_head/class_logits, roi_head/box_deltas drawn at random for this run's classes"
     ]
     saved = safetensors.numpy.load_file(model / "weights.safetensors")
     np.testing.assert_array_equal(trainer.model.roi_head.dense[0].kernel.numpy(), saved["roi_head/fc1/kernel"])

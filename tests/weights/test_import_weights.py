@@ -110,6 +110,6 @@ def test_import_weights_accounts_for_every_tensor_and_training_starts_from_them(
     assert frcnn("make-shapes", tmp_path / "shapes", "--images", "5").exit_code == 0
     result = frcnn("train", "--config", tmp_path / "tiny.yaml", *folders)
     assert result.exit_code == 0, result.output
-    assert re.search(r"started from .*backbone; drawn anew.*: fpn, roi_head, rpn", result.stdout)
+    assert re.search(r"started from .*backbone: backbone taken, which is all it holds; fpn, roi_head, rpn drawn at random", result.stdout)
     trained = safetensors.numpy.load_file(tmp_path / "run" / "model" / "weights.safetensors")
     np.testing.assert_array_equal(trained["backbone/stem/conv/kernel"], tensors["conv1.weight"].transpose(2, 3, 1, 0))
