@@ -26,30 +26,35 @@ from frcnn.evaluation.visualize import draw_comparison
 from frcnn.inference import Detections, Detector
 from frcnn.modeling.faster_rcnn import build_model
 from frcnn.training.checkpoint import Checkpoints
+from frcnn.training.folders import Folders
 from frcnn.training.optimizer import AveragedWeights, build_optimizer, l2_penalty
 from frcnn.training.progress import Progress
 from frcnn.training.stop import StopRequest
-from frcnn.weights.model_folder import write_model_folder
+from frcnn.weights.model_folder import WEIGHTS, write_model_folder
 from frcnn.weights.starting_point import start_from
 
 
-def train(config: Config) -> Path:
-    """Train, evaluate and leave a model folder; resumes by itself where the output folder holds checkpoints.
+def train(config: Config, folders: Folders | None = None) -> Path:
+    """Train, evaluate and leave a model folder; resumes by itself where there are checkpoints.
+
+    Args:
+        folders: where what goes; by default all below ``config.output``.
 
     Returns:
-        The model folder ``config.output / "model"``: the best by validation AP, or the last without a validation split.
+        The model folder: the best by validation AP, or the last without a validation split.
 
     Raises:
         UserError: the data, the configuration or a checkpoint cannot be used, or the loss became non-finite.
     """
-    return Trainer(config).run()
+    return Trainer(config, folders).run()
 
 
 class Trainer:
     """One run: data, model, optimiser and where they stand."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, folders: Folders | None = None) -> None:
         self.config = config
+        self.folders = folders or Folders.below(config.output)
         if config.training.deterministic:
             tf.config.experimental.enable_op_determinism()
         keras.utils.set_random_seed(config.seed)
@@ -62,18 +67,19 @@ class Trainer:
         self.detector = Detector(self.model, config, self.train_index.class_names, self.train_index.category_ids)
         self.tracked = tf.train.Checkpoint(model=self.model, optimizer=self.optimizer)
         self.notes: list[str] = []
-        self.checkpoints = Checkpoints(config.output / "checkpoints", config.training.keep_checkpoints, self.notes.append)
+        self.checkpoints = Checkpoints(self.folders.checkpoints, config.training.keep_checkpoints, self.notes.append)
         self.step, self.best_ap = self._starting_point()
 
     def run(self) -> Path:
         """Train to the end or to a signal, evaluating and saving on the way."""
         config = self.config
-        config.output.mkdir(parents=True, exist_ok=True)
-        save_config(config, config.output / "config.yaml")
+        output = self.folders.output
+        output.mkdir(parents=True, exist_ok=True)
+        save_config(config, output / "config.yaml")
         batches = iter(training_batches(self.train_index, config, start_step=self.step, bad_images=self.bad_images))
         saved = time.monotonic()
         with (
-            Progress(config.output, self.total_steps, config.training.batch_size, self.step, config.training.log_every) as progress,
+            Progress(output, self.total_steps, config.training.batch_size, self.step, config.training.log_every) as progress,
             StopRequest() as stop,
         ):
             for note in self.notes:
@@ -91,7 +97,7 @@ class Trainer:
             if stop.received and self.step < self.total_steps:
                 self._save()
                 progress.note(f"{stop.received.name}: saved step {self.step} of {self.total_steps}; the same command goes on from there")
-        return config.output / "model"
+        return self.folders.model
 
     def _starting_point(self) -> tuple[int, float | None]:
         """Step and best AP of the newest checkpoint, its variables restored; else 0, with ``config.weights`` where given."""
@@ -110,7 +116,8 @@ class Trainer:
         self.notes.append(
             f"resumed at step {checkpoint.step} of {self.total_steps}" + (f" with other options: {', '.join(changed)}" if changed else "")
         )
-        return checkpoint.step, checkpoint.state["best_AP"]
+        # A model folder that was lost, as on another machine, is written again by the next evaluation, whatever its AP.
+        return checkpoint.step, checkpoint.state["best_AP"] if (self.folders.model / WEIGHTS).is_file() else None
 
     def _train_on(self, batch: Batch) -> dict[str, float]:
         """One step; returns the losses, their sum ``loss`` and the gradient's norm.
@@ -184,7 +191,7 @@ class Trainer:
 
     def _draw(self, progress: Progress, index: Index, results: dict[int, Detections]) -> None:
         """Annotated beside detected, for the first pictures of the validation split."""
-        folder = self.config.output / "pictures"
+        folder = self.folders.output / "pictures"
         folder.mkdir(exist_ok=True)
         sheets = []
         for record in index.images[:PICTURES]:
@@ -197,7 +204,8 @@ class Trainer:
         versions = {"tensorflow": tf.__version__, "keras": keras.__version__, "numpy": np.__version__}
         metrics = {**metrics, "train_data": self.train_index.fingerprint, "versions": versions}
         index = self.train_index
-        write_model_folder(self.config.output / "model", self.model, self.config, index.class_names, index.category_ids, metrics)
+        for folder in self.folders.models:
+            write_model_folder(folder, self.model, self.config, index.class_names, index.category_ids, metrics)
 
     def _save(self) -> None:
         state = {"best_AP": self.best_ap, "data": self.train_index.fingerprint, "config": self.config.model_dump(mode="json")}
