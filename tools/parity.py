@@ -6,7 +6,7 @@
 The peers are torchvision, torchvision_v2 (both: pip install -e '.[bench]'), detectron2 and detectron2_r101 (built from its
 source, see docs/numerics.md). Weights are drawn by tensor name (tools/peers/drawn_weights.py), so that no pretrained file is
 needed; --weights takes one. The exit code is 1 where a detection has no partner within 0.5 pixels and 0.001 in score, a loss
-differs by more than 1e-4 or a gradient by more than 1e-3, relative (with --double: unless float32 is no better there).
+differs by more than 1e-4 or a gradient by more than 1e-3, relative (with --double: unless it agrees to 1e-6 in float64).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def main() -> int:
     parser.add_argument("--skip", type=int, default=0, help="pictures to leave out first, so that a long run can be done in pieces")
     parser.add_argument("--sizes", action="store_true", help="compare the sizes that 3900 shapes of pictures are resized to")
     parser.add_argument("--training", type=int, default=0, help="batches of two pictures for losses and gradients")
-    parser.add_argument("--double", action="store_true", help="show how far both sides' gradients are from the peer's in float64")
+    parser.add_argument("--double", action="store_true", help="compute both sides' gradients in float64 as well")
     parser.add_argument("--min-size", type=int, default=800, help="short side after the resize; the long one is at most 5/3 of it")
     parser.add_argument("--seed", type=int, default=1, help="of the drawn weights")
     parser.add_argument("--weights", type=Path, help="the peer's own file instead of drawn weights")

@@ -17,11 +17,12 @@ from frcnn.weights.checkpoint_file import read_checkpoint
 from frcnn.weights.coco_classes import IDS
 from frcnn.weights.conversion import Target
 from peers.differences import compare_detections, gradient_differences, stage_differences, unmatched_proposals
+from peers.double import DoubleSide
 from peers.drawn_weights import draw_weights
 from peers.ours import OurSide
 
 LOSS, GRADIENT = 1e-4, 1e-3  # allowed relative differences
-ROUNDING = 1.5  # where float32 itself is farther from float64 than GRADIENT: we may be so many times as far as the peer
+EXACT = 1e-6  # of gradients where both sides compute in float64
 
 
 def compare(peer: Any, arguments: argparse.Namespace) -> int:
@@ -34,13 +35,15 @@ def compare(peer: Any, arguments: argparse.Namespace) -> int:
     peer.set_sizes(arguments.min_size, max_size)
     image = {"min_size": (arguments.min_size,), "max_size": max_size}
     index = load_index(arguments.data / "val2017", arguments.data / "annotations" / "instances_val2017.json")
-    ours = OurSide(peer.framework, weights, {"image": image, "backbone": peer.backbone_options})
+    changes = {"image": image, "backbone": peer.backbone_options}
+    ours = OurSide(peer.framework, weights, changes)
+    double = DoubleSide(peer.framework, weights, changes) if arguments.double else None
     results: dict[str, Any] = {"peer": arguments.peer, "min_size": arguments.min_size, "seed": arguments.seed}
     if arguments.sizes:
         results["sizes"] = compare_sizes(peer, ours.options)
     if arguments.pictures:
         results["inference"] = compare_inference(peer, ours, list(index.images[arguments.skip :][: arguments.pictures]))
-    results["training"] = [compare_training(peer, ours, pair, arguments.double) for pair in pairs_of_one_size(index, arguments.training)]
+    results["training"] = [compare_training(peer, ours, double, pair) for pair in pairs_of_one_size(index, arguments.training)]
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=1) + "\n")
     return verdict(results)
@@ -85,8 +88,8 @@ def compare_inference(peer: Any, ours: OurSide, records: list[ImageRecord]) -> d
     return {"stages": stages, "pictures": rows}
 
 
-def compare_training(peer: Any, ours: OurSide, records: list[ImageRecord], double: bool) -> dict[str, Any]:
-    """Losses and gradients of a batch of two pictures of one size, on what the peer sampled; ``double`` shows how much is rounding."""
+def compare_training(peer: Any, ours: OurSide, double: DoubleSide | None, records: list[ImageRecord]) -> dict[str, Any]:
+    """Losses and gradients of a batch of two pictures of one size, on what the peer sampled; with ``double`` in float64 as well."""
     pictures = [decode_image(record.path) for record in records]
     kept = [~record.crowd for record in records]
     boxes = [record.boxes[mask] for record, mask in zip(records, kept, strict=True)]
@@ -104,12 +107,28 @@ def compare_training(peer: Any, ours: OurSide, records: list[ImageRecord], doubl
         print(f"  {gradients[path]:.1e}  {path}")
     found = {"losses": losses, "gradients": gradients, "mismatched": own["mismatched"]}
     if double:
-        exact = converted_gradients(peer.training(pictures, boxes, labels, theirs)["gradients"], ours.translation.targets)
-        for name, side in (("peer_rounding", their_gradients), ("our_rounding", own["gradients"])):
-            found[name] = gradient_differences(exact, side)
-            values = np.array(list(found[name].values()))
-            print(f"{name}: differences from the peer's gradients in float64 up to {values.max():.1e}, median {np.median(values):.1e}")
+        exact = peer.training(pictures, boxes, labels, theirs)
+        found |= compare_exactly(exact, double.replay(labels, exact, own), double.translation.targets, (their_gradients, own["gradients"]))
     return found
+
+
+def compare_exactly(
+    exact: dict[str, Any], own: dict[str, Any], targets: dict[str, Target], single: tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
+) -> dict[str, Any]:
+    """The peer's and our float64 gradients, and how far each side's float32 ones (``single``) are from its own."""
+    theirs = converted_gradients(exact["gradients"], targets)
+    losses = {name: abs(own["losses"][name] / value - 1) for name, value in exact["losses"].items()}
+    found = {
+        "exact": gradient_differences(theirs, own["gradients"]),
+        "peer_rounding": gradient_differences(theirs, single[0]),
+        "our_rounding": gradient_differences(own["gradients"], single[1]),
+    }
+    for name, words in (("exact", "peer's and ours, both in float64"), ("peer_rounding", "peer's in float32 and in float64"),
+                        ("our_rounding", "ours in float32 and in float64")):  # fmt: skip
+        values = np.array(list(found[name].values()))
+        print(f"gradients, {words}: differ by up to {values.max():.1e}, median {np.median(values):.1e}")
+    print(f"losses, both in float64: differ by up to {max(losses.values()):.1e}")
+    return {**found, "exact_losses": losses}
 
 
 def converted_gradients(gradients: dict[str, np.ndarray], targets: dict[str, Target]) -> dict[str, np.ndarray]:
@@ -150,7 +169,5 @@ def verdict(results: dict[str, Any]) -> int:
 
 
 def gradients_agree(batch: dict[str, Any]) -> bool:
-    """Within what is allowed, or as near to the peer's float64 gradients as its own float32 ones are."""
-    if max(batch["gradients"].values()) <= GRADIENT:
-        return True
-    return "our_rounding" in batch and max(batch["our_rounding"].values()) <= ROUNDING * max(batch["peer_rounding"].values())
+    """Within what is allowed in float32, or, where rounding alone takes more than that, in float64."""
+    return max(batch["gradients"].values()) <= GRADIENT or max(batch.get("exact", {"": np.inf}).values()) <= EXACT

@@ -103,15 +103,19 @@ class Detectron2Peer:
             _truth(picture.shape, tuple(image["image"].shape[1:]), box, label)
             for picture, image, box, label in zip(pictures, inputs, boxes, labels, strict=True)
         ]
-        with EventStorage(), _sampling(model, replay) as drawn:
+        generator = model.proposal_generator
+        with EventStorage(), _sampling(model, replay) as drawn, capture({"anchors": generator.anchor_generator}) as outputs:
             features = model.backbone(images.tensor)
-            proposals, losses = model.proposal_generator(images, features, instances)
+            proposals, losses = generator(images, features, instances)
             losses |= model.roi_heads(images, features, proposals, instances)[1]
         model.zero_grad()
         sum(losses.values()).backward()
         classes = [rois.gt_classes.numpy() for rois in drawn["rois_drawn"]]
         return {
             **drawn,
+            "images": nhwc(images.tensor),
+            "gt_boxes": [truth.gt_boxes.tensor.numpy() for truth in instances],
+            "anchor_boxes": np.concatenate([boxes.tensor.numpy() for boxes in outputs["anchors"]]),
             "anchors": [((mark == 1).numpy(), (mark == 0).numpy()) for mark in drawn["marks"][0]],
             "rois": [rois.proposal_boxes.tensor.detach().numpy() for rois in drawn["rois_drawn"]],
             "roi_labels": [np.where(marks == model.roi_heads.num_classes, 0, marks + 1) for marks in classes],

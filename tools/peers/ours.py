@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from frcnn.config import Config
 from frcnn.data.plan import STRIDE
 from frcnn.data.transforms import resize_bilinear, resize_pillow, resized_size, to_canvas
 from frcnn.modeling import roi_head, rpn
+from frcnn.modeling.anchors import FIXED_STRIDES
 from frcnn.modeling.faster_rcnn import FasterRCNN, build_model
 from frcnn.modeling.matching import Sample, match
 from frcnn.weights import detectron2, torchvision
@@ -20,12 +21,12 @@ from frcnn.weights.conversion import Translation, convert
 TRANSLATE = {"torchvision": torchvision.translate, "detectron2": detectron2.translate}
 
 
-def prepare(picture: np.ndarray, options: Config) -> tuple[tf.Tensor, tuple[int, int]]:
-    """The picture on a canvas of its own size rounded up to 32, as a peer pads a batch of one, and its size there."""
+def prepare(picture: np.ndarray, options: Config, canvas: Sequence[int] | None = None) -> tuple[tf.Tensor, tuple[int, int]]:
+    """The picture on a canvas, by default of its own size rounded up to 32, as a peer pads a batch of one, and its size there."""
     size = resized_size(*picture.shape[:2], options.image.min_size[-1], options.image.max_size, options.image.resize)
     resized = resize_pillow(picture, size) if options.image.resize == "pillow" else resize_bilinear(picture, tf.constant(size))
-    canvas = tf.constant([-(-side // STRIDE) * STRIDE for side in size])
-    return to_canvas(tf.convert_to_tensor(resized), tf.constant([0, 0]), canvas, options.image)[None], size
+    canvas = canvas or [-(-side // STRIDE) * STRIDE for side in size]
+    return to_canvas(tf.convert_to_tensor(resized), tf.constant([0, 0]), tf.constant(canvas), options.image)[None], size
 
 
 class OurSide:
@@ -65,48 +66,57 @@ class OurSide:
         pooled = roi_head.pool(pyramid, shown[None], options.roi_head, options.ops.kernel)
         logits, deltas = model.roi_head(pooled)
         found |= {"roi_features": pooled, "class_scores": tf.nn.softmax(logits), "box_deltas": deltas}
-        detections = model.detect(images, tf.constant([size]), tf.constant([picture.shape[:2]]))
+        return {name: np.asarray(value) for name, value in found.items()} | self.detect(picture)
+
+    def detect(self, picture: np.ndarray, canvas: Sequence[int] | None = None) -> dict[str, np.ndarray]:
+        """Boxes, scores and labels, computed on a canvas as ``prepare`` takes it."""
+        images, size = prepare(picture, self.options, canvas)
+        detections = self.model.detect(images, tf.constant([size]), tf.constant([picture.shape[:2]]))
         count = int(detections.counts[0])
-        found |= {"boxes": detections.boxes[0, :count], "scores": detections.scores[0, :count], "labels": detections.labels[0, :count]}
-        return {name: np.asarray(value) for name, value in found.items()}
+        return {name: getattr(detections, name)[0, :count].numpy() for name in ("boxes", "scores", "labels")}
 
     def training(
         self, pictures: list[np.ndarray], boxes: list[np.ndarray], labels: list[np.ndarray], drawn: Mapping[str, Any]
     ) -> dict[str, Any]:
         """The four losses and their gradients by path on the anchors and proposals that the peer drew (``drawn``)."""
-        prepared = [prepare(picture, self.options) for picture in pictures]
+        options = self.options
+        prepared = [prepare(picture, options) for picture in pictures]
         images = tf.concat([image for image, _ in prepared], axis=0)
         scaled = [_scaled(rows, picture.shape, size) for rows, picture, (_, size) in zip(boxes, pictures, prepared, strict=True)]
-        gt_labels = tf.constant(padded(labels), tf.int32)
-        return self.step(images, None, tf.constant(padded(scaled), tf.float32), gt_labels, drawn)
+        gt_boxes, gt_labels = tf.constant(padded(scaled), tf.float32), tf.constant(padded(labels), tf.int32)
+        gt_valid = gt_labels > 0
+        anchors = self._anchors(images)
+        matches = match(
+            anchors, gt_boxes, gt_valid,
+            foreground_iou=options.rpn.foreground_iou, background_iou=options.rpn.background_iou, low_quality=True,
+        )  # fmt: skip
+        rois = tf.constant(padded(drawn["rois"]), tf.float32)
+        threshold = options.roi_head.foreground_iou
+        objects = match(rois, gt_boxes, gt_valid, foreground_iou=threshold, background_iou=threshold, low_quality=False)
+        found = self.step(images, anchors, gt_boxes, gt_labels, matches, objects, drawn)
+        return found | {"matches": matches, "objects": objects, "mismatched": _mismatched(matches, found.pop("roi_labels"), drawn)}
+
+    def _anchors(self, images: tf.Tensor) -> tf.Tensor:
+        """Of the five levels, whose sizes alone the model looks at."""
+        sides = [[-(-side // stride) for side in images.shape[1:3]] for stride in FIXED_STRIDES]
+        return self.model.anchors(images.shape[1:3], [tf.zeros([1, *side, 1]) for side in sides])
 
     def step(
-        self, images: tf.Tensor, anchors: tf.Tensor | None, gt_boxes: tf.Tensor, gt_labels: tf.Tensor, drawn: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        """``training`` from the prepared batch on; ``anchors`` in the place of the model's own where given."""
+        self, images: tf.Tensor, anchors: tf.Tensor, gt_boxes: tf.Tensor, gt_labels: tf.Tensor, matches: tf.Tensor, objects: tf.Tensor,
+        drawn: Mapping[str, Any],
+    ) -> dict[str, Any]:  # fmt: skip
+        """Losses and gradients of a prepared batch; ``matches`` ``[B, A]`` and ``objects`` ``[B, S]`` are our matching's results."""
         model, options = self.model, self.options
-        gt_valid = gt_labels > 0
-        rois = _rois(drawn, gt_boxes, gt_labels, gt_valid, options)
+        sample, rois = _anchor_sample(drawn), _rois(drawn, gt_boxes, gt_labels, objects)
         with tf.GradientTape() as tape:
             pyramid = model.pyramid(images, training=True)
-            if anchors is None:
-                anchors = model.anchors(images.shape[1:3], pyramid)
-            matches = match(
-                anchors, gt_boxes, gt_valid,
-                foreground_iou=options.rpn.foreground_iou, background_iou=options.rpn.background_iou, low_quality=True,
-            )  # fmt: skip
-            losses = rpn.rpn_losses(model.rpn(pyramid), anchors, gt_boxes, matches, _anchor_sample(drawn), options.rpn)
+            losses = rpn.rpn_losses(*model.rpn.at(pyramid, sample.indices), anchors, gt_boxes, matches, sample, options.rpn)
             pooled = roi_head.pool(pyramid, rois.boxes, options.roi_head, options.ops.kernel)
             losses |= roi_head.roi_losses(*model.roi_head(pooled, training=True), rois, options.roi_head)
             total = tf.add_n(list(losses.values()))
         variables = model.trainable_variables
         gradients = {v.path: g.numpy() for v, g in zip(variables, tape.gradient(total, variables), strict=True)}
-        mismatched = sum(
-            int(((row.numpy() >= 0) != positive)[positive | negative].sum())
-            for row, (positive, negative) in zip(matches, drawn["anchors"], strict=True)
-        )
-        mismatched += sum(int((ours != theirs).sum()) for ours, theirs in zip(rois.labels.numpy(), drawn["roi_labels"], strict=True))
-        return {"losses": {name: float(value) for name, value in losses.items()}, "gradients": gradients, "mismatched": mismatched}
+        return {"losses": {name: float(value) for name, value in losses.items()}, "gradients": gradients, "roi_labels": rois.labels.numpy()}
 
 
 def padded(rows: list[np.ndarray]) -> np.ndarray:
@@ -131,14 +141,20 @@ def _anchor_sample(drawn: Mapping[str, Any]) -> Sample:
     )
 
 
-def _rois(drawn: Mapping[str, Any], gt_boxes: tf.Tensor, gt_labels: tf.Tensor, gt_valid: tf.Tensor, options: Config) -> roi_head.RoISample:
+def _rois(drawn: Mapping[str, Any], gt_boxes: tf.Tensor, gt_labels: tf.Tensor, objects: tf.Tensor) -> roi_head.RoISample:
     """The peer's sampled proposals with the classes and objects that our matching gives them."""
-    size = max(map(len, drawn["rois"]))
     boxes = tf.constant(padded(drawn["rois"]), gt_boxes.dtype)
-    valid = tf.constant([np.arange(size) < len(rows) for rows in drawn["rois"]])
-    threshold = options.roi_head.foreground_iou
-    matches = match(boxes, gt_boxes, gt_valid, foreground_iou=threshold, background_iou=threshold, low_quality=False)
-    matched = tf.maximum(matches, 0)
-    labels = tf.where((matches >= 0) & valid, tf.gather(gt_labels, matched, batch_dims=1), 0)
-    sample = Sample(tf.zeros_like(matches), labels > 0, valid)
+    valid = tf.constant([np.arange(boxes.shape[1]) < len(rows) for rows in drawn["rois"]])
+    matched = tf.maximum(objects, 0)
+    labels = tf.where((objects >= 0) & valid, tf.gather(gt_labels, matched, batch_dims=1), 0)
+    sample = Sample(tf.zeros_like(objects), labels > 0, valid)
     return roi_head.RoISample(boxes, labels, tf.gather(gt_boxes, matched, batch_dims=1), sample)
+
+
+def _mismatched(matches: tf.Tensor, roi_labels: np.ndarray, drawn: Mapping[str, Any]) -> int:
+    """How many of the peer's sampled anchors and proposals our matching takes for something else."""
+    anchors = sum(
+        int(((row.numpy() >= 0) != positive)[positive | negative].sum())
+        for row, (positive, negative) in zip(matches, drawn["anchors"], strict=True)
+    )
+    return anchors + sum(int((ours[: len(theirs)] != theirs).sum()) for ours, theirs in zip(roi_labels, drawn["roi_labels"], strict=True))

@@ -79,6 +79,11 @@ class TorchvisionPeer:
         found["box_deltas"] = deltas.reshape(len(deltas), -1, 4)[:, 1:].numpy()
         return found | {name: result[name].numpy() for name in ("boxes", "scores", "labels")}
 
+    @torch.no_grad()
+    def detect(self, pictures: list[np.ndarray]) -> list[dict[str, np.ndarray]]:
+        """Boxes, scores and labels of pictures in one batch."""
+        return [{name: values.numpy() for name, values in found.items()} for found in self.model.eval()([*map(_tensor, pictures)])]
+
     def training(
         self, pictures: list[np.ndarray], boxes: list[np.ndarray], labels: list[np.ndarray], replay: dict[str, Any] | None = None
     ) -> dict[str, Any]:
@@ -94,13 +99,17 @@ class TorchvisionPeer:
             {"boxes": torch.from_numpy(box).to(dtype), "labels": torch.from_numpy(label.astype(np.int64))}
             for box, label in zip(boxes, labels, strict=True)
         ]
-        with _sampling(model, replay) as drawn:
+        with _sampling(model, replay) as drawn, capture({"transform": model.transform, "anchors": model.rpn.anchor_generator}) as outputs:
             losses = model(images, targets)
+        batch, truth = outputs["transform"]
         model.zero_grad()
         sum(losses.values()).backward()
         gradients = {name: parameter.grad.numpy().copy() for name, parameter in model.named_parameters() if parameter.grad is not None}
         return {
             **drawn,
+            "images": nhwc(batch.tensors),
+            "gt_boxes": replay["gt_boxes"] if replay else [target["boxes"].numpy() for target in truth],
+            "anchor_boxes": outputs["anchors"][0].numpy(),
             "anchors": [(positive.numpy() > 0, negative.numpy() > 0) for positive, negative in zip(*drawn["masks"], strict=True)],
             "rois": [rois.detach().numpy() for rois in drawn["selected"][0]],
             "roi_labels": [marks.numpy() for marks in drawn["selected"][2]],
@@ -112,8 +121,13 @@ class TorchvisionPeer:
 @contextlib.contextmanager
 def _sampling(model: FasterRCNN, replay: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
     """What the two samplers draw while the block runs; with ``replay`` they draw what they drew then."""
-    sample_anchors, select = model.rpn.fg_bg_sampler, model.roi_heads.select_training_samples
+    assign, sample_anchors = model.rpn.assign_targets_to_anchors, model.rpn.fg_bg_sampler
+    select = model.roi_heads.select_training_samples
     drawn: dict[str, Any] = {}
+
+    def of_objects(*arguments: Any) -> Any:
+        drawn["matched"] = assign(*arguments) if replay is None else tuple([rows.double() for rows in part] for part in replay["matched"])
+        return drawn["matched"]
 
     def of_anchors(marks: list[torch.Tensor]) -> Any:
         drawn["masks"] = replay["masks"] if replay else sample_anchors(marks)
@@ -123,15 +137,19 @@ def _sampling(model: FasterRCNN, replay: dict[str, Any] | None) -> Iterator[dict
         if replay is None:
             drawn["selected"] = select(proposals, targets)
         else:
-            boxes, matched, labels, regression = replay["selected"]
-            drawn["selected"] = ([rows.double() for rows in boxes], matched, labels, [rows.double() for rows in regression])
+            boxes, matched, labels, _ = replay["selected"]
+            rois = [rows.double() for rows in boxes]
+            objects = [torch.from_numpy(boxes).double()[rows] for boxes, rows in zip(replay["gt_boxes"], matched, strict=True)]
+            drawn["selected"] = (rois, matched, labels, model.roi_heads.box_coder.encode(objects, rois))
         return drawn["selected"]
 
-    model.rpn.fg_bg_sampler, model.roi_heads.select_training_samples = of_anchors, of_rois
+    model.rpn.assign_targets_to_anchors, model.rpn.fg_bg_sampler = of_objects, of_anchors
+    model.roi_heads.select_training_samples = of_rois
     try:
         yield drawn
     finally:
-        model.rpn.fg_bg_sampler, model.roi_heads.select_training_samples = sample_anchors, select
+        model.rpn.assign_targets_to_anchors, model.rpn.fg_bg_sampler = assign, sample_anchors
+        model.roi_heads.select_training_samples = select
 
 
 def _tensor(picture: np.ndarray) -> torch.Tensor:
