@@ -17,6 +17,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from frcnn.evaluation.curves import plot_training
+from frcnn.training.metric_lines import metric_line
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
@@ -94,7 +95,7 @@ class Progress:
         if self._metrics.append("evaluation", step, metrics):
             numbers = {name: value for name, value in metrics.items() if isinstance(value, (int, float))}
             self._scalars(step, {f"evaluation/{name}": value for name, value in numbers.items()})
-            self._say(_line("evaluation", {"step": step, **numbers}))
+            self._say(metric_line("evaluation", {"step": step, **numbers}))
             plot_training(read_records(self._folder / METRICS_FILE), self._folder / CURVES_FILE)
         self._clock = time.perf_counter()  # the evaluation's time is not the steps'
 
@@ -129,7 +130,7 @@ class Progress:
             self._bar.set_postfix({"images/s": f"{speed:.1f}", **shown, "lr": f"{learning_rate:.2g}"})
         else:
             left = (self._total_steps - step) * seconds / steps
-            self._say(_line("train", {"step": step, "steps": self._total_steps, **values, "seconds_left": round(left)}))
+            self._say(metric_line("train", {"step": step, "steps": self._total_steps, **values, "seconds_left": round(left)}))
 
     def _scalars(self, step: int, values: Mapping[str, float]) -> None:
         with self._summaries.as_default():
@@ -194,8 +195,3 @@ def _null_if_not_finite(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
-
-
-def _line(kind: str, values: Mapping[str, float | int]) -> str:
-    pairs = (f"{name}={value:.6g}" if isinstance(value, float) else f"{name}={value}" for name, value in values.items())
-    return " ".join((kind, *pairs))
