@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# Builds the image from Dockerfile.frcnn and prints its name as the last line.
+#
+#   scripts/build_image.sh [--dry-run] [-- ARGUMENTS OF docker build]
+#
+# Variables, with their defaults below, are taken from the environment:
+#
+#   DEVICE           gpu, or cpu for an image without CUDA
+#   IMAGE, TAG       the name; the tag says version, commit (-dirty where files differ from it) and, without CUDA, -cpu
+#   BASE_IMAGE       what the image stands on; empty leaves the Dockerfile's (gpu) or debian:bookworm-slim (cpu)
+#   BUILD_IMAGE      where it is compiled: the same system with nvcc; empty leaves the Dockerfile's (gpu) or takes BASE_IMAGE (cpu)
+#   EFA_INSTALLER    version of Amazon's EFA installer, such as 1.49.0; empty leaves EFA out
+#   PIP_CONF         a pip.conf for the build only (an index of your own); in it, cert = /run/secrets/ca_bundle names CA_BUNDLE
+#   CA_BUNDLE        certificates in PEM form, for the build only, behind a proxy that has its own
+#   DOCKER           docker or podman
+#
+# Needs BuildKit (any Docker Engine since 18.09) or Buildah. Compiling Horovod takes five to ten minutes on two cores, the first time.
+set -euo pipefail
+
+DEVICE=${DEVICE:-gpu}
+IMAGE=${IMAGE:-frcnn}
+TAG=${TAG:-}
+BASE_IMAGE=${BASE_IMAGE:-}
+BUILD_IMAGE=${BUILD_IMAGE:-}
+EFA_INSTALLER=${EFA_INSTALLER:-}
+PIP_CONF=${PIP_CONF:-}
+CA_BUNDLE=${CA_BUNDLE:-}
+DOCKER=${DOCKER:-docker}
+
+run=()
+while [ $# -gt 0 ]; do
+  case $1 in
+    -h | --help) sed -n '2,19s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    --dry-run) run=(echo +) ;;
+    --) shift; break ;;
+    *) echo "build_image: unknown argument '$1'; see --help (arguments of docker build follow --)" >&2; exit 2 ;;
+  esac
+  shift
+done
+
+case $DEVICE in
+  gpu) suffix= ;;
+  cpu) suffix=-cpu; BASE_IMAGE=${BASE_IMAGE:-debian:bookworm-slim}; BUILD_IMAGE=${BUILD_IMAGE:-$BASE_IMAGE} ;;
+  *) echo "build_image: DEVICE is '$DEVICE'; expected gpu or cpu" >&2; exit 2 ;;
+esac
+if [ "$DEVICE" = gpu ] && [ -n "$BASE_IMAGE" ] && [ -z "$BUILD_IMAGE" ]; then
+  echo "build_image: BASE_IMAGE without BUILD_IMAGE; name the image of the same system that has nvcc (or DEVICE=cpu)" >&2
+  exit 2
+fi
+
+cd "$(dirname "$0")/.."
+version=$(sed -n 's/^__version__ = "\(.*\)"/\1/p' frcnn/__init__.py)
+revision=$(git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
+[ -z "$(git status --porcelain --untracked-files=no 2>/dev/null)" ] || revision=$revision-dirty
+name=$IMAGE:${TAG:-$version-$revision$suffix}
+
+arguments=(--file Dockerfile.frcnn --platform linux/amd64 --tag "$name" --build-arg "VERSION=$version" --build-arg "GIT_REVISION=$revision")
+[ -z "$BASE_IMAGE" ] || arguments+=(--build-arg "BASE_IMAGE=$BASE_IMAGE")
+[ -z "$BUILD_IMAGE" ] || arguments+=(--build-arg "BUILD_IMAGE=$BUILD_IMAGE")
+[ -z "$EFA_INSTALLER" ] || arguments+=(--build-arg "EFA_INSTALLER=$EFA_INSTALLER")
+[ -z "$PIP_CONF" ] || arguments+=(--secret "id=pip_conf,src=$PIP_CONF")
+[ -z "$CA_BUNDLE" ] || arguments+=(--secret "id=ca_bundle,src=$CA_BUNDLE")
+
+# Attestations would make the tag an index of several manifests, which not every consumer of a registry takes.
+export DOCKER_BUILDKIT=1 BUILDX_NO_DEFAULT_ATTESTATIONS=1
+${run[@]+"${run[@]}"} "$DOCKER" build "${arguments[@]}" "$@" . >&2
+echo "$name"

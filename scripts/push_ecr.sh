@@ -1,0 +1,77 @@
+#!/usr/bin/env bash
+# Pushes the image to Amazon ECR, from where alone SageMaker pulls, and prints its full name there as the last line.
+#
+#   scripts/push_ecr.sh [--dry-run]
+#
+# Variables, with their defaults below, are taken from the environment:
+#
+#   SOURCE_IMAGE     the local image; empty builds one with scripts/build_image.sh, which takes its own variables (DEVICE, BASE_IMAGE, …)
+#   REPOSITORY       name in ECR; made, with scanning of what is pushed, where it is missing
+#   TAG              tag in ECR; empty takes that of SOURCE_IMAGE
+#   TAG_MUTABILITY   IMMUTABLE: a tag once pushed cannot be given to another image. Or MUTABLE. Only for a repository that is made
+#   AWS_REGION       the region of your jobs: SageMaker pulls from its own; empty asks `aws configure get region`, else us-east-1
+#   AWS_ACCOUNT      twelve digits; empty asks AWS whose credentials these are
+#   ECR_SUFFIX       domain of the region's partition; empty knows the public ones, China, ISO and the European Sovereign Cloud
+#   DOCKER           docker or podman
+#
+# Needs the AWS command line, version 1 or 2, and the permissions of scripts/iam/push-policy.json.
+set -euo pipefail
+
+SOURCE_IMAGE=${SOURCE_IMAGE:-}
+REPOSITORY=${REPOSITORY:-frcnn}
+TAG=${TAG:-}
+TAG_MUTABILITY=${TAG_MUTABILITY:-IMMUTABLE}
+AWS_REGION=${AWS_REGION:-${AWS_DEFAULT_REGION:-}}
+AWS_ACCOUNT=${AWS_ACCOUNT:-}
+ECR_SUFFIX=${ECR_SUFFIX:-}
+DOCKER=${DOCKER:-docker}
+
+run=()
+case ${1:-} in
+  '') ;;
+  -h | --help) sed -n '2,19s/^# \{0,1\}//p' "$0"; exit 0 ;;
+  --dry-run) run=(echo +) ;;
+  *) echo "push_ecr: unknown argument '$1'; see --help" >&2; exit 2 ;;
+esac
+
+AWS_REGION=${AWS_REGION:-$(aws configure get region 2>/dev/null || true)}
+AWS_REGION=${AWS_REGION:-us-east-1}
+export AWS_REGION AWS_DEFAULT_REGION=$AWS_REGION AWS_PAGER=
+AWS_ACCOUNT=${AWS_ACCOUNT:-$(aws sts get-caller-identity --query Account --output text)}
+
+partition_suffix() { # of the region $1
+  case $1 in
+    cn-*) echo amazonaws.com.cn ;;
+    us-iso-*) echo c2s.ic.gov ;;
+    us-isob-*) echo sc2s.sgov.gov ;;
+    us-isof-* | eu-isof-*) echo csp.hci.ic.gov ;;
+    eu-isoe-*) echo cloud.adc-e.uk ;;
+    eusc-*) echo amazonaws.eu ;;
+    *) echo amazonaws.com ;;
+  esac
+}
+
+registry=$AWS_ACCOUNT.dkr.ecr.$AWS_REGION.${ECR_SUFFIX:-$(partition_suffix "$AWS_REGION")}
+
+if [ -z "$SOURCE_IMAGE" ]; then
+  SOURCE_IMAGE=$(TAG='' "$(dirname "$0")/build_image.sh" ${run[@]+--dry-run} | tail -n 1)
+fi
+last=${SOURCE_IMAGE##*/}
+case $last in
+  *:*) TAG=${TAG:-${last##*:}} ;;
+  *) TAG=${TAG:-latest} ;;
+esac
+name=$registry/$REPOSITORY:$TAG
+
+if ! aws ecr describe-repositories --repository-names "$REPOSITORY" >/dev/null 2>&1; then
+  ${run[@]+"${run[@]}"} aws ecr create-repository --repository-name "$REPOSITORY" \
+    --image-scanning-configuration scanOnPush=true --image-tag-mutability "$TAG_MUTABILITY" >&2
+fi
+if [ ${#run[@]} -gt 0 ]; then
+  echo "+ aws ecr get-login-password | $DOCKER login --username AWS --password-stdin $registry" >&2
+else
+  aws ecr get-login-password | "$DOCKER" login --username AWS --password-stdin "$registry" >&2
+fi
+${run[@]+"${run[@]}"} "$DOCKER" tag "$SOURCE_IMAGE" "$name" >&2
+${run[@]+"${run[@]}"} "$DOCKER" push "$name" >&2
+echo "$name"
