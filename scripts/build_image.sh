@@ -12,6 +12,7 @@
 #   EFA_INSTALLER    version of Amazon's EFA installer, such as 1.49.0; empty leaves EFA out
 #   PIP_CONF         a pip.conf for the build only (an index of your own); in it, cert = /run/secrets/ca_bundle names CA_BUNDLE
 #   CA_BUNDLE        certificates in PEM form, for the build only, behind a proxy that has its own
+#   GIT_REVISION     where the source has no .git
 #   DOCKER           docker or podman
 #
 # Needs BuildKit (any Docker Engine since 18.09) or Buildah. Compiling Horovod takes five to ten minutes on two cores, the first time.
@@ -25,12 +26,13 @@ BUILD_IMAGE=${BUILD_IMAGE:-}
 EFA_INSTALLER=${EFA_INSTALLER:-}
 PIP_CONF=${PIP_CONF:-}
 CA_BUNDLE=${CA_BUNDLE:-}
+GIT_REVISION=${GIT_REVISION:-}
 DOCKER=${DOCKER:-docker}
 
 run=()
 while [ $# -gt 0 ]; do
   case $1 in
-    -h | --help) sed -n '2,19s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,20s/^# \{0,1\}//p' "$0"; exit 0 ;;
     --dry-run) run=(echo +) ;;
     --) shift; break ;;
     *) echo "build_image: unknown argument '$1'; see --help (arguments of docker build follow --)" >&2; exit 2 ;;
@@ -50,11 +52,13 @@ fi
 
 cd "$(dirname "$0")/.."
 version=$(sed -n 's/^__version__ = "\(.*\)"/\1/p' frcnn/__init__.py)
-revision=$(git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
-[ -z "$(git status --porcelain --untracked-files=no 2>/dev/null)" ] || revision=$revision-dirty
-name=$IMAGE:${TAG:-$version-$revision$suffix}
+if [ -z "$GIT_REVISION" ]; then
+  GIT_REVISION=$(git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
+  [ -z "$(git status --porcelain --untracked-files=no 2>/dev/null)" ] || GIT_REVISION=$GIT_REVISION-dirty
+fi
+name=$IMAGE:${TAG:-$version-$GIT_REVISION$suffix}
 
-arguments=(--file Dockerfile.frcnn --platform linux/amd64 --tag "$name" --build-arg "VERSION=$version" --build-arg "GIT_REVISION=$revision")
+arguments=(--file Dockerfile.frcnn --platform linux/amd64 --tag "$name" --build-arg "VERSION=$version" --build-arg "GIT_REVISION=$GIT_REVISION")
 [ -z "$BASE_IMAGE" ] || arguments+=(--build-arg "BASE_IMAGE=$BASE_IMAGE")
 [ -z "$BUILD_IMAGE" ] || arguments+=(--build-arg "BUILD_IMAGE=$BUILD_IMAGE")
 [ -z "$EFA_INSTALLER" ] || arguments+=(--build-arg "EFA_INSTALLER=$EFA_INSTALLER")

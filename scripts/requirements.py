@@ -8,8 +8,9 @@ TensorFlow is left out: which package of it is installed depends on the device.
 from __future__ import annotations
 
 import sys
-import tomllib
 from pathlib import Path
+
+import tomllib
 
 PYPROJECT = Path(__file__).resolve().parent.parent / "pyproject.toml"
 

@@ -1,0 +1,178 @@
+#!/usr/bin/env python3
+"""Builds the image in AWS CodeBuild and pushes it to ECR, for people without Docker at hand. Prints its full name as the last line.
+
+    scripts/codebuild/start_build.py --bucket my-bucket [--create-role]
+
+Takes the commit that is checked out (not what is uncommitted), puts it into the bucket, makes or updates the CodeBuild project, follows
+the build's log and removes the source again. The role is one that CodeBuild may use: --create-role makes it from
+scripts/iam/codebuild-*.json, once, which takes the permission to make roles; --print-policies prints all policies of scripts/iam filled in.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import string
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import boto3
+
+ROOT = Path(__file__).resolve().parents[2]
+POLICIES = ROOT / "scripts" / "iam"
+# Ubuntu with a Docker Engine. Horovod and TensorFlow want more than the smallest machine's 3 GB.
+BUILD_MACHINE = {
+    "type": "LINUX_CONTAINER",
+    "image": "aws/codebuild/standard:7.0",
+    "computeType": "BUILD_GENERAL1_LARGE",
+    "privilegedMode": True,
+}
+IMAGE_LINE = "frcnn image "  # scripts/codebuild/buildspec.yml prints it before the name
+TIMEOUT_MINUTES = 120
+POLL_SECONDS = float(os.environ.get("POLL_SECONDS", "10"))
+
+
+def policy(name: str, values: dict[str, str]) -> str:
+    """A policy of scripts/iam with account, region and names filled in; KeyError where a value is missing."""
+    return string.Template((POLICIES / f"{name}.json").read_text()).substitute(values)
+
+
+def policy_values(session: Any, options: argparse.Namespace) -> dict[str, str]:
+    """What the policies' placeholders stand for."""
+    identity = session.client("sts").get_caller_identity()
+    return {
+        "PARTITION": identity["Arn"].split(":")[1],
+        "REGION": session.region_name,
+        "ACCOUNT": identity["Account"],
+        "REPOSITORY": options.repository,
+        "BUCKET": options.bucket,
+        "PREFIX": options.prefix,
+        "PROJECT": options.project,
+        "ROLE": options.role,
+    }
+
+
+def create_role(session: Any, values: dict[str, str]) -> None:
+    """Make the role of the build, or bring it up to date."""
+    iam = session.client("iam")
+    try:
+        iam.create_role(RoleName=values["ROLE"], AssumeRolePolicyDocument=policy("codebuild-trust", values))
+        iam.get_waiter("role_exists").wait(RoleName=values["ROLE"])
+    except iam.exceptions.EntityAlreadyExistsException:
+        iam.update_assume_role_policy(RoleName=values["ROLE"], PolicyDocument=policy("codebuild-trust", values))
+    iam.put_role_policy(RoleName=values["ROLE"], PolicyName="build-and-push", PolicyDocument=policy("codebuild-permissions", values))
+
+
+def upload_source(session: Any, values: dict[str, str], revision: str) -> str:
+    """Put a commit into the bucket as a zip file; gives its key."""
+    archive = subprocess.check_output(["git", "archive", "--format=zip", revision], cwd=ROOT)
+    key = f"{values['PREFIX']}/{revision}.zip"
+    session.client("s3").put_object(Bucket=values["BUCKET"], Key=key, Body=archive)
+    return key
+
+
+def put_project(session: Any, values: dict[str, str], source: str, variables: dict[str, str]) -> None:
+    """Make the project, or bring it up to date. A new role may take seconds to be seen, so refusals are tried again."""
+    codebuild = session.client("codebuild")
+    request = {
+        "name": values["PROJECT"],
+        "source": {"type": "S3", "location": f"{values['BUCKET']}/{source}", "buildspec": "scripts/codebuild/buildspec.yml"},
+        "artifacts": {"type": "NO_ARTIFACTS"},
+        "environment": {**BUILD_MACHINE, "environmentVariables": [{"name": key, "value": value} for key, value in variables.items()]},
+        "serviceRole": f"arn:{values['PARTITION']}:iam::{values['ACCOUNT']}:role/{values['ROLE']}",
+        "timeoutInMinutes": TIMEOUT_MINUTES,
+    }
+    for attempts_left in range(5, -1, -1):
+        try:
+            codebuild.create_project(**request)
+            return
+        except codebuild.exceptions.ResourceAlreadyExistsException:
+            codebuild.update_project(**request)
+            return
+        except codebuild.exceptions.InvalidInputException:
+            if not attempts_left:
+                raise
+            time.sleep(POLL_SECONDS)
+
+
+def new_lines(logs: Any, stream: dict[str, str], token: str | None) -> tuple[list[str], str | None]:
+    """Lines that the log has after ``token``, and the token after them."""
+    lines: list[str] = []
+    while stream.get("streamName"):
+        position = {"nextToken": token} if token else {}
+        try:
+            page = logs.get_log_events(logGroupName=stream["groupName"], logStreamName=stream["streamName"], startFromHead=True, **position)
+        except logs.exceptions.ResourceNotFoundException:  # nothing has been written yet
+            break
+        lines += [event["message"].rstrip() for event in page["events"]]
+        if page["nextForwardToken"] == token:
+            break
+        token = page["nextForwardToken"]
+    return lines, token
+
+
+def follow(session: Any, build: str) -> str | None:
+    """Print the build's log as it grows; gives the image's name, or None where the build failed."""
+    codebuild, logs = session.client("codebuild"), session.client("logs")
+    token, image = None, None
+    while True:
+        state = codebuild.batch_get_builds(ids=[build])["builds"][0]
+        lines, token = new_lines(logs, state.get("logs", {}), token)
+        for line in lines:
+            print(line, file=sys.stderr)
+            if line.startswith(IMAGE_LINE):
+                image = line.removeprefix(IMAGE_LINE)
+        if state["buildStatus"] != "IN_PROGRESS":
+            print(f"build {build}: {state['buildStatus']}", file=sys.stderr)
+            return image if state["buildStatus"] == "SUCCEEDED" else None
+        time.sleep(POLL_SECONDS)
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bucket", required=True, help="S3 bucket of your account; the source lies in it for the time of the build")
+    parser.add_argument("--prefix", default="frcnn-image-source", help="folder in it (%(default)s)")
+    parser.add_argument("--region", help="region of your SageMaker jobs; default: the configured one")
+    parser.add_argument("--repository", default="frcnn", help="name in ECR (%(default)s)")
+    parser.add_argument("--project", default="frcnn-image", help="name of the CodeBuild project (%(default)s)")
+    parser.add_argument("--role", default="frcnn-image-build", help="name of the role that CodeBuild takes on (%(default)s)")
+    parser.add_argument("--create-role", action="store_true", help="make the role, or bring it up to date, first")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="variable of the scripts, such as DEVICE=cpu")
+    parser.add_argument("--print-policies", action="store_true", help="print the policies filled in, and do nothing")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    session = boto3.session.Session(region_name=options.region)
+    values = policy_values(session, options)
+    if options.print_policies:
+        for file in sorted(POLICIES.glob("*.json")):
+            print(f"# {file.name}\n{policy(file.stem, values)}")
+        return 0
+    revision = subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=ROOT, text=True).strip()
+    variables = {"REPOSITORY": options.repository, "GIT_REVISION": revision[:12], **dict(setting.split("=", 1) for setting in options.set)}
+    if options.dry_run:
+        print(json.dumps({"project": values["PROJECT"], "machine": BUILD_MACHINE, "variables": variables, **values}, indent=1))
+        return 0
+    if options.create_role:
+        create_role(session, values)
+    source = upload_source(session, values, revision)
+    try:
+        put_project(session, values, source, variables)
+        build = session.client("codebuild").start_build(projectName=values["PROJECT"])["build"]["id"]
+        image = follow(session, build)
+    finally:
+        session.client("s3").delete_object(Bucket=values["BUCKET"], Key=source)
+    if image:
+        print(image)
+    return 0 if image else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
