@@ -1,0 +1,43 @@
+"""What is known of instance types: GPUs, and whether the volume size of a request is heeded.
+
+Containers never use this table, they count devices; it is for requests, which are made where the devices are not.
+"""
+
+from __future__ import annotations
+
+import re
+from types import MappingProxyType
+
+from frcnn.errors import UserError
+
+# p2 to p5, g4dn and g5: the SageMaker SDK's own table (2.257.7); the younger families: EC2's documentation of instance types.
+_EIGHT = ("p3.16", "p3dn.24", "p4d.24", "p4de.24", "p5.48", "p5e.48", "p5en.48", "p6-b200.48", "p6-b300.48", "p2.8")
+_ONE_OF_G = tuple(f"{family}.{size}" for family in ("g4dn", "g5", "g6", "g6e") for size in ("", "2", "4", "8", "16"))
+_FOUR_OF_G = ("g4dn.12", *(f"{family}.{size}" for family in ("g5", "g6", "g6e") for size in ("12", "24")))
+GPUS = MappingProxyType(
+    {f"ml.{name}xlarge": 8 for name in (*_EIGHT, "g5.48", "g6.48", "g6e.48")}
+    | {f"ml.{name}xlarge": 1 for name in ("p2.", "p3.2", "p5.4")}
+    | {f"ml.{name}xlarge": 1 for name in _ONE_OF_G}
+    | {f"ml.{name}xlarge": 4 for name in (*_FOUR_OF_G, "p3.8", "p6e-gb200.36")}
+    | {"ml.p2.16xlarge": 16}
+)
+_ACCELERATED = re.compile(r"ml\.(p|g|trn|inf|dl)\d")
+_OWN_DISKS = re.compile(r"ml\.(p3dn|p4de?|p5\w*|p6\S*?|g4dn|g5|g6e?|g7e?|[cmr]\d\w*d\w*)\.")
+
+
+def processes_per_host(instance_type: str) -> int:
+    """Training processes of one instance: one a GPU, or one where there is none.
+
+    Raises:
+        UserError: the type has accelerators, and how many is not known here.
+    """
+    if instance_type in GPUS:
+        return GPUS[instance_type]
+    if _ACCELERATED.match(instance_type):
+        raise UserError(f"the number of GPUs of {instance_type!r} is not known here; give it as processes_per_host")
+    return 1
+
+
+def has_own_disks(instance_type: str) -> bool:
+    """Whether the type brings NVMe disks, beside which SageMaker ignores a request's volume size."""
+    return bool(_OWN_DISKS.match(instance_type))

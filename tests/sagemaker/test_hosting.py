@@ -1,0 +1,101 @@
+"""Requests for models, endpoints and batch transforms, and what is refused before AWS is asked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from frcnn.errors import UserError
+from frcnn.sagemaker.hosting import LARGEST_BODY, Endpoint, Model, Transform, Variant, invoke_request
+
+IMAGE = "123456789012.dkr.ecr.eu-west-1.amazonaws.com/frcnn:0.1.0"
+ROLE = "arn:aws:iam::123456789012:role/frcnn"
+MODEL: dict[str, Any] = {"name": "m", "image": IMAGE, "role": ROLE, "artifact": "s3://bucket/m/model.tar.gz"}
+TRANSFORM: dict[str, Any] = {"name": "t", "model": "m", "input": "s3://bucket/in", "output": "s3://bucket/out"}
+
+
+def test_a_model() -> None:
+    assert Model(**MODEL, environment={"A": "1"}, tags={"k": "v"}).request() == {
+        "ModelName": "m",
+        "PrimaryContainer": {"Image": IMAGE, "ModelDataUrl": "s3://bucket/m/model.tar.gz", "Environment": {"A": "1"}},
+        "ExecutionRoleArn": ROLE,
+        "EnableNetworkIsolation": False,
+        "Tags": [{"Key": "k", "Value": "v"}],
+    }
+
+
+def test_a_model_that_lies_as_files() -> None:
+    container = Model(**{**MODEL, "artifact": "s3://bucket/m/"}).request()["PrimaryContainer"]
+    source = {"S3Uri": "s3://bucket/m/", "S3DataType": "S3Prefix", "CompressionType": "None"}
+    assert container == {"Image": IMAGE, "ModelDataSource": {"S3DataSource": source}}
+
+
+def test_two_variants_share_an_endpoint() -> None:
+    endpoint = Endpoint(name="e", variants=[Variant(model="m", weight=0.9), Variant(model="m", name="new", weight=0.1, health_seconds=60)])
+    variants = endpoint.config_request()["ProductionVariants"]
+    assert [(variant["VariantName"], variant["ModelName"], variant["InitialVariantWeight"]) for variant in variants] == [
+        ("m", "m", 0.9),
+        ("new", "m", 0.1),
+    ]
+    assert [variant["ContainerStartupHealthCheckTimeoutInSeconds"] for variant in variants] == [600, 60]
+    assert endpoint.request() == {"EndpointName": "e", "EndpointConfigName": "e"}
+
+
+def test_an_asynchronous_endpoint() -> None:
+    request = Endpoint(name="e", variants=[Variant(model="m")], async_output="s3://bucket/answers", disk_key="k").config_request()
+    assert request["AsyncInferenceConfig"] == {"OutputConfig": {"S3OutputPath": "s3://bucket/answers"}}
+    assert request["KmsKeyId"] == "k"
+
+
+def test_a_transform_of_pictures_and_one_of_lines() -> None:
+    pictures = Transform(**TRANSFORM).request()
+    assert (pictures["BatchStrategy"], pictures["TransformInput"]["SplitType"], pictures["TransformOutput"]["AssembleWith"]) == (
+        "SingleRecord",
+        "None",
+        "None",
+    )
+    lines = Transform(**TRANSFORM, content_type="application/jsonlines").request()
+    assert (lines["BatchStrategy"], lines["TransformInput"]["SplitType"], lines["TransformOutput"]["AssembleWith"]) == (
+        "MultiRecord",
+        "Line",
+        "Line",
+    )
+
+
+def test_a_call_of_an_endpoint() -> None:
+    request = invoke_request("e", b"jpeg", accept="image/png", variant="new", options={"score_threshold": 0.5, "max_detections": 3})
+    assert request == {
+        "EndpointName": "e",
+        "Body": b"jpeg",
+        "ContentType": "application/x-image",
+        "Accept": "image/png",
+        "TargetVariant": "new",
+        "CustomAttributes": "score_threshold=0.5,max_detections=3",
+    }
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Model(**{**MODEL, "artifact": "s3://bucket/m"}), r"expected a model\.tar\.gz, or a folder, which ends in /"),
+        (lambda: Model(**{**MODEL, "image": "frcnn:1"}), "is not in Amazon ECR"),
+        (lambda: Model(**{**MODEL, "name": "m_1"}).request(), "CreateModel request: ModelName is 'm_1'"),
+        (lambda: Endpoint(name="e", variants=[Variant(model="m"), Variant(model="m")]), "two variants are named m"),
+        (lambda: Endpoint(name="e", variants=[Variant(model="m", weight=0)]), "all variants have weight 0"),
+        (lambda: Endpoint(name="e", variants=[]), "field 'variants' is"),
+        (lambda: Endpoint(name="e", variants=[Variant(model="m", instance_type="g5")]).config_request(), "InstanceType is 'g5'"),
+        (lambda: Endpoint(name="e", variants=[Variant(model="m"), Variant(model="n")], async_output="s3://bucket/a"), "has one variant"),
+        (lambda: Variant(model="m", health_seconds=59), "field 'health_seconds' is 59"),
+        (lambda: Transform(**TRANSFORM, payload_mb=30), "payload_mb 30 times at_once 4 exceeds the 100 MB allowed"),
+        (lambda: invoke_request("e", bytes(LARGEST_BODY + 1)), "the picture has 6.0 MiB and a call of an endpoint may have 6"),
+        (lambda: invoke_request("e", b"1", options={"classes": "gelände"}), "CustomAttributes is"),
+    ],
+)
+def test_mistakes(make: Any, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        make()
+
+
+def test_the_largest_body_is_botocores() -> None:
+    assert len(invoke_request("e", bytes(LARGEST_BODY))["Body"]) == 6291456
