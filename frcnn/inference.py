@@ -32,6 +32,20 @@ class Detections(NamedTuple):
     labels: np.ndarray
 
 
+class Prepared(NamedTuple):
+    """One picture as the model takes it.
+
+    Attributes:
+        canvas: ``[H, W, 3]`` float32, normalised, zero-padded right and bottom.
+        size: ``[2]`` int32, height and width before padding.
+        original_size: height and width of the picture itself, pixels.
+    """
+
+    canvas: np.ndarray
+    size: np.ndarray
+    original_size: tuple[int, int]
+
+
 class Detector:
     """A model with its classes, ready for pictures of any size. Traces once per canvas and batch size."""
 
@@ -56,23 +70,31 @@ class Detector:
 
     def detect(self, images: Sequence[np.ndarray], batch_size: int = 1) -> list[Detections]:
         """Detections of upright RGB pictures ``[H, W, 3]`` uint8, in their order; same-canvas pictures share batches."""
-        prepared = [prepare_image(image, self.config.image) for image in images]
+        prepared = [self.prepare(image) for image in images]
         of_canvas: dict[tuple[int, int], list[int]] = defaultdict(list)
-        for position, (canvas, _) in enumerate(prepared):
-            of_canvas[canvas.shape[:2]].append(position)
+        for position, picture in enumerate(prepared):
+            of_canvas[picture.canvas.shape[:2]].append(position)
         results: dict[int, Detections] = {}
         for positions in of_canvas.values():
             for start in range(0, len(positions), batch_size):
                 chunk = positions[start : start + batch_size]
                 # A short last chunk repeats its last picture: another batch size would mean another trace.
                 rows = chunk + chunk[-1:] * (batch_size - len(chunk))
-                found = self._detect(
-                    tf.stack([prepared[row][0] for row in rows]),
-                    tf.stack([prepared[row][1] for row in rows]),
-                    tf.constant([images[row].shape[:2] for row in rows], tf.int32),
-                )
-                results.update(zip(chunk, _split(found), strict=False))
+                results.update(zip(chunk, self.detect_batch([prepared[row] for row in rows]), strict=False))
         return [results[position] for position in range(len(images))]
+
+    def prepare(self, image: np.ndarray) -> Prepared:
+        """An upright RGB picture ``[H, W, 3]`` uint8 on its canvas; safe to call from many threads."""
+        return Prepared(*prepare_image(image, self.config.image), (image.shape[0], image.shape[1]))
+
+    def detect_batch(self, pictures: Sequence[Prepared]) -> list[Detections]:
+        """Detections of prepared pictures that share a canvas, as one batch."""
+        found = self._detect(
+            np.stack([picture.canvas for picture in pictures]),
+            np.stack([picture.size for picture in pictures]),
+            np.array([picture.original_size for picture in pictures], np.int32),
+        )
+        return _split(found)
 
     def detect_index(self, index: Index, batch_size: int = 1, progress: Callable[[int, int], None] | None = None) -> dict[int, Detections]:
         """Detections of every image of an index by image id; ``progress`` is told (images done, all images)."""

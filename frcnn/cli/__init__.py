@@ -9,6 +9,7 @@ from frcnn.cli.console import Verbs
 from frcnn.cli.data import check_dataset, make_shapes
 from frcnn.cli.doctor import doctor
 from frcnn.cli.model import evaluate, predict, train
+from frcnn.cli.serve import serve
 from frcnn.cli.weights import import_weights
 
 
@@ -21,6 +22,7 @@ def main() -> None:
 main.add_command(train)
 main.add_command(evaluate)
 main.add_command(predict)
+main.add_command(serve)
 main.add_command(check_dataset)
 main.add_command(make_shapes)
 main.add_command(import_weights)

@@ -1,0 +1,43 @@
+"""Where the model lies: the folder that training wrote, one that holds it, or the model.tar.gz that SageMaker made of it."""
+
+from __future__ import annotations
+
+import tarfile
+from pathlib import Path
+
+from frcnn.errors import UserError
+
+FILES = ("weights.safetensors", "config.yaml", "labels.json")  # of a model folder; importing what reads it takes seconds
+ARCHIVE = "model.tar.gz"
+
+
+def find_model(source: Path, scratch: Path) -> Path:
+    """Model folder at ``source``, which is only read: an archive is unpacked below ``scratch``.
+
+    Raises:
+        UserError: there is no model, or the archive cannot be unpacked.
+    """
+    if source.is_file():
+        return _unpack(source, scratch)
+    for folder in (source, source / "model"):
+        if all((folder / name).is_file() for name in FILES):
+            return folder
+    if (source / ARCHIVE).is_file():
+        return _unpack(source / ARCHIVE, scratch)
+    if not source.is_dir():
+        raise UserError(f"model {source} does not exist; give the folder 'model' that frcnn train wrote, or a {ARCHIVE} of it")
+    found = ", ".join(sorted(path.name for path in source.iterdir())[:8]) or "nothing"
+    raise UserError(f"{source} has no model; expected {', '.join(FILES)}, there or in model/, or a {ARCHIVE}; found {found}")
+
+
+def _unpack(archive: Path, scratch: Path) -> Path:
+    target = scratch / "model"
+    try:
+        with tarfile.open(archive, "r:*") as tar:
+            tar.extractall(target, filter="data")  # no absolute paths, no links out, no devices
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise UserError(f"{archive} cannot be unpacked ({error}); expected the archive of a model folder") from error
+    for folder in (target, target / "model"):
+        if all((folder / name).is_file() for name in FILES):
+            return folder
+    raise UserError(f"{archive} holds no model; expected {', '.join(FILES)} at its top, as `tar -C MODEL -czf {ARCHIVE} .` makes it")
