@@ -1,9 +1,11 @@
 // Non-maximum suppression of one image on a CPU.
 //
-// Candidates come in order of score, sorted only as far as they are looked at, and each is compared with the boxes that its
-// group has kept so far, sixteen at a time. With enough of them, threads first compare a run of candidates with what was
-// kept before the run; the run itself is then settled in order. No number of threads changes a result.
+// Candidates come in order of score, sorted only as far as they are looked at, and each is compared with those boxes that its
+// group has kept so far whose middle is near enough for the threshold, sixteen at a time. With enough of them, threads first
+// compare a run of candidates with what was kept before the run; the run itself is then settled in order. No number of
+// threads changes a result.
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <unordered_map>
 
@@ -61,9 +63,10 @@ struct alignas(64) Block {
   float due[kLanes];  // the box's part of the shared area that drops a candidate
 };
 
+// A candidate is compared with what the lists first_list..last_list keep, and is kept in `list`.
 struct Candidate {
   float x1, y1, x2, y2, due;
-  int32_t group, index;
+  int32_t list, first_list, last_list, index;
 };
 
 // IoU > t is shared > t / (1 + t) * (area + area). This share of an area is a little less, whatever rounding does.
@@ -90,79 +93,136 @@ FRCNN_HD bool holds_better(const Block& kept, const Candidate& c, float threshol
   return any(both.shared / both.either > threshold);
 }
 
-// Whether a block of the list, from `block` back over `older` to and with `oldest`, holds a box that drops the candidate. The excess
+// Whether a list holds a box that drops the candidate, from its newest block to the first one older than `since`. The excess
 // rules out nearly all, four blocks per branch; where it does not, the quotient decides.
-FRCNN_HD bool is_dropped_by(const Block* blocks, const int32_t* older, int32_t block, int32_t oldest, const Candidate& candidate,
-                            float threshold) {
-  oldest = oldest > 0 ? oldest : 0;
-  while (block >= oldest) {
+FRCNN_HD bool list_drops(const Block* blocks, const int32_t* older, int32_t block, int32_t since, const Candidate& candidate,
+                         float threshold) {
+  while (block >= 0) {
     const int32_t first = block;
+    int32_t last = block;
     Floats most = excess(blocks[block], candidate);
     block = older[block];
-    for (int i = 1; i < 4 && block >= oldest; ++i, block = older[block]) {
+    for (int i = 1; i < 4 && block >= 0 && last >= since; ++i, block = older[block]) {
+      last = block;
       const Floats more = excess(blocks[block], candidate);
       most = more > most ? more : most;
     }
-    if (!any(most >= candidate.due)) continue;
-    for (int32_t again = first; again != block; again = older[again])
-      if (holds_better(blocks[again], candidate, threshold)) return true;
+    if (any(most >= candidate.due))
+      for (int32_t again = first; again != block; again = older[again])
+        if (holds_better(blocks[again], candidate, threshold)) return true;
+    if (last < since) return false;
   }
   return false;
 }
 
-FRCNN_CLONES bool is_dropped(const Block* blocks, const int32_t* older, int32_t block, int32_t oldest, const Candidate& candidate,
+FRCNN_CLONES bool is_dropped(const Block* blocks, const int32_t* older, const int32_t* newest, int32_t since, const Candidate& candidate,
                              float threshold) {
-  return is_dropped_by(blocks, older, block, oldest, candidate, threshold);
+  for (int32_t list = candidate.first_list; list <= candidate.last_list; ++list)
+    if (list_drops(blocks, older, newest[list], since, candidate, threshold)) return true;
+  return false;
 }
 
-// The kept boxes of all groups: per group a list of blocks, newest first.
-class Kept {
+// Which kept boxes a candidate has to be compared with: the image's width in columns, a box belonging to that of its middle.
+//
+// With IoU > t both widths are below 1/t of each other, the shared width is above t of the larger one, and so the middles are
+// less than reach * width apart, where reach is the larger of 1 - t and (1/t - 1) / 2.
+class Columns {
  public:
-  explicit Kept(float threshold) : threshold_(threshold) {}
-
-  // A group's number in this image, from 0 on.
-  int32_t group(int32_t name) {
-    if (name != last_name_ || newest_.empty()) {
-      last_name_ = name;
-      last_group_ = numbers_.emplace(name, int32_t(newest_.size())).first->second;
-      if (last_group_ == int32_t(newest_.size())) {
-        newest_.push_back(-1);
-        used_.push_back(kLanes);
-      }
+  Columns(const float* boxes, const float* scores, int count, float threshold, int max_outputs)
+      : number_(std::min(std::min(max_outputs, count) / kBoxesPerColumn, kMostColumns)),
+        reach_(std::max(1.0f - threshold, 0.5f * (1.0f / threshold - 1.0f)) + 0.001f) {
+    float high = -std::numeric_limits<float>::max();
+    low_ = -high;
+    double widths = 0.0;
+    int64_t boxes_seen = 0;
+    for (int i = 0; i < count && number_ > 1; ++i) {
+      const float* box = boxes + 4 * int64_t(i);
+      const float place = middle(box);
+      if (!is_candidate(scores[i]) || !std::isfinite(place)) continue;
+      low_ = std::min(low_, place);
+      high = std::max(high, place);
+      widths += std::fabs(box[2] - box[0]);
+      ++boxes_seen;
     }
-    return last_group_;
+    // More columns than these a candidate would only look through one by one.
+    const double most = kColumnsPerReach * (double(high) - low_) * double(boxes_seen) / (double(reach_) * widths);
+    if (!(most >= number_)) number_ = most > 1.0 ? int(most) : 1;
+    per_pixel_ = number_ > 1 ? float(number_) / (high - low_) : 0.0f;
   }
 
-  bool drops(const Candidate& candidate, int32_t oldest) const {
-    return is_dropped(blocks_.data(), older_.data(), newest_[candidate.group], oldest, candidate, threshold_);
+  int number() const { return number_; }
+
+  // The column of the box's middle, and those where boxes that it could drop or that could drop it have theirs.
+  void of(const float* box, int32_t* own, int32_t* first, int32_t* last) const {
+    const float place = middle(box);
+    // Beside the reach, what rounding may have done to both middles.
+    const float reach = reach_ * (box[2] - box[0]) + 1e-6f * (std::fabs(box[0]) + std::fabs(box[2]));
+    *own = column(place), *first = column(place - reach), *last = column(place + reach);
+  }
+
+ private:
+  static constexpr int kBoxesPerColumn = 64, kMostColumns = 128, kColumnsPerReach = 4;
+
+  static float middle(const float* box) { return 0.5f * box[0] + 0.5f * box[2]; }
+  // Never falls where `place` rises. Boxes that are not finite overlap nothing, so that their column is of no matter.
+  int32_t column(float place) const {
+    const float number = (place - low_) * per_pixel_;
+    return number > 0.0f ? int32_t(std::min(number, float(number_ - 1))) : 0;
+  }
+
+  int number_;
+  float reach_, low_ = 0.0f, per_pixel_ = 0.0f;
+};
+
+// The kept boxes of all groups: a list of blocks, newest first, for each column of each group.
+class Kept {
+ public:
+  Kept(float threshold, int columns) : threshold_(threshold), columns_(columns) {}
+
+  // Number of a group's first list.
+  int32_t first_list(int32_t name) {
+    if (name != last_name_ || newest_.empty()) {
+      last_name_ = name;
+      last_list_ = numbers_.emplace(name, int32_t(newest_.size())).first->second;
+      if (last_list_ == int32_t(newest_.size())) {
+        newest_.resize(newest_.size() + columns_, -1);
+        used_.resize(used_.size() + columns_, kLanes);
+      }
+    }
+    return last_list_;
+  }
+
+  // Whether a box drops the candidate, of those kept since there were `since` blocks and maybe of some before.
+  bool drops(const Candidate& candidate, int64_t since) const {
+    return is_dropped(blocks_.data(), older_.data(), newest_.data(), int32_t(since), candidate, threshold_);
   }
 
   void add(const Candidate& c) {
-    if (used_[c.group] == kLanes) {
+    if (used_[c.list] == kLanes) {
       Block block = {};
       std::fill(block.x1, block.x1 + kLanes, std::numeric_limits<float>::infinity());
       std::fill(block.x2, block.x2 + kLanes, -std::numeric_limits<float>::infinity());
       blocks_.push_back(block);
-      older_.push_back(newest_[c.group]);
-      newest_[c.group] = int32_t(blocks_.size()) - 1;
-      used_[c.group] = 0;
+      older_.push_back(newest_[c.list]);
+      newest_[c.list] = int32_t(blocks_.size()) - 1;
+      used_[c.list] = 0;
     }
-    Block& block = blocks_[newest_[c.group]];
-    const int lane = used_[c.group]++;
+    Block& block = blocks_[newest_[c.list]];
+    const int lane = used_[c.list]++;
     block.x1[lane] = c.x1, block.y1[lane] = c.y1, block.x2[lane] = c.x2, block.y2[lane] = c.y2, block.due[lane] = c.due;
   }
 
-  int32_t newest(int32_t group) const { return newest_[group]; }
   int64_t blocks() const { return int64_t(blocks_.size()); }
 
  private:
   float threshold_;
+  int columns_;
   std::vector<Block> blocks_;
-  // The group's block before each, -1 for none. Apart from the blocks, so that the walk waits for the nearest cache only.
+  // The list's block before each, -1 for none. Apart from the blocks, so that the walk waits for the nearest cache only.
   std::vector<int32_t> older_;
   std::vector<int32_t> newest_, used_;
   std::unordered_map<int32_t, int32_t> numbers_;
-  int32_t last_name_ = 0, last_group_ = 0;
+  int32_t last_name_ = 0, last_list_ = 0;
 };
 
 // Candidates that are looked at together, and the least work that is worth waking threads for, in blocks compared.
@@ -174,31 +234,36 @@ constexpr int64_t kWorthThreads = 16384;
 int nms(const float* boxes, const float* scores, const int32_t* groups, int count, float iou_threshold, int max_outputs, int32_t* indices,
         const ParallelFor& parallel) {
   BestFirst order(scores, count);
-  Kept kept(iou_threshold);
+  const Columns columns(boxes, scores, count, iou_threshold, max_outputs);
+  Kept kept(iou_threshold, columns.number());
   const float share = due_share(iou_threshold);
   Candidate run[kRun];
   bool dropped[kRun];
-  int32_t before[kRun];
   int outputs = 0;
   for (int first = 0; first < order.size() && outputs < max_outputs; first += kRun) {
     const int size = std::min(kRun, order.size() - first);
+    int64_t lists = 0;
     for (int i = 0; i < size; ++i) {
       const int32_t index = order[first + i];
       const float* box = boxes + 4 * int64_t(index);
       const float due = share * area(box[0], box[1], box[2], box[3]);
-      run[i] = {box[0], box[1], box[2], box[3], due, kept.group(groups[index]), index};
-      before[i] = kept.newest(run[i].group);
+      int32_t own, from, to;
+      columns.of(box, &own, &from, &to);
+      const int32_t list = kept.first_list(groups[index]);
+      run[i] = {box[0], box[1], box[2], box[3], due, list + own, list + from, list + to, index};
       dropped[i] = false;
+      lists += to - from + 1;
     }
-    // Where threads have compared with all that was kept before the run, only the group's blocks since then are left.
-    const bool ahead = kept.blocks() * size >= kWorthThreads;
+    // Where threads have compared with all that was kept before the run, only what it keeps itself is left.
+    const int64_t before = kept.blocks();
+    const bool ahead = before * lists / columns.number() >= kWorthThreads;
     if (ahead) {
       parallel(size, kRun / 8, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i) dropped[i] = kept.drops(run[i], 0);
       });
     }
     for (int i = 0; i < size && outputs < max_outputs; ++i) {
-      if (dropped[i] || kept.drops(run[i], ahead ? before[i] : 0)) continue;
+      if (dropped[i] || kept.drops(run[i], ahead ? before : 0)) continue;
       kept.add(run[i]);
       indices[outputs++] = run[i].index;
     }
