@@ -8,6 +8,7 @@ from frcnn import __version__
 from frcnn.cli.console import Verbs
 from frcnn.cli.data import check_dataset, make_shapes
 from frcnn.cli.doctor import doctor
+from frcnn.cli.export import export
 from frcnn.cli.launch_job import launch_job
 from frcnn.cli.model import evaluate, predict, train
 from frcnn.cli.serve import serve
@@ -27,5 +28,6 @@ main.add_command(serve)
 main.add_command(check_dataset)
 main.add_command(make_shapes)
 main.add_command(import_weights)
+main.add_command(export)
 main.add_command(launch_job)
 main.add_command(doctor)

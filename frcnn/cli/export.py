@@ -1,0 +1,40 @@
+"""A model for elsewhere: export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from frcnn.cli.console import PATH, example
+from frcnn.startup import import_tensorflow
+
+
+@click.command(
+    epilog=example(
+        "frcnn export --model runs/bccd/model --out served/bccd/1",
+        "frcnn export --model runs/bccd/model --out bccd_fast --ops compiled",
+    )
+)
+@click.option("--model", type=PATH, required=True, help="Model folder that train wrote.")
+@click.option("--out", type=PATH, required=True, help="Folder to write; it must be new or empty.")
+@click.option("--format", "form", type=click.Choice(("savedmodel",)), default="savedmodel", show_default=True)
+@click.option(
+    "--ops",
+    "kernel",
+    type=click.Choice(("reference", "compiled")),
+    default="reference",
+    show_default=True,
+    help="reference: runs wherever TensorFlow does; compiled: our kernels, whose library goes along.",
+)
+def export(model: Path, out: Path, form: str, kernel: Literal["reference", "compiled"]) -> None:
+    """Write a model that TensorFlow runs without frcnn.
+
+    Encoded pictures or pixels in, the same detections as those of predict out; docs/export.md says how to call it.
+    """
+    import_tensorflow()
+    from frcnn.export import export_savedmodel
+
+    export_savedmodel(model, out, kernel)
+    click.echo(f"{form}: {out}")

@@ -1,0 +1,137 @@
+"""An exported model, loaded by a process that has TensorFlow and no frcnn, against the Detector."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from click.testing import CliRunner
+from PIL import Image
+
+from frcnn.cli import main
+from frcnn.config import load_config
+from frcnn.data.decode import decode_image
+from frcnn.data.shapes import make_shapes
+from frcnn.errors import UserError
+from frcnn.export import export_savedmodel
+from frcnn.inference import Detector
+from frcnn.modeling.faster_rcnn import build_model
+from frcnn.ops import compiled
+from frcnn.weights.model_folder import write_model_folder
+
+OPTIONS = """
+    image.min_size=[96] image.max_size=160 image.canvas_aspects=[1.0] backbone.name=resnet18 backbone.norm=gn fpn.channels=32
+    anchors.sizes=[8,16,32,64,128] rpn.pre_nms_test=60 rpn.post_nms_test=20 roi_head.fc_channels=32 roi_head.score_threshold=0.3
+"""
+
+# Given a model, a folder of pictures and a library or nothing: what stock TensorFlow makes of it.
+STRANGER = """
+import sys, pathlib
+sys.modules["frcnn"] = None  # an import of it fails
+import numpy as np, tensorflow as tf
+model, pictures, out, *library = sys.argv[1:]
+for file in library:
+    tf.load_op_library(file)
+signatures = tf.saved_model.load(model).signatures
+files = sorted(pathlib.Path(pictures).iterdir())
+results = {f"bytes_{k}": v for k, v in signatures["serving_default"](image_bytes=tf.constant([f.read_bytes() for f in files])).items()}
+pixels = np.load(out + "/pixels.npy")
+results |= {f"pixels_{k}": v for k, v in signatures["pixels"](images=tf.constant(pixels)).items()}
+np.savez(out + "/found.npz", **results)
+"""
+
+
+def write_model(folder: Path, *overrides: str) -> Path:
+    options = load_config(overrides=[*OPTIONS.split(), *overrides])
+    tf.keras.utils.set_random_seed(3)
+    model = build_model(3, options)
+    for variable in model.roi_head.class_logits.trainable_variables + model.roi_head.box_deltas.trainable_variables:
+        variable.assign(variable * 60)  # from all classes alike to some clear ones
+    write_model_folder(folder, model, options, ("a", "b", "c"), (1, 2, 5), {})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Drawn shapes wide, tall, square and tiny, as JPEG (one lies on its side) and PNG."""
+    made = sorted((make_shapes(tmp_path_factory.mktemp("shapes") / "data", images=8, seed=4) / "train").rglob("*.*g"))
+    folder = tmp_path_factory.mktemp("pictures")
+    for number, size in enumerate([(150, 110), (70, 200), (96, 96), (300, 120), (12, 9)]):
+        Image.open(made[number]).convert("RGB").resize(size).save(folder / f"{number}.{'jpg' if number % 2 else 'png'}")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.open(made[5]).convert("RGB").resize((140, 100)).save(folder / "turned.jpg", exif=turned)
+    return folder
+
+
+def found_by_a_stranger(exported: Path, pictures: Path, folder: Path, *library: Path) -> dict[str, np.ndarray]:
+    command = [sys.executable, "-c", STRANGER, *map(str, (exported, pictures, folder, *library))]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    with np.load(folder / "found.npz") as results:
+        return dict(results)
+
+
+def assert_same(found: dict[str, np.ndarray], way: str, detector: Detector, images: list[np.ndarray]) -> None:
+    expected = detector.detect(images)
+    assert sum(len(detections.scores) for detections in expected) > len(images), "there is something to compare"
+    for row, detections in enumerate(expected):
+        count = found[f"{way}_counts"][row]
+        assert count == len(detections.scores)
+        for name, tolerance in (("boxes", 1e-3), ("scores", 1e-3), ("labels", 0)):
+            np.testing.assert_allclose(found[f"{way}_{name}"][row, :count], getattr(detections, name), atol=tolerance, rtol=0)
+        assert not found[f"{way}_scores"][row, count:].any()
+
+
+@pytest.mark.parametrize("resize", ["bilinear", "pillow"])
+def test_stock_tensorflow_finds_what_the_detector_finds(tmp_path, pictures, resize):
+    model = write_model(tmp_path / "model", f"image.resize={resize}")
+    result = CliRunner().invoke(main, ["export", "--model", str(model), "--out", str(tmp_path / "out" / "1")])
+    assert result.exit_code == 0, result.output
+    assert result.stdout == f"savedmodel: {tmp_path / 'out' / '1'}\n"
+    images = [decode_image(file) for file in sorted(pictures.iterdir())]
+    same_size = np.stack([images[0], images[0][::-1]])
+    np.save(tmp_path / "pixels.npy", same_size)
+    found = found_by_a_stranger(tmp_path / "out" / "1", pictures, tmp_path)
+    assert_same(found, "bytes", Detector.load(model), images)
+    assert_same(found, "pixels", Detector.load(model), list(same_size))
+    labels = json.loads((tmp_path / "out" / "1" / "assets.extra" / "labels.json").read_text())
+    assert [entry["name"] for entry in labels] == ["a", "b", "c"]
+
+
+@pytest.mark.skipif(compiled.serving().library is None, reason="no kernels on this machine")
+def test_the_kernels_travel_along(tmp_path, pictures):
+    model = write_model(tmp_path / "model", "ops.kernel=reference")
+    export_savedmodel(model, tmp_path / "out", "compiled")
+    [library] = (tmp_path / "out" / "assets.extra").glob("*.so")
+    images = [decode_image(file) for file in sorted(pictures.iterdir())]
+    np.save(tmp_path / "pixels.npy", images[0][None])
+    with pytest.raises(AssertionError, match="Op type not registered 'Frcnn"):
+        found_by_a_stranger(tmp_path / "out", pictures, tmp_path)
+    assert_same(found_by_a_stranger(tmp_path / "out", pictures, tmp_path, library), "bytes", Detector.load(model), images)
+
+
+def test_bytes_that_are_no_picture_are_an_error(tmp_path):
+    export_savedmodel(write_model(tmp_path / "model"), tmp_path / "out", "reference")
+    detect = tf.saved_model.load(str(tmp_path / "out")).signatures["serving_default"]
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 30)).save(buffer, "JPEG")
+    for content in (b"", b"no picture", buffer.getvalue()[:200]):
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            detect(image_bytes=tf.constant([content]))
+    assert detect(image_bytes=tf.constant([], tf.string))["boxes"].shape[0] == 0
+
+
+def test_a_folder_with_something_in_it_is_left_alone(tmp_path):
+    (tmp_path / "kept.txt").touch()
+    with pytest.raises(UserError, match="exists already; give --out a folder that is new or empty"):
+        export_savedmodel(tmp_path / "model", tmp_path, "reference")
+    with pytest.raises(UserError, match="not a model folder"):
+        export_savedmodel(tmp_path / "model", tmp_path / "out", "reference")
+    assert [path.name for path in tmp_path.iterdir()] == ["kept.txt"]
