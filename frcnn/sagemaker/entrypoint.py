@@ -1,0 +1,83 @@
+"""Process 1 of the container: ``train``, ``serve``, a verb of the command line, any other command, or a shell.
+
+SageMaker starts a container with ``train`` or ``serve`` and nothing else; with further arguments these two are the command
+line's. Whatever runs: signals reach it, orphans are reaped, and its exit code is the container's.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+
+from frcnn.errors import UserError
+from frcnn.sagemaker.init import Init
+
+SHELL = ("/bin/bash",)
+MISTAKE = 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what the arguments ask for; returns the container's exit code."""
+    init = Init()  # first of all: a signal must find its handler
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    variables = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    if words == ["train"]:
+        return train(init, variables)
+    if words == ["serve"]:
+        return init.run((sys.executable, "-m", "frcnn.sagemaker.serve"), variables)
+    if not words:
+        return init.run(SHELL, os.environ)
+    if words[0].startswith("-") or words[0] in ("train", "serve") or (shutil.which(words[0]) is None and _is_verb(words[0])):
+        words = [sys.executable, "-m", "frcnn.cli", *words]
+    return init.run(words, os.environ)
+
+
+def train(init: Init, variables: dict[str, str]) -> int:
+    """One host's share of a training job; leaves the failure file wherever it fails."""
+    from frcnn.sagemaker.environment import Environment, base_folder, failure_file
+    from frcnn.sagemaker.failure import Clues, failure_of, report, write_failure
+    from frcnn.sagemaker.hosts import STOPPED, Leader, Worker
+    from frcnn.sagemaker.runner import choose_runner
+    from frcnn.sagemaker.ssh_keys import install_ssh_keys
+
+    file = failure_file(base_folder(os.environ))
+    host = os.uname().nodename
+    try:
+        file.unlink(missing_ok=True)  # of a run before, where the folder is a laptop's
+        environment = Environment.read()
+        host = environment.resources.current_host
+        runner = choose_runner(environment)
+        if runner.mpi and len(environment.resources.hosts) > 1:
+            install_ssh_keys(environment)
+    except UserError as mistake:
+        sys.stderr.write(f"frcnn: {mistake}\n")
+        report(file, failure_of(mistake, host))
+        return MISTAKE
+    clues = Clues()
+    if runner.mpi and not environment.resources.is_leader:
+        worker = Worker(environment.resources.hosts[0], host)
+        code = worker.exit_code(init.run(runner.command, variables, worker.on_signal, clues.read, worker.every_second))
+        stopped, failure = worker.stopped, worker.failure
+    elif runner.mpi or environment.program or environment.training_module:
+        leader = Leader(init)
+        code = init.run(runner.command, variables, leader.on_signal, clues.read)
+        stopped, failure = leader.stopped, None
+    else:
+        stopped, failure = False, None
+        code = init.run(runner.command, variables, on_line=clues.read)
+        stopped = code == STOPPED
+    if code and not stopped:
+        write_failure(file, failure or clues.failure(code, "training", host))
+    return code
+
+
+def _is_verb(word: str) -> bool:
+    from frcnn.cli import main as command_line
+
+    return word in command_line.commands
+
+
+if __name__ == "__main__":
+    sys.exit(main())
