@@ -19,6 +19,8 @@ from frcnn.modeling.anchors import level_anchors
 from frcnn.modeling.fpn import FPN
 from frcnn.modeling.resnet import ResNet
 
+fold_in = tf.random.experimental.stateless_fold_in
+
 
 class FasterRCNN(keras.Model):
     """Faster R-CNN on a feature pyramid, float32 variables, compute dtype by the Keras policy in force when it is made."""
@@ -53,23 +55,24 @@ class FasterRCNN(keras.Model):
         ]
         return tf.constant(np.concatenate(levels))
 
-    def losses_of(self, batch: Batch, seed: tf.Tensor) -> dict[str, tf.Tensor]:
+    def losses_of(self, batch: Batch, seed: tf.Tensor, first_image: int = 0) -> dict[str, tf.Tensor]:
         """The four training losses, scalars: ``rpn_objectness``, ``rpn_box``, ``roi_class``, ``roi_box``.
 
         Args:
             batch: images and ground truth of one canvas.
-            seed: ``[2]`` int32; the sampling of anchors and RoIs is a pure function of it.
+            seed: ``[2]`` int32; the sampling of an image's anchors and RoIs is a pure function of it and of the image's position.
+            first_image: position of the first image in the batch of all processes.
         """
         options = self.options
         gt_valid = (batch.labels > 0) & ~batch.crowd
         pyramid = self.pyramid(batch.images, training=True)
         anchors = self.anchors((batch.images.shape[1], batch.images.shape[2]), pyramid)
-        anchor_seed, roi_seed = (tf.random.experimental.stateless_fold_in(seed, stage) for stage in range(2))
-        matches, drawn = rpn.assign(anchors, batch.boxes, gt_valid, options.rpn, anchor_seed)
+        anchor_seeds, roi_seeds = (_image_seeds(fold_in(seed, stage), first_image, batch.images.shape[0]) for stage in range(2))
+        matches, drawn = rpn.assign(anchors, batch.boxes, gt_valid, options.rpn, anchor_seeds)
         first = rpn.rpn_losses(*self.rpn.at(pyramid, drawn.indices), anchors, batch.boxes, matches, drawn, options.rpn)
         predictions = self.rpn([tf.stop_gradient(features) for features in pyramid])
         proposals = rpn.propose(predictions, anchors, batch.image_sizes, options.rpn, options.ops.kernel, training=True)
-        rois = roi_head.assign(proposals, batch.boxes, batch.labels, gt_valid, options.roi_head, roi_seed)
+        rois = roi_head.assign(proposals, batch.boxes, batch.labels, gt_valid, options.roi_head, roi_seeds)
         pooled = roi_head.pool(pyramid, rois.boxes, options.roi_head, options.ops.kernel)
         logits, deltas = self.roi_head(pooled, training=True)
         return first | roi_head.roi_losses(logits, deltas, rois, options.roi_head)
@@ -82,6 +85,11 @@ class FasterRCNN(keras.Model):
         proposals = rpn.propose(self.rpn(pyramid), anchors, image_sizes, options.rpn, options.ops.kernel, training=False)
         logits, deltas = self.roi_head(roi_head.pool(pyramid, proposals.boxes, options.roi_head, options.ops.kernel))
         return roi_head.detect(logits, deltas, proposals, image_sizes, original_sizes, options.roi_head, options.ops.kernel)
+
+
+def _image_seeds(seed: tf.Tensor, first: int, count: int) -> tf.Tensor:
+    """A seed ``[count, 2]`` for each image of a batch, from its position in the batch of all processes."""
+    return tf.stack([fold_in(seed, first + position) for position in range(count)])
 
 
 def build_model(num_classes: int, options: Config) -> FasterRCNN:

@@ -60,7 +60,7 @@ def sample(matches: tf.Tensor, usable: tf.Tensor | None, *, count: int, positive
         matches: ``[B, N]`` int32 from :func:`match`.
         usable: ``[B, N]`` bool or None; false for padding among the candidates.
         count: ``S``.
-        seed: ``[2]`` int32; the draw is a pure function of it.
+        seed: ``[B, 2]`` int32; the draw of an image is a pure function of its row, whatever batch it stands in.
     """
     positive = matches >= 0
     negative = matches == BACKGROUND
@@ -70,7 +70,9 @@ def sample(matches: tf.Tensor, usable: tf.Tensor | None, *, count: int, positive
     most_positives = min(max(int(count * positive_fraction), 1), count)
     # Priorities lie strictly inside (0, 1): the chosen positives are those above the most_positives-th largest. Lifting them by 2 and
     # the negatives by 1 makes one top-k deliver positives first, then negatives, then nothing (0).
-    priority = tf.random.stateless_uniform(tf.shape(matches), seed, minval=1e-6, maxval=0.999)
+    priority = tf.stack(
+        [tf.random.stateless_uniform(tf.shape(matches)[1:], of_image, minval=1e-6, maxval=0.999) for of_image in tf.unstack(seed)]
+    )
     positive_priority = tf.where(positive, priority, 0.0)
     threshold = tf.math.top_k(positive_priority, most_positives).values[:, -1:]
     chosen = positive & (positive_priority >= threshold)

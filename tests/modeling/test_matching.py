@@ -62,7 +62,7 @@ def test_crowd_regions_match_nothing() -> None:
 
 def draw(matches: list[list[int]], count: int, fraction: float, seed: int = 0, usable: list[list[bool]] | None = None):
     return sample(
-        tf.constant(matches), tf.constant(usable) if usable else None, count=count, positive_fraction=fraction, seed=tf.constant([seed, 7])
+        tf.constant(matches), tf.constant(usable) if usable else None, count=count, positive_fraction=fraction, seed=tf.constant([[seed, 7]] * len(matches))
     )
 
 
@@ -98,3 +98,12 @@ def test_sample_is_a_function_of_the_seed_and_uniform() -> None:
         hits[draw(matches, 4, 0.5, seed=seed).indices.numpy()[0]] += 1
     # Each of 10 positives (and negatives) is drawn with probability 0.2: 80 of 400, standard deviation 8.
     assert (abs(hits - 80) < 40).all()
+
+
+def test_draw_of_an_image_does_not_depend_on_its_batch() -> None:
+    matches = [[0] * 10 + [BACKGROUND] * 30]
+    seeds = tf.constant([[1, 7], [2, 7], [3, 7]])
+    together = sample(tf.constant(matches * 3), None, count=8, positive_fraction=0.5, seed=seeds).indices.numpy()
+    alone = [sample(tf.constant(matches), None, count=8, positive_fraction=0.5, seed=seeds[i : i + 1]).indices.numpy()[0] for i in range(3)]
+    np.testing.assert_array_equal(together, alone)
+    assert len({row.tobytes() for row in together}) == 3

@@ -97,7 +97,7 @@ def test_ground_truth_trains_even_where_no_proposal_finds_it() -> None:
         tf.constant([[7, 3]]),
         tf.constant([[True, False]]),
         RoIHead(samples=4, positive_fraction=0.5),
-        tf.constant([0, 0]),
+        tf.constant([[0, 0]]),
     )
     assert rois.labels.numpy()[0].tolist() == [7, 0, 0, 0]
     assert rois.boxes.numpy()[0, 0].tolist() == [20, 20, 40, 40]

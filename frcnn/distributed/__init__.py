@@ -1,0 +1,6 @@
+"""Many processes that train as one. Nothing outside this package imports Horovod or mpi4py."""
+
+from frcnn.distributed.connect import connect
+from frcnn.distributed.world import AgreedError, World
+
+__all__ = ["AgreedError", "World", "connect"]

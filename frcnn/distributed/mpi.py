@@ -1,0 +1,151 @@
+"""Several processes under ``mpirun``: Horovod for the tensors of a step, mpi4py's buffers for what is exchanged between steps."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from frcnn.distributed.world import World
+from frcnn.errors import UserError
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+BUCKET_BYTES = 32 << 20  # of gradients that travel together: enough for the bandwidth, few enough to set off while others are computed
+INSTALL = "run scripts/build_horovod.sh --install"
+_POST_TAG = 7
+
+
+@dataclass(frozen=True)
+class MPIWorld(World):
+    """The processes of one MPI communicator.
+
+    Attributes:
+        communicator: of mpi4py, used by nothing else.
+        hosts: each rank's host.
+    """
+
+    communicator: Any = None
+    hosts: tuple[str, ...] = ()
+    _unsent: list[tuple[Any, np.ndarray]] = field(default_factory=list)
+
+    def name_of(self, rank: int) -> str:
+        return f"rank {rank} on {self.hosts[rank]}"
+
+    def join(self) -> None:
+        self._pin_gpu()
+        super().join()
+        # Which gradients Horovod finds ready at a time varies from run to run. If it fused them so, sums would too in their last digit.
+        os.environ.setdefault("HOROVOD_DISABLE_GROUP_FUSION", "1")
+        hvd = _horovod()
+        hvd.init()
+        if not hvd.mpi_enabled() or hvd.size() != self.size:
+            raise UserError(f"Horovod counts {hvd.size()} processes where MPI counts {self.size}: it was built without MPI; {INSTALL}")
+
+    def _pin_gpu(self) -> None:
+        import tensorflow as tf
+
+        gpus = tf.config.list_physical_devices("GPU")
+        visible = self.texts(os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
+        beside_us = [devices for devices, host in zip(visible, self.hosts, strict=True) if host == self.host]
+        given_by_launcher = len(gpus) == 1 and len(set(beside_us)) == self.local_size  # each has another one in sight
+        if not gpus or given_by_launcher:
+            return
+        if self.local_size > len(gpus):
+            raise UserError(f"{self.host} has {len(gpus)} GPUs for {self.local_size} processes; start one process per GPU")
+        tf.config.set_visible_devices(gpus[self.local_rank], "GPU")
+
+    def average(self, gradients: Sequence[tf.Tensor | None], compression: str = "none") -> list[tf.Tensor | None]:
+        import tensorflow as tf
+
+        hvd = _horovod()
+        dense = {number: tf.convert_to_tensor(gradient) for number, gradient in enumerate(gradients) if gradient is not None}
+        averaged: list[tf.Tensor | None] = [None] * len(gradients)
+        # The backward pass ends with the first layers. A bucket's sum depends on its own gradients alone, so those of the last layers
+        # travel while the others are computed.
+        sizes = {number: dense[number].shape.num_elements() * 4 for number in reversed(dense)}
+        for count, bucket in enumerate(buckets(sizes, BUCKET_BYTES)):
+            # Divided before they are summed: the sum then stays in float16's range wherever the mean does. Horovod knows no bfloat16.
+            parts = [tf.cast(dense[number], tf.float16 if compression == "fp16" else tf.float32) / self.size for number in bucket]
+            for number, total in zip(bucket, hvd.grouped_allreduce(parts, op=hvd.Sum, name=f"gradients.{count}"), strict=True):
+                averaged[number] = tf.cast(total, dense[number].dtype)
+        return averaged
+
+    def sum(self, value: tf.Tensor, name: str) -> tf.Tensor:
+        hvd = _horovod()
+        return hvd.allreduce(value, op=hvd.Sum, name=name)
+
+    def broadcast(self, variables: Sequence[Any]) -> None:
+        for variable in variables:
+            values = np.array(variable.numpy())
+            self.communicator.Bcast(_bytes_of(values), root=0)
+            if not self.leads:
+                variable.assign(values)
+
+    def gather(self, arrays: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
+        columns = [self._gather_one(np.ascontiguousarray(array)) for array in arrays]
+        return [[column[rank] for column in columns] for rank in range(self.size)]
+
+    def _gather_one(self, array: np.ndarray) -> list[np.ndarray]:
+        lengths = np.empty(self.size, np.int64)
+        self.communicator.Allgather(np.array([len(array)], np.int64), lengths)
+        everyone = np.empty((lengths.sum(), *array.shape[1:]), array.dtype)
+        row_bytes = array.dtype.itemsize * int(np.prod(array.shape[1:], dtype=np.int64))
+        self.communicator.Allgatherv(_bytes_of(array), [_bytes_of(everyone), lengths * row_bytes])
+        return np.split(everyone, np.cumsum(lengths)[:-1])
+
+    def barrier(self) -> None:
+        self.communicator.Barrier()
+
+    def post(self, stage: int, ticks: int) -> None:
+        message = np.array([stage, ticks], np.int64)
+        # A message must outlive its sending.
+        self._unsent[:] = [(request, buffer) for request, buffer in self._unsent if not request.Test()]
+        self._unsent.append((self.communicator.Isend(message, dest=0, tag=_POST_TAG), message))
+
+    def posts(self) -> dict[int, tuple[int, int]]:
+        from mpi4py import MPI
+
+        status, latest = MPI.Status(), {}
+        while self.communicator.Iprobe(source=MPI.ANY_SOURCE, tag=_POST_TAG, status=status):
+            message = np.empty(2, np.int64)
+            self.communicator.Recv(message, source=status.Get_source(), tag=_POST_TAG)
+            latest[status.Get_source()] = (int(message[0]), int(message[1]))
+        return latest
+
+    def abort(self, code: int) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self.communicator.Abort(code)
+
+
+def buckets(sizes: Mapping[int, int], limit: int) -> Iterable[list[int]]:
+    """Keys in their order, cut where the next would lift a bucket above ``limit`` bytes."""
+    bucket: list[int] = []
+    filled = 0
+    for key, size in sizes.items():
+        if bucket and filled + size > limit:
+            yield bucket
+            bucket, filled = [], 0
+        bucket.append(key)
+        filled += size
+    if bucket:
+        yield bucket
+
+
+def _bytes_of(array: np.ndarray) -> np.ndarray:
+    """The same memory as bytes: MPI has no name for bfloat16, and numbers of one machine need none."""
+    return array.reshape(-1).view(np.uint8)
+
+
+def _horovod() -> Any:
+    try:
+        import horovod.tensorflow as hvd
+    except ImportError as error:
+        raise UserError(f"several processes were started, but Horovod cannot be used ({error}); {INSTALL}") from error
+    return hvd
