@@ -25,12 +25,22 @@ import torchvision  # isort: split
 
 import numpy as np
 import tensorflow as tf
+from ops_case import (
+    CHANNELS,
+    HEIGHT,
+    MAP_SIZES,
+    POOLED,
+    STRIDES,
+    WIDTH,
+    levels_of,
+    pooled_bytes,
+    pyramid_bytes,
+    random_boxes,
+    touched_bytes,
+)
 
 from frcnn import ops
-from frcnn.ops.reference import level_starts
 
-STRIDES = (4, 8, 16, 32)
-HEIGHT, WIDTH, CHANNELS = 800, 1333, 256
 Runs = dict[str, Callable[[], object]]
 Row = dict[str, float | str]
 
@@ -55,36 +65,16 @@ def bandwidth(rounds: int) -> tuple[float, float]:
     return source.nbytes / seconds["read"][0], source.nbytes / seconds["write"][0]
 
 
-def random_boxes(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Sides of 32 to 600 pixels, evenly in the logarithm, anywhere on the canvas."""
-    size, aspect = np.exp(rng.uniform(np.log(32), np.log(600), count)), np.exp(rng.uniform(-0.7, 0.7, count))
-    center = rng.uniform(0, 1, (count, 2)) * (WIDTH, HEIGHT)
-    half = np.stack([size * np.sqrt(aspect), size / np.sqrt(aspect)], axis=1) / 2
-    return np.concatenate([(center - half).clip(0), np.minimum(center + half, (WIDTH, HEIGHT))], axis=1).astype(np.float32)
-
-
-def touched_bytes(boxes: np.ndarray, levels: np.ndarray) -> int:
-    """Feature bytes under the boxes, each pixel once."""
-    pixels = 0
-    for level, stride in enumerate(STRIDES):
-        touched = np.zeros((-(-HEIGHT // stride), -(-WIDTH // stride)), bool)
-        for x1, y1, x2, y2 in boxes[levels == level] / stride:
-            touched[int(y1) : int(np.ceil(y2)) + 1, int(x1) : int(np.ceil(x2)) + 1] = True
-        pixels += int(touched.sum())
-    return pixels * CHANNELS * 4
-
-
 def roi_align_rows(count: int, rounds: int, rates: tuple[float, float]) -> list[Row]:
     rng = np.random.default_rng(count)
-    maps = [rng.normal(size=(1, -(-HEIGHT // stride), -(-WIDTH // stride), CHANNELS)).astype(np.float32) for stride in STRIDES]
+    maps = [rng.normal(size=(1, height, width, CHANNELS)).astype(np.float32) for height, width in MAP_SIZES]
     boxes = random_boxes(rng, count)
-    sizes = np.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
-    levels = (sizes[:, None] >= np.float32(level_starts(STRIDES, "torchvision"))).sum(axis=1)
+    levels = levels_of(boxes)
     members = [np.flatnonzero(levels == level) for level in range(4)]
     tensors, box_image = [tf.constant(level) for level in maps], tf.zeros([count], tf.int32)
     small = [tf.cast(level, tf.bfloat16) for level in tensors]
     normal = tf.constant(boxes[:, [1, 0, 3, 2]] / np.float32([HEIGHT, WIDTH, HEIGHT, WIDTH]))
-    upstream = tf.constant(rng.normal(size=(count, 7, 7, CHANNELS)).astype(np.float32))
+    upstream = tf.constant(rng.normal(size=(count, POOLED, POOLED, CHANNELS)).astype(np.float32))
 
     def ours(pyramid: list[tf.Tensor]) -> tf.Tensor:
         return ops.roi_align(
@@ -92,7 +82,7 @@ def roi_align_rows(count: int, rounds: int, rates: tuple[float, float]) -> list[
             boxes,
             box_image,
             strides=STRIDES,
-            output_size=7,
+            output_size=POOLED,
             sampling_ratio=2,
             aligned=True,
             level_rule="torchvision",
@@ -101,7 +91,7 @@ def roi_align_rows(count: int, rounds: int, rates: tuple[float, float]) -> list[
 
     def crop_and_resize(pyramid: list[tf.Tensor]) -> tf.Tensor:
         crops = [
-            tf.image.crop_and_resize(level, tf.gather(normal, which), tf.zeros(len(which), tf.int32), [14, 14])
+            tf.image.crop_and_resize(level, tf.gather(normal, which), tf.zeros(len(which), tf.int32), [2 * POOLED, 2 * POOLED])
             for level, which in zip(pyramid, members, strict=True)
         ]
         return tf.nn.avg_pool2d(tf.concat(crops, axis=0), 2, 2, "VALID")
@@ -115,7 +105,7 @@ def roi_align_rows(count: int, rounds: int, rates: tuple[float, float]) -> list[
 
     def torch_pool() -> list[torch.Tensor]:
         return [
-            torchvision.ops.roi_align(level, rois, 7, 1 / stride, 2, True)
+            torchvision.ops.roi_align(level, rois, POOLED, 1 / stride, 2, True)
             for level, rois, stride in zip(torch_maps, torch_rois, STRIDES, strict=True)
         ]
 
@@ -144,7 +134,7 @@ def roi_align_rows(count: int, rounds: int, rates: tuple[float, float]) -> list[
         },
         rounds,
     )
-    read, write, pooled = touched_bytes(boxes, levels), sum(level.nbytes for level in maps), count * 49 * CHANNELS * 4
+    read, write, pooled = touched_bytes(boxes, levels), pyramid_bytes(), pooled_bytes(count)
     forward_floor, backward_floor = read / rates[0] + pooled / rates[1], pooled / rates[0] + write / rates[1]
     return [
         row(f"roi_align forward, {count} RoIs", times, "forward", {"torchvision": "torch", "crop_and_resize": "crop"}, forward_floor),
@@ -182,8 +172,6 @@ def nms_row(count: int, rounds: int, max_outputs: int) -> Row:
         "combined": lambda: combined(tensors[0][None, :, None], tensors[1][None, :, None]),
     }
     peers = {"torchvision": "torch", "tf.image": "image", "combined": "combined"}
-    if max_outputs == count > 2000:  # combined_non_max_suppression takes minutes here
-        del runs["combined"], peers["combined"]
     return row(f"nms, {count} boxes at 0.7, {'all' if max_outputs == count else max_outputs} kept", measure(runs, rounds), "ours", peers)
 
 

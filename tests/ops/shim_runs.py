@@ -29,10 +29,29 @@ ORDERS = ("forward", "reverse", "shuffled")
 STRIDES = (8, 16)
 
 
-def build(mode: str, program: Path, kernels: Path = KERNELS) -> Path:
+def build(mode: str, program: Path, kernels: Path = KERNELS, extra: tuple[str, ...] = SMALL) -> Path:
     sources = [str(kernels / "roi_align.cu"), str(kernels / "nms.cu"), str(SHIM / "main.cc")]
-    flags = ["-std=c++17", "-w", "-ffp-contract=off", *SMALL, *MODES[mode], f"-I{kernels}", "-include", str(SHIM / "cuda_shim.h")]
+    flags = ["-std=c++17", "-w", "-ffp-contract=off", *MODES[mode], *extra, f"-I{kernels}", "-include", str(SHIM / "cuda_shim.h")]
     subprocess.run(["g++", *flags, "-x", "c++", *sources, "-lpthread", "-o", str(program)], check=True, capture_output=True, text=True)
+    return program
+
+
+def build_cpu(program: Path, compiler: str = "g++", flags: tuple[str, ...] = ()) -> Path:
+    """The CPU kernels behind the same calls; ``order`` is that of the pieces that threads would take."""
+    sources = [*(KERNELS / name for name in ("roi_align_plan.cc", "roi_align_cpu.cc", "nms_cpu.cc")), SHIM / "cpu.cc", SHIM / "main.cc"]
+    command = [
+        compiler,
+        "-std=c++17",
+        "-w",
+        "-ffp-contract=off",
+        *flags,
+        f"-I{KERNELS}",
+        *map(str, sources),
+        "-lpthread",
+        "-o",
+        str(program),
+    ]
+    subprocess.run(command, check=True, capture_output=True, text=True)
     return program
 
 
@@ -40,10 +59,11 @@ class Failure(AssertionError):
     """A run that ended badly: a sanitizer's report, a divergent barrier, a signal."""
 
 
-def run(program: Path, operation: str, order: str, *arrays: np.ndarray) -> tuple[bytes, int]:
-    """Results as bytes, and the bytes of device memory that the kernels moved."""
+def run(program: Path | tuple[str, ...], operation: str, order: str, *arrays: np.ndarray, timeout: float = 60) -> tuple[bytes, int]:
+    """Results as bytes, and the bytes of device memory that the kernels moved. A tuple is an emulator's command."""
     call = b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)
-    done = subprocess.run([str(program), operation, order], input=call, capture_output=True, check=False, timeout=60)
+    command = program if isinstance(program, tuple) else (str(program),)
+    done = subprocess.run([*command, operation, order], input=call, capture_output=True, check=False, timeout=timeout)
     if done.returncode:
         raise Failure(f"{operation}, {order}: status {done.returncode}: {done.stderr.decode(errors='replace')[-1500:]}")
     return done.stdout, int(done.stderr.split()[0])
