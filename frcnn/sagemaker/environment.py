@@ -70,22 +70,6 @@ class Resources:
 
 
 @dataclass(frozen=True)
-class Rank:
-    """Which of the job's processes this one is, as mpirun says; rank 0 of 1 where it was not started by mpirun."""
-
-    rank: int = 0
-    size: int = 1
-    local_rank: int = 0
-    launched: bool = False
-
-    @classmethod
-    def read(cls, variables: Mapping[str, str] | None = None) -> Rank:
-        variables = os.environ if variables is None else variables
-        numbers = [variables.get(f"OMPI_COMM_WORLD_{name}", "") for name in ("RANK", "SIZE", "LOCAL_RANK")]
-        return cls(*map(int, numbers), launched=True) if all(number.isdigit() for number in numbers) else cls()
-
-
-@dataclass(frozen=True)
 class Environment:
     """The contract, read once.
 
@@ -96,6 +80,7 @@ class Environment:
         warm_pool_cache: survives into the next job of a warm pool; None outside one.
         job_arn: names the job uniquely; None outside SageMaker.
         ssh_secret: mixed into the job's SSH key.
+        launched: this process is one of the ranks that mpirun started.
         program: a user's own script that is to run in place of ours.
         training_module, service_module: ``package.module:function`` to run in place of ours.
     """
@@ -111,6 +96,7 @@ class Environment:
     job_arn: str | None
     region: str | None
     ssh_secret: str | None
+    launched: bool
     program: str | None
     training_module: str | None
     service_module: str | None
@@ -138,6 +124,7 @@ class Environment:
             job_arn=variables.get("TRAINING_JOB_ARN") or None,
             region=variables.get("AWS_REGION") or variables.get("AWS_DEFAULT_REGION") or None,
             ssh_secret=variables.get("FRCNN_SSH_SECRET") or None,
+            launched="OMPI_COMM_WORLD_RANK" in variables,
             program=variables.get("SAGEMAKER_PROGRAM") or texts.get("sagemaker_program") or None,
             training_module=variables.get("SAGEMAKER_TRAINING_MODULE") or None,
             service_module=variables.get("SAGEMAKER_SERVICE_MODULE") or None,

@@ -8,7 +8,7 @@ import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import tensorflow as tf
 
 from frcnn.sagemaker.devices import driver_version, management_library, read_gpus
-from frcnn.sagemaker.environment import Channel, Environment, Rank
+from frcnn.sagemaker.environment import Channel, Environment
 from frcnn.training.folders import Folders
 
 EFA_DEVICES = Path("/dev/infiniband")
@@ -24,11 +24,15 @@ PACKAGES = ("frcnn", "tensorflow", "tensorflow-cpu", "keras", "horovod", "mpi4py
 MOST_FILES = 100_000  # that are looked at for a channel's size: in FastFile mode each costs a request
 
 
-def describe_job(environment: Environment, folders: Folders, rank: Rank) -> Iterator[str]:
-    """Lines for the log: the job, machine, devices, network, versions, channels, ranks, and what becomes of an interruption."""
+def describe_job(environment: Environment, folders: Folders, hosts: Sequence[str]) -> Iterator[str]:
+    """Lines for the log: the job, machine, devices, network, versions, channels, ranks, and what becomes of an interruption.
+
+    Args:
+        hosts: of each rank.
+    """
     resources = environment.resources
     count = len(resources.hosts)
-    yield f"job: {environment.job_name or 'without a name'}, {count} x {resources.instance_type or 'this machine'}, {rank.size} processes"
+    yield f"job: {environment.job_name or 'without a name'}, {count} x {resources.instance_type or 'this machine'}, {len(hosts)} processes"
     yield f"host: {resources.current_host}, {os.cpu_count()} processors, {_memory_gib():.0f} GiB memory, Linux {platform.release()}"
     yield f"GPUs: {_gpus()}"
     renamed = "" if resources.interface == resources.wanted_interface else f" (SageMaker said {resources.wanted_interface})"
@@ -36,15 +40,14 @@ def describe_job(environment: Environment, folders: Folders, rank: Rank) -> Iter
     yield f"versions: Python {platform.python_version()}, {', '.join(_versions())}"
     for channel in environment.channels:
         yield f"channel {channel.name}: {channel.mode}, {channel_size(channel)}"
-    yield f"ranks: {'; '.join(ranks_by_host(resources.hosts, rank.size))}"
+    yield f"ranks: {'; '.join(ranks_by_host(hosts))}"
     kept = "" if environment.checkpoints else ", which no one keeps: an interrupted job starts afresh (set a checkpoint location)"
     yield f"checkpoints: {folders.checkpoints}{kept}"
 
 
-def ranks_by_host(hosts: tuple[str, ...], size: int) -> list[str]:
-    """``host: its ranks``, filled host by host, as the toolkit has mpirun do it."""
-    each = max(1, size // len(hosts))
-    return [f"{host}: {' '.join(str(rank) for rank in range(place * each, (place + 1) * each))}" for place, host in enumerate(hosts)]
+def ranks_by_host(hosts: Sequence[str]) -> list[str]:
+    """``"host: its ranks"``, of each rank's host."""
+    return [f"{host}: {' '.join(str(rank) for rank, its in enumerate(hosts) if its == host)}" for host in dict.fromkeys(hosts)]
 
 
 def channel_size(channel: Channel) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import traceback
+from collections.abc import Iterator
 
+from frcnn.distributed import World, connect
 from frcnn.errors import UserError
-from frcnn.sagemaker.environment import Environment, Rank
+from frcnn.sagemaker.environment import Environment
 from frcnn.sagemaker.failure import failure_of, report
 from frcnn.sagemaker.job import Job, bring_back_model, prepare, saved_job
 
@@ -16,24 +19,33 @@ INTERRUPTED = "interrupted.json"
 
 def main() -> int:
     """Train as the channels and hyperparameters say; returns the exit code, and leaves the failure file where it is not 0."""
-    rank = Rank.read()
     environment = Environment.read()
     try:
-        # Ranks take what their host's toolkit prepared: a pipe can be read only once.
-        _train(environment, saved_job(environment) if rank.launched else prepare(environment), rank)
+        with _reported(environment, None):
+            world = connect()
+        with world.ends_together(), _reported(environment, world):
+            # Ranks take what their host's toolkit prepared: a pipe can be read only once.
+            _train(environment, saved_job(environment) if environment.launched else prepare(environment), world)
     except UserError as mistake:
         sys.stderr.write(f"frcnn: {mistake}\n")
-        error: Exception = mistake
-    except Exception as unforeseen:
+        return 1
+    except Exception:
         traceback.print_exc()
-        error = unforeseen
-    else:
-        return 0
-    report(environment.failure_file, failure_of(error, environment.resources.current_host, rank.rank))
-    return 1
+        return 1
+    return 0
 
 
-def _train(environment: Environment, job: Job, rank: Rank) -> None:
+@contextlib.contextmanager
+def _reported(environment: Environment, world: World | None) -> Iterator[None]:
+    """Tell SageMaker why an exception ends this rank, before the rank ends the others."""
+    try:
+        yield
+    except Exception as error:
+        report(environment.failure_file, failure_of(error, environment.resources.current_host, world.rank if world else None))
+        raise
+
+
+def _train(environment: Environment, job: Job, world: World) -> None:
     from frcnn.startup import import_tensorflow
 
     import_tensorflow()
@@ -41,16 +53,17 @@ def _train(environment: Environment, job: Job, rank: Rank) -> None:
     from frcnn.sagemaker.resources import ResourceMonitor
     from frcnn.training.trainer import Trainer
 
-    first = rank.rank == 0
-    if first:
+    host = environment.resources.current_host
+    hosts = world.texts(host)
+    if world.leads:
         bring_back_model(job.folders)
-        for line in (*describe_job(environment, job.folders, rank), *job.notes):
+        for line in (*describe_job(environment, job.folders, hosts), *job.notes):
             print(line, flush=True)
-    trainer = Trainer(job.config, job.folders)
+    trainer = Trainer(job.config, folders=job.folders)
     # One rank a host watches its host.
-    with ResourceMonitor(environment.output, environment.resources.current_host, lambda: trainer.step, watch=rank.local_rank == 0):
+    with ResourceMonitor(environment.output, host, lambda: trainer.step, watch=world.local_rank == 0):
         trainer.run()
-    if first:
+    if world.leads:
         _mark(environment, trainer.step, trainer.total_steps)
 
 

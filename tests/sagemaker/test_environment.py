@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from frcnn.errors import UserError
-from frcnn.sagemaker.environment import Environment, Hosting, Rank, existing_interface
+from frcnn.sagemaker.environment import Environment, Hosting, existing_interface
 
 
 def write(base: Path, **files: Any) -> dict[str, str]:
@@ -141,13 +141,8 @@ def test_variables(tmp_path: Path) -> None:
     )  # fmt: skip
     assert (environment.job_name, environment.job_arn, environment.region) == ("job", "arn:1", "eu-west-1")
     assert (environment.warm_pool_cache, environment.training_module) == (tmp_path, "a.b:c")
+    assert not environment.launched
     assert environment.failure_file == tmp_path / "output" / "failure"
-
-
-def test_rank() -> None:
-    variables = {"OMPI_COMM_WORLD_RANK": "5", "OMPI_COMM_WORLD_SIZE": "8", "OMPI_COMM_WORLD_LOCAL_RANK": "1"}
-    assert Rank.read(variables) == Rank(5, 8, 1, launched=True)
-    assert Rank.read({}) == Rank(0, 1, 0, launched=False)
 
 
 def test_an_endpoints_variables_by_the_names_of_three_images() -> None:
