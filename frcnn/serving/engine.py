@@ -15,6 +15,7 @@ import numpy as np
 from frcnn.data.plan import canvases
 from frcnn.errors import UserError
 from frcnn.inference import Detections, Detector, Prepared
+from frcnn.serving import metrics
 from frcnn.serving.batching import Batcher
 from frcnn.serving.health import Health
 from frcnn.serving.options import ServeOptions
@@ -126,7 +127,10 @@ class Engine:
 
     def _watch(self) -> None:
         while True:
-            self._health.report(self.trouble())
+            trouble = self.trouble()
+            self._health.report(trouble)
+            metrics.HEALTHY.set(trouble is None)
+            metrics.QUEUE_DEPTH.set(self.batcher.depth() if self.loaded else 0)
             time.sleep(WATCH_INTERVAL)
 
 
