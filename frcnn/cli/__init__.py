@@ -6,6 +6,7 @@ import click
 
 from frcnn import __version__
 from frcnn.cli.console import Verbs
+from frcnn.cli.convert import manifest_to_coco, voc_to_coco
 from frcnn.cli.data import check_dataset, make_shapes
 from frcnn.cli.doctor import doctor
 from frcnn.cli.export import export
@@ -27,6 +28,8 @@ main.add_command(predict)
 main.add_command(serve)
 main.add_command(check_dataset)
 main.add_command(make_shapes)
+main.add_command(voc_to_coco)
+main.add_command(manifest_to_coco)
 main.add_command(import_weights)
 main.add_command(export)
 main.add_command(launch_job)
