@@ -279,6 +279,25 @@ def test_long_lists(rng, kernel, count, max_outputs):
     assert len(reference[0]) > 500
 
 
+@pytest.mark.parametrize("threshold", [0.0, 0.05, 0.3, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("shape", ["scattered", "wide", "stacked"])
+def test_what_is_near_enough_to_be_compared(rng, shape, threshold):
+    # A CPU looks only at kept boxes whose middle is within reach; pairs of one middle, and pairs as far apart as the threshold allows.
+    width = {"scattered": 9, "wide": 400, "stacked": 1}[shape] * np.exp(rng.uniform(-1, 1, 300))
+    left = rng.uniform(-500, 500, 300) if shape != "stacked" else np.full(300, 1e6)
+    first = np.stack([left, rng.uniform(0, 3, 300), left + width, rng.uniform(3, 6, 300)], axis=1)
+    second = first.copy()
+    second[:150, 2] = first[:150, 0] + width[:150] * max(threshold, 0.01) * rng.choice([0.99, 1.0, 1.01], 150)  # contained
+    second[150:, [0, 2]] += (width[150:] * (1 - threshold) / (1 + threshold) * rng.choice([0.99, 1.0, 1.01], 150))[:, None]  # moved
+    boxes = np.concatenate([first, second]).astype(np.float32)[None]
+    boxes[0, :4] = [[np.nan, 0, 5, 5], [-3e38, 0, 3e38, 5], [-np.inf, 0, np.inf, 5], [7, 0, 2, 5]]
+    scores, groups = rng.uniform(size=(1, 600)).astype(np.float32), rng.integers(0, 2, size=(1, 600)).astype(np.int32)
+    kept, expected = (
+        suppress(boxes, scores, groups, iou_threshold=threshold, max_outputs=600, kernel=kernel) for kernel in ("compiled", "reference")
+    )
+    assert kept == expected
+
+
 @kernels
 def test_nms_of_nothing(kernel):
     empty = np.zeros([2, 0, 4], np.float32), np.zeros([2, 0], np.float32), np.zeros([2, 0], np.int32)

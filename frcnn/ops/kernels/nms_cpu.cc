@@ -198,6 +198,8 @@ class Kept {
   }
 
   void add(const Candidate& c) {
+    // A box without a finite area drops nothing, but its NaN would hide what others of its lane drop.
+    if (!std::isfinite(c.due)) return;
     if (used_[c.list] == kLanes) {
       Block block = {};
       std::fill(block.x1, block.x1 + kLanes, std::numeric_limits<float>::infinity());
