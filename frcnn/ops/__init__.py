@@ -51,16 +51,8 @@ def roi_align(
     Returns:
         ``[N, P, P, C]`` in the pyramid's dtype. Differentiable in the pyramid, not in the boxes.
     """
-    return _implementation(kernel).roi_align(
-        pyramid,
-        boxes,
-        box_image,
-        strides=tuple(strides),
-        output_size=output_size,
-        sampling_ratio=sampling_ratio,
-        aligned=aligned,
-        level_rule=level_rule,
-    )
+    pooling = reference.Pooling(tuple(strides), output_size, sampling_ratio, aligned, level_rule)
+    return _implementation(kernel).roi_align(pyramid, boxes, box_image, pooling)
 
 
 def nms(

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from frcnn.errors import UserError
 from frcnn.ops import build
-from frcnn.ops.reference import level_starts, round_down_to_float32
+from frcnn.ops.reference import Pooling, round_down_to_float32
 
 
 class Serving(NamedTuple):
@@ -72,27 +72,17 @@ def operations() -> Any:
     return _load(state.library)
 
 
-def roi_align(
-    pyramid: Sequence[tf.Tensor],
-    boxes: tf.Tensor,
-    box_image: tf.Tensor,
-    *,
-    strides: tuple[int, ...],
-    output_size: int,
-    sampling_ratio: int,
-    aligned: bool,
-    level_rule: str,
-) -> tf.Tensor:
+def roi_align(pyramid: Sequence[tf.Tensor], boxes: tf.Tensor, box_image: tf.Tensor, pooling: Pooling) -> tf.Tensor:
     """See :func:`frcnn.ops.roi_align`."""
     return operations().frcnn_roi_align(
         pyramid=list(pyramid),
         boxes=boxes,
         box_image=box_image,
-        scales=[1.0 / stride for stride in strides],
-        starts=list(level_starts(strides, level_rule)),
-        output_size=output_size,
-        sampling_ratio=sampling_ratio,
-        aligned=aligned,
+        scales=pooling.scales,
+        starts=pooling.starts,
+        output_size=pooling.output_size,
+        sampling_ratio=pooling.sampling_ratio,
+        aligned=pooling.aligned,
     )
 
 

@@ -47,6 +47,26 @@ def level_starts(strides: tuple[int, ...], level_rule: str) -> tuple[float, ...]
     return tuple(starts)
 
 
+class Pooling(NamedTuple):
+    """How to pool; the fields are arguments of :func:`frcnn.ops.roi_align`."""
+
+    strides: tuple[int, ...]
+    output_size: int
+    sampling_ratio: int
+    aligned: bool
+    level_rule: str
+
+    @property
+    def scales(self) -> list[float]:
+        """Feature pixels per canvas pixel of each level."""
+        return [1.0 / stride for stride in self.strides]
+
+    @property
+    def starts(self) -> list[float]:
+        """Smallest box size of each level but the first."""
+        return list(level_starts(self.strides, self.level_rule))
+
+
 # (running sum, sample's row in the bin, its column) -> sum with that sample of every bin
 _Add = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
 
@@ -62,23 +82,13 @@ class _Geometry(NamedTuple):
     grid: tf.Tensor  # [N, 2] int32: samples per bin and axis
 
 
-def roi_align(
-    pyramid: Sequence[tf.Tensor],
-    boxes: tf.Tensor,
-    box_image: tf.Tensor,
-    *,
-    strides: tuple[int, ...],
-    output_size: int,
-    sampling_ratio: int,
-    aligned: bool,
-    level_rule: str,
-) -> tf.Tensor:
+def roi_align(pyramid: Sequence[tf.Tensor], boxes: tf.Tensor, box_image: tf.Tensor, pooling: Pooling) -> tf.Tensor:
     """See :func:`frcnn.ops.roi_align`."""
     box_image = tf.cast(box_image, tf.int32)
     dtype = pyramid[0].dtype
     channels = pyramid[0].shape[-1]
-    starts = level_starts(strides, level_rule)
-    geometry = _geometry(pyramid, tf.cast(boxes, tf.float32), box_image, strides, output_size, sampling_ratio, aligned, starts)
+    output_size, sampling_ratio = pooling.output_size, pooling.sampling_ratio
+    geometry = _geometry(pyramid, tf.cast(boxes, tf.float32), box_image, pooling)
 
     @tf.custom_gradient
     def pool(*levels: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], list[tf.Tensor]]]:
@@ -124,16 +134,7 @@ def roi_align(
     return result
 
 
-def _geometry(
-    pyramid: Sequence[tf.Tensor],
-    boxes: tf.Tensor,
-    box_image: tf.Tensor,
-    strides: tuple[int, ...],
-    output_size: int,
-    sampling_ratio: int,
-    aligned: bool,
-    starts: tuple[float, ...],
-) -> _Geometry:
+def _geometry(pyramid: Sequence[tf.Tensor], boxes: tf.Tensor, box_image: tf.Tensor, pooling: Pooling) -> _Geometry:
     batch = tf.shape(pyramid[0])[0]
     extents = tf.stack([tf.shape(level)[1:3] for level in pyramid])
     images_rows = batch * extents[:, 0] * extents[:, 1]
@@ -142,22 +143,22 @@ def _geometry(
 
     sides = tf.maximum(boxes[:, 2:] - boxes[:, :2], 0.0)
     size = tf.sqrt(sides[:, 0] * sides[:, 1])
-    level = tf.reduce_sum(tf.cast(size[:, None] >= tf.constant(starts, tf.float32, [1, len(starts)]), tf.int32), axis=1)
+    level = tf.reduce_sum(tf.cast(size[:, None] >= tf.constant(pooling.starts, tf.float32, [1, len(pooling.starts)]), tf.int32), axis=1)
 
     extent = tf.where(valid[:, None], tf.gather(extents, level), 1)
     first = tf.gather(tf.cumsum(images_rows, exclusive=True), level)
     base = tf.where(valid, first + box_image * extent[:, 0] * extent[:, 1], 0)
-    scale = tf.gather(tf.constant([1.0 / stride for stride in strides], tf.float32), level)[:, None]
-    corners = tf.gather(boxes, [1, 0, 3, 2], axis=1) * scale - (0.5 if aligned else 0.0)
+    scale = tf.gather(tf.constant(pooling.scales, tf.float32), level)[:, None]
+    corners = tf.gather(boxes, [1, 0, 3, 2], axis=1) * scale - (0.5 if pooling.aligned else 0.0)
     start, sides = corners[:, :2], corners[:, 2:] - corners[:, :2]
-    if not aligned:
+    if not pooling.aligned:
         sides = tf.maximum(sides, 1.0)
-    if sampling_ratio:
-        grid = tf.fill(tf.shape(extent), sampling_ratio)
+    if pooling.sampling_ratio:
+        grid = tf.fill(tf.shape(extent), pooling.sampling_ratio)
     else:
-        wanted = tf.math.ceil(_divide(sides, output_size))
+        wanted = tf.math.ceil(_divide(sides, pooling.output_size))
         grid = tf.cast(tf.clip_by_value(wanted, 0.0, tf.cast(extent, tf.float32)), tf.int32)
-    return _Geometry(valid, base, extent, start, _divide(sides, output_size), grid)
+    return _Geometry(valid, base, extent, start, _divide(sides, pooling.output_size), grid)
 
 
 def _divide(dividend: tf.Tensor, divisor: tf.Tensor | int) -> tf.Tensor:

@@ -31,20 +31,13 @@ def test_the_graph_repeats_itself_to_the_last_bit():
     corners = tf.random.stateless_uniform([256, 2], (3, 4), 0, 200)
     boxes = tf.concat([corners, corners + tf.random.stateless_uniform([256, 2], (5, 6), 5, 120)], axis=1)
 
+    pooling = reference.Pooling(STRIDES, output_size=7, sampling_ratio=2, aligned=False, level_rule="torchvision")
+
     @tf.function
     def step():
         with tf.GradientTape() as tape:
             tape.watch(levels)
-            pooled = reference.roi_align(
-                levels,
-                boxes,
-                tf.zeros([256], tf.int32),
-                strides=STRIDES,
-                output_size=7,
-                sampling_ratio=2,
-                aligned=False,
-                level_rule="torchvision",
-            )
+            pooled = reference.roi_align(levels, boxes, tf.zeros([256], tf.int32), pooling)
         return [pooled, *tape.gradient(pooled, levels, tf.math.sin(pooled))]
 
     first = step()
