@@ -66,11 +66,18 @@ def load_job(file: Path, overrides: list[str] | None = None) -> TrainingJob:
             raise UserError(f"{override!r} is not of the form FIELD=VALUE, for example instance_count=2")
         section, dot, option = field.partition(".")
         if dot:  # hyperparameters.training.epochs=3
+            if not isinstance(fields.get(section) or {}, dict):
+                raise UserError(f"{field!r} cannot be set: {section} is {fields[section]!r}; expected fields below it")
             fields[section] = {**(fields.get(section) or {}), option: yaml.safe_load(text)}
         else:
             fields[field] = yaml.safe_load(text)
-    if isinstance(fields.get("image"), dict):
-        fields["image"] = get_image_uri(**fields["image"])
+    image = fields.get("image")
+    if isinstance(image, dict):
+        if not {"repository", "tag"} <= image.keys() <= {"repository", "tag", "account", "region"}:
+            raise UserError(
+                f"image of {file} is {image}; expected repository and tag, and account and region where they are not configured"
+            )
+        fields["image"] = get_image_uri(**{name: str(value) for name, value in image.items()})
     recipe = fields.get("recipe")
     if isinstance(recipe, str) and not Path(recipe).exists() and (file.parent / recipe).exists():
         fields["recipe"] = file.parent / recipe

@@ -1,0 +1,105 @@
+"""S3 and the clean-up against moto: what goes up, what comes down, what is removed and in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from moto import mock_aws
+
+from frcnn.errors import UserError
+from frcnn.sagemaker.account import Account, open_session
+
+
+@pytest.fixture
+def account(tmp_path: Path) -> Iterator[Account]:
+    with mock_aws():
+        account = Account("us-east-1", tmp_path / "ledger.json")
+        account.client("s3").create_bucket(Bucket="bucket")
+        yield account
+
+
+def put(account: Account, *keys: str) -> None:
+    for key in keys:
+        account.client("s3").put_object(Bucket="bucket", Key=key, Body=b"12")
+
+
+def test_a_folder_goes_up_and_comes_down(account: Account, tmp_path: Path) -> None:
+    (tmp_path / "data" / "train").mkdir(parents=True)
+    (tmp_path / "data" / "train" / "1.jpg").write_bytes(b"jpeg")
+    (tmp_path / "data" / "a.json").write_bytes(b"{}")
+    assert account.upload(tmp_path / "data", "s3://bucket/in/data/") == "s3://bucket/in/data/"
+    assert account.objects("s3://bucket/in/data") == {"in/data/a.json": 2, "in/data/train/1.jpg": 4}
+    account.download("s3://bucket/in/data", tmp_path / "back")
+    assert (tmp_path / "back" / "train" / "1.jpg").read_bytes() == b"jpeg"
+    account.download("s3://bucket/in/data/a.json", tmp_path / "one")
+    assert [file.name for file in (tmp_path / "one").iterdir()] == ["a.json"]
+
+
+def test_only_what_changed_in_size_is_sent_again(account: Account, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a").write_bytes(b"new")
+    (tmp_path / "data" / "b").write_bytes(b"no")
+    put(account, "data/a", "data/b")
+    account.upload(tmp_path / "data", "s3://bucket/data")
+    bodies = {key: account.client("s3").get_object(Bucket="bucket", Key=f"data/{key}")["Body"].read() for key in "ab"}
+    assert bodies == {"a": b"new", "b": b"12"}
+
+
+def test_a_folder_is_not_its_neighbour(account: Account) -> None:
+    put(account, "data/1", "database/2", "data")
+    assert set(account.objects("s3://bucket/data/")) == {"data/1"}
+    assert set(account.objects("s3://bucket/data")) == {"data", "data/1"}
+    assert set(account.objects("s3://bucket")) == {"data/1", "database/2", "data"}
+
+
+def test_the_clean_up_spares_what_was_there_before(account: Account, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a").write_bytes(b"1")
+    put(account, "theirs/old", "ours2/x")
+    account.upload(tmp_path / "data", "s3://bucket/theirs")
+    account.upload(tmp_path / "data", "s3://bucket/ours")
+    assert list(account.clean_up()) == ["removed: folder s3://bucket/ours"]
+    assert set(account.objects("s3://bucket")) == {"theirs/old", "theirs/a", "ours2/x"}
+    assert account.made() == []
+
+
+def test_endpoints_go_first_and_a_new_session_can_remove_them(account: Account) -> None:
+    for kind, name in (("folder", "s3://bucket/x"), ("model", "m"), ("endpoint configuration", "e"), ("endpoint", "e")):
+        account.remember(kind, name)
+        account.remember(kind, name)
+    again = Account("us-east-1", account.ledger)
+    # None of them is there any more, which is no mistake.
+    assert list(again.clean_up(keep=("folder",))) == [
+        "removed: endpoint e",
+        "removed: endpoint configuration e",
+        "removed: model m",
+        "kept: folder s3://bucket/x",
+    ]
+    assert again.made() == [("folder", "s3://bucket/x")]
+
+
+def test_many_objects_take_several_calls(account: Account, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("frcnn.sagemaker.account.DELETED_AT_ONCE", 2)
+    put(account, "x/1", "x/2", "x/3")
+    account.remember("folder", "s3://bucket/x")
+    list(account.clean_up())
+    assert account.objects("s3://bucket/x") == {}
+
+
+def test_mistakes_in_one_sentence(account: Account, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="has no files to upload"):
+        account.upload(tmp_path / "none", "s3://bucket/x")
+    with pytest.raises(UserError, match="nothing lies at s3://bucket/none; has the job ended"):
+        account.download("s3://bucket/none", tmp_path)
+    with pytest.raises(UserError, match="AWS refused ListObjectsV2: The specified bucket does not exist"):
+        account.objects("s3://nobodys-bucket/x")
+    put(account, "up/../../evil")
+    with pytest.raises(UserError, match="would be written outside"):
+        account.download("s3://bucket/up", tmp_path / "down")
+    monkeypatch.delenv("AWS_DEFAULT_REGION", raising=False)
+    monkeypatch.delenv("AWS_REGION", raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    with pytest.raises(UserError, match="no AWS region is given or configured"):
+        open_session()

@@ -1,0 +1,92 @@
+"""The notebook, executed as it stands but for sizes: moto in its kernel, training and endpoints as processes of this machine."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from frcnn.sagemaker.model_trainer import installed_sdk
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+NOTEBOOK = REPOSITORY / "launch_sagemaker.ipynb"
+SMALL = {
+    "training.epochs": 1,
+    "training.batch_size": 4,
+    "training.log_every": 1,
+    "image.min_size": [64],
+    "image.max_size": 64,
+    "fpn.channels": 32,
+    "roi_head.fc_channels": 32,
+    "roi_head.score_threshold": 0.0,
+}
+
+
+def test_no_outputs_are_stored() -> None:
+    for cell in nbformat.read(NOTEBOOK, 4).cells:
+        if cell.cell_type == "code":
+            assert cell.outputs == []
+            assert cell.execution_count is None
+
+
+def test_the_parameters_are_for_nobody_and_cost_nothing() -> None:
+    [cell] = [cell for cell in nbformat.read(NOTEBOOK, 4).cells if "parameters" in cell.metadata.get("tags", [])]
+    values: dict[str, Any] = {}
+    exec(cell.source, values)
+    assert values["DRY_RUN"] is True
+    assert values["ACCOUNT"] == "123456789012"
+    assert all(name.isupper() for name in values if name != "__builtins__")
+
+
+@pytest.mark.timeout(900)
+def test_the_dry_run_goes_all_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From drawn shapes to answers of two variants, and nothing is left; with SDK 3 where that is installed, else with boto3."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("SAGEMAKER_VALIDATE_ROLE", "false")  # SDK 3 would ask IAM's policy simulator, which moto does not have
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
+    notebook = nbformat.read(NOTEBOOK, 4)
+    [parameters] = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    parameters.source = re.sub(r"(?m)^HYPERPARAMETERS = .*$", f"HYPERPARAMETERS = {SMALL!r}", parameters.source)
+    notebook.metadata.kernelspec.name = "python3"
+
+    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}, kernel_name="python3").execute()
+
+    said = {cell.id: "".join(_texts(cell)) for cell in notebook.cells if cell.cell_type == "code"}
+    assert said["setup"].split()[0] == ("v3" if installed_sdk() == 3 else "boto3")
+    assert "Paid at most: 1 x ml.g5.2xlarge for 1 h: 1 instance hours" in said["job"]
+    assert re.search(r"== Completed.*train step=4 steps=4 .*evaluation step=4 AP=", said["follow"], re.DOTALL)
+    assert "'AP50':" in said["report"]
+    variant, answer = said["ask"].split("\n")[:2]
+    assert variant in ("current", "candidate")
+    found = json.loads(answer)
+    assert len(found["labels"]) == len(found["scores"]) == len(found["boxes"]) <= 5
+    by_weight = ast.literal_eval(re.search(r"by weight: (\{.*\})", said["variants"])[1])
+    assert sum(by_weight.values()) == 20
+    assert by_weight["current"] > by_weight.get("candidate", 0)
+    assert "by name: candidate" in said["variants"]
+    assert "4 answers, such as" in said["batch"]
+    removed = re.findall(r"removed: (endpoint configuration|endpoint|model|folder) ", said["clean"])
+    assert removed[:4] == ["endpoint", "endpoint configuration", "model", "model"]
+    assert "left: []" in said["clean"]
+    pictures = [
+        cell.id
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+        for out in cell.outputs
+        if "image/" in str(out.get("data", {}).keys())
+    ]
+    assert {"data", "follow", "report", "ask"} <= set(pictures)
+
+
+def _texts(cell: Any) -> list[str]:
+    return [output.get("text", "") or output.get("data", {}).get("text/plain", "") for output in cell.outputs]
