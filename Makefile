@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 DEMO := runs/demo
 PACKAGING := constraints.txt pyproject.toml $(wildcard setup.py)
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test distributed lint docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -21,7 +21,7 @@ demo: $(VENV)/.installed
 	$(BIN)/frcnn predict $(DEMO)/data/val --model $(DEMO)/model --out $(DEMO)/pictures
 	@echo "The demo's model is in $(DEMO)/model (numbers in metrics.json); pictures with boxes are in $(DEMO)/pictures."
 
-test: $(VENV)/.installed-test
+test: $(VENV)/.installed-test distributed
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.installed-test
@@ -29,6 +29,11 @@ lint: $(VENV)/.installed-test
 	$(BIN)/mypy
 	@git ls-files -- '*.h' '*.cc' '*.cu' | xargs -r $(BIN)/clang-format --dry-run -Werror
 	@git ls-files -- '*.sh' .ci/run | xargs -r $(BIN)/shellcheck
+
+# Horovod, for the tests with several processes: system packages where they may be installed, a wheel built once per machine (ten minutes).
+distributed: $(VENV)/.installed-test
+	@if scripts/install_system_packages.sh distributed serve; then PYTHON=$(BIN)/python scripts/build_horovod.sh --install; \
+	else echo "Without these packages the tests that need several processes or nginx are skipped."; fi
 
 docs: $(VENV)/.installed
 	$(BIN)/python tools/config_reference.py
