@@ -53,12 +53,13 @@ class Inputs:
     notes: tuple[str, ...] = field(default=())
 
 
-def find_inputs(channels: Sequence[Channel], hosts: int, scratch: Path) -> Inputs:
+def find_inputs(channels: Sequence[Channel], hosts: int, scratch: Path, want_data: bool = True) -> Inputs:
     """Look through the channels; converts manifests and reads pipes to their end.
 
     Args:
         hosts: of the job; with several, each must have all pictures.
         scratch: folder for converted annotations and piped pictures.
+        want_data: False where something else says where the data are.
 
     Raises:
         UserError: no training data, or a layout that is none of ours; says what was found where.
@@ -71,7 +72,7 @@ def find_inputs(channels: Sequence[Channel], hosts: int, scratch: Path) -> Input
                 "each takes its share of every batch: set FullyReplicated, with the input mode FastFile where copies take too long"
             )
     notes = [f"channel {channel.name!r} is not used" for channel in others]
-    data = _data(roles, others, scratch, channels)
+    data = _data(roles, others, scratch, channels) if want_data else {}
     weights = _weights(roles["weights"], scratch) if "weights" in roles else None
     recipe = _only(roles["config"], ("*.yaml", "*.yml"), "recipe") if "config" in roles else None
     return Inputs(data, weights, recipe, tuple(notes) if "root" not in data else ())

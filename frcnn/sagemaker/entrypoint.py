@@ -62,7 +62,7 @@ def train(init: Init, variables: dict[str, str]) -> int:
         stopped, failure = worker.stopped, worker.failure
     elif runner.mpi or environment.program or environment.training_module:
         leader = Leader(init)
-        code = init.run(runner.command, variables, leader.on_signal, clues.read)
+        code = init.run(runner.command, variables, leader.on_signal, clues.read, leader.every_second)
         stopped, failure = leader.stopped, None
     else:
         stopped, failure = False, None

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from frcnn.sagemaker.failure import Failure
 from frcnn.sagemaker.init import Init
-from frcnn.sagemaker.processes import descendants
+from frcnn.sagemaker.processes import Process, descendants
 
 STOPPED = 128 + signal.SIGTERM
 START_SECONDS = 15 * 60.0  # in which the leader must come up
@@ -32,16 +32,19 @@ class Leader:
 
     def __init__(self, init: Init) -> None:
         self._init = init
+        self._ranks_started = False
         self.stopped = False
         self.failure: Failure | None = None
 
     def on_signal(self, number: int) -> None:
         self.stopped = self.stopped or number in (signal.SIGTERM, signal.SIGINT)
         running = descendants(self._init.pid)
-        mpirun = [process for process in running if process.name.startswith(("mpirun", "orterun"))]
+        mpirun = _mpirun(running)
         if mpirun:
-            os.kill(mpirun[0].pid, signal.SIGUSR1 if number in (signal.SIGTERM, signal.SIGINT) else number)
+            os.kill(mpirun[0], signal.SIGUSR1 if number in (signal.SIGTERM, signal.SIGINT) else number)
             return
+        if self._ranks_started:
+            return  # training is over, and the toolkit is about to tell the workers
         # Without MPI the toolkit runs a program, to which it would not hand the signal on.
         programs = [process for process in running if process.parent == self._init.pid and process.name != "sshd"]
         for process in programs:
@@ -49,8 +52,13 @@ class Leader:
         if not programs:
             self._init.forward(number)
 
-    def every_second(self) -> int | None:
-        return None
+    def every_second(self) -> None:
+        """Notice mpirun."""
+        self._ranks_started = self._ranks_started or bool(_mpirun(descendants(self._init.pid)))
+
+
+def _mpirun(processes: list[Process]) -> list[int]:
+    return [process.pid for process in processes if process.name.startswith(("mpirun", "orterun"))]
 
 
 class Worker:

@@ -48,7 +48,8 @@ def prepare(environment: Environment) -> Job:
     if "output" in environment.options:
         raise UserError(f"hyperparameter 'output' cannot be set in a training job, whose results go to {environment.base}; leave it out")
     scratch = scratch_folder(environment)
-    inputs = find_inputs(environment.channels, len(environment.resources.hosts), scratch)
+    said = any(name == "data.root" or name.startswith("data.train.") for name in environment.options)
+    inputs = find_inputs(environment.channels, len(environment.resources.hosts), scratch, want_data=not said)
     base = load_config(inputs.config).model_dump(exclude_unset=True) if inputs.config else {}
     base["data"] = {**base.get("data", {}), "root": None, "train": {}, "validation": {}, **inputs.data}
     base["output"] = environment.output

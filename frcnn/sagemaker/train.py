@@ -13,6 +13,7 @@ from frcnn.errors import UserError
 from frcnn.sagemaker.environment import Environment
 from frcnn.sagemaker.failure import failure_of, report
 from frcnn.sagemaker.job import Job, bring_back_model, prepare, saved_job
+from frcnn.training.stop import StopRequest
 
 INTERRUPTED = "interrupted.json"
 
@@ -23,9 +24,9 @@ def main() -> int:
     try:
         with _reported(environment, None):
             world = connect()
-        with world.ends_together(), _reported(environment, world):
+        with StopRequest() as stop, world.ends_together(), _reported(environment, world):
             # Ranks take what their host's toolkit prepared: a pipe can be read only once.
-            _train(environment, saved_job(environment) if environment.launched else prepare(environment), world)
+            _train(environment, saved_job(environment) if environment.launched else prepare(environment), world, stop)
     except UserError as mistake:
         sys.stderr.write(f"frcnn: {mistake}\n")
         return 1
@@ -45,7 +46,7 @@ def _reported(environment: Environment, world: World | None) -> Iterator[None]:
         raise
 
 
-def _train(environment: Environment, job: Job, world: World) -> None:
+def _train(environment: Environment, job: Job, world: World, stop: StopRequest) -> None:
     from frcnn.startup import import_tensorflow
 
     import_tensorflow()
@@ -59,10 +60,10 @@ def _train(environment: Environment, job: Job, world: World) -> None:
         bring_back_model(job.folders)
         for line in (*describe_job(environment, job.folders, hosts), *job.notes):
             print(line, flush=True)
-    trainer = Trainer(job.config, folders=job.folders)
+    trainer = Trainer(job.config, job.folders, world)
     # One rank a host watches its host.
     with ResourceMonitor(environment.output, host, lambda: trainer.step, watch=world.local_rank == 0):
-        trainer.run()
+        trainer.run(stop)
     if world.leads:
         _mark(environment, trainer.step, trainer.total_steps)
 

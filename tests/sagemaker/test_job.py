@@ -87,6 +87,13 @@ def test_the_toolkits_own_hyperparameters_are_no_options(tmp_path: Path) -> None
     )
 
 
+def test_data_that_a_hyperparameter_names_need_no_channel(tmp_path: Path) -> None:
+    (tmp_path / "input" / "config").mkdir(parents=True)
+    (tmp_path / "input" / "config" / "hyperparameters.json").write_text(json.dumps({"data.root": "/mnt/coco"}))
+    config = prepare(Environment.read({"SAGEMAKER_BASE_DIR": str(tmp_path)})).config
+    assert config.data.root == Path("/mnt/coco")
+
+
 def test_without_a_checkpoint_location_checkpoints_are_not_uploaded(tmp_path: Path) -> None:
     environment = job(tmp_path, {})
     assert folders(environment).checkpoints == scratch_folder(environment) / "checkpoints"

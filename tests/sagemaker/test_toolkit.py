@@ -1,0 +1,81 @@
+"""SageMaker's training toolkit, really run: with our training, with a user's program, and with mpirun."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+from tiny_job import Container
+
+pytest.importorskip("sagemaker_training")
+MakeContainer = Callable[..., Container]
+
+needs_mpi = pytest.mark.skipif(
+    shutil.which("mpirun") is None or subprocess.run([sys.executable, "-c", "import horovod.tensorflow"], check=False).returncode != 0,
+    reason="no Open MPI with Horovod; scripts/install_system_packages.sh and scripts/build_horovod.sh install them",
+)
+
+
+def test_the_toolkits_own_command_trains_with_our_hook(make_container: MakeContainer) -> None:
+    container = make_container(variables={"SAGEMAKER_TRAINING_MODULE": "frcnn.sagemaker.toolkit:main"})
+    container.start("-m", "sagemaker_training.cli.train", command=(sys.executable,))
+    assert container.wait() == 0, container.log
+    assert "Reporting training SUCCESS" in container.log
+    assert (container.base / "model" / "weights.safetensors").exists()
+    assert (container.base / "output" / "success").exists()
+
+
+def test_a_users_program_gets_the_toolkits_variables_and_our_signals(make_container: MakeContainer) -> None:
+    container = make_container({"sagemaker_program": "mine.py"})
+    (container.base / "code").mkdir()
+    (container.base / "code" / "mine.py").write_text(
+        "import os, signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (print('told to stop', flush=True), sys.exit(0)))\n"
+        "print('channel', os.environ['SM_CHANNEL_TRAINING'], flush=True)\n"
+        "time.sleep(300)\n"
+    )
+    container.start()
+    container.wait_for(f"channel {container.base / 'input' / 'data' / 'training'}")
+    container.signal(signal.SIGTERM)
+    assert container.wait() == 0, container.log
+    assert "told to stop" in container.log
+
+
+def test_a_users_programs_exception_is_the_failure(make_container: MakeContainer) -> None:
+    container = make_container(variables={"SAGEMAKER_PROGRAM": "mine.py"})
+    (container.base / "code").mkdir()
+    (container.base / "code" / "mine.py").write_text("raise ValueError('my own mistake')\n")
+    container.start()
+    assert container.wait() == 1
+    assert "ValueError: my own mistake" in container.failure
+
+
+@needs_mpi
+def test_two_ranks_train_and_stop_together(make_container: MakeContainer) -> None:
+    container = make_container({"sagemaker_mpi_num_of_processes_per_host": "2", "training.epochs": "200"})
+    container.start()
+    container.wait_for("train step=3 ")
+    container.signal(signal.SIGTERM)
+    assert container.wait() == 0, container.log
+    assert re.search(r"\[1,0\]<stdout>:ranks: \S+: 0 1\n", container.log)
+    assert re.search(r"SIG\w+1?: saved step \d+ of 1200", container.log)
+    assert len(list((container.base / "checkpoints").glob("step-*"))) == 1
+
+
+@needs_mpi
+def test_a_killed_rank_is_named(make_container: MakeContainer) -> None:
+    container = make_container({"sagemaker_mpi_num_of_processes_per_host": "2", "training.epochs": "200"})
+    container.start()
+    container.wait_for("train step=2 ")
+    listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
+    (rank, *_) = [
+        int(line.split()[0]) for line in listed.splitlines() if "-m mpi4py" in line and "mpirun" not in line and "frcnn_train" in line
+    ]
+    subprocess.run(["kill", "-KILL", str(rank)], check=True)
+    assert container.wait() != 0
+    assert re.match(r"the process was ended by SIGKILL \(rank [01], host \S+\)\n", container.failure)
