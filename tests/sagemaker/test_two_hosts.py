@@ -1,0 +1,149 @@
+"""Two hosts in namespaces of this machine, each with its own network, SSH daemon, /opt/ml and process 1; the toolkit, mpirun and
+Horovod between them are real."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from tiny_job import TINY
+
+HOST = Path(__file__).with_name("host.sh")
+NAMES = ("algo-1", "algo-2")
+
+
+def allowed() -> bool:
+    programs = all(map(shutil.which, ("ip", "unshare", "mpirun", "sshd")))
+    return programs and subprocess.run(["unshare", "--net", "--mount", "--pid", "--fork", "true"], check=False).returncode == 0
+
+
+pytestmark = [
+    pytest.mark.skipif(not allowed(), reason="needs root's right to make namespaces, iproute2, Open MPI and sshd"),
+    pytest.mark.skipif(
+        subprocess.run([sys.executable, "-c", "import horovod.tensorflow, sagemaker_training"], capture_output=True, check=False).returncode
+        != 0,
+        reason="needs Horovod (scripts/build_horovod.sh) and sagemaker-training",
+    ),
+]
+
+
+@dataclass
+class Job:
+    """Both hosts' processes and folders."""
+
+    folder: Path
+    processes: dict[str, subprocess.Popen[bytes]]
+
+    def log(self, name: str) -> str:
+        return (self.folder / f"{name}.log").read_text()
+
+    def failure(self, name: str) -> str:
+        return (self.folder / name / "output" / "failure").read_text()
+
+    def wait_for(self, name: str, text: str) -> None:
+        while text not in self.log(name):
+            for host, process in self.processes.items():
+                assert process.poll() is None, self.log(host)
+            time.sleep(0.1)
+
+    def process_one(self, name: str) -> int:
+        """Id of the host's process 1, seen from here."""
+        unshare = self.processes[name].pid
+        return int(Path(f"/proc/{unshare}/task/{unshare}/children").read_text().split()[0])
+
+    def ended(self, name: str) -> int:
+        return self.processes[name].wait(timeout=120)
+
+
+@pytest.fixture
+def network() -> Iterator[tuple[str, str]]:
+    """Two network namespaces joined by one cable, with the interface eth0 in each."""
+    spaces = (f"frcnn-a{os.getpid()}", f"frcnn-b{os.getpid()}")
+
+    def ip(*arguments: str) -> None:
+        subprocess.run(["ip", *arguments], check=True)
+
+    try:
+        for space in spaces:
+            ip("netns", "add", space)
+        ip("link", "add", "eth0", "netns", spaces[0], "type", "veth", "peer", "name", "eth0", "netns", spaces[1])
+        for number, space in enumerate(spaces, start=1):
+            ip("-n", space, "addr", "add", f"198.18.200.{number}/24", "dev", "eth0")
+            for interface in ("lo", "eth0"):
+                ip("-n", space, "link", "set", interface, "up")
+        yield spaces
+    finally:
+        for space in spaces:
+            subprocess.run(["ip", "netns", "del", space], check=False)
+
+
+@pytest.fixture
+def job(tmp_path: Path, network: tuple[str, str], shapes_channel: Path) -> Iterator[Job]:
+    hosts_file = tmp_path / "hosts"
+    hosts_file.write_text("127.0.0.1 localhost\n198.18.200.1 algo-1\n198.18.200.2 algo-2\n")
+    processes = {}
+    for name, space in zip(NAMES, network, strict=True):
+        base = tmp_path / name
+        config = base / "input" / "config"
+        for folder in (config, base / "model", base / "output" / "data", base / "checkpoints"):
+            folder.mkdir(parents=True)
+        shutil.copytree(shapes_channel, base / "input" / "data" / "training")
+        group = {"instance_group_name": "homogeneousCluster", "instance_type": "ml.c5.xlarge", "hosts": list(NAMES)}
+        contents = {
+            "hyperparameters": {**TINY, "training.epochs": "500"},
+            "inputdataconfig": {"training": {"TrainingInputMode": "File"}},
+            "resourceconfig": {
+                "current_host": name, "hosts": list(NAMES), "network_interface_name": "ethwe", "current_instance_type": "ml.c5.xlarge",
+                "current_group_name": "homogeneousCluster", "instance_groups": [group],
+            },
+        }  # fmt: skip
+        for file, content in contents.items():
+            (config / f"{file}.json").write_text(json.dumps(content))
+        variables = {name: value for name, value in os.environ.items() if not name.startswith("SAGEMAKER_")}
+        command = ["ip", "netns", "exec", space, "unshare", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child", "--mount-proc"]
+        with (tmp_path / f"{name}.log").open("wb") as log:
+            processes[name] = subprocess.Popen(
+                [*command, str(HOST), name, str(base), str(hosts_file), sys.executable],
+                env={**variables, "TRAINING_JOB_ARN": "arn:aws:sagemaker:::training-job/two-hosts"},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+    yield Job(tmp_path, processes)
+    for process in processes.values():
+        process.kill()
+        process.wait()
+
+
+def test_sigterm_stops_both_hosts_with_a_checkpoint(job: Job) -> None:
+    job.wait_for("algo-1", "train step=3 ")
+    assert "ranks: algo-1: 0; algo-2: 1" in job.log("algo-1")
+    assert "network: eth0 (SageMaker said ethwe)" in job.log("algo-1")
+    for name in NAMES:
+        os.kill(job.process_one(name), signal.SIGTERM)
+    began = time.monotonic()
+    assert [job.ended(name) for name in NAMES] == [0, 0], job.log("algo-1") + job.log("algo-2")
+    assert time.monotonic() - began < 90
+    assert len(list((job.folder / "algo-1" / "checkpoints").glob("step-*"))) == 1
+    assert not list((job.folder / "algo-2" / "checkpoints").iterdir())
+    assert not any((job.folder / name / "output" / "failure").exists() for name in NAMES)
+
+
+@pytest.mark.parametrize("killed", NAMES)
+def test_a_host_that_is_killed_ends_the_other_with_its_name(job: Job, killed: str) -> None:
+    job.wait_for("algo-1", "train step=3 ")
+    os.kill(job.process_one(killed), signal.SIGKILL)
+    began = time.monotonic()
+    (other,) = set(NAMES) - {killed}
+    assert job.ended(other) not in (0, 143), job.log(other)
+    assert time.monotonic() - began < 60
+    assert killed in job.failure(other).splitlines()[0]
