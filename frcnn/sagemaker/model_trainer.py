@@ -49,7 +49,7 @@ def model_trainer(job: TrainingJob, session: Any) -> Any:
                 s3_data_source=sdk.S3DataSource(
                     s3_data_type="S3Prefix",
                     s3_uri=channel.s3,
-                    s3_data_distribution_type="ShardedByS3Key" if channel.sharded else "FullyReplicated",
+                    s3_data_distribution_type="FullyReplicated",
                 )
             ),
             input_mode=channel.mode,

@@ -28,7 +28,6 @@ class TrainingChannel(Inputs):
 
     s3: S3Uri = Field(description="folder, or an augmented manifest with ground_truth")
     mode: Literal["File", "FastFile"] = Field("File", description="File: copied before the start; FastFile: read from S3 when asked for")
-    sharded: bool = Field(False, description="each host gets its share of the objects; never for a channel with the annotation file")
     ground_truth: str | None = Field(None, description="attribute of a Ground Truth manifest with the boxes; the channel is then piped")
 
     def member(self, name: str) -> dict[str, Any]:
@@ -36,7 +35,7 @@ class TrainingChannel(Inputs):
         source = {
             "S3DataType": "AugmentedManifestFile" if self.ground_truth else "S3Prefix",
             "S3Uri": self.s3,
-            "S3DataDistributionType": "ShardedByS3Key" if self.sharded else "FullyReplicated",
+            "S3DataDistributionType": "FullyReplicated",  # each process takes its share of every batch
         }
         member: dict[str, Any] = {"ChannelName": name, "DataSource": {"S3DataSource": source}, "InputMode": self.mode}
         if self.ground_truth:

@@ -12,7 +12,9 @@ from moto import mock_aws
 from frcnn.sagemaker.model_trainer import installed_sdk, model_trainer
 from frcnn.sagemaker.training_job import TrainingJob
 
-pytestmark = pytest.mark.skipif(installed_sdk() != 3, reason="SageMaker's SDK 3 is not installed here; docs/sagemaker.md says where it can be")
+pytestmark = pytest.mark.skipif(
+    installed_sdk() != 3, reason="SageMaker's SDK 3 is not installed here; docs/sagemaker.md says where it can be"
+)
 BASE: dict[str, Any] = {
     "name": "cells-1",
     "image": "123456789012.dkr.ecr.us-east-1.amazonaws.com/frcnn:1",
@@ -28,7 +30,7 @@ BASE: dict[str, Any] = {
     [
         {"hyperparameters": {"training.epochs": 2, "optimizer.schedule": "cosine", "optimizer.clip_norm": None, "seed": "7"}},
         {
-            "channels": {"train": {"s3": "s3://bucket/a", "mode": "FastFile", "sharded": True}, "annotations": "s3://bucket/b"},
+            "channels": {"train": {"s3": "s3://bucket/a", "mode": "FastFile"}, "annotations": "s3://bucket/b"},
             "instance_type": "ml.p4d.24xlarge",
             "instance_count": 2,
             "mpi_options": "-x A=1",

@@ -118,7 +118,7 @@ def test_closed_networks_keys_pools_and_tags() -> None:
 
 def test_channels_of_every_kind() -> None:
     channels = {
-        "train": TrainingChannel(s3="s3://bucket/train", mode="FastFile", sharded=True),
+        "train": TrainingChannel(s3="s3://bucket/train", mode="FastFile"),
         "annotations": "s3://bucket/annotations",
         "labelled": {"s3": "s3://bucket/output.manifest", "ground_truth": "bb"},
     }
@@ -128,7 +128,7 @@ def test_channels_of_every_kind() -> None:
         ("annotations", "File"),
         ("labelled", "Pipe"),
     ]
-    assert members[0]["DataSource"]["S3DataSource"]["S3DataDistributionType"] == "ShardedByS3Key"
+    assert {member["DataSource"]["S3DataSource"]["S3DataDistributionType"] for member in members} == {"FullyReplicated"}
     assert members[2]["RecordWrapperType"] == "RecordIO"
     assert members[2]["DataSource"]["S3DataSource"]["S3DataType"] == "AugmentedManifestFile"
     assert members[2]["DataSource"]["S3DataSource"]["AttributeNames"] == ["source-ref", "bb", "bb-metadata"]
