@@ -62,7 +62,7 @@ def all_reduce_seconds(gpus: int, size: float, machine: Machine) -> float:
 
 
 def computation(gpus: int, machine: Machine, one_canvas: bool, rng: np.random.Generator) -> np.ndarray:
-    """Seconds ``[STEPS]`` of the slowest rank. The canvases that COCO's pictures take at 800 pixels, with shares assumed: most pictures are 4:3, some 3:2.
+    """Seconds ``[STEPS]`` of the slowest rank; images take COCO's canvases at 800 pixels in assumed shares, mostly 4:3.
 
     Args:
         one_canvas: all images of a step share one, as in frcnn; else every rank draws its own and pads to the larger of them.
