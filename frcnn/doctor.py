@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import os
@@ -21,6 +22,8 @@ CPUINFO = Path("/proc/cpuinfo")
 # Instructions that the kernels and TensorFlow make use of, oldest first.
 CPU_FEATURES = ("avx", "avx2", "fma", "f16c", "avx512f", "avx512_bf16", "amx_bf16")
 PROBE_SECONDS = 120
+# Packages with the same modules as the one that is required, and less in them.
+STAND_INS = {"tensorflow": "tensorflow-cpu"}
 
 
 class Finding(NamedTuple):
@@ -61,14 +64,21 @@ def required_packages(requirements: list[str]) -> Iterator[Finding]:
         if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
             continue
         advice = f"pip install '{requirement.name}{requirement.specifier}'"
-        try:
-            version = importlib.metadata.version(requirement.name)
-        except importlib.metadata.PackageNotFoundError:
+        version = _installed(requirement.name)
+        if version is None:
             yield Finding(requirement.name, "missing", works=False, advice=advice)
             continue
         fits = requirement.specifier.contains(version, prereleases=True)
         found = version if fits else f"{version}, but {requirement.specifier} is needed"
         yield Finding(requirement.name, found, works=fits, advice="" if fits else advice)
+
+
+def _installed(package: str) -> str | None:
+    for name in (package, STAND_INS.get(package)):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            if name:
+                return importlib.metadata.version(name)
+    return None
 
 
 def describe_processor(cpuinfo: str) -> Finding:

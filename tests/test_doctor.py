@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.metadata
 
+import pytest
+
+from frcnn import doctor
 from frcnn.doctor import describe_processor, examine, required_packages
 
 
@@ -28,6 +31,13 @@ def test_missing_and_wrong_packages_are_named_with_the_command_that_mends_them()
     assert wrong.found == f"{importlib.metadata.version('numpy')}, but <1 is needed"
     assert (missing.topic, missing.found, missing.works) == ("no-such-package", "missing", False)
     assert missing.advice == "pip install 'no-such-package>=3'"
+
+
+def test_a_package_that_stands_in_for_another_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(doctor.STAND_INS, "no-such-package", "numpy")
+    right, wrong = required_packages(["no-such-package>=1", "no-such-package<1"])
+    assert (right.found, right.works) == (importlib.metadata.version("numpy"), True)
+    assert not wrong.works
 
 
 def test_a_processor_without_avx_is_told_before_tensorflow_aborts() -> None:
