@@ -20,6 +20,7 @@ from frcnn.errors import UserError
 
 LIMIT = 1024
 MARK = "frcnn-failure "
+_TOOLKITS = ("ExecuteUserScriptError", "Framework Error")  # sagemaker-training 5.1.4, trainer.py and errors.py
 _SEE_LOG = "The job's log has the details; started again, training goes on from the last checkpoint."
 _MEND = "Change what the sentence names and start the job again; it goes on from the last checkpoint, if there is one."
 _MEMORY = "Memory ran out: lower training.batch_size, image.max_size or data.workers, or choose a larger instance type."
@@ -66,8 +67,13 @@ def failure_of_exit(code: int, what: str, host: str, rank: int | None = None) ->
 
 
 def write_failure(file: Path, failure: Failure) -> bool:
-    """Write the file, unless there is one: the first to fail knows the reason. False where nothing was written."""
+    """Write the file, unless there is one: the first to fail knows the reason. False where nothing was written.
+
+    The toolkit's own file, which holds the command and nothing else in 1024 characters, gives way.
+    """
     with contextlib.suppress(OSError):
+        if file.is_file() and file.read_text(errors="replace").startswith(_TOOLKITS):
+            file.unlink()
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("x", encoding="utf-8") as out:
             out.write(failure.text())
@@ -88,7 +94,7 @@ class Clues:
     # Open MPI 4.1: orte/tools/orterun and orte/mca/errmgr, help texts.
     _KILLED = re.compile(r"process rank (\d+) with PID \d+ on node (\S+) exited on\s+signal (\d+)")
     _LOST = re.compile(r"Remote daemon: \S+ on node (\S+)")
-    _RAISED = re.compile(r"^(?:\[\d+,(\d+)\]<std\w+>:)?((?:\w+\.)*[A-Z]\w*(?:Error|Exception|Interrupt|Warning)\b.*)$")
+    _RAISED = re.compile(r"^(?:\[\d+,(\d+)\]<std\w+>:)?((?:\w+\.)*[A-Z]\w*(?:Error|Exception|Interrupt)\b.*)$")
 
     def __init__(self) -> None:
         self._told: Failure | None = None
@@ -105,7 +111,7 @@ class Clues:
         elif match := self._LOST.search(line):
             advice = "The host or its network went away; started again, training goes on from the last checkpoint."
             self._mpirun = self._mpirun or Failure(f"connection to {match[1]} was lost", advice, match[1])
-        elif match := self._RAISED.match(line):
+        elif (match := self._RAISED.match(line)) and _TOOLKITS[0] not in line:
             self._raised = match[2], int(match[1]) if match[1] else None
 
     def failure(self, code: int, what: str, host: str) -> Failure:

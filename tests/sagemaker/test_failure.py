@@ -48,6 +48,9 @@ def test_the_first_reason_stands(tmp_path: Path) -> None:
     assert write_failure(file, Failure("first", "a", "algo-1"))
     assert not write_failure(file, Failure("second", "b", "algo-1"))
     assert file.read_text().startswith("first")
+    file.write_text('ExecuteUserScriptError:\nExitCode 1\nErrorMessage ""\nCommand "mpirun --host algo-1')
+    assert write_failure(file, Failure("third", "c", "algo-1"))
+    assert file.read_text().startswith("third")
 
 
 def test_a_ranks_word_counts_most_then_mpiruns_then_the_last_exception() -> None:
@@ -60,7 +63,8 @@ def test_a_ranks_word_counts_most_then_mpiruns_then_the_last_exception() -> None
     assert "batch_size" in killed.advice
     lost = read(LOST).failure(1, "training", "algo-1")
     assert (lost.host, lost.what) == ("algo-2", "connection to algo-2 was lost")
-    unexplained = read(raised).failure(1, "training", "algo-1")
+    toolkits = "sagemaker_training.errors.ExecuteUserScriptError: ExecuteUserScriptError:\n"
+    unexplained = read(raised + toolkits).failure(1, "training", "algo-1")
     assert (unexplained.what, unexplained.rank) == ("pkg.SomeError: it broke", 2)
     assert read("all is well").failure(7, "training", "algo-1").what == "training ended with exit code 7"
 
