@@ -142,7 +142,8 @@ def _tables(named: Mapping[str, Labels], source: str) -> dict[str, Any]:
     for labels in named.values():
         for number, *_ in labels.boxes:
             names.setdefault(number, f"class {number}")
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for image_id, (picture, labels) in enumerate(named.items(), start=1):
         size = {"width": labels.size[0], "height": labels.size[1]} if labels.size else {}
         images.append({"id": image_id, "file_name": picture, **size})

@@ -101,7 +101,7 @@ def _data(roles: dict[str, Channel], others: list[Channel], scratch: Path, chann
     if train is None:
         raise UserError(f"no channel holds training data; name one 'train', or give one with a COCO folder. Found {_listing(channels)}")
     annotations = roles.get("annotations")
-    data = {}
+    data: dict[str, Any] = {}
     for split in ("train", "validation"):
         if split in roles:
             images, file = _split(split, roles[split], annotations, scratch, alone="validation" not in roles)

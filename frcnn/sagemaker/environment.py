@@ -18,6 +18,8 @@ from typing import Any, Literal
 from frcnn.errors import UserError
 
 BASE = Path("/opt/ml")
+MODES = ("File", "FastFile", "Pipe")
+DISTRIBUTIONS = ("FullyReplicated", "ShardedByS3Key")
 SERVE = "FRCNN_SERVE_"
 INTERFACES = Path("/sys/class/net")
 ROUTES = Path("/proc/net/route")
@@ -285,17 +287,19 @@ def _channels(file: Path, data: Path) -> tuple[Channel, ...]:
     for name, entry in sorted(_read_object(file).items()):
         if not isinstance(entry, dict):
             raise UserError(f"{file}: channel {name!r} is {json.dumps(entry)}; expected an object with 'TrainingInputMode'")
-        mode = entry.get("TrainingInputMode") or "File"
-        distribution = entry.get("S3DistributionType") or "FullyReplicated"
-        for key, value, known in (
-            ("TrainingInputMode", mode, ("File", "FastFile", "Pipe")),
-            ("S3DistributionType", distribution, ("FullyReplicated", "ShardedByS3Key")),
-        ):
-            if value not in known:
-                raise UserError(f"{file}: {key} of channel {name!r} is {value!r}; expected one of {', '.join(known)}")
+        mode = _one_of(MODES, entry, "TrainingInputMode", name, file)
+        distribution = _one_of(DISTRIBUTIONS, entry, "S3DistributionType", name, file)
         wrapper = entry.get("RecordWrapperType") or "None"
         channels.append(Channel(name, data / name, mode, distribution, wrapper, entry.get("ContentType")))
     return tuple(channels)
+
+
+def _one_of(known: tuple[str, ...], entry: Mapping[str, Any], key: str, channel: str, file: Path) -> Any:
+    """A channel's setting, the first known one where it is not given."""
+    value = entry.get(key) or known[0]
+    if value not in known:
+        raise UserError(f"{file}: {key} of channel {channel!r} is {value!r}; expected one of {', '.join(known)}")
+    return value
 
 
 def _resources(file: Path) -> Resources:

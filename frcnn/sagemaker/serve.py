@@ -65,7 +65,7 @@ def named_function(name: str) -> Callable[[], Any]:
         raise UserError(
             f"SAGEMAKER_SERVICE_MODULE is {name!r}, which cannot be used ({error}); expected package.module:function"
         ) from error
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def _value(variable: str, text: str, kind: str) -> Any:

@@ -7,7 +7,6 @@ waits for the hosts' names, starts the SSH daemons and mpirun, and tells the wor
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -125,4 +124,4 @@ def run() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run())
+    run()
