@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from frcnn import __version__
+from frcnn.cli.cluster import launch
 from frcnn.cli.console import Verbs
 from frcnn.cli.convert import manifest_to_coco, voc_to_coco
 from frcnn.cli.data import check_dataset, make_shapes
@@ -32,5 +33,6 @@ main.add_command(voc_to_coco)
 main.add_command(manifest_to_coco)
 main.add_command(import_weights)
 main.add_command(export)
+main.add_command(launch)
 main.add_command(launch_job)
 main.add_command(doctor)

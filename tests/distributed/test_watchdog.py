@@ -1,0 +1,46 @@
+"""Who is blamed for a stall; real frozen processes are in test_failures.py."""
+
+from __future__ import annotations
+
+from frcnn.distributed.watchdog import Stalls
+
+
+def told(stalls: Stalls, now: float, *stages: tuple[int, int] | None) -> list[int]:
+    stalls.hear({rank: report for rank, report in enumerate(stages) if report}, now)
+    return stalls.culprits(now)
+
+
+def test_progress_of_any_rank_keeps_the_run_alive() -> None:
+    stalls = Stalls(size=2, limit=10, now=0)
+    for second in range(0, 100, 5):
+        assert told(stalls, second, (second, second), (0, 0)) == []
+
+
+def test_rank_that_stopped_reporting_is_the_culprit() -> None:
+    stalls = Stalls(size=3, limit=10, now=0)
+    assert told(stalls, 1, (7, 7), (7, 7), (7, 7)) == []
+    for second in range(2, 11):
+        assert told(stalls, second, (7, 7), None, (7, 7)) == []
+    assert told(stalls, 11, (7, 7), None, (7, 7)) == [1]
+
+
+def test_rank_that_hangs_before_the_others_collective_is_the_culprit() -> None:
+    """It still reports, from its other thread: it is at an earlier step than those that wait."""
+    stalls = Stalls(size=3, limit=10, now=0)
+    for second in range(1, 11):
+        assert told(stalls, second, (8, 8), (8, 8), (7, 9)) == []
+    assert told(stalls, 11, (8, 8), (8, 8), (7, 9)) == [2]
+
+
+def test_ranks_never_heard_of_are_culprits_too() -> None:
+    stalls = Stalls(size=2, limit=10, now=0)
+    for second in range(1, 11):
+        assert told(stalls, second, (0, 0)) == []
+    assert told(stalls, 12, (0, 0)) == [1]
+
+
+def test_where_all_wait_for_each_other_all_are_named() -> None:
+    stalls = Stalls(size=2, limit=10, now=0)
+    for second in range(1, 11):
+        assert told(stalls, second, (4, 4), (4, 5)) == []
+    assert told(stalls, 11, (4, 4), (4, 5)) == [0, 1]

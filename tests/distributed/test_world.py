@@ -1,0 +1,61 @@
+"""A process alone; ranks that really exchange something are in test_ranks.py."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from frcnn.distributed import AgreedError, World, connect
+from frcnn.distributed.connect import _interface_problem
+from frcnn.distributed.mpi import buckets
+from frcnn.errors import UserError
+
+
+def test_alone_everything_is_the_identity() -> None:
+    world = World()
+    assert world.leads
+    assert world.texts("a") == ["a"]
+    assert world.share({"step": 3}) == {"step": 3}
+    assert world.largest(7) == 7
+    world.agree({"frcnn": "1"})
+    ((array,),) = world.gather([np.arange(3)])
+    assert array.tolist() == [0, 1, 2]
+
+
+def test_alone_mistakes_pass_through_as_they_are() -> None:
+    with pytest.raises(UserError, match="no folder") as raised, World().ends_together(), World().together():
+        raise UserError("no folder")
+    assert not isinstance(raised.value, AgreedError)
+
+
+def test_without_a_launcher_there_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "HOROVOD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    assert connect().size == 1
+
+
+def test_buckets_keep_the_order_and_the_limit() -> None:
+    assert list(buckets({9: 3, 8: 3, 7: 4, 6: 100, 5: 1, 4: 1}, 10)) == [[9, 8, 7], [6], [5, 4]]
+    assert list(buckets({}, 10)) == []
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "problem"),
+    [
+        ("NCCL_SOCKET_IFNAME", "lo", False),
+        ("NCCL_SOCKET_IFNAME", "l", False),  # a beginning, as NCCL has it
+        ("NCCL_SOCKET_IFNAME", "=l", True),
+        ("NCCL_SOCKET_IFNAME", "^docker", False),
+        ("NCCL_SOCKET_IFNAME", "eth77", True),
+        ("OMPI_MCA_btl_tcp_if_include", "l", True),
+        ("OMPI_MCA_btl_tcp_if_include", "10.0.0.0/8", False),
+        ("OMPI_MCA_oob_tcp_if_include", "lo,eth77", True),
+    ],
+)
+def test_interfaces_must_exist(monkeypatch: pytest.MonkeyPatch, variable: str, value: str, problem: bool) -> None:
+    monkeypatch.setenv(variable, value)
+    said = _interface_problem()
+    assert bool(said) == problem
+    if problem:
+        assert said.startswith(f"{variable} names the network interface ")
+        assert "there are lo" in said
