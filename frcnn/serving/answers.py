@@ -70,7 +70,7 @@ def negotiate(accept: str, content_type: str) -> Answer:
 
 
 def _answer_of(value: str, default: Answer) -> Answer | None:
-    media, parameters = parse_options_header(value)
+    media, parameters = parse_options_header(value.lower())
     if media == "*/*":
         return default
     if media == "application/*":

@@ -104,10 +104,12 @@ class Worker:
         return [body]
 
     def close(self) -> None:
-        """Finish what waits. A process that is still starting ends at once: the interpreter cannot stop TensorFlow's threads."""
-        if self._engine is None or not self._engine.loaded:
-            os._exit(0)
-        self._engine.close()
+        """Finish what waits and end the process, past the interpreter's own end, which TensorFlow's threads would not survive."""
+        if self._engine and self._engine.loaded:
+            self._engine.close()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
     def _prepare(self) -> None:
         try:

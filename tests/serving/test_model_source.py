@@ -1,0 +1,73 @@
+"""Where a model is found, and what is said where there is none."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from frcnn.errors import UserError
+from frcnn.serving.model_source import FILES, find_model
+from frcnn.weights import model_folder
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    folder = tmp_path / "source"
+    folder.mkdir()
+    for name in FILES:
+        (folder / name).write_text(name)
+    return folder
+
+
+def archive_of(folder: Path, file: Path, top: str) -> Path:
+    with tarfile.open(file, "w:gz") as tar:
+        tar.add(folder, top)
+    return file
+
+
+def test_the_files_are_those_of_a_model_folder() -> None:
+    assert FILES == (model_folder.WEIGHTS, model_folder.CONFIG, model_folder.LABELS)
+
+
+def test_a_folder_itself_and_one_inside(model: Path, tmp_path: Path) -> None:
+    assert find_model(model, tmp_path / "scratch") == model
+    outer = tmp_path / "outer"
+    outer.mkdir()
+    model.rename(outer / "model")
+    assert find_model(outer, tmp_path / "scratch") == outer / "model"
+    assert not (tmp_path / "scratch").exists()
+
+
+@pytest.mark.parametrize("top", [".", "model"])
+def test_an_archive_named_or_in_a_folder(model: Path, tmp_path: Path, top: str) -> None:
+    (tmp_path / "opt").mkdir()
+    archive = archive_of(model, tmp_path / "opt" / "model.tar.gz", top)
+    for number, source in enumerate((archive, archive.parent)):
+        found = find_model(source, tmp_path / f"scratch{number}")
+        assert sorted(path.name for path in found.iterdir()) == sorted(FILES)
+        assert found.is_relative_to(tmp_path / f"scratch{number}")
+
+
+def test_no_model(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nowhere does not exist; give the folder 'model'"):
+        find_model(tmp_path / "nowhere", tmp_path)
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(UserError, match=r"has no model; expected weights.safetensors, config.yaml, labels.json.*found notes.txt"):
+        find_model(tmp_path, tmp_path / "scratch")
+    with pytest.raises(UserError, match=r"notes.txt cannot be unpacked"):
+        find_model(tmp_path / "notes.txt", tmp_path / "scratch")
+    with pytest.raises(UserError, match=r"holds no model; .*at its top"):
+        find_model(archive_of(tmp_path / "notes.txt", tmp_path / "x.tar.gz", "notes.txt"), tmp_path / "scratch")
+
+
+def test_an_archive_writes_nowhere_else(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "evil.tar.gz", "w:gz") as tar:
+        entry = tarfile.TarInfo("../escaped")
+        entry.size = 4
+        tar.addfile(entry, io.BytesIO(b"evil"))
+    with pytest.raises(UserError, match="cannot be unpacked"):
+        find_model(tmp_path / "evil.tar.gz", tmp_path / "a" / "scratch")
+    assert not (tmp_path / "a" / "escaped").exists()

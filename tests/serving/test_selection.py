@@ -1,0 +1,76 @@
+"""Parameters of the query and of the custom attributes, and what they select."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from frcnn.inference import Detections
+from frcnn.serving.refusal import Refusal
+from frcnn.serving.selection import Selection, read_selection
+
+NAMES = ("cell", "dust, fine", "hair")
+FOUND = Detections(
+    np.arange(16, dtype=np.float32).reshape(4, 4), np.array([0.9, 0.8, 0.5, 0.1], np.float32), np.array([1, 2, 1, 3], np.int32)
+)
+
+
+@pytest.mark.parametrize(
+    ("query", "attributes", "expected"),
+    [
+        ([], "", Selection()),
+        ([], "score_threshold=0.5", Selection(0.5)),
+        ([], " score_threshold = 0.5 , max_detections=3,other=7,alone", Selection(0.5, 3)),
+        ([], "classes=cell,hair,max_detections=1", Selection(None, 1, frozenset({1, 3}))),
+        ([], "alone,classes=hair", Selection(labels=frozenset({3}))),
+        ([("classes", "cell,hair")], "", Selection(labels=frozenset({1, 3}))),
+        ([("classes", "dust, fine"), ("classes", "hair")], "", Selection(labels=frozenset({2, 3}))),
+        ([("score_threshold", "1e-1")], "score_threshold=0.5,max_detections=2", Selection(0.1, 2)),
+        ([("score_threshold", "0.2"), ("score_threshold", "0.3")], "", Selection(0.3)),
+    ],
+)
+def test_parameters(query: list[tuple[str, str]], attributes: str, expected: Selection) -> None:
+    assert read_selection(query, attributes, NAMES) == expected
+
+
+@pytest.mark.parametrize(
+    ("query", "attributes", "status", "reason"),
+    [
+        ([("score_threshold", "1.01")], "", 400, "'1.01'; expected a number from 0 to 1"),
+        ([("score_threshold", "inf")], "", 400, "'inf'"),
+        ([("score_threshold", "")], "", 400, "''"),
+        ([("max_detections", "-1")], "", 400, "expected a whole number from 0"),
+        ([("max_detections", "9" * 5000)], "", 400, "expected a whole number"),
+        ([("score", "0.5")], "", 400, "parameter 'score' is not known"),
+        ([], "max_detections=few", 400, "'few'"),
+        ([("classes", "cat")], "", 422, "no class 'cat'; it has cell, dust, fine, hair"),
+        ([("classes", "")], "", 422, "no class ''"),
+    ],
+)
+def test_mistakes(query: list[tuple[str, str]], attributes: str, status: int, reason: str) -> None:
+    with pytest.raises(Refusal) as refusal:
+        read_selection(query, attributes, NAMES)
+    assert refusal.value.status == status
+    assert reason in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("selection", "rows"),
+    [
+        (Selection(), [0, 1, 2, 3]),
+        (Selection(0.5), [0, 1, 2]),
+        (Selection(max_detections=2), [0, 1]),
+        (Selection(max_detections=0), []),
+        (Selection(labels=frozenset({1})), [0, 2]),
+        (Selection(0.2, 1, frozenset({2, 3})), [1]),
+    ],
+)
+def test_what_is_selected(selection: Selection, rows: list[int]) -> None:
+    selected = selection.of(FOUND)
+    for ours, all_of_them in zip(selected, FOUND, strict=True):
+        np.testing.assert_array_equal(ours, all_of_them[rows])
+
+
+def test_the_answers_own_threshold_counts_where_the_caller_has_none() -> None:
+    assert len(Selection().of(FOUND, 0.85).scores) == 1
+    assert len(Selection(0.0).of(FOUND, 0.85).scores) == 4

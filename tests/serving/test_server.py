@@ -1,0 +1,169 @@
+"""The life of the real server: start, mistakes, stopping under load, and the death of each part."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import tarfile
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import requests
+from serving_client import NGINX, Endpoint, children, encode, picture
+
+from frcnn.errors import UserError
+from frcnn.serving.options import ServeOptions
+from frcnn.serving.server import nginx_config
+
+Start = Callable[..., Endpoint]
+needs_nginx = pytest.mark.skipif(not NGINX, reason="nginx is not installed; scripts/install_system_packages.sh serve")
+SMOOTH = encode(picture())
+
+
+@needs_nginx
+def test_sigterm_under_load_loses_no_accepted_request(served_model: Path, start: Start) -> None:
+    """Sixteen callers that go on until nobody listens any more: what was accepted was answered."""
+    endpoint = start(served_model, "--max-batch", "2", "--no-page").wait_until_healthy()
+    answered = threading.Semaphore(0)
+
+    def call_until_refused() -> tuple[list[int], str]:
+        statuses = []
+        while True:
+            try:
+                statuses.append(endpoint.post(SMOOTH, headers={"Connection": "close"}).status_code)
+            except requests.ConnectionError as error:
+                return statuses, repr(error)
+            answered.release()
+
+    with ThreadPoolExecutor(16) as pool:
+        callers = [pool.submit(call_until_refused) for _ in range(16)]
+        for _ in range(32):
+            assert answered.acquire(timeout=60)
+        exit_code = endpoint.stop()
+    statuses = [status for caller in callers for status in caller.result()[0]]
+    assert exit_code == 0
+    for caller in callers:
+        assert "Connection refused" in caller.result()[1]  # and not cut off
+    assert len(statuses) > 32
+    assert set(statuses) == {200}
+    assert len(endpoint.log()) == len(statuses)
+    assert "Traceback" not in endpoint.errors()
+    assert "cut off" not in endpoint.errors()
+
+
+def test_without_nginx_from_an_archive_and_the_end_of_a_worker(served_model: Path, start: Start, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "model.tar.gz", "w:gz") as tar:
+        tar.add(served_model, ".")
+    tmp_path.chmod(0o555)
+    endpoint = start(tmp_path, "--no-nginx", "--no-page", "--max-batch", "1", "--model-version", "7").wait_until_healthy()
+    assert endpoint.post(SMOOTH).json()["model_version"] == "7"
+    assert "variant" not in endpoint.post(SMOOTH).json()
+    assert endpoint.get("/").status_code == 404  # the page is off
+    assert endpoint.get("/metrics").status_code == 200  # asked from this machine
+    assert endpoint.post(bytes(1 << 10), "text/plain").status_code == 415
+    (worker,) = endpoint.workers()
+    os.kill(worker, signal.SIGKILL)
+    assert endpoint.process.wait(60) == 1
+    assert "gunicorn ended by itself" in endpoint.errors()
+    assert f"worker {worker} died" in endpoint.errors()
+    assert_nobody_listens(endpoint)
+
+
+@needs_nginx
+def test_the_end_of_nginx_ends_the_server(served_model: Path, start: Start) -> None:
+    endpoint = start(served_model)
+    wait_for(lambda: children(endpoint.process.pid, "nginx"))
+    answer = endpoint.get("/ping")  # it is there before any worker is
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+    assert "starting" in answer.json()["error"]
+    os.kill(children(endpoint.process.pid, "nginx")[0], signal.SIGKILL)
+    assert endpoint.process.wait(60) == 1
+    assert "nginx ended by itself, by signal 9" in endpoint.errors()
+    assert_nobody_listens(endpoint)
+
+
+@needs_nginx
+def test_a_hanging_worker_is_not_healthy(endpoint: Endpoint) -> None:
+    (worker,) = endpoint.workers()
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        answer = endpoint.get("/ping")
+        assert answer.status_code == 503
+        assert "no worker answers" in answer.json()["error"]
+    finally:
+        os.kill(worker, signal.SIGCONT)
+    wait_for(lambda: endpoint.get("/ping").status_code == 200)
+
+
+def test_damaged_weights_end_the_server_with_the_reason(served_model: Path, start: Start, tmp_path: Path) -> None:
+    for file in served_model.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes()[: 1000 if file.suffix == ".safetensors" else None])
+    endpoint = start(tmp_path, *([] if NGINX else ["--no-nginx"]))
+    assert endpoint.process.wait(120) == 1
+    assert f"frcnn: weights file {tmp_path / 'weights.safetensors'} cannot be read" in endpoint.errors()
+    assert "Traceback" not in endpoint.errors()
+
+
+def test_mistakes_are_told_before_anything_starts(served_model: Path, start: Start, tmp_path: Path) -> None:
+    endpoint = start(tmp_path / "nowhere")
+    assert endpoint.process.wait(60) == 2
+    assert endpoint.errors() == f"frcnn: model {tmp_path / 'nowhere'} does not exist; " + (
+        "give the folder 'model' that frcnn train wrote, or a model.tar.gz of it\n"
+    )
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        endpoint = start(served_model, "--no-nginx", "--port", str(port))
+        assert endpoint.process.wait(60) == 2
+    assert f"port {port} of 127.0.0.1 cannot be used (Address already in use)" in endpoint.errors()
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"port": 0}, "'port' is 0; expected a number from 1 to 65535"),
+        ({"max_batch": 0}, "'max_batch' is 0; expected a number from 1 to 64"),
+        ({"request_timeout": float("nan")}, "'request_timeout' is nan"),
+        ({"max_images": 65, "queue_size": 64}, "'max_images' is 65, more than 'queue_size' 64 has room for"),
+    ],
+)
+def test_options_have_ranges(values: dict[str, float], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        ServeOptions(Path("model"), **values)  # type: ignore[arg-type]
+
+
+def test_options_reach_the_workers() -> None:
+    options = ServeOptions(Path("a/model"), port=9000, variant="blue", batch_wait_ms=2.5)
+    assert ServeOptions.from_json(options.to_json()) == options
+
+
+@needs_nginx
+@pytest.mark.parametrize("bind", ["127.0.0.1", "0.0.0.0", "::1"])
+def test_nginx_understands_its_configuration(tmp_path: Path, bind: str) -> None:
+    file = tmp_path / "nginx.conf"
+    file.write_text(nginx_config(ServeOptions(tmp_path, bind=bind, max_body_mb=7, request_timeout=20), tmp_path))
+    assert re.findall(r"@\w+@", file.read_text()) == []
+    assert "client_max_body_size 7m;" in file.read_text()
+    assert "proxy_read_timeout 30s;" in file.read_text()
+    tested = subprocess.run([str(NGINX), "-t", "-p", tmp_path, "-e", "stderr", "-c", file], capture_output=True, text=True, check=False)
+    assert tested.returncode == 0, tested.stderr
+
+
+def assert_nobody_listens(endpoint: Endpoint) -> None:
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", endpoint.port)) != 0
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
