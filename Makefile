@@ -37,6 +37,7 @@ distributed: $(VENV)/.installed-test
 
 docs: $(VENV)/.installed
 	$(BIN)/python tools/config_reference.py
+	$(BIN)/python tools/error_page.py
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
