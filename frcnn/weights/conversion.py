@@ -54,6 +54,18 @@ class Translation:
         return not self.class_names
 
 
+def sides_of(tensors: Mapping[str, np.ndarray], name: str, axes: int) -> tuple[int, ...]:
+    """Shape of a tensor that shows how wide a network is.
+
+    Raises:
+        UserError: it has not ``axes`` axes, or nothing along one.
+    """
+    shape = tensors[name].shape
+    if len(shape) != axes or 0 in shape:
+        raise UserError(f"tensor {name!r} has shape {shape}; expected {axes} axes, none of them empty")
+    return shape
+
+
 def plain(values: np.ndarray) -> np.ndarray:
     """Vectors stay as they are."""
     return values
@@ -74,7 +86,7 @@ def dense_after_pooling(channels: int) -> Layout:
 
     def layout(kernel: np.ndarray) -> np.ndarray:
         side = math.isqrt(kernel.shape[1] // channels)
-        return kernel.reshape(-1, channels, side, side).transpose(2, 3, 1, 0).reshape(-1, kernel.shape[0])
+        return kernel.reshape(len(kernel), channels, side, side).transpose(2, 3, 1, 0).reshape(-1, len(kernel))
 
     return layout
 
@@ -87,20 +99,25 @@ def convert(tensors: Mapping[str, np.ndarray], translation: Translation, shapes:
         shapes: of every variable that is to be filled, by path.
 
     Raises:
-        UserError: a tensor of another shape than the variable it is for, or variables that nothing fills; names both sides.
+        UserError: a tensor of another shape than the variable it is for, with values that are not finite, or variables that
+            nothing fills; names both sides.
     """
     converted: dict[str, np.ndarray] = {}
     for name, (path, layout) in translation.targets.items():
         try:
             values = layout(tensors[name])
-        except ValueError:
+        except (ValueError, IndexError):  # too few axes, or sides that cannot be laid out
             values = tensors[name]
         if path not in shapes:
             raise UserError(f"tensor {name!r} {tensors[name].shape} belongs to {path!r}, which a {_network(translation)} does not have")
         if values.shape != shapes[path]:
+            laid_out = f", laid out as {values.shape}" if values.shape != tensors[name].shape else ""
             raise UserError(
-                f"tensor {name!r} has shape {tensors[name].shape}, which does not fit {path!r} {shapes[path]} of a {_network(translation)}"
+                f"tensor {name!r} has shape {tensors[name].shape}{laid_out}, which does not fit {path!r} {shapes[path]} "
+                f"of a {_network(translation)}"
             )
+        if not np.isfinite(values).all():
+            raise UserError(f"tensor {name!r} holds values that are not finite; the file is damaged or its training had diverged")
         converted[path] = np.ascontiguousarray(values, np.float32)
     for path, value in translation.implied.items():
         converted[path] = np.full(shapes[path], value, np.float32)

@@ -15,10 +15,10 @@ import numpy as np
 
 from frcnn.errors import UserError
 from frcnn.weights.coco_classes import classes_of
-from frcnn.weights.conversion import Layout, Target, Translation, convolution, dense, dense_after_pooling, plain, resnet_name
+from frcnn.weights.conversion import Layout, Target, Translation, convolution, dense, dense_after_pooling, plain, resnet_name, sides_of
 
 NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
-PREDICTOR = "roi_heads.box_predictor.cls_score.weight"
+PREDICTOR, LATERAL = "roi_heads.box_predictor.cls_score.weight", "backbone.fpn_lateral2.weight"
 
 # Caffe2's names of a ResNet: res2_0_branch2a_w, res2_0_branch2a_bn_s, res_conv1_bn_b, conv1_w.
 CAFFE2_CONVS = {"1": "shortcut", "2a": "conv1", "2b": "conv2", "2c": "conv3"}
@@ -62,19 +62,19 @@ def translate(tensors: Mapping[str, np.ndarray]) -> Translation:
     """
     if "res2_0_branch2a_w" in tensors:
         return _translate_caffe2(tensors)
-    if PREDICTOR not in tensors or "backbone.fpn_lateral2.weight" not in tensors:
+    if PREDICTOR not in tensors or LATERAL not in tensors:
         raise UserError(
             f"no network of Detectron2's that frcnn knows: it has neither 'res2_0_branch2a_w' (a ResNet of MSRA) nor "
-            f"{PREDICTOR!r} and 'backbone.fpn_lateral2.weight' (Faster R-CNN on a pyramid); its first tensor is {min(tensors)!r}"
+            f"{PREDICTOR!r} and {LATERAL!r} (Faster R-CNN on a pyramid); its first tensor is {min(tensors)!r}"
         )
     targets: dict[str, Target] = {}
     settings: dict[str, str] = {}
     left_out: dict[str, str] = {}
     options = {section: dict(changes) for section, changes in ZOO.items()}
     options["backbone"]["name"] = resnet_name(tensors, BLOCK)
-    options["fpn"] = {"channels": len(tensors["backbone.fpn_lateral2.weight"])}
+    options["fpn"] = {"channels": sides_of(tensors, LATERAL, 4)[0]}
     layers = [name for name in tensors if HEAD.fullmatch(name) and name.endswith("weight")]
-    options["roi_head"] |= {"fc_layers": len(layers), "fc_channels": int(tensors[PREDICTOR].shape[1])}
+    options["roi_head"] |= {"fc_layers": len(layers), "fc_channels": sides_of(tensors, PREDICTOR, 2)[1]}
     for name, values in tensors.items():
         if target := _target(name, options["fpn"]["channels"]):
             targets[name] = target
@@ -85,7 +85,8 @@ def translate(tensors: Mapping[str, np.ndarray]) -> Translation:
             settings[name] = "anchors.sizes and anchors.aspect_ratios"
         else:
             left_out[name] = UNKNOWN
-    options["anchors"] |= _anchors({int(match["level"]): tensors[name] for name in tensors if (match := CELL_ANCHORS.fullmatch(name))})
+    cells = {int(match["level"]): name for name in tensors if (match := CELL_ANCHORS.fullmatch(name))}
+    options["anchors"] |= _anchors({level: tensors[name].reshape(sides_of(tensors, name, 2)) for level, name in cells.items()})
     names, ids = classes_of(len(tensors[PREDICTOR]) - 1)
     return Translation(options, names, ids, targets, settings=settings, left_out=left_out)
 

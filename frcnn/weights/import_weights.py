@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pydantic
 
 from frcnn.config import Config
 from frcnn.errors import UserError
@@ -50,20 +51,46 @@ def import_weights(file: Path, framework: str, folder: Path) -> Account:
     """
     checkpoint = read_checkpoint(file)
     try:
-        translation = FRAMEWORKS[framework](checkpoint.tensors)
-        config = Config.model_validate(translation.options)
+        translation = _translated(checkpoint.tensors, framework)
+        config = _config_of(translation)
         model = build_model(max(len(translation.class_names), 1), config)
         filled = BACKBONE if translation.backbone_only else ""
         variables = {variable.path: variable for variable in model.variables if variable.path.startswith(filled)}
         converted = convert(checkpoint.tensors, translation, {path: tuple(variable.shape) for path, variable in variables.items()})
     except UserError as mistake:
         raise UserError(f"{file}: {mistake}") from None
-    if translation.backbone_only:
-        write_backbone_folder(folder, converted, config)
-    else:
-        for path, values in converted.items():
-            variables[path].assign(values)
-        write_model_folder(folder, model, config, translation.class_names, translation.category_ids, {"imported_from": file.name})
+    try:
+        if translation.backbone_only:
+            write_backbone_folder(folder, converted, config)
+        else:
+            for path, values in converted.items():
+                variables[path].assign(values)
+            write_model_folder(folder, model, config, translation.class_names, translation.category_ids, {"imported_from": file.name})
+    except OSError as error:
+        raise UserError(f"model folder {folder} cannot be written ({error.strerror or error}); choose another") from error
     kept = {name: f"not a tensor: {value}" for name, value in checkpoint.others.items()}
     network = config.backbone.name + ("" if translation.backbone_only else " Faster R-CNN")
     return Account(network, translation.class_names, len(translation.targets), translation.settings, translation.left_out | kept)
+
+
+def _translated(tensors: Mapping[str, np.ndarray], framework: str) -> Translation:
+    """The translation; where there is none, the error says whose file it seems to be."""
+    try:
+        return FRAMEWORKS[framework](tensors)
+    except UserError as mistake:
+        if any(name.startswith(BACKBONE) for name in tensors):
+            raise UserError("it holds frcnn's own weights, which need no import; train with weights=FILE") from None
+        (other,) = FRAMEWORKS.keys() - {framework}
+        try:
+            FRAMEWORKS[other](tensors)
+        except UserError:
+            raise mistake from None
+        raise UserError(f"it is no file of {framework}'s but one of {other}'s; import it with --from {other}") from None
+
+
+def _config_of(translation: Translation) -> Config:
+    try:
+        return Config.model_validate(translation.options)
+    except pydantic.ValidationError as invalid:
+        wrong = invalid.errors()[0]
+        raise UserError(f"it asks for {'.'.join(map(str, wrong['loc']))} {wrong['input']!r}: {wrong['msg']}") from None

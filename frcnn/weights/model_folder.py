@@ -70,6 +70,8 @@ def write_model_folder(
 def write_backbone_folder(folder: Path, tensors: dict[str, np.ndarray], config: Config) -> None:
     """Write pretrained features, which training can start from and nothing else can use: no labels, no metrics."""
     folder.mkdir(parents=True, exist_ok=True)
+    for name in (LABELS, METRICS):  # of a detector that was there before
+        (folder / name).unlink(missing_ok=True)
     _replace(folder / CONFIG, lambda path: save_config(config, path))
     _replace(folder / WEIGHTS, lambda path: safetensors.numpy.save_file(tensors, path))
 

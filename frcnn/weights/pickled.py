@@ -23,6 +23,7 @@ import numpy as np
 from frcnn.errors import UserError
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of a torch.save stream from before PyTorch 1.6
+ARCHIVE_START = b"PK\x03\x04"
 STORAGES = {
     "FloatStorage": np.dtype("<f4"), "DoubleStorage": np.dtype("<f8"), "HalfStorage": np.dtype("<f2"),
     "BFloat16Storage": np.dtype(ml_dtypes.bfloat16), "LongStorage": np.dtype("<i8"), "IntStorage": np.dtype("<i4"),
@@ -46,6 +47,9 @@ def read_pickled(file: Path) -> Any:
         if zipfile.is_zipfile(file):
             return _read_archive(file)
         with file.open("rb") as stream:
+            if stream.read(len(ARCHIVE_START)) == ARCHIVE_START:
+                raise ValueError("it begins as an archive and does not end as one: a part of it is missing")
+            stream.seek(0)
             return _read_stream(stream, file.stat().st_size)
     except Forbidden as forbidden:
         raise UserError(f"{file} was not read: {forbidden}; only files that hold nothing but tensors are") from None
@@ -68,10 +72,9 @@ class Storage:
         self.values = np.empty(0, dtype)
 
     def fill(self, data: bytes) -> None:
-        values = np.frombuffer(data, self.dtype)
-        if len(values) != self.length:
-            raise ValueError(f"a storage has {len(values)} values where {self.length} were announced")
-        self.values = values
+        if len(data) != self.length * self.dtype.itemsize:
+            raise ValueError(f"a storage has {len(data)} bytes where {self.length * self.dtype.itemsize} were announced")
+        self.values = np.frombuffer(data, self.dtype)
 
 
 class View(NamedTuple):
@@ -183,7 +186,10 @@ class Reader(pickle.Unpickler):
 def _read_archive(file: Path) -> Any:
     """A ``torch.save`` archive: ``NAME/data.pkl``, and each storage as ``NAME/data/KEY``, stored uncompressed."""
     with zipfile.ZipFile(file) as archive:
-        (root,) = {name.removesuffix("data.pkl") for name in archive.namelist() if name.endswith("data.pkl") and name.count("/") <= 1}
+        roots = {name.removesuffix("data.pkl") for name in archive.namelist() if name.endswith("data.pkl") and name.count("/") <= 1}
+        if len(roots) != 1:
+            raise ValueError(f"an archive with {len(roots)} entries 'data.pkl', where torch.save writes one")
+        (root,) = roots
         if f"{root}byteorder" in archive.namelist() and archive.read(f"{root}byteorder") != b"little":
             raise ValueError("its numbers are big-endian")
         storages: dict[str, Storage] = {}

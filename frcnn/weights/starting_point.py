@@ -42,7 +42,7 @@ def start_from(model: keras.Model, config: Config, class_names: Sequence[str]) -
     notes = [f"started from {config.weights}: {_taken(drawn, saved)}"]
     if (file.parent / CONFIG).is_file():
         made_with = saved.config if saved else load_config(file.parent / CONFIG)
-        differing = _differing(made_with, config, OF_FEATURES if _backbone_alone(drawn) else (*OF_FEATURES, *OF_BOXES))
+        differing = differing_conventions(made_with, config, OF_FEATURES if _backbone_alone(drawn) else (*OF_FEATURES, *OF_BOXES))
         if differing:
             notes.append(
                 f"{config.weights} was made with other conventions than this run's, and computes something else with these: "
@@ -66,7 +66,8 @@ def _taken(drawn: list[str], saved: ModelFolder | None) -> str:
     return f"everything taken but the predictors of its classes{whose}; {layers} drawn at random for this run's classes"
 
 
-def _differing(theirs: Config, ours: Config, options: tuple[str, ...]) -> list[str]:
+def differing_conventions(theirs: Config, ours: Config, options: Sequence[str] = (*OF_FEATURES, *OF_BOXES)) -> list[str]:
+    """Those of ``options`` that the two have otherwise, with both values, as ``"section.option was 3, is 4"``."""
     before, now = (config.model_dump(mode="json") for config in (theirs, ours))
     pairs = {name: (before[section][option], now[section][option]) for name in options for section, option in [name.split(".")]}
     return [f"{name} was {json.dumps(old)}, is {json.dumps(new)}" for name, (old, new) in pairs.items() if old != new]

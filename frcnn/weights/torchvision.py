@@ -14,7 +14,7 @@ import numpy as np
 
 from frcnn.errors import UserError
 from frcnn.weights.coco_classes import LARGEST_ID, classes_of
-from frcnn.weights.conversion import Layout, Target, Translation, convolution, dense, dense_after_pooling, plain, resnet_name
+from frcnn.weights.conversion import Layout, Target, Translation, convolution, dense, dense_after_pooling, plain, resnet_name, sides_of
 
 NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
 COUNTER = "num_batches_tracked"
@@ -59,7 +59,7 @@ def translate(tensors: Mapping[str, np.ndarray]) -> Translation:
             raise UserError(f"it has a detector's backbone but no {name!r}; expected a Faster R-CNN")
     targets: dict[str, Target] = {}
     left_out: dict[str, str] = {}
-    channels = tensors[LOGITS].shape[1] if detector else 0
+    channels = sides_of(tensors, LOGITS, 4)[1] if detector else 0
     first_dense = _first_dense(tensors)
     for name in tensors:
         target = _target(name, channels, first_dense)
@@ -67,7 +67,7 @@ def translate(tensors: Mapping[str, np.ndarray]) -> Translation:
             targets[name] = target
         else:
             left_out[name] = _why_not(name)
-    names, ids = classes_of(len(tensors[SCORES]) - 1) if detector else ((), ())
+    names, ids = classes_of(sides_of(tensors, SCORES, 2)[0] - 1) if detector else ((), ())
     return Translation(_options(tensors, detector, len(names)), names, ids, targets, left_out=left_out)
 
 
@@ -85,9 +85,9 @@ def _options(tensors: Mapping[str, np.ndarray], detector: bool, classes: int) ->
     layers = len([name for name in tensors if (match := HEAD_DENSE.fullmatch(name)) and match["what"] == "weight"])
     return {
         "backbone": backbone,
-        "fpn": {"channels": int(tensors[LOGITS].shape[1]), "norm": "bn" if second else "none"},
+        "fpn": {"channels": tensors[LOGITS].shape[1], "norm": "bn" if second else "none"},
         "rpn": {"convs": len([name for name in tensors if RPN_CONV.fullmatch(name) and name.endswith("weight")])},
-        "roi_head": {"convs": convs, "fc_layers": layers, "fc_channels": int(tensors[SCORES].shape[1])},
+        "roi_head": {"convs": convs, "fc_layers": layers, "fc_channels": tensors[SCORES].shape[1]},
     }
 
 

@@ -52,7 +52,7 @@ def test_convert_lays_out_and_fills_what_is_implied() -> None:
         (
             (4, 3),
             Target("d/kernel", dense),
-            r"tensor 'w' has shape \(4, 3\), which does not fit 'd/kernel' \(3, 2\) of a resnet18 Faster R-CNN",
+            r"tensor 'w' has shape \(4, 3\), laid out as \(3, 4\), which does not fit 'd/kernel' \(3, 2\) of a resnet18 Faster R-CNN",
         ),
         ((2, 3, 1), Target("d/kernel", convolution), r"tensor 'w' has shape \(2, 3, 1\), which does not fit 'd/kernel' \(3, 2\)"),
         ((2, 10), Target("d/kernel", dense_after_pooling(4)), r"tensor 'w' has shape \(2, 10\), which does not fit 'd/kernel' \(3, 2\)"),

@@ -87,13 +87,67 @@ def test_a_resnet_becomes_a_folder_that_only_training_can_start_from(tmp_path: P
         load_weights(model, tmp_path / "backbone" / "weights.safetensors")
 
 
-def test_nothing_is_written_where_a_tensor_does_not_fit(tmp_path: Path) -> None:
-    shapes = foreign_names.torchvision_detector(18, 4, channels=16, width=32)
-    write(tmp_path / "bad.safetensors", shapes | {"rpn.head.bbox_pred.weight": (8, 16, 1, 1)})
-    sentence = r"'rpn\.head\.bbox_pred\.weight' has shape \(8, 16, 1, 1\), which does not fit 'rpn/deltas/kernel' \(1, 1, 16, 12\)"
-    with pytest.raises(UserError, match=sentence):
+MISFITS = {
+    "another shape": (
+        {"rpn.head.bbox_pred.weight": np.zeros((8, 16, 1, 1), np.float32)},
+        r"'rpn\.head\.bbox_pred\.weight' has shape \(8, 16, 1, 1\), laid out as \(1, 1, 16, 8\), "
+        r"which does not fit 'rpn/deltas/kernel' \(1, 1, 16, 12\) of a resnet18 Faster R-CNN",
+    ),
+    "too few axes": (
+        {"roi_heads.box_predictor.bbox_pred.weight": np.zeros((), np.float32)},
+        r"'roi_heads\.box_predictor\.bbox_pred\.weight' has shape \(\), which does not fit 'roi_head/box_deltas/kernel' \(32, 12\)",
+    ),
+    "no classes to read off": (
+        {"roi_heads.box_predictor.cls_score.weight": np.zeros(4, np.float32)},
+        r"'roi_heads\.box_predictor\.cls_score\.weight' has shape \(4,\); expected 2 axes, none of them empty",
+    ),
+    "no width to read off": (
+        {"rpn.head.cls_logits.weight": np.zeros((3, 0, 1, 1), np.float32)},
+        r"'rpn\.head\.cls_logits\.weight' has shape \(3, 0, 1, 1\); expected 4 axes, none of them empty",
+    ),
+    "not finite": (
+        {"backbone.body.bn1.bias": np.full(64, np.nan, np.float32)},
+        r"tensor 'backbone\.body\.bn1\.bias' holds values that are not finite; the file is damaged or its training had diverged",
+    ),
+}
+
+
+@pytest.mark.parametrize(("changes", "sentence"), MISFITS.values(), ids=MISFITS)
+def test_nothing_is_written_where_a_tensor_does_not_fit(changes: dict[str, np.ndarray], sentence: str, tmp_path: Path) -> None:
+    tensors = foreign_names.drawn(foreign_names.torchvision_detector(18, 4, channels=16, width=32))
+    safetensors.numpy.save_file(tensors | changes, tmp_path / "bad.safetensors")
+    with pytest.raises(UserError, match=rf"^{re.escape(str(tmp_path))}/bad\.safetensors: .*{sentence}"):
         import_weights(tmp_path / "bad.safetensors", "torchvision", tmp_path / "model")
     assert not (tmp_path / "model").exists()
+
+
+def test_a_file_of_the_other_framework_and_our_own_are_told(detector_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"it is no file of detectron2's but one of torchvision's; import it with --from torchvision$"):
+        import_weights(detector_file, "detectron2", tmp_path / "model")
+    safetensors.numpy.save_file({"backbone/stem/conv/kernel": np.zeros((7, 7, 3, 64), np.float32)}, tmp_path / "own.safetensors")
+    with pytest.raises(UserError, match="it holds frcnn's own weights, which need no import"):
+        import_weights(tmp_path / "own.safetensors", "torchvision", tmp_path / "model")
+
+
+def test_options_that_a_file_asks_for_are_checked(tmp_path: Path) -> None:
+    shapes = foreign_names.detectron2_detector(50, 4, channels=16, width=32)
+    tensors = foreign_names.drawn(shapes) | {"pixel_std": np.zeros((3, 1, 1), np.float32)}
+    safetensors.numpy.save_file(tensors, tmp_path / "zero.safetensors")
+    with pytest.raises(UserError, match=r"zero\.safetensors: it asks for image\.std\.0 0\.0: Input should be greater than 0"):
+        import_weights(tmp_path / "zero.safetensors", "detectron2", tmp_path / "model")
+
+
+def test_a_backbone_leaves_no_labels_of_a_detector_that_was_there(detector_file: Path, tmp_path: Path) -> None:
+    import_weights(detector_file, "torchvision", tmp_path / "model")
+    write(tmp_path / "r18.safetensors", foreign_names.torchvision_classifier(18))
+    import_weights(tmp_path / "r18.safetensors", "torchvision", tmp_path / "model")
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["config.yaml", "weights.safetensors"]
+
+
+def test_a_folder_that_cannot_be_written_is_named(detector_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(UserError, match=r"model folder .*taken cannot be written \(File exists\); choose another"):
+        import_weights(detector_file, "torchvision", tmp_path / "taken")
 
 
 def test_import_weights_accounts_for_every_tensor_and_training_starts_from_them(tmp_path: Path) -> None:

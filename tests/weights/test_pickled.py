@@ -145,3 +145,21 @@ def test_pickles_of_other_things_are_told(tmp_path: Path) -> None:
     (tmp_path / "class.pkl").write_bytes(buffer.getvalue())
     with pytest.raises(UserError, match="PickleBuffer, which could run code"):
         read_pickled(tmp_path / "class.pkl")
+
+
+def test_a_download_that_broke_off_is_told(golden: Path, tmp_path: Path) -> None:
+    for name, sentence in {
+        "archive.pth": "begins as an archive and does not end as one: a part of it is missing",
+        "legacy.pth": r"a storage has \d+ bytes where \d+ were announced",
+    }.items():
+        content = (golden / name).read_bytes()
+        (tmp_path / name).write_bytes(content[: len(content) - 6])
+        with pytest.raises(UserError, match=sentence):
+            read_pickled(tmp_path / name)
+
+
+def test_another_archive_is_told(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "photos.pth", "w") as archive:
+        archive.writestr("a.txt", "hello")
+    with pytest.raises(UserError, match=r"an archive with 0 entries 'data\.pkl', where torch\.save writes one"):
+        read_pickled(tmp_path / "photos.pth")

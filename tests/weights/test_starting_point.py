@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import foreign_names
@@ -11,10 +13,13 @@ import safetensors.numpy
 
 from frcnn.config import Config, load_config
 from frcnn.modeling.faster_rcnn import FasterRCNN, build_model
+from frcnn.weights import detectron2, torchvision
+from frcnn.weights.conversion import Translation
 from frcnn.weights.import_weights import import_weights
-from frcnn.weights.starting_point import start_from
+from frcnn.weights.starting_point import differing_conventions, start_from
 
-DETECTRON2 = Path(__file__).resolve().parents[2] / "configs" / "detectron2_r50_fpn.yaml"
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+DETECTRON2 = CONFIGS / "detectron2_r50_fpn.yaml"
 SMALL = ["backbone.name=resnet18", "fpn.channels=16", "roi_head.fc_channels=32", "image.min_size=[64]", "image.max_size=64"]
 
 
@@ -67,6 +72,21 @@ def test_conventions_that_differ_are_named_with_both_values(folder: Path) -> Non
         'roi_head.level_rule was "torchvision", is "detectron2". '
         f"Unless that is meant, set them as {folder / 'config.yaml'} has them"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "preset", "translate"),
+    [
+        ("torchvision", "torchvision_r50_fpn", torchvision.translate),
+        ("torchvision_v2", "torchvision_r50_fpn_v2", torchvision.translate),
+        ("detectron2", "detectron2_r50_fpn", detectron2.translate),
+        ("detectron2_r101", "detectron2_r101_fpn", detectron2.translate),
+    ],
+)
+def test_the_preset_of_a_file_has_its_conventions(golden: Path, name: str, preset: str, translate: Callable[..., Translation]) -> None:
+    tensors = {tensor: np.broadcast_to(np.float32(1), shape) for tensor, shape in json.loads((golden / f"{name}.json").read_text()).items()}
+    imported = Config.model_validate(translate(tensors).options)
+    assert differing_conventions(imported, load_config(CONFIGS / f"{preset}.yaml")) == []
 
 
 def test_box_weights_count_and_sizes_and_norms_do_not(folder: Path) -> None:
