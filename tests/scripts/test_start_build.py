@@ -1,0 +1,104 @@
+"""scripts/codebuild/start_build.py against an account of moto's."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import boto3
+import pytest
+from botocore.stub import Stubber
+from moto import mock_aws
+from moto.core import DEFAULT_ACCOUNT_ID
+
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "codebuild" / "start_build.py"
+BUCKET = "images-of-mine"
+
+
+@pytest.fixture
+def start_build() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("start_build", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.POLL_SECONDS = 0
+    return module
+
+
+@pytest.fixture
+def session(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    for name, value in {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-west-2"}.items():
+        monkeypatch.setenv(name, value)
+    with mock_aws():
+        session = boto3.session.Session()
+        session.client("s3").create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": "us-west-2"})
+        yield session
+
+
+def write_log(session: Any, *lines: str) -> dict[str, str]:
+    """Where it is, as CodeBuild says it."""
+    logs, stream = session.client("logs"), {"logGroupName": "/aws/codebuild/frcnn-image", "logStreamName": "a"}
+    logs.create_log_group(logGroupName=stream["logGroupName"])
+    logs.create_log_stream(**stream)
+    logs.put_log_events(**stream, logEvents=[{"timestamp": int(time.time() * 1000) + n, "message": line} for n, line in enumerate(lines)])
+    return {"groupName": stream["logGroupName"], "streamName": stream["logStreamName"]}
+
+
+def test_role_project_and_source(start_build: ModuleType, session: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    start_build.main(["--bucket", BUCKET, "--create-role", "--set", "DEVICE=cpu"])
+    role = session.client("iam").get_role(RoleName="frcnn-image-build")["Role"]
+    assert role["AssumeRolePolicyDocument"]["Statement"][0]["Condition"]["StringEquals"]["aws:SourceAccount"] == DEFAULT_ACCOUNT_ID
+    permissions = session.client("iam").get_role_policy(RoleName="frcnn-image-build", PolicyName="build-and-push")["PolicyDocument"]
+    resources = [statement["Resource"] for statement in permissions["Statement"]]
+    assert f"arn:aws:ecr:us-west-2:{DEFAULT_ACCOUNT_ID}:repository/frcnn" in resources
+    assert f"arn:aws:s3:::{BUCKET}/frcnn-image-source/*" in resources
+
+    project = session.client("codebuild").batch_get_projects(names=["frcnn-image"])["projects"][0]
+    assert project["environment"]["privilegedMode"] is True
+    variables = {entry["name"]: entry["value"] for entry in project["environment"]["environmentVariables"]}
+    assert variables["DEVICE"] == "cpu"
+    assert variables["REPOSITORY"] == "frcnn"
+    assert project["source"]["location"].startswith(f"{BUCKET}/frcnn-image-source/{variables['GIT_REVISION']}")
+    assert session.client("s3").list_objects_v2(Bucket=BUCKET)["KeyCount"] == 0  # removed again
+
+
+def test_the_log_is_read_once(start_build: ModuleType, session: Any) -> None:
+    written, logs = ("[Container] Running command", "frcnn image 1.dkr/frcnn:1"), session.client("logs")
+    stream = write_log(session, *written)
+    lines, token = start_build.new_lines(logs, stream, None)
+    assert lines == list(written)
+    assert start_build.new_lines(logs, stream, token)[0] == []
+    assert start_build.new_lines(logs, {**stream, "groupName": "/aws/codebuild/none"}, None) == ([], None)
+
+
+def test_project_that_exists_is_updated(start_build: ModuleType) -> None:
+    """Moto knows no update; botocore at least holds the request against the service's model."""
+    codebuild = boto3.client("codebuild", region_name="us-west-2", aws_access_key_id="x", aws_secret_access_key="x")
+    values = {"PROJECT": "p1", "BUCKET": BUCKET, "PARTITION": "aws", "ACCOUNT": DEFAULT_ACCOUNT_ID, "ROLE": "r"}
+    with Stubber(codebuild) as stub:
+        stub.add_client_error("create_project", "ResourceAlreadyExistsException")
+        stub.add_response("update_project", {})
+        start_build.put_project(SimpleNamespace(client=lambda _: codebuild), values, "prefix/1.zip", {"DEVICE": "cpu"})
+        stub.assert_no_pending_responses()
+
+
+def test_nothing_is_made_by_a_dry_run(start_build: ModuleType, session: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert start_build.main(["--bucket", BUCKET, "--dry-run"]) == 0
+    assert json.loads(capsys.readouterr().out)["REGION"] == "us-west-2"
+    assert start_build.main(["--bucket", BUCKET, "--print-policies"]) == 0
+    printed = capsys.readouterr().out
+    assert "${" not in printed
+    assert printed.count('"Version": "2012-10-17"') == 6
+    assert session.client("codebuild").list_projects()["projects"] == []
+    assert "frcnn-image-build" not in [role["RoleName"] for role in session.client("iam").list_roles()["Roles"]]
+    assert sys.modules.get("start_build") is None
+
+
+def test_buildspec_prints_what_is_looked_for(start_build: ModuleType) -> None:
+    text = SCRIPT.with_name("buildspec.yml").read_text()
+    assert f'echo "{start_build.IMAGE_LINE}$name"' in text
