@@ -2,7 +2,8 @@
 #
 #   make demo     draw shapes, train on them, evaluate on held-out ones, write pictures: runs/demo/
 #   make test     all tests
-#   make lint     ruff, mypy, clang-format, shellcheck
+#   make lint     ruff, mypy, clang-format, shellcheck, hadolint
+#   make test-image   build the image and run it as SageMaker does; needs root and the programs of tests/image/engine.py
 #
 # Both set up .venv by themselves and are safe to repeat. PYTHON=python3.11 chooses the interpreter of a new .venv.
 
@@ -24,11 +25,15 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-test distributed
 	$(BIN)/python -m pytest
 
+test-image: $(VENV)/.installed-test
+	FRCNN_TEST_THE_IMAGE=1 $(BIN)/python -m pytest tests/image --durations=0
+
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	@git ls-files -- '*.h' '*.cc' '*.cu' | xargs -r $(BIN)/clang-format --dry-run -Werror
 	@git ls-files -- '*.sh' .ci/run | xargs -r $(BIN)/shellcheck
+	@$(BIN)/hadolint Dockerfile.frcnn
 
 # Horovod, for the tests with several processes: system packages where they may be installed, a wheel built once per machine (ten minutes).
 distributed: $(VENV)/.installed-test
