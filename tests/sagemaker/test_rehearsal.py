@@ -1,0 +1,55 @@
+"""What a rehearsal does where things fail; tests/test_notebook.py goes through the whole of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+
+from frcnn.errors import UserError
+from frcnn.sagemaker.hosting import Endpoint, Model, Variant
+from frcnn.sagemaker.rehearsal import Rehearsal
+from frcnn.sagemaker.training_job import TrainingJob
+
+IMAGE = "123456789012.dkr.ecr.us-east-1.amazonaws.com/frcnn:1"
+ROLE = "arn:aws:iam::123456789012:role/frcnn"
+
+
+@pytest.fixture
+def rehearsal(tmp_path: Path) -> Iterator[Rehearsal]:
+    rehearsal = Rehearsal(tmp_path / "rehearsal")
+    rehearsal.client("s3").create_bucket(Bucket="bucket")
+    yield rehearsal
+    rehearsal.close()
+
+
+def test_a_failed_job_says_what_its_container_says(rehearsal: Rehearsal, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "notes.txt").write_text("no pictures")
+    rehearsal.upload(tmp_path / "data", "s3://bucket/data")
+    job = TrainingJob(name="j-1", image=IMAGE, role=ROLE, channels={"training": "s3://bucket/data"}, output="s3://bucket/out")
+    rehearsal.start(job)
+    with pytest.raises(UserError, match=r"training job j-1 failed: .*annotation"):
+        list(rehearsal.follow("j-1"))
+    [log] = rehearsal.client("logs").describe_log_streams(logGroupName="/aws/sagemaker/TrainingJobs")["logStreams"]
+    assert log["logStreamName"] == "j-1/algo-1-0"
+
+
+def test_a_model_that_does_not_load_says_why(rehearsal: Rehearsal) -> None:
+    rehearsal.client("s3").put_object(Bucket="bucket", Key="m/model.tar.gz", Body=b"no archive")
+    model = Model(name="m", image=IMAGE, role=ROLE, artifact="s3://bucket/m/model.tar.gz")
+    with pytest.raises(UserError, match=r"the server of model m did not come up: .*model\.tar\.gz"):
+        rehearsal.deploy([model], Endpoint(name="e", variants=[Variant(model="m")]))
+    with pytest.raises(UserError, match="endpoint e has no variant 'other'; expected one of m"):
+        rehearsal.ask("e", b"jpeg", variant="other")
+
+
+def test_nothing_is_left_of_it(tmp_path: Path) -> None:
+    before = boto3.DEFAULT_SESSION
+    rehearsal = Rehearsal(tmp_path)
+    rehearsal.close()
+    rehearsal.close()
+    assert rehearsal.made() == []
+    assert boto3.DEFAULT_SESSION is before
