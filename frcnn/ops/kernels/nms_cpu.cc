@@ -129,7 +129,7 @@ FRCNN_CLONES bool is_dropped(const Block* blocks, const int32_t* older, const in
 class Columns {
  public:
   Columns(const float* boxes, const float* scores, int count, float threshold, int max_outputs)
-      : number_(std::min(std::min(max_outputs, count) / kBoxesPerColumn, kMostColumns)),
+      : number_(std::min({std::min(max_outputs, count) / kBoxesPerColumn, kMostColumns, kMostLists / std::max(count, 1)})),
         reach_(std::max(1.0f - threshold, 0.5f * (1.0f / threshold - 1.0f)) + 0.001f) {
     float high = -std::numeric_limits<float>::max();
     low_ = -high;
@@ -162,6 +162,7 @@ class Columns {
 
  private:
   static constexpr int kBoxesPerColumn = 64, kMostColumns = 128, kColumnsPerReach = 4;
+  static constexpr int kMostLists = 1 << 22;  // where every candidate is a group of its own
 
   static float middle(const float* box) { return 0.5f * box[0] + 0.5f * box[2]; }
   // Never falls where `place` rises. Boxes that are not finite overlap nothing, so that their column is of no matter.
