@@ -79,11 +79,6 @@ class TorchvisionPeer:
         found["box_deltas"] = deltas.reshape(len(deltas), -1, 4)[:, 1:].numpy()
         return found | {name: result[name].numpy() for name in ("boxes", "scores", "labels")}
 
-    @torch.no_grad()
-    def detect(self, pictures: list[np.ndarray]) -> list[dict[str, np.ndarray]]:
-        """Boxes, scores and labels of pictures in one batch."""
-        return [{name: values.numpy() for name, values in found.items()} for found in self.model.eval()([*map(_tensor, pictures)])]
-
     def training(
         self, pictures: list[np.ndarray], boxes: list[np.ndarray], labels: list[np.ndarray], replay: dict[str, Any] | None = None
     ) -> dict[str, Any]:
