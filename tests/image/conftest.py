@@ -2,7 +2,7 @@
 
 ``make test-image`` runs these tests, ``make test`` does not. They need root and the programs of ``engine.NEEDED``. Variables:
 FRCNN_TEST_IMAGE, an image of the engine's to test in place of a new build; FRCNN_BASE_IMAGE, what it is built on; FRCNN_DOCKER_DATA, the
-engine's folder (kept between runs, so that compiled parts are found again); DOCKER_HOST, an engine that runs already (then without ECR).
+engine's folder (kept between runs, so that compiled parts are found again); DOCKER_HOST, an engine that runs already (then without ECR); DOCKER, the client (one that has BuildKit).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def docker(daemons: engine.Daemons) -> Callable[..., str]:
         os.environ["DOCKER_HOST"] = engine.start_engine(daemons, data)
 
     def run(*arguments: str | Path, check: bool = True, timeout: float = 600) -> str:
-        done = subprocess.run(["docker", *map(str, arguments)], capture_output=True, text=True, timeout=timeout, check=False)
+        done = subprocess.run([engine.DOCKER, *map(str, arguments)], capture_output=True, text=True, timeout=timeout, check=False)
         assert done.returncode == 0 or not check, done.stderr
         return done.stdout.removesuffix("\n")
 

@@ -17,7 +17,8 @@ ACCOUNT, REGION = "123456789012", "us-east-1"  # moto's account
 ECR = f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com"
 ECR_ADDRESS = "127.0.0.2"
 ECR_PASSWORD = f"{ACCOUNT}-auth-token"  # what moto's get-authorization-token gives
-NEEDED = ("dockerd", "docker", "docker-registry", "htpasswd", "openssl", "unshare", "aws")
+DOCKER = os.environ.get("DOCKER", "docker")  # the client
+NEEDED = ("dockerd", DOCKER, "docker-registry", "htpasswd", "openssl", "unshare", "aws")
 
 
 def missing() -> list[str]:
@@ -86,7 +87,7 @@ def start_engine(daemons: Daemons, data: Path) -> str:
         "--iptables=false --ip6tables=false --ip-forward=false --ip-masq=false"
     )
     daemons.start("dockerd", "unshare", "--mount", "sh", "-c", script)
-    listening = ["docker", "--host", socket, "version"]
+    listening = [DOCKER, "--host", socket, "version"]
     wait_for("dockerd", lambda: subprocess.run(listening, capture_output=True, check=False).returncode == 0)
     return socket
 

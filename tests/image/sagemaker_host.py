@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine import DOCKER
+
 SMALL = {
     "backbone.name": "resnet18",
     "backbone.norm": "gn",
@@ -60,7 +62,7 @@ class Host:
 
     @property
     def log(self) -> str:
-        done = subprocess.run(["docker", "logs", self.container], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True)
+        done = subprocess.run([DOCKER, "logs", self.container], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True)
         return done.stdout
 
     @property
