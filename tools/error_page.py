@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,7 +81,7 @@ def _reaches_users(module: str) -> bool:
 
 
 def _of(module: str, expression: ast.expr) -> Iterator[tuple[str, str]]:
-    text = " ".join(_text(expression).split())
+    text = re.sub(f"{HOLE}+", HOLE, " ".join(_text(expression).split()))
     if text.replace(HOLE, "").strip(" :;,."):
         yield module, text
 
