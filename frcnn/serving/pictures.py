@@ -135,7 +135,7 @@ def _read_npy(body: bytes, options: ServeOptions) -> Body:
         raise Refusal(400, "the body is not an array in NumPy's npy format of version 1 or 2") from None
     if dtype != np.uint8:
         raise Refusal(422, f"the array holds {dtype}; expected uint8, red, green and blue from 0 to 255")
-    if len(shape) not in (3, 4) or shape[-1] != 3 or 0 in shape:
+    if len(shape) not in (3, 4) or shape[-1] != 3 or min(shape) < 1:
         raise Refusal(422, f"the array has the shape {list(shape)}; expected [height, width, 3] or [images, height, width, 3]")
     data = np.frombuffer(body, np.uint8, offset=stream.tell())
     expected = int(np.prod([int(side) for side in shape], dtype=object))
