@@ -27,15 +27,15 @@ class Peer(NamedTuple):
     framework: str
     background: int
     freeze: int
-    gradient: float  # allowed relative difference
 
 
-# Batch norm over the pictures amplifies rounding: see docs/numerics.md.
 PEERS = {
-    "torchvision": Peer("torchvision", 0, 2, 1e-3),
-    "torchvision_v2": Peer("torchvision", 0, 0, 2e-2),
-    "detectron2": Peer("detectron2", -1, 2, 1e-3),
+    "torchvision": Peer("torchvision", 0, 2),
+    "torchvision_v2": Peer("torchvision", 0, 0),
+    "detectron2": Peer("detectron2", -1, 2),
 }
+GRADIENT = 1e-3  # allowed relative difference from the peer's gradient in float64,
+ROUNDING = 3  # or so many times what the peer's own in float32 differs from it, where that is more: see docs/numerics.md
 
 
 @functools.lru_cache(maxsize=1)
@@ -84,6 +84,13 @@ def test_losses_and_gradients_on_what_the_peer_sampled(name: str, stored: dict[s
     assert len(gradients) == 12
     for path, values in gradients.items():
         mine = own["gradients"][path]
-        assert np.linalg.norm(mine) == pytest.approx(values[-1], rel=PEERS[name].gradient), path
+        allowed = max(GRADIENT, ROUNDING * float(stored[f"rounding:{path}"]))
+        assert np.linalg.norm(mine) == pytest.approx(values[-1], rel=allowed), path
         spread = max(np.linalg.norm(values[:-2]), 1e-12)
-        assert np.linalg.norm(sampled(mine)[:-1] - values[:-2]) < 3 * PEERS[name].gradient * spread, path
+        assert np.linalg.norm(sampled(mine)[:-1] - values[:-2]) < 3 * allowed * spread, path
+
+
+def test_only_moving_batch_norms_round_so_far_that_the_limit_is_wider(name: str, stored: dict[str, np.ndarray]) -> None:
+    roundings = [float(values) for key, values in stored.items() if key.startswith("rounding:")]
+    assert (max(roundings) > GRADIENT) == (name == "torchvision_v2")
+    assert max(roundings) < 0.03

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from peers.differences import ARRAYS
+from peers.differences import ARRAYS, gradient_differences
 
 MIN_SIZE, MAX_SIZE = 160, 267  # of the stored run: the smallest on which all five levels have several rows
 PICTURE, SEED = (210, 277), 7  # an awkward size: 210 x 277 comes to 160 x 211
@@ -48,11 +48,18 @@ def reduce_inference(stages: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return reduced | {name: stages[name] for name in ("proposals", "boxes", "scores", "labels")}
 
 
-def reduce_training(found: Mapping[str, Any], gradients: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What was drawn, whole; the losses; samples of some gradients, which stand by our paths."""
-    paths = sorted(gradients)
-    kept = {paths[place] for place in np.linspace(0, len(paths) - 1, GRADIENTS).round().astype(int)}
-    reduced = {f"gradient:{path}": np.append(sampled(gradients[path]), np.linalg.norm(gradients[path])) for path in sorted(kept)}
+def reduce_training(
+    found: Mapping[str, Any], gradients: Mapping[str, np.ndarray], exact: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """What was drawn, whole; the losses; samples of some of the ``exact`` (float64) gradients, which stand by our paths.
+
+    ``rounding`` of a gradient is how far the peer's own float32 one is from it, relative: nobody's can be expected nearer.
+    """
+    paths = sorted(exact)
+    kept = sorted({paths[place] for place in np.linspace(0, len(paths) - 1, GRADIENTS).round().astype(int)})
+    reduced = {f"gradient:{path}": np.append(sampled(exact[path]), np.linalg.norm(exact[path])) for path in kept}
+    rounding = gradient_differences({path: exact[path] for path in kept}, {path: gradients[path] for path in kept})
+    reduced |= {f"rounding:{path}": np.array(value) for path, value in rounding.items()}
     reduced |= {f"loss:{name}": np.array(value) for name, value in found["losses"].items()}
     for row, (positive, negative) in enumerate(found["anchors"]):
         reduced[f"positive:{row}"], reduced[f"negative:{row}"] = np.flatnonzero(positive), np.flatnonzero(negative)
