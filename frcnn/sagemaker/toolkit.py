@@ -42,9 +42,9 @@ def main() -> None:
         UserError: the job cannot be run; the failure file says so.
     """
     environment = Environment.read()
-    mend_toolkit(environment)
     try:
         chosen = choose_runner(_without_hook(environment))
+        mend_toolkit(environment, chosen.mpi)
         if not environment.program:
             save_job(environment, prepare(environment).config)
             environment.code.mkdir(parents=True, exist_ok=True)
@@ -66,8 +66,12 @@ def main() -> None:
     )
 
 
-def mend_toolkit(environment: Environment) -> None:
-    """Let the toolkit see an interface that exists, and let it do without files that only SageMaker writes."""
+def mend_toolkit(environment: Environment, mpi: bool = False) -> None:
+    """Let the toolkit see an interface that exists, and let it do without files that only SageMaker writes.
+
+    Args:
+        mpi: tell it, as if by hyperparameter, that MPI is wanted; without that word it finds no hosts to train on.
+    """
     resources = environment.resources
     found = {
         "current_host": resources.current_host,
@@ -77,8 +81,9 @@ def mend_toolkit(environment: Environment) -> None:
     }
     read = _or_empty(toolkit_environment.read_resource_config)
     toolkit_environment.read_resource_config = lambda: {**found, **read(), "network_interface_name": resources.interface}
-    for name in ("read_hyperparameters", "read_input_data_config"):
-        setattr(toolkit_environment, name, _or_empty(getattr(toolkit_environment, name)))
+    hyperparameters = _or_empty(toolkit_environment.read_hyperparameters)
+    toolkit_environment.read_hyperparameters = lambda: {**hyperparameters(), **({params.MPI_ENABLED: True} if mpi else {})}
+    toolkit_environment.read_input_data_config = _or_empty(toolkit_environment.read_input_data_config)
 
 
 def _or_empty(read: Any) -> Any:
