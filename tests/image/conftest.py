@@ -2,7 +2,8 @@
 
 ``make test-image`` runs these tests, ``make test`` does not. They need root and the programs of ``engine.NEEDED``. Variables:
 FRCNN_TEST_IMAGE, an image of the engine's to test in place of a new build; FRCNN_BASE_IMAGE, what it is built on; FRCNN_DOCKER_DATA, the
-engine's folder (kept between runs, so that compiled parts are found again); DOCKER_HOST, an engine that runs already (then without ECR); DOCKER, the client (one that has BuildKit).
+engine's folder (kept between runs, so that compiled parts are found again); DOCKER_HOST, an engine that runs already (then without ECR);
+DOCKER, the client (one that has BuildKit).
 """
 
 from __future__ import annotations

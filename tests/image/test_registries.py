@@ -71,9 +71,8 @@ def test_ecr(docker: Callable[..., str], image: str, aws: dict[str, str], login:
     assert done.returncode == 0, done.stderr
     name = f"{engine.ECR}/frcnn:tests"
     assert done.stdout.splitlines()[-1] == name
-    described = subprocess.run(
-        ["aws", "ecr", "describe-repositories"], env={**os.environ, **aws}, capture_output=True, text=True, check=True
-    ).stdout
+    ask = ["aws", "ecr", "describe-repositories", "--region", engine.REGION]
+    described = subprocess.run(ask, env={**os.environ, **aws}, capture_output=True, text=True, check=True).stdout
     (repository,) = json.loads(described)["repositories"]
     assert repository["repositoryName"] == "frcnn"
     assert repository["imageScanningConfiguration"] == {"scanOnPush": True}
