@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import sys
 import traceback
@@ -18,9 +19,17 @@ from frcnn.training.stop import StopRequest
 INTERRUPTED = "interrupted.json"
 
 
+class _Log(io.TextIOWrapper):
+    """Standard output as a log: mpirun gives its ranks a terminal, on which progress would be a bar and no metric be found."""
+
+    def isatty(self) -> bool:
+        return False
+
+
 def main() -> int:
     """Train as the channels and hyperparameters say; returns the exit code, and leaves the failure file where it is not 0."""
     environment = Environment.read()
+    sys.stdout = _Log(sys.stdout.detach(), encoding="utf-8", errors="replace", line_buffering=True)  # type: ignore[attr-defined]
     try:
         with _reported(environment, None):
             world = connect()
