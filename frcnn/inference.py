@@ -96,10 +96,15 @@ class Detector:
         )
         return _split(found)
 
-    def detect_index(self, index: Index, batch_size: int = 1, progress: Callable[[int, int], None] | None = None) -> dict[int, Detections]:
-        """Detections of every image of an index by image id; ``progress`` is told (images done, all images)."""
+    def detect_index(
+        self, index: Index, batch_size: int = 1, progress: Callable[[int, int], None] | None = None, rank: int = 0, size: int = 1
+    ) -> dict[int, Detections]:
+        """Detections by image id of every image of an index, or of the share of process ``rank`` of ``size``.
+
+        ``progress`` is told (images done, all images of the index).
+        """
         results: dict[int, Detections] = {}
-        for batch in inference_batches(index, self.config, batch_size):
+        for batch in inference_batches(index, self.config, batch_size, rank, size):
             found = _split(self._detect(batch.images, batch.image_sizes, batch.original_sizes))
             for image_id, detections in zip(batch.image_ids.numpy().tolist(), found, strict=True):
                 if image_id != -1:

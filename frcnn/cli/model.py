@@ -32,13 +32,20 @@ def train(file: Path, overrides: tuple[str, ...]) -> None:
     'output'. Ctrl-C or SIGTERM saves and stops; the same command goes on from there.
     """
     from frcnn.config import load_config
+    from frcnn.distributed import connect
+    from frcnn.training.stop import StopRequest
 
-    config = load_config(file, list(overrides))
-    import_tensorflow()
-    from frcnn.training.trainer import train as run
+    # Signals count from the start: those that come while TensorFlow is imported stop the run at its first step.
+    with StopRequest() as stop:
+        world = connect()
+        with world.ends_together():
+            with world.together():
+                config = load_config(file, list(overrides))
+            import_tensorflow()
+            from frcnn.training.trainer import train as run
 
-    folder = run(config)
-    if (folder / "metrics.json").exists():
+            folder = run(config, world=world, stop=stop)
+    if world.leads and (folder / "metrics.json").exists():
         click.echo(f"model: {folder}")
 
 
@@ -66,15 +73,23 @@ def evaluate(
         raise UserError("--images and --annotations belong together; give both, or neither to use --data and --split")
     import_tensorflow()
     from frcnn.data.coco import match_classes
-    from frcnn.evaluation.coco import evaluate_detections
+    from frcnn.distributed import connect
+    from frcnn.evaluation.coco import evaluate_detections, gather_detections
     from frcnn.inference import Detector
     from frcnn.weights.model_folder import read_model_folder
 
-    saved = read_model_folder(model)
-    index = match_classes(_find_index(saved.config, data, split, images, annotations), saved.class_names)
-    detector = Detector.load(model)
-    with counted(len(index.images), "evaluating") as count:
-        results = detector.detect_index(index, batch_size=batch_size, progress=count)
+    world = connect()
+    with world.ends_together():
+        with world.together():
+            saved = read_model_folder(model)
+            index = match_classes(_find_index(saved.config, data, split, images, annotations), saved.class_names)
+            world.join()
+            detector = Detector.load(model)
+        with counted(len(index.images), "evaluating") as count:
+            own = detector.detect_index(index, batch_size, count, world.rank, world.size)
+        results = gather_detections(index, own, world)
+    if not world.leads:
+        return
     metrics = evaluate_detections(index, results)
     click.echo(f"{index.source}: {metrics.images} images, {metrics.objects} objects")
     for name, value in metrics.summary.items():

@@ -50,6 +50,10 @@ class Data(Section):
     max_bad_image_share: Fraction = Field(
         0.01, description="share of unreadable images above which a run fails; below it they are logged and replaced"
     )
+    sharded: bool = Field(
+        False,
+        description="each host's training folder holds only its part of the images (SageMaker's ShardedByS3Key), which its processes share",
+    )
     keep_images_without_objects: bool = Field(True, description="train on images without objects as pure background")
     workers: Count | None = Field(None, description="threads that decode and augment; null: one per core")
 
@@ -208,7 +212,7 @@ class Optimizer(Section):
 
 class Training(Section):
     epochs: Positive = Field(26, description="passes over the training images; the fraction counts")
-    batch_size: Count = Field(16, description="images per step over all processes")
+    batch_size: Count = Field(16, description="images per step over all processes, which share them evenly")
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = Field(
         "float32", description="of the computation, a Keras policy; weights and losses are always float32"
     )
@@ -217,6 +221,16 @@ class Training(Section):
     keep_checkpoints: Count = Field(2, description="newest checkpoints kept, beside the best one")
     log_every: Count = Field(20, description="steps between log records")
     deterministic: bool = Field(True, description="bit-identical repeats and resumes on a CPU; slower on a GPU")
+
+
+class Distributed(Section):
+    """Several processes; without effect on one that runs alone."""
+
+    compression: Literal["none", "fp16"] = Field(
+        "none", description="of gradients on their way between processes; fp16 halves what travels and rounds it"
+    )
+    sync_batch_norm: bool = Field(False, description="batch norm over the images of all processes; for norm bn, in training")
+    stall_minutes: Positive = Field(10, description="minutes without progress of any process after which the run is ended")
 
 
 class Config(Section):
@@ -238,6 +252,7 @@ class Config(Section):
     ops: Ops = Ops()
     optimizer: Optimizer = Optimizer()
     training: Training = Training()
+    distributed: Distributed = Distributed()
 
 
 def is_section(annotation: Any) -> bool:

@@ -14,7 +14,7 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -40,12 +40,13 @@ logger = logging.getLogger(__name__)
 class BadImages:
     """Images that could not be read: logged once each, counted, and too many of them end the run.
 
-    Safe to use from the pipeline's threads. ``reasons`` maps each path to a sentence.
+    Safe to use from the pipeline's threads. ``reasons`` maps each path to a sentence; ``total`` is the images of all processes,
+    where the index has only some of them.
     """
 
-    def __init__(self, index: Index, max_share: float) -> None:
+    def __init__(self, index: Index, max_share: float, total: int | None = None) -> None:
         self.reasons: dict[Path, str] = {}
-        self._total = len(index.images)
+        self._total = total or len(index.images)
         self._max_share = max_share
         self._lock = threading.Lock()
 
@@ -59,10 +60,14 @@ class BadImages:
         if not known:
             logger.warning("unreadable image replaced by a blank one: %s", reason)
 
-    def check(self) -> None:
-        """Raise UserError where the bad images' share of the split exceeds ``data.max_bad_image_share``."""
+    def known(self) -> dict[str, str]:
+        """Path and reason of each so far."""
         with self._lock:
-            reasons = list(self.reasons.values())
+            return {str(path): reason for path, reason in self.reasons.items()}
+
+    def check(self, known: Mapping[str, str]) -> None:
+        """Raise UserError where the share of these, the bad images of all processes, exceeds ``data.max_bad_image_share``."""
+        reasons = list(known.values())
         if len(reasons) > self._max_share * self._total:
             raise UserError(
                 f"{len(reasons)} of {self._total} images could not be read, more than data.max_bad_image_share={self._max_share:g} allows: "
@@ -84,7 +89,14 @@ def steps_per_epoch(index: Index, options: config.Config) -> int:
 
 
 def training_batches(
-    index: Index, options: config.Config, *, rank: int = 0, size: int = 1, start_step: int = 0, bad_images: BadImages | None = None
+    index: Index,
+    options: config.Config,
+    *,
+    rank: int = 0,
+    size: int = 1,
+    start_step: int = 0,
+    bad_images: BadImages | None = None,
+    epoch_steps: int | None = None,
 ) -> Iterator[Batch]:
     """Endless batches of augmented examples, from global step ``start_step`` on; step s is the same however it is reached.
 
@@ -94,6 +106,7 @@ def training_batches(
         rank: this process's number, of ``size``.
         start_step: ``epoch * steps_per_epoch + step in epoch``.
         bad_images: where unreadable images are counted; such an image is a blank one without objects.
+        epoch_steps: steps of an epoch, where processes with data of their own have more than this index; it starts again then.
 
     Returns:
         Iterator of :class:`Batch` with ``batch_size // size`` rows and G = :func:`ground_truth_slots`; canvases vary between batches.
@@ -117,7 +130,8 @@ def training_batches(
         return plan_epoch(numbers, sizes, options.training.batch_size, options.seed, epoch)
 
     def rows(step: int) -> np.ndarray:
-        epoch, batch = divmod(int(step), steps)
+        epoch, batch = divmod(int(step), epoch_steps or steps)
+        batch %= steps
         positions = plan(epoch).positions[batch, rank * share : (rank + 1) * share]
         return _rows(positions, epoch, sizes[plan(epoch).canvases[batch]])
 

@@ -14,6 +14,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from frcnn.data.coco import Index
+from frcnn.distributed import World
 from frcnn.inference import Detections
 
 # Order of COCOeval.stats: precision over IoU 0.50:0.95, at 0.50, at 0.75, for small, medium and large objects (borders 32² and
@@ -71,6 +72,26 @@ def evaluate_detections(index: Index, results: Mapping[int, Detections]) -> Metr
         images=len(index.images),
         objects=sum(int((~record.crowd).sum()) for record in index.images),
     )
+
+
+def gather_detections(index: Index, results: Mapping[int, Detections], world: World) -> dict[int, Detections]:
+    """The detections of all ranks, each of which brings those of its share of the index; in the order of the index."""
+    if world.size == 1:
+        return dict(results)
+    found = list(results.values())
+    arrays = (
+        np.array(list(results), np.int64),
+        np.array([len(detections.scores) for detections in found], np.int64),
+        np.concatenate([np.zeros((0, 4), np.float32), *(detections.boxes for detections in found)]),
+        np.concatenate([np.zeros(0, np.float32), *(detections.scores for detections in found)]),
+        np.concatenate([np.zeros(0, np.int32), *(detections.labels for detections in found)]),
+    )
+    everyones: dict[int, Detections] = {}
+    for ids, counts, boxes, scores, labels in world.gather(arrays):
+        ends = np.cumsum(counts)[:-1]
+        parts = zip(np.split(boxes, ends), np.split(scores, ends), np.split(labels, ends), strict=True)
+        everyones.update(zip(ids.tolist(), map(Detections._make, parts), strict=bool(len(ids))))
+    return {record.image_id: everyones[record.image_id] for record in index.images}
 
 
 def to_coco_results(index: Index, results: Mapping[int, Detections]) -> list[dict[str, Any]]:

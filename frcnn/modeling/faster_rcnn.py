@@ -8,6 +8,8 @@ Shape shorthand: ``B`` images, ``H W`` the canvas, ``G`` ground-truth slots, ``A
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -17,6 +19,7 @@ from frcnn.data.batch import Batch
 from frcnn.modeling import roi_head, rpn
 from frcnn.modeling.anchors import level_anchors
 from frcnn.modeling.fpn import FPN
+from frcnn.modeling.layers import BatchNorm
 from frcnn.modeling.resnet import ResNet
 
 fold_in = tf.random.experimental.stateless_fold_in
@@ -42,6 +45,12 @@ class FasterRCNN(keras.Model):
         self.rpn(pyramid)
         self.roi_head(roi_head.pool(pyramid, tf.zeros([1, 1, 4]), self.options.roi_head, "reference"))
         self.built = True
+
+    def synchronize_batch_norm(self, total: Callable[[tf.Tensor, str], tf.Tensor]) -> None:
+        """Let batch norm see the images of all processes; ``total`` sums a tensor of a given name over them."""
+        for layer in self._flatten_layers():
+            if isinstance(layer, BatchNorm):
+                layer.sum = total
 
     def pyramid(self, images: tf.Tensor, training: bool = False) -> list[tf.Tensor]:
         """Images ``[B, H, W, 3]`` to P2..P6, ``[B, Hl, Wl, C]``; ``H`` and ``W`` are multiples of 32."""

@@ -75,9 +75,13 @@ class BatchNorm(_ChannelScale):
     """Batch norm over this process's batch; moving statistics with PyTorch's momentum of 0.1, unbiased variance.
 
     Keras's layer computes the same from separate moments; the fused kernel is several times faster on a CPU.
+
+    Attributes:
+        sum: where set, sums ``(values [N] float32, name)`` over all processes, and the batch is that of all of them.
     """
 
     MOMENTUM = 0.1
+    sum: Callable[[tf.Tensor, str], tf.Tensor] | None = None
 
     def build(self, shape: tuple[int | None, ...]) -> None:
         super().build(shape)
@@ -89,12 +93,28 @@ class BatchNorm(_ChannelScale):
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         if not (training and self.trainable):
             return self.scaled(inputs, tf.convert_to_tensor(self.moving_mean), tf.convert_to_tensor(self.moving_variance))
-        outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
-            inputs, tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta), epsilon=self.epsilon, is_training=True
-        )
+        if self.sum:
+            outputs, mean, variance = self._over_all_processes(inputs, self.sum)
+        else:
+            outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
+                inputs, tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta), epsilon=self.epsilon, is_training=True
+            )
         for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
             moving.assign(moving + self.MOMENTUM * (tf.stop_gradient(batch) - moving))
         return outputs
+
+    def _over_all_processes(
+        self, inputs: tf.Tensor, total: Callable[[tf.Tensor, str], tf.Tensor]
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Outputs, mean and unbiased variance of the batch of all processes, by one sum that the gradient goes back through."""
+        wide = tf.cast(inputs, tf.float32)
+        axes = list(range(inputs.shape.rank - 1))
+        count = tf.cast(tf.size(wide) // wide.shape[-1], tf.float32)
+        sums = tf.concat([tf.reduce_sum(wide, axes), tf.reduce_sum(tf.square(wide), axes), count[None]], axis=0)
+        first, second, count = tf.split(total(sums, self.path), [wide.shape[-1], wide.shape[-1], 1], axis=0)
+        mean = first / count
+        variance = tf.maximum(second / count - tf.square(mean), 0.0)
+        return self.scaled(inputs, mean, variance), mean, variance * count / tf.maximum(count - 1, 1.0)
 
 
 class GroupNorm(_ChannelScale):

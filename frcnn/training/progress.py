@@ -147,6 +147,28 @@ class Progress:
         self._stream.flush()
 
 
+class Silence:
+    """What the ranks that do not report have in place of :class:`Progress`."""
+
+    def __enter__(self) -> Silence:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        pass
+
+    def step(self, step: int, losses: Mapping[str, Any], learning_rate: Any) -> None:
+        pass
+
+    def evaluation(self, step: int, metrics: Mapping[str, Any]) -> None:
+        pass
+
+    def pictures(self, step: int, name: str, pictures: Sequence[np.ndarray]) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        pass
+
+
 class MetricsFile:
     """``metrics.jsonl``: one JSON object a record with ``record`` (its kind), ``step`` and the values; grows at its end only.
 

@@ -1,11 +1,14 @@
 """The training loop.
 
 Everything random is a function of (seed, step) or (seed, epoch, example), so the state of a run is its variables and
-its step: a run that was stopped and resumed ends with the weights of one that was not.
+its step: a run that was stopped and resumed ends with the weights of one that was not. Several processes share every batch;
+what they decide, they decide by numbers that are the same on all of them.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import math
 import time
 from pathlib import Path
@@ -19,26 +22,34 @@ from frcnn.config import Config, changed_options, save_config
 from frcnn.data.batch import Batch
 from frcnn.data.coco import Index, check_same_classes, find_channel, load_index
 from frcnn.data.decode import decode_image
-from frcnn.data.pipeline import BadImages, steps_per_epoch, training_batches
+from frcnn.data.pipeline import BadImages
+from frcnn.distributed import AgreedError, World
+from frcnn.distributed.watchdog import Watchdog
 from frcnn.errors import UserError
-from frcnn.evaluation.coco import Metrics, evaluate_detections
+from frcnn.evaluation.coco import Metrics, evaluate_detections, gather_detections
 from frcnn.evaluation.visualize import draw_comparison
 from frcnn.inference import Detections, Detector
 from frcnn.modeling.faster_rcnn import build_model
-from frcnn.training.checkpoint import Checkpoints
+from frcnn.training.agreement import facts
+from frcnn.training.checkpoint import Checkpoint, Checkpoints
 from frcnn.training.folders import Folders
 from frcnn.training.optimizer import AveragedWeights, build_optimizer, l2_penalty
-from frcnn.training.progress import Progress
+from frcnn.training.progress import Progress, Silence
+from frcnn.training.shard import Shard, present_images
 from frcnn.training.stop import StopRequest
 from frcnn.weights.model_folder import WEIGHTS, write_model_folder
 from frcnn.weights.starting_point import start_from
 
+ALONE = World()
 
-def train(config: Config, folders: Folders | None = None) -> Path:
+
+def train(config: Config, folders: Folders | None = None, world: World = ALONE, stop: StopRequest | None = None) -> Path:
     """Train, evaluate and leave a model folder; resumes by itself where there are checkpoints.
 
     Args:
         folders: where what goes; by default all below ``config.output``.
+        world: the processes that train together; rank 0 alone writes.
+        stop: signals that are watched for already, where the caller does.
 
     Returns:
         The model folder: the best by validation AP, or the last without a validation split.
@@ -46,45 +57,50 @@ def train(config: Config, folders: Folders | None = None) -> Path:
     Raises:
         UserError: the data, the configuration or a checkpoint cannot be used, or the loss became non-finite.
     """
-    return Trainer(config, folders).run()
+    return Trainer(config, folders, world).run(stop)
 
 
 class Trainer:
     """One run: data, model, optimiser and where they stand."""
 
-    def __init__(self, config: Config, folders: Folders | None = None) -> None:
-        self.config = config
+    def __init__(self, config: Config, folders: Folders | None = None, world: World = ALONE) -> None:
+        self.world = world
+        world.join()
+        self.watchdog = Watchdog(world, 60 * config.distributed.stall_minutes)
+        self.notes: list[str] = []
+        self.config = config = _shareable(config, world.size, self.notes)
         self.folders = folders or Folders.below(config.output)
         if config.training.deterministic:
             tf.config.experimental.enable_op_determinism()
         keras.utils.set_random_seed(config.seed)
-        self.train_index, self.validation_index = _load_data(config)
-        self.bad_images = BadImages(self.train_index, config.data.max_bad_image_share)
+        with world.together():
+            self.train_index, self.validation_index = _load_data(config)
+        world.agree(facts(config, self.train_index, self.validation_index))
+        self.shard = Shard.of(world, self.train_index, config)
+        self.bad_images = BadImages(self.train_index, config.data.max_bad_image_share, self.shard.images)
+        self.bad_reads = self.bad_reads_checked = 0.0  # the ranks' counts together, in which an image may stand more than once
         self.model = build_model(len(self.train_index.class_names), config)
-        self.steps_per_epoch = steps_per_epoch(self.train_index, config)
+        if config.distributed.sync_batch_norm and world.size > 1:
+            self.model.synchronize_batch_norm(world.sum)
+        self.steps_per_epoch = self.shard.epoch_steps
         self.total_steps = max(1, round(config.training.epochs * self.steps_per_epoch))
         self.optimizer = build_optimizer(config, self.total_steps, self.model.trainable_variables)
         self.detector = Detector(self.model, config, self.train_index.class_names, self.train_index.category_ids)
         self.tracked = tf.train.Checkpoint(model=self.model, optimizer=self.optimizer)
-        self.notes: list[str] = []
         self.checkpoints = Checkpoints(self.folders.checkpoints, config.training.keep_checkpoints, self.notes.append)
-        self.step, self.best_ap = self._starting_point()
+        self.step, self.best_ap = self._common_starting_point()
+        self.stop = StopRequest()
+        self.stopping = False  # agreed: some rank got a signal
 
-    def run(self) -> Path:
+    def run(self, stop: StopRequest | None = None) -> Path:
         """Train to the end or to a signal, evaluating and saving on the way."""
         config = self.config
-        output = self.folders.output
-        output.mkdir(parents=True, exist_ok=True)
-        save_config(config, output / "config.yaml")
-        batches = iter(training_batches(self.train_index, config, start_step=self.step, bad_images=self.bad_images))
+        batches = self.shard.batches(self.train_index, config, self.step, self.bad_images)
         saved = time.monotonic()
-        with (
-            Progress(output, self.total_steps, config.training.batch_size, self.step, config.training.log_every) as progress,
-            StopRequest() as stop,
-        ):
+        with self._reporting() as progress, contextlib.nullcontext(stop) if stop else StopRequest() as self.stop:
             for note in self.notes:
                 progress.note(note)
-            while self.step < self.total_steps and not stop.received:
+            while self.step < self.total_steps and not self.stopping:
                 losses = self._train_on(next(batches))
                 progress.step(self.step, losses, float(self.optimizer.learning_rate))
                 self._check_images()
@@ -94,10 +110,31 @@ class Trainer:
                 if due or time.monotonic() - saved > 60 * config.training.checkpoint_minutes:
                     self._save()
                     saved = time.monotonic()
-            if stop.received and self.step < self.total_steps:
+            if self.stopping and self.step < self.total_steps:
                 self._save()
-                progress.note(f"{stop.received.name}: saved step {self.step} of {self.total_steps}; the same command goes on from there")
+                cause = self.stop.received.name if self.stop.received else "a signal to another rank"
+                progress.note(f"{cause}: saved step {self.step} of {self.total_steps}; the same command goes on from there")
+        self.watchdog.end()
         return self.folders.model
+
+    def _reporting(self) -> Progress | Silence:
+        """Rank 0's reports, with what was configured written beside them; the other ranks' silence."""
+        if not self.world.leads:
+            return Silence()
+        training = self.config.training
+        self.folders.output.mkdir(parents=True, exist_ok=True)
+        save_config(self.config, self.folders.output / "config.yaml")
+        return Progress(self.folders.output, self.total_steps, training.batch_size, self.step, training.log_every)
+
+    def _common_starting_point(self) -> tuple[int, float | None]:
+        """Rank 0's starting point, which alone reads checkpoints and weights: every rank's folder may hold others, or none."""
+        start: tuple[int, float | None] = 0, None
+        with self.world.together():
+            if self.world.leads:
+                start = self._starting_point()
+        step, best_ap = self.world.share(start)
+        self.world.broadcast([*self.model.variables, *self.optimizer.variables])
+        return step, best_ap
 
     def _starting_point(self) -> tuple[int, float | None]:
         """Step and best AP of the newest checkpoint, its variables restored; else 0, with ``config.weights`` where given."""
@@ -106,31 +143,46 @@ class Trainer:
             if self.config.weights:
                 self.notes += start_from(self.model, self.config, self.train_index.class_names)
             return 0, None
-        if checkpoint.state["data"] != self.train_index.fingerprint:
+        if checkpoint.state["data"] != self.shard.fingerprint:
             raise UserError(
                 f"the training data differ from those that {checkpoint.folder} was trained on; "
                 "bring the data back, or choose another output folder to start afresh"
             )
         self.checkpoints.restore(checkpoint, self.tracked)
+        step = self._same_epoch(checkpoint)
         changed = changed_options(checkpoint.state["config"], self.config)
         self.notes.append(
-            f"resumed at step {checkpoint.step} of {self.total_steps}" + (f" with other options: {', '.join(changed)}" if changed else "")
+            f"resumed at step {step} of {self.total_steps}" + (f" with other options: {', '.join(changed)}" if changed else "")
         )
         # A model folder that was lost, as on another machine, is written again by the next evaluation, whatever its AP.
-        return checkpoint.step, checkpoint.state["best_AP"] if (self.folders.model / WEIGHTS).is_file() else None
+        return step, checkpoint.state["best_AP"] if (self.folders.model / WEIGHTS).is_file() else None
+
+    def _same_epoch(self, checkpoint: Checkpoint) -> int:
+        """The checkpoint's step; where an epoch has another number of steps now, the step at which as many images have been seen."""
+        before = checkpoint.state.get("steps_per_epoch", self.steps_per_epoch)
+        if before == self.steps_per_epoch:
+            return checkpoint.step
+        step = round(checkpoint.step * self.steps_per_epoch / before)
+        getattr(self.optimizer, "inner_optimizer", self.optimizer)._iterations.assign(step)
+        self.notes.append(f"an epoch has {self.steps_per_epoch} steps instead of {before}: step {checkpoint.step} became {step}")
+        return step
 
     def _train_on(self, batch: Batch) -> dict[str, float]:
         """One step; returns the losses, their sum ``loss`` and the gradient's norm.
 
         Raises:
-            UserError: the sum or the norm is not finite; the step was not applied and nothing is saved.
+            AgreedError: the sum or the norm is not finite; the step was not applied and nothing is saved.
         """
-        values = self._step(batch, tf.constant(self.step))
-        losses = dict(zip((*LOSSES, "loss", "gradient_norm"), values.numpy().tolist(), strict=True))
+        self.watchdog.tick(self.step)
+        flags = [float(self.stop.received is not None), float(len(self.bad_images))]
+        *values, stopping, self.bad_reads = self._step(batch, tf.constant(self.step), tf.constant(flags)).numpy().tolist()
+        self.stopping = stopping > 0
+        losses = dict(zip((*LOSSES, "loss", "gradient_norm"), values, strict=True))
         if not (math.isfinite(losses["loss"]) and (self._scales_loss or math.isfinite(losses["gradient_norm"]))):
             shown = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
-            raise UserError(
-                f"loss or gradient not finite at step {self.step} ({shown}), images {batch.image_ids.numpy().tolist()}; "
+            images = [int(number) for (ids,) in self.world.gather([batch.image_ids.numpy()]) for number in ids]
+            raise AgreedError(
+                f"loss or gradient not finite at step {self.step} ({shown}), images {images}; "
                 "nothing was overwritten. Lower optimizer.learning_rate, lengthen optimizer.warmup_steps or set optimizer.clip_norm, "
                 "and run the same command"
             )
@@ -138,21 +190,28 @@ class Trainer:
         return losses
 
     @tf.function
-    def _step(self, batch: Batch, step: tf.Tensor) -> tf.Tensor:
-        """Forward, backward, update; what is not finite changes no weight. Returns ``LOSSES``, their sum, the gradient's norm."""
+    def _step(self, batch: Batch, step: tf.Tensor, flags: tf.Tensor) -> tf.Tensor:
+        """Forward, backward, update; what is not finite changes no weight.
+
+        Returns ``LOSSES``, their sum and the gradient's norm, means over the ranks; then ``flags``, summed over the ranks.
+        """
+        world = self.world
         variables = self.model.trainable_variables
         seed = tf.stack([self.config.seed, step])
         with tf.GradientTape() as tape:
-            losses = self.model.losses_of(batch, seed)
+            losses = self.model.losses_of(batch, seed, first_image=world.rank * batch.images.shape[0])
             total = tf.add_n([losses[name] for name in LOSSES])
             objective = total + l2_penalty(variables, self.config.optimizer)
             scaled = self.optimizer.scale_loss(objective)
-        gradients = tape.gradient(scaled, variables)
+        gradients = world.average(tape.gradient(scaled, variables), self.config.distributed.compression)
+        reported = tf.stack([*(losses[name] for name in LOSSES), total]) / world.size
+        *means, stopping, bad_reads = tf.unstack(world.sum(tf.concat([reported, flags], axis=0), "report"))
+        total = means[-1]
         norm = tf.linalg.global_norm(gradients) * (objective / scaled)
         # With loss scaling a gradient that overflows is everyday: the optimiser skips it and lowers its scale.
         finite = tf.math.is_finite(total) if self._scales_loss else tf.math.is_finite(total) & tf.math.is_finite(norm)
         tf.cond(finite, lambda: self._apply(gradients), lambda: None)
-        return tf.stack([*(losses[name] for name in LOSSES), total, norm])
+        return tf.stack([*means, norm, stopping, bad_reads])
 
     @property
     def _scales_loss(self) -> bool:
@@ -162,12 +221,16 @@ class Trainer:
         self.optimizer.apply(gradients, self.model.trainable_variables)
 
     def _check_images(self) -> None:
-        """End the run, saved, where more images than allowed could not be read."""
+        """End the run, saved, where more images than allowed could not be read, counting every image once whoever read it."""
+        if self.bad_reads <= self.bad_reads_checked:
+            return
+        self.bad_reads_checked = self.bad_reads
+        everyones = [json.loads(text) for text in self.world.texts(json.dumps(self.bad_images.known()))]
         try:
-            self.bad_images.check()
-        except UserError:
+            self.bad_images.check({path: reason for known in everyones for path, reason in known.items()})
+        except UserError as error:
             self._save()
-            raise
+            raise AgreedError(str(error)) from None
 
     def _evaluation_is_due(self) -> bool:
         if self.step == self.total_steps:
@@ -175,13 +238,15 @@ class Trainer:
         every = self.config.training.evaluate_every
         return every is not None and self.step % max(1, round(every * self.steps_per_epoch)) == 0
 
-    def _evaluate(self, progress: Progress) -> None:
+    def _evaluate(self, progress: Progress | Silence) -> None:
         """Measure the validation split with the averaged weights, and keep the model if it is the best so far."""
         with AveragedWeights(self.optimizer, self.model.trainable_variables):
             if self.validation_index is None:
                 self._write_model({"step": self.step})
                 return
-            results = self.detector.detect_index(self.validation_index)
+            results = self._detect(self.validation_index)
+            if not self.world.leads:
+                return
             metrics = evaluate_detections(self.validation_index, results)
             progress.evaluation(self.step, {**metrics.to_json(), "unreadable_images": len(self.bad_images)})
             self._draw(progress, self.validation_index, results)
@@ -189,7 +254,14 @@ class Trainer:
                 self.best_ap = _ap(metrics)
                 self._write_model({**metrics.to_json(), "split": "validation", "step": self.step})
 
-    def _draw(self, progress: Progress, index: Index, results: dict[int, Detections]) -> None:
+    def _detect(self, index: Index) -> dict[int, Detections]:
+        """Detections of every image, found by all ranks, with rank 0's statistics where batch norm keeps its own on each."""
+        world = self.world
+        self.world.broadcast(self.model.non_trainable_variables)
+        found = self.detector.detect_index(index, progress=lambda *_: self.watchdog.tick(), rank=world.rank, size=world.size)
+        return gather_detections(index, found, world)
+
+    def _draw(self, progress: Progress | Silence, index: Index, results: dict[int, Detections]) -> None:
         """Annotated beside detected, for the first pictures of the validation split."""
         folder = self.folders.output / "pictures"
         folder.mkdir(exist_ok=True)
@@ -202,13 +274,22 @@ class Trainer:
 
     def _write_model(self, metrics: dict[str, Any]) -> None:
         versions = {"tensorflow": tf.__version__, "keras": keras.__version__, "numpy": np.__version__}
-        metrics = {**metrics, "train_data": self.train_index.fingerprint, "versions": versions}
+        metrics = {**metrics, "train_data": self.shard.fingerprint, "versions": versions}
         index = self.train_index
+        if not self.world.leads:
+            return
         for folder in self.folders.models:
             write_model_folder(folder, self.model, self.config, index.class_names, index.category_ids, metrics)
 
     def _save(self) -> None:
-        state = {"best_AP": self.best_ap, "data": self.train_index.fingerprint, "config": self.config.model_dump(mode="json")}
+        if not self.world.leads:
+            return
+        state = {
+            "best_AP": self.best_ap,
+            "data": self.shard.fingerprint,
+            "steps_per_epoch": self.steps_per_epoch,
+            "config": self.config.model_dump(mode="json"),
+        }
         self.checkpoints.save(self.tracked, self.step, state)
 
 
@@ -218,7 +299,9 @@ LOSSES = ("rpn_objectness", "rpn_box", "roi_class", "roi_box")
 
 def _load_data(config: Config) -> tuple[Index, Index | None]:
     """Training and validation index; the latter is None where neither the config nor the folder names one."""
-    train_index = load_index(*find_channel(config.data, "train"), config.data.on_bad_annotation)
+    train_index = load_index(*find_channel(config.data, "train"), config.data.on_bad_annotation, require_images=not config.data.sharded)
+    if config.data.sharded:
+        train_index = present_images(train_index)
     try:
         channel = find_channel(config.data, "validation")
     except UserError:
@@ -226,6 +309,16 @@ def _load_data(config: Config) -> tuple[Index, Index | None]:
             raise
         return train_index, None
     return train_index, check_same_classes(train_index, load_index(*channel, config.data.on_bad_annotation))
+
+
+def _shareable(config: Config, processes: int, notes: list[str]) -> Config:
+    """The options with a batch that the processes can share evenly, the next smaller one; ``notes`` gets what changed."""
+    wanted = config.training.batch_size
+    shared = max(wanted // processes, 1) * processes
+    if shared == wanted:
+        return config
+    notes.append(f"training.batch_size={wanted} cannot be shared evenly by {processes} processes: a step takes {shared} images")
+    return config.model_copy(update={"training": config.training.model_copy(update={"batch_size": shared})})
 
 
 def _ap(metrics: Metrics) -> float:
