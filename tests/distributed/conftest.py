@@ -49,7 +49,7 @@ fpn: {{channels: 32}}
 anchors: {{sizes: [8, 16, 32, 64, 128]}}
 rpn: {{pre_nms_train: 60, post_nms_train: 30, pre_nms_test: 60, post_nms_test: 20, samples: 64}}
 roi_head: {{samples: 8, fc_channels: 32}}
-optimizer: {{warmup_steps: 4, base_batch_size: 2, learning_rate: 0.01}}
+optimizer: {{warmup_steps: 4, base_batch_size: 2, learning_rate: 0.0005}}
 training: {{batch_size: 2, epochs: 1.6667, log_every: 1, evaluate_every: null}}
 """
     )

@@ -1,0 +1,167 @@
+"""What tests run on 1, 2 and 3 ranks: ``rank_checks.py RECIPE OUTPUT CHECK...``; rank 0 writes ``OUTPUT/CHECK.npz``."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from frcnn.config import Config, load_config
+from frcnn.distributed import AgreedError, World, connect
+from frcnn.startup import import_tensorflow
+
+Arrays = dict[str, np.ndarray]
+
+
+def train(world: World, recipe: Path, output: Path) -> Arrays:
+    """Weights before and after 20 steps, and how many different states the ranks hold."""
+    trainer = _trainer(world, load_config(recipe, [f"output={output / f'run{world.size}'}"]))
+    before = _flat(trainer.model.variables)
+    trainer.run()
+    after = _flat(trainer.model.variables)
+    digest = hashlib.sha256(after.tobytes() + _flat(trainer.optimizer.variables).tobytes()).hexdigest()
+    return {"before": before, "after": after, "digests": np.array(len(set(world.texts(digest)))), "steps": np.array(trainer.step)}
+
+
+def sync_bn(world: World, recipe: Path, output: Path) -> Arrays:
+    """Outputs, gradients and statistics of batch norm whose batch of 6 is spread over the ranks: all rows, gathered."""
+    import tensorflow as tf
+
+    from frcnn.modeling.layers import BatchNorm
+
+    rng = np.random.default_rng(0)
+    rows, weights = rng.normal(3, 2, (6, 4, 5, 8)).astype(np.float32), rng.normal(size=(6, 4, 5, 8)).astype(np.float32)
+    share = slice(world.rank * 6 // world.size, (world.rank + 1) * 6 // world.size)
+    layer = BatchNorm(1e-5, name="norm")
+    layer.build((None, 4, 5, 8))
+    if world.size > 1:
+        layer.sum = world.sum
+
+    @tf.function
+    def run(inputs: tf.Tensor, of_outputs: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            outputs = layer(inputs, training=True)
+            loss = tf.reduce_sum(outputs * of_outputs)
+        return outputs, *tape.gradient(loss, [inputs, layer.gamma.value, layer.beta.value])
+
+    outputs, of_inputs, of_gamma, of_beta = (tensor.numpy() for tensor in run(tf.constant(rows[share]), tf.constant(weights[share])))
+    everyones = world.gather([outputs, of_inputs, of_gamma[None], of_beta[None]])
+    names = ("outputs", "of_inputs", "of_gamma", "of_beta")
+    joined = {name: np.concatenate([arrays[i] for arrays in everyones]) for i, name in enumerate(names)}
+    return joined | {"mean": layer.moving_mean.numpy(), "variance": layer.moving_variance.numpy()}
+
+
+def evaluate(world: World, recipe: Path, output: Path) -> Arrays:
+    """All numbers of an evaluation of the model in ``OUTPUT/model``, and every detection."""
+    from frcnn.data.coco import find_channel, load_index
+    from frcnn.evaluation.coco import evaluate_detections, gather_detections
+    from frcnn.inference import Detector
+
+    index = load_index(*find_channel(load_config(recipe).data, "train"))
+    detector = Detector.load(output / "model")
+    own = detector.detect_index(index, 1, None, world.rank, world.size)
+    counts = [int(count[0]) for (count,) in world.gather([np.array([len(own)])])]
+    results = gather_detections(index, own, world)
+    metrics = evaluate_detections(index, results)
+    return {
+        "counts": np.array(counts),
+        "summary": np.array(list(metrics.summary.values())),
+        "classes": np.array(list(metrics.class_ap.values())),
+        **{f"{name}{image}": getattr(found, name) for image, found in results.items() for name in ("boxes", "scores", "labels")},
+    }
+
+
+def exchange(world: World, recipe: Path, output: Path) -> Arrays:
+    """Operations between steps, and disagreements that must be told by rank."""
+    import tensorflow as tf
+
+    variables = [tf.Variable(np.full((2, 3), world.rank + 1.5, np.float32)), tf.Variable(tf.cast(world.rank, tf.bfloat16))]
+    world.broadcast(variables)
+    gathered = world.gather([np.full((world.rank, 2), world.rank, np.int32)])
+    told = []
+    facts = {"frcnn": "1.0", "option seed": str(world.rank)}
+    for attempt in (lambda: world.agree(facts), lambda: _fails_on_last(world)):
+        try:
+            attempt()
+        except AgreedError as error:
+            told.append(str(error))
+    return {
+        "broadcast": np.concatenate([variables[0].numpy().ravel(), [float(variables[1])]]),
+        "lengths": np.array([len(array) for (array,) in gathered]),
+        "told": np.array(told),
+        "shared": np.array(world.share({"rank": world.rank})["rank"]),
+        "largest": np.array(world.largest(world.rank)),
+    }
+
+
+def sharded(world: World, recipe: Path, output: Path) -> Arrays:
+    """An epoch in which each rank stands for a host with its own images, of unequal number: who saw what, and steps taken."""
+    config = load_config(recipe, ["data.sharded=true", f"data.root={output / f'shard{world.rank}'}", f"output={output / 'sharded'}"])
+    trainer = _trainer(replace(world, local_rank=0, local_size=1), config)
+    seen: list[int] = []
+    step = trainer._train_on
+
+    def watched(batch):  # type: ignore[no-untyped-def]
+        seen.extend(batch.image_ids.numpy().tolist())
+        return step(batch)
+
+    trainer._train_on = watched  # type: ignore[method-assign]
+    trainer.total_steps = trainer.steps_per_epoch
+    trainer.run()
+    everyones = world.gather([np.array(seen), np.array([trainer.step])])
+    return {"steps": np.array([int(steps[0]) for _, steps in everyones])} | {f"seen{i}": ids for i, (ids, _) in enumerate(everyones)}
+
+
+def fails(world: World, recipe: Path, output: Path) -> Arrays:
+    """A run in which rank 1 raises in its third step, while rank 0 waits for its gradients."""
+    trainer = _trainer(world, load_config(recipe, [f"output={output / 'fails'}"]))
+    step = trainer._train_on
+
+    def failing(batch):  # type: ignore[no-untyped-def]
+        if world.rank == 1 and trainer.step == 2:
+            raise ZeroDivisionError("float division by zero")
+        return step(batch)
+
+    trainer._train_on = failing  # type: ignore[method-assign]
+    trainer.run()
+    return {}
+
+
+def _flat(variables: list[Any]) -> np.ndarray:
+    return np.concatenate([np.ravel(variable.numpy()).astype(np.float64) for variable in variables])
+
+
+def _fails_on_last(world: World) -> None:
+    from frcnn.errors import UserError
+
+    with world.together():
+        if world.rank == world.size - 1:
+            raise UserError("no such folder")
+
+
+def _trainer(world: World, config: Config):  # type: ignore[no-untyped-def]
+    from frcnn.training.trainer import Trainer
+
+    return Trainer(config, world=world)
+
+
+def main(recipe: Path, output: Path, *checks: str) -> None:
+    world = connect()
+    with world.ends_together():
+        import_tensorflow()
+        world.join()
+        for name in checks:
+            check: Callable[[World, Path, Path], Arrays] = globals()[name]
+            found = check(world, recipe, output)
+            if world.leads:
+                np.savez(output / f"{name}{world.size}.npz", **found)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])

@@ -1,0 +1,163 @@
+"""What ends a run on two hosts: every rank is gone soon, the exit code and the first message say why.
+
+Times are printed, not asserted tightly: 30 seconds for what the processes notice themselves, 60 for a host that vanishes.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from rank_hosts import HERE, Running, TwoHosts, mpirun, processes
+
+from frcnn.distributed.launch import Host, mpirun_command
+from frcnn.training.checkpoint import Checkpoints
+
+pytestmark = pytest.mark.usefixtures("horovod")
+Start = Callable[..., Running]
+SLOW = ("training.epochs=500", "training.checkpoint_minutes=60")  # ends only by what the test does
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def start(two_hosts: TwoHosts, recipe: Path, output: Path, tmp_path: Path) -> Iterator[Start]:
+    """``frcnn launch`` on alpha, a rank on each host, past its first steps."""
+    started: list[Running] = []
+
+    def run(*overrides: str) -> Running:
+        arguments = ["launch", "--hosts", "alpha:1,beta:1", "--interface", "eth0", "--", "train", "--config", str(recipe)]
+        words = [sys.executable, "-m", "frcnn.cli", *arguments, f"output={output}", *SLOW, *overrides]
+        started.append(Running(two_hosts.command("alpha", *words), tmp_path / "log"))
+        started[-1].wait_for("train step=3 ")
+        return started[-1]
+
+    yield run
+    two_hosts.plug("up")
+    for running in started:
+        running.kill()
+    for pid in ranks(output):
+        os.kill(pid, signal.SIGKILL)
+
+
+def ranks(output: Path) -> list[int]:
+    """Ranks of the run on all hosts, as this machine numbers processes."""
+    return [pid for pid in processes(f"output={output}", "frcnn.cli train") if _name(pid).startswith("python")]
+
+
+def rank_on(two_hosts: TwoHosts, host: str, output: Path) -> int:
+    namespace = os.readlink(f"/proc/{two_hosts.init_of(host)}/ns/pid")
+    (rank,) = [pid for pid in ranks(output) if os.readlink(f"/proc/{pid}/ns/pid") == namespace]
+    return rank
+
+
+def _name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return "ended"
+
+
+def gone(output: Path, seconds: float) -> float:
+    """Seconds until no rank is left on any host."""
+    begin = time.monotonic()
+    while left := ranks(output):
+        assert time.monotonic() - begin < seconds, f"still there after {seconds} s: {left}"
+        time.sleep(0.1)
+    return time.monotonic() - begin
+
+
+def report(what: str, code: int, seconds: float, running: Running, words: str) -> None:
+    line = next((line for line in running.text().splitlines() if words in line), "no such line")
+    print(f"MEASURED | {what} | {code} | {seconds:.1f} s | {line.strip()} |")
+
+
+def test_killed_rank(two_hosts: TwoHosts, start: Start, output: Path) -> None:
+    running = start()
+    os.kill(rank_on(two_hosts, "beta", output), signal.SIGKILL)
+    code, seconds = running.end()
+    seconds += gone(output, 30)
+    report("SIGKILL of the rank on beta", code, seconds, running, "exited on signal 9")
+    assert code == 137
+    assert "rank 1 with PID" in running.text()
+    assert "on node beta exited on signal 9" in running.text()
+    assert seconds < 30
+
+
+def test_killed_daemon(two_hosts: TwoHosts, start: Start, output: Path) -> None:
+    running = start()
+    (daemon,) = [pid for pid in processes("orted") if _name(pid) == "orted"]
+    os.kill(daemon, signal.SIGKILL)
+    code, seconds = running.end()
+    seconds += gone(output, 30)
+    report("SIGKILL of orted on beta", code, seconds, running, "lost communication")
+    assert code != 0
+    assert "lost communication with a remote daemon" in " ".join(running.text().split())
+    assert seconds < 30
+
+
+def test_unplugged_host(two_hosts: TwoHosts, start: Start, output: Path) -> None:
+    running = start()
+    two_hosts.plug("down")
+    code, seconds = running.end()
+    seconds += gone(output, 60)
+    report("link of beta down", code, seconds, running, "lost communication")
+    assert code != 0
+    assert "beta" in running.text()
+    assert seconds < 60
+
+
+def test_stopped_process_is_named(two_hosts: TwoHosts, start: Start, output: Path) -> None:
+    running = start("distributed.stall_minutes=0.75")
+    os.kill(rank_on(two_hosts, "beta", output), signal.SIGSTOP)
+    code, seconds = running.end()
+    seconds += gone(output, 30)
+    report("SIGSTOP of the rank on beta, stall_minutes=0.75", code, seconds, running, "no progress")
+    assert code == 1
+    assert "frcnn: rank 1 on beta: no progress for 45 seconds" in running.text()
+    assert "Traceback" not in running.text()
+
+
+def test_exception_on_one_rank_is_told_first(two_hosts: TwoHosts, recipe: Path, tmp_path: Path) -> None:
+    line = mpirun_command([Host("alpha", 1), Host("beta", 1)], [], "eth0")
+    line = [*line[: line.index("-m")], str(HERE / "rank_checks.py"), str(recipe), str(tmp_path), "fails"]
+    running = Running(two_hosts.command("alpha", *line), tmp_path / "log")
+    running.wait_for("rank 1 on beta")
+    begin = time.monotonic()
+    code, _ = running.end()
+    assert not processes("rank_checks.py", str(tmp_path))
+    report("an exception on rank 1", code, time.monotonic() - begin, running, "rank 1 on beta")
+    assert code == 1
+    own = running.text().index("frcnn: rank 1 on beta: ZeroDivisionError: float division by zero\nTraceback")
+    assert own < running.text().index("MPI_ABORT")
+    assert "rank 0 on" not in running.text()
+
+
+def test_sigterm_to_the_launcher_saves_and_the_same_command_goes_on_with_other_ranks(
+    two_hosts: TwoHosts, start: Start, output: Path, recipe: Path
+) -> None:
+    running = start()
+    (launcher,) = [pid for pid in processes("frcnn.cli launch", f"output={output}") if _name(pid).startswith("python")]
+    os.kill(launcher, signal.SIGTERM)
+    code, seconds = running.end()
+    seconds += gone(output, 30)
+    report("SIGTERM to frcnn launch", code, seconds, running, "saved step")
+    assert code == 0, running.text()
+    assert "saved step" in running.text()
+    found = Checkpoints(output / "checkpoints", 2, print).latest()
+    assert found is not None
+    assert found.step >= 3
+    # The same run on one rank more than the batch divides by: 2 images cannot be shared by 3, so a step takes 3.
+    end = f"training.epochs={(found.step / 12) + 0.3}"
+    again = mpirun(3, "-m", "frcnn.cli", "train", "--config", str(recipe), f"output={output}", *SLOW, end)
+    assert again.returncode == 0, again.stderr
+    assert "training.batch_size=2 cannot be shared evenly by 3 processes: a step takes 3 images" in again.stdout
+    assert f"an epoch has 8 steps instead of 12: step {found.step} became {round(found.step * 8 / 12)}" in again.stdout

@@ -1,0 +1,152 @@
+"""One, two and three ranks on this machine must come to the same."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rank_hosts import HERE, mpirun
+
+from frcnn.config import load_config
+from frcnn.distributed import World
+from frcnn.modeling.faster_rcnn import build_model
+from frcnn.weights.model_folder import write_model_folder
+
+pytestmark = pytest.mark.usefixtures("horovod")
+Results = dict[str, np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def folder(recipe: Path, shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained model to evaluate, and two folders with 7 and 17 of the training pictures and the whole annotation file."""
+    folder = tmp_path_factory.mktemp("ranks")
+    config = load_config(recipe, ["roi_head.score_threshold=0.0"])
+    write_model_folder(folder / "model", build_model(3, config), config, ("circle", "square", "triangle"), (1, 2, 3), {})
+    pictures = sorted((shapes / "train").iterdir())
+    for number, part in enumerate((pictures[:7], pictures[7:])):
+        shutil.copytree(shapes / "annotations", folder / f"shard{number}" / "annotations")
+        (folder / f"shard{number}" / "train").mkdir()
+        for picture in part:
+            shutil.copy(picture, folder / f"shard{number}" / "train")
+    return folder
+
+
+def run(ranks: int, recipe: Path, folder: Path, *checks: str) -> dict[str, Results]:
+    done = mpirun(ranks, str(HERE / "rank_checks.py"), str(recipe), str(folder), *checks)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return {name: dict(np.load(folder / f"{name}{ranks}.npz")) for name in checks}
+
+
+@pytest.fixture(scope="module")
+def one(recipe: Path, folder: Path) -> dict[str, Results]:
+    import rank_checks
+
+    checks = (rank_checks.train, rank_checks.sync_bn, rank_checks.evaluate)
+    return {check.__name__: check(World(), recipe, folder) for check in checks}
+
+
+@pytest.fixture(scope="module")
+def two(recipe: Path, folder: Path) -> dict[str, Results]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOROVOD_TIMELINE", str(folder / "timeline.json"))
+        return run(2, recipe, folder, "exchange", "train", "sync_bn", "evaluate", "sharded")
+
+
+@pytest.fixture(scope="module")
+def three(recipe: Path, folder: Path) -> dict[str, Results]:
+    return run(3, recipe, folder, "exchange", "evaluate")
+
+
+def test_two_ranks_train_as_one_with_the_same_batches(one: dict[str, Results], two: dict[str, Results], folder: Path) -> None:
+    """The same 20 batches of 2, as one rank's and as two ranks' with one image each.
+
+    The sums over a batch are added up in another order, a relative difference of some 1e-7 in the loss and gradient of a step. Steps
+    build on each other, and a weight moves by a hundredth of itself, so the way that the weights went is compared to 1e-3 of its
+    length. A wrong mean, another sample of anchors or another order of images makes it differ by a tenth and more. The rate is low
+    because proposals are chosen: at high rates one that is chosen otherwise grows into another run.
+    """
+    alone, shared = one["train"], two["train"]
+    assert alone["steps"] == shared["steps"] == 20
+    np.testing.assert_array_equal(alone["before"], shared["before"])
+    way = alone["after"] - alone["before"]
+    difference = np.linalg.norm(shared["after"] - alone["after"]) / np.linalg.norm(way)
+    print("difference of the weights, as a share of the way they went:", difference)
+    assert np.linalg.norm(way) > 1e-2
+    assert difference < 1e-3
+    losses = [
+        [json.loads(line)["loss"] for line in (folder / f"run{size}" / "metrics.jsonl").read_text().splitlines() if '"train"' in line]
+        for size in (1, 2)
+    ]
+    assert len(losses[0]) == 20
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
+    assert losses[0][-1] != losses[0][0]
+
+
+def test_ranks_hold_bit_identical_weights_and_momentum(two: dict[str, Results]) -> None:
+    assert two["train"]["digests"] == 1
+
+
+def test_gradients_travel_while_others_are_computed(two: dict[str, Results], folder: Path) -> None:
+    """In Horovod's timeline: the sum of the first bucket begins before the last bucket's gradients are there."""
+    text = (folder / "timeline.json").read_text()
+    events = json.loads(text if text.rstrip().endswith("]") else text.rstrip().rstrip(",") + "]")
+    names = {event["pid"]: event["args"]["name"] for event in events if event.get("name") == "process_name"}
+    begins: dict[str, list[tuple[int, str]]] = {}
+    for event in events:
+        if event.get("ph") == "B":
+            begins.setdefault(names[event["pid"]], []).append((event["ts"], event["name"]))
+    buckets = sorted({name.split(".")[1] for name in names.values() if name.startswith("gradients.")}, key=int)
+    assert len(buckets) >= 2
+    first, last = (next(name for name in begins if name.startswith(f"gradients.{bucket}.")) for bucket in (buckets[0], buckets[-1]))
+    sums = [time for time, what in begins[first] if "ALLREDUCE" in what and "NEGOTIATE" not in what]
+    offers = [time for time, what in begins[last] if what == "NEGOTIATE_ALLREDUCE"]
+    ahead = [offer - begun for begun, offer in zip(sums, offers, strict=False)]
+    print("the first bucket's sum began before the last was offered, microseconds:", ahead)
+    assert max(ahead) > 0
+
+
+def test_sync_batch_norm_is_batch_norm_of_the_whole_batch(one: dict[str, Results], two: dict[str, Results]) -> None:
+    whole, spread = one["sync_bn"], two["sync_bn"]
+    for name in ("outputs", "of_inputs", "mean", "variance"):
+        np.testing.assert_allclose(spread[name], whole[name], rtol=2e-4, atol=2e-5, err_msg=name)
+    for name in ("of_gamma", "of_beta"):  # each rank's own part; the all-reduce of the gradients comes later
+        np.testing.assert_allclose(spread[name].sum(axis=0), whole[name][0], rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+def test_evaluation_is_the_same_to_the_last_digit_on_one_two_and_three_ranks(
+    one: dict[str, Results], two: dict[str, Results], three: dict[str, Results]
+) -> None:
+    alone = one["evaluate"]
+    assert alone["counts"].tolist() == [24]
+    assert sum(len(found) for name, found in alone.items() if name.startswith("scores")) > 200
+    for ranks, shared in ((2, two["evaluate"]), (3, three["evaluate"])):
+        assert shared["counts"].tolist() == [24 // ranks] * ranks
+        assert alone.keys() == shared.keys()
+        for name in alone.keys() - {"counts"}:
+            np.testing.assert_array_equal(shared[name], alone[name], err_msg=f"{name} on {ranks} ranks")
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_what_ranks_exchange(ranks: int, two: dict[str, Results], three: dict[str, Results]) -> None:
+    got = {2: two, 3: three}[ranks]["exchange"]
+    assert got["broadcast"].tolist() == [1.5] * 6 + [0.0]
+    assert got["lengths"].tolist() == list(range(ranks))
+    assert (got["shared"], got["largest"]) == (0, ranks - 1)
+    disagree, alone = got["told"].tolist()
+    assert f"rank {ranks - 1} on " in disagree
+    assert f"has option seed {ranks - 1}, but rank 0 on " in disagree
+    assert disagree.count("option seed") == ranks - 1
+    assert "frcnn 1.0" not in disagree
+    assert alone.startswith(f"rank {ranks - 1} on ")
+    assert alone.endswith(": no such folder")
+
+
+def test_hosts_with_unequal_shards_take_equal_steps(two: dict[str, Results]) -> None:
+    shards = two["sharded"]
+    assert shards["steps"].tolist() == [17, 17]  # one image a step on each; the larger shard decides
+    assert len(set(shards["seen0"].tolist())) == 7
+    assert len(set(shards["seen1"].tolist())) == 17
+    assert not set(shards["seen0"].tolist()) & set(shards["seen1"].tolist())
