@@ -29,7 +29,7 @@ class _Log(io.TextIOWrapper):
 def main() -> int:
     """Train as the channels and hyperparameters say; returns the exit code, and leaves the failure file where it is not 0."""
     environment = Environment.read()
-    sys.stdout = _Log(sys.stdout.detach(), encoding="utf-8", errors="replace", line_buffering=True)  # type: ignore[attr-defined]
+    sys.stdout = _Log(sys.stdout.detach(), encoding="utf-8", errors="replace", line_buffering=True)  # type: ignore[union-attr]
     try:
         with _reported(environment, None):
             world = connect()
