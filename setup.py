@@ -26,7 +26,8 @@ class BuildWithKernels(build_py):
         sys.path.insert(0, str(Path(__file__).parent))
         from frcnn.ops import build
 
-        build.build(Path(self.build_lib) / "frcnn" / "ops" / "prebuilt", cuda=build.nvcc() is not None)
+        library = build.build(Path(self.build_lib) / "frcnn" / "ops" / "prebuilt", cuda=build.nvcc() is not None)
+        library.file.with_name(f"{library.file.name}.lock").unlink()  # no other process builds there
 
 
 class PlatformDistribution(Distribution):
