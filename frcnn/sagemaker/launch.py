@@ -14,11 +14,23 @@ import yaml
 
 from frcnn.errors import UserError
 from frcnn.sagemaker.account import Account, call_aws
-from frcnn.sagemaker.hosting import Endpoint, Model, Transform, invoke_request
+from frcnn.sagemaker.hosting import Endpoint, Model, Transform, Variant, invoke_request
 from frcnn.sagemaker.image_uri import get_image_uri
 from frcnn.sagemaker.training_job import TrainingChannel, TrainingJob
 
-__all__ = ["Answer", "Launcher", "TrainingChannel", "TrainingJob", "cost", "get_image_uri", "load_job"]
+__all__ = [
+    "Answer",
+    "Endpoint",
+    "Launcher",
+    "Model",
+    "TrainingChannel",
+    "TrainingJob",
+    "Transform",
+    "Variant",
+    "cost",
+    "get_image_uri",
+    "load_job",
+]
 
 LOG_GROUP = "/aws/sagemaker/TrainingJobs"
 _ENDED = ("Completed", "Failed", "Stopped")
