@@ -230,7 +230,10 @@ class Distributed(Section):
         "none", description="of gradients on their way between processes; fp16 halves what travels and rounds it"
     )
     sync_batch_norm: bool = Field(False, description="batch norm over the images of all processes; for norm bn, in training")
-    stall_minutes: Positive = Field(10, description="minutes without progress of any process after which the run is ended")
+    # Longer than mpirun needs to notice a lost host: told to end ranks on one that does not answer, it waits for ever.
+    stall_minutes: Annotated[float, Field(ge=0.5)] = Field(
+        10, description="minutes without progress of any process after which the run is ended"
+    )
 
 
 class Config(Section):

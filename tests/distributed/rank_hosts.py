@@ -114,6 +114,9 @@ class TwoHosts:
             subprocess.run(["ip", "link", "set", ends[name], "netns", str(pids[name]), "name", "eth0"], check=True)
             self.run(name, "ip", "address", "add", f"{address}/24", "dev", "eth0")
             self.run(name, "ip", "link", "set", "eth0", "up")
+        self._wait_for_ssh()
+
+    def _wait_for_ssh(self) -> None:
         end = time.monotonic() + 20
         while self.run("alpha", "ssh", "-o", "ConnectTimeout=2", "beta", "true", check=False).returncode:
             assert time.monotonic() < end, (self.folder / "beta.log").read_text()
@@ -136,6 +139,8 @@ class TwoHosts:
     def plug(self, state: str) -> None:
         """The cable: ``up`` or ``down``."""
         self.run("beta", "ip", "link", "set", "eth0", state)
+        if state == "up":
+            self._wait_for_ssh()
 
     def close(self) -> None:
         for holder in self.holders.values():
