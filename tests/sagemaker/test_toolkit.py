@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from tiny_job import Container
+
+from frcnn.sagemaker.processes import descendants
 
 pytest.importorskip("sagemaker_training")
 MakeContainer = Callable[..., Container]
@@ -72,10 +76,14 @@ def test_a_killed_rank_is_named(make_container: MakeContainer) -> None:
     container = make_container({"sagemaker_mpi_num_of_processes_per_host": "2", "training.epochs": "200"})
     container.start()
     container.wait_for("train step=2 ")
-    listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
-    (rank, *_) = [
-        int(line.split()[0]) for line in listed.splitlines() if "-m mpi4py" in line and "mpirun" not in line and "frcnn_train" in line
-    ]
-    subprocess.run(["kill", "-KILL", str(rank)], check=True)
+    assert container.process is not None
+    below = descendants(container.process.pid)
+    ranks = [process.pid for process in below if process.name.startswith("python") and _runs(process.pid, "frcnn_train.py")]
+    assert len(ranks) == 2
+    os.kill(ranks[1], signal.SIGKILL)
     assert container.wait() != 0
     assert re.match(r"the process was ended by SIGKILL \(rank [01], host \S+\)\n", container.failure)
+
+
+def _runs(pid: int, program: str) -> bool:
+    return program.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
