@@ -26,7 +26,7 @@ from frcnn.ops import compiled
 from frcnn.weights.model_folder import write_model_folder
 
 OPTIONS = """
-    image.min_size=[96] image.max_size=160 image.canvas_aspects=[1.0] backbone.name=resnet18 backbone.norm=gn fpn.channels=32
+    image.min_size=[96] image.max_size=160 image.canvas_aspects=[] backbone.name=resnet18 backbone.norm=gn fpn.channels=32
     anchors.sizes=[8,16,32,64,128] rpn.pre_nms_test=60 rpn.post_nms_test=20 roi_head.fc_channels=32 roi_head.score_threshold=0.3
 """
 
@@ -89,25 +89,42 @@ def assert_same(found: dict[str, np.ndarray], way: str, detector: Detector, imag
         assert not found[f"{way}_scores"][row, count:].any()
 
 
-@pytest.mark.parametrize("resize", ["bilinear", "pillow"])
-def test_stock_tensorflow_finds_what_the_detector_finds(tmp_path, pictures, resize):
-    model = write_model(tmp_path / "model", f"image.resize={resize}")
-    result = CliRunner().invoke(main, ["export", "--model", str(model), "--out", str(tmp_path / "out" / "1")])
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A model folder and what the command line made of it."""
+    folder = tmp_path_factory.mktemp("reference")
+    model = write_model(folder / "model")
+    result = CliRunner().invoke(main, ["export", "--model", str(model), "--out", str(folder / "out" / "1")])
     assert result.exit_code == 0, result.output
-    assert result.stdout == f"savedmodel: {tmp_path / 'out' / '1'}\n"
+    assert result.stdout == f"savedmodel: {folder / 'out' / '1'}\n"
+    return model, folder / "out" / "1"
+
+
+def test_stock_tensorflow_finds_what_the_detector_finds(tmp_path, pictures, reference):
+    model, exported = reference
     images = [decode_image(file) for file in sorted(pictures.iterdir())]
     same_size = np.stack([images[0], images[0][::-1]])
     np.save(tmp_path / "pixels.npy", same_size)
-    found = found_by_a_stranger(tmp_path / "out" / "1", pictures, tmp_path)
+    found = found_by_a_stranger(exported, pictures, tmp_path)
     assert_same(found, "bytes", Detector.load(model), images)
     assert_same(found, "pixels", Detector.load(model), list(same_size))
-    labels = json.loads((tmp_path / "out" / "1" / "assets.extra" / "labels.json").read_text())
+    labels = json.loads((exported / "assets.extra" / "labels.json").read_text())
     assert [entry["name"] for entry in labels] == ["a", "b", "c"]
+
+
+def test_bytes_that_are_no_picture_are_an_error(reference):
+    detect = tf.saved_model.load(str(reference[1])).signatures["serving_default"]
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 30)).save(buffer, "JPEG")
+    for content in (b"", b"no picture", buffer.getvalue()[:200]):
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            detect(image_bytes=tf.constant([content]))
+    assert detect(image_bytes=tf.constant([], tf.string))["boxes"].shape[0] == 0
 
 
 @pytest.mark.skipif(compiled.serving().library is None, reason="no kernels on this machine")
 def test_the_kernels_travel_along(tmp_path, pictures):
-    model = write_model(tmp_path / "model", "ops.kernel=reference")
+    model = write_model(tmp_path / "model", "ops.kernel=reference", "image.resize=pillow")
     export_savedmodel(model, tmp_path / "out", "compiled")
     [library] = (tmp_path / "out" / "assets.extra").glob("*.so")
     images = [decode_image(file) for file in sorted(pictures.iterdir())]
@@ -115,17 +132,6 @@ def test_the_kernels_travel_along(tmp_path, pictures):
     with pytest.raises(AssertionError, match="Op type not registered 'Frcnn"):
         found_by_a_stranger(tmp_path / "out", pictures, tmp_path)
     assert_same(found_by_a_stranger(tmp_path / "out", pictures, tmp_path, library), "bytes", Detector.load(model), images)
-
-
-def test_bytes_that_are_no_picture_are_an_error(tmp_path):
-    export_savedmodel(write_model(tmp_path / "model"), tmp_path / "out", "reference")
-    detect = tf.saved_model.load(str(tmp_path / "out")).signatures["serving_default"]
-    buffer = io.BytesIO()
-    Image.new("RGB", (40, 30)).save(buffer, "JPEG")
-    for content in (b"", b"no picture", buffer.getvalue()[:200]):
-        with pytest.raises(tf.errors.InvalidArgumentError):
-            detect(image_bytes=tf.constant([content]))
-    assert detect(image_bytes=tf.constant([], tf.string))["boxes"].shape[0] == 0
 
 
 def test_a_folder_with_something_in_it_is_left_alone(tmp_path):
