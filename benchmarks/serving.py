@@ -128,9 +128,8 @@ def load(port: int, pictures: Path, *flags: str) -> dict[str, Any]:
 
 
 def compare(model: Path, pictures: Path, seconds: float, batch: int) -> dict[str, Any]:
-    """Bare rates and those over HTTP, without and with batching."""
+    """Bare rates and those over HTTP, without and with batching, each compared with the bare rate of the same batches."""
     result: dict[str, Any] = {"bare": {str(size): bare_rates(model, pictures, size, seconds) for size in (1, batch)}, "http": {}}
-    best = max(rates["from_bytes"] for rates in result["bare"].values())
     for size, rates in result["bare"].items():
         print(f"bare, batches of {size}: {rates['from_bytes']:6.1f} pictures/s from bytes, {rates['model']:6.1f} the model alone")
     for size in (1, batch):
@@ -142,7 +141,7 @@ def compare(model: Path, pictures: Path, seconds: float, batch: int) -> dict[str
             rate = SHARE_OF_LOAD * max(row["requests_per_second"] for row in rows.values())
             rows["80 %"] = load(port, pictures, "--rate", f"{rate:.3f}", "--seconds", str(2 * seconds))
         for name, row in rows.items():
-            row["share_of_bare"] = row["requests_per_second"] / best
+            row["share_of_bare"] = row["requests_per_second"] / result["bare"][str(size)]["from_bytes"]
             print(
                 f"HTTP, batches up to {size}, load {name:>4}: {row['requests_per_second']:6.1f} /s ({row['share_of_bare']:.2f} of bare), "
                 f"p50 {row['p50_ms']:6.0f} ms, p99 {row['p99_ms']:6.0f} ms ({row['p99_ms'] / row['p50_ms']:.1f} x), "

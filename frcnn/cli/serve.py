@@ -26,7 +26,7 @@ _DEFAULTS = ServeOptions(Path())
     "--nginx/--no-nginx", default=_DEFAULTS.nginx, show_default=True, help="nginx in front; without it slow callers hold threads."
 )
 @click.option("--page/--no-page", default=_DEFAULTS.page, show_default=True, help="The page / on which to try the model.")
-@click.option("--max-batch", default=_DEFAULTS.max_batch, show_default=True, help="Pictures that run together; 1 switches that off.")
+@click.option("--max-batch", type=int, help="Pictures that run together; 1 switches that off.  [default: 8 on a GPU, else 1]")
 @click.option("--batch-wait-ms", default=_DEFAULTS.batch_wait_ms, show_default=True, help="Longest wait for pictures to run together.")
 @click.option("--queue-size", default=_DEFAULTS.queue_size, show_default=True, help="Pictures that wait; more are refused with 503.")
 @click.option("--request-timeout", default=_DEFAULTS.request_timeout, show_default=True, help="Seconds that a request may take.")

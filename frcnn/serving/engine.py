@@ -75,7 +75,7 @@ class Engine:
         try:
             self.model_version = self._options.model_version or weights_digest(self._folder)
             self.detector = Detector.load(self._folder)
-            sizes = batch_sizes(self._options.max_batch)
+            sizes = batch_sizes(self._options.max_batch or 1)
             self._warm(sizes)
             self.batcher = Batcher(
                 self._detect,

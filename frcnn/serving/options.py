@@ -35,7 +35,8 @@ class ServeOptions:
         workers: processes with a model each; None is one a GPU, or one on the CPU, where TensorFlow's threads use all cores.
         nginx: nginx in front: it takes slow clients, big bodies and stopping off the workers. Without it gunicorn listens itself.
         page: serve the page ``/`` on which a person tries the model.
-        max_batch: pictures of one canvas that run together at most; 1 switches batching off.
+        max_batch: pictures of one canvas that run together at most; 1 switches batching off. None is 8 on a GPU, and 1 on the CPU,
+            whose cores one picture keeps busy.
         batch_wait_ms: how long the first picture of a batch waits at most for others that are being decoded, milliseconds.
         queue_size: pictures that wait in a worker at most, and requests that it takes in at a time; beyond that the answer is 503.
         request_timeout: seconds a request may take, waiting included; then the answer is 503. SageMaker gives up after 60.
@@ -53,7 +54,7 @@ class ServeOptions:
     workers: int | None = None
     nginx: bool = True
     page: bool = True
-    max_batch: int = 4
+    max_batch: int | None = None
     batch_wait_ms: float = 5.0
     queue_size: int = 64
     request_timeout: float = 55.0

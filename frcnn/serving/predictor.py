@@ -76,7 +76,7 @@ def create_app(options: ServeOptions, engine: Engine, health: Health, metrics_fo
 
     @app.get("/execution-parameters")
     def execution_parameters() -> Response:
-        concurrent = min(2 * options.max_batch * (options.workers or 1), MAX_TRANSFORM_MB // TRANSFORM_PAYLOAD_MB)
+        concurrent = min(2 * (options.max_batch or 1) * (options.workers or 1), MAX_TRANSFORM_MB // TRANSFORM_PAYLOAD_MB)
         parameters = {"MaxConcurrentTransforms": concurrent, "BatchStrategy": "SINGLE_RECORD", "MaxPayloadInMB": TRANSFORM_PAYLOAD_MB}
         return Response(json.dumps(parameters), content_type="application/json")
 

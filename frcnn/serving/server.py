@@ -27,6 +27,7 @@ DIED = 1  # exit code where a part died by itself
 GUNICORNS_SHARE = 3.0  # seconds of the drain that are left to gunicorn, which has nothing to do once nginx is through
 NGINX_PATIENCE = 10.0  # seconds that nginx waits for a worker's answer longer than the worker for its own
 POLL = 0.1  # seconds
+GPU_BATCH = 8  # default of max_batch
 
 
 def serve(options: ServeOptions) -> int:
@@ -44,12 +45,12 @@ def serve(options: ServeOptions) -> int:
         model = find_model(options.model.resolve(), scratch)
         nginx = _find_nginx() if options.nginx else None
         _check_port(options)
-        options = dataclasses.replace(options, workers=options.workers or _count_gpus() or 1)
+        options = _settled(options, _count_gpus())
         (scratch / OPTIONS).write_text(options.to_json())
         (scratch / MODEL).write_text(str(model))
         (scratch / METRICS).mkdir()
         with _Signals() as signals:
-            return _supervise(_start(options, scratch, nginx), signals, options)
+            return _supervise(_start(options, scratch, nginx, signals), signals, options)
 
 
 class _Signals:
@@ -72,17 +73,21 @@ class _Signals:
 Parts = dict[str, "subprocess.Popen[bytes]"]
 
 
-def _start(options: ServeOptions, scratch: Path, nginx: str | None) -> Parts:
-    """The processes by name, the outermost first; each in a group of its own, so that Ctrl-C reaches the supervisor alone."""
-    commands = {"gunicorn": [sys.executable, "-m", "frcnn.serving.wsgi", str(scratch)]}
-    if nginx:
-        file = scratch / "nginx.conf"
-        file.write_text(nginx_config(options, scratch))
-        commands = {"nginx": [nginx, "-p", str(scratch), "-e", "stderr", "-c", str(file)], **commands}
-    return {
-        name: subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=end_with_parent)
-        for name, command in commands.items()
-    }
+def _start(options: ServeOptions, scratch: Path, nginx: str | None, signals: _Signals) -> Parts:
+    """The processes by name, the outermost first; nginx comes once gunicorn listens, which takes a moment."""
+    gunicorn = _run([sys.executable, "-m", "frcnn.serving.wsgi", str(scratch)])
+    if nginx is None:
+        return {"gunicorn": gunicorn}
+    while not ((scratch / SOCKET).exists() or signals.received or gunicorn.poll() is not None):
+        time.sleep(POLL)
+    file = scratch / "nginx.conf"
+    file.write_text(nginx_config(options, scratch))
+    return {"nginx": _run([nginx, "-p", str(scratch), "-e", "stderr", "-c", str(file)]), "gunicorn": gunicorn}
+
+
+def _run(command: list[str]) -> subprocess.Popen[bytes]:
+    """A process in a group of its own, so that Ctrl-C reaches the supervisor alone."""
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=end_with_parent)
 
 
 def nginx_config(options: ServeOptions, scratch: Path) -> str:
@@ -173,6 +178,11 @@ def _check_port(options: ServeOptions) -> None:
         raise UserError(
             f"port {options.port} of {options.bind} cannot be used ({error.strerror}); choose another one, or end what uses it"
         ) from error
+
+
+def _settled(options: ServeOptions, gpus: int) -> ServeOptions:
+    """The options with what None leaves to the machine."""
+    return dataclasses.replace(options, workers=options.workers or gpus or 1, max_batch=options.max_batch or (GPU_BATCH if gpus else 1))
 
 
 def _count_gpus() -> int:

@@ -176,6 +176,7 @@ def main(scratch: Path) -> None:
     # Before prometheus_client is imported, which looks at it then.
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(scratch / METRICS)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="frcnn: %(message)s")
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of every canvas that is traced, which is meant
     Application(scratch).run()
 
 
