@@ -47,7 +47,7 @@ def prepare(environment: Environment) -> Job:
     """
     if "output" in environment.options:
         raise UserError(f"hyperparameter 'output' cannot be set in a training job, whose results go to {environment.base}; leave it out")
-    scratch = scratch_folder(environment)
+    scratch = scratch_folder(environment.base)
     said = any(name == "data.root" or name.startswith("data.train.") for name in environment.options)
     inputs = find_inputs(environment.channels, len(environment.resources.hosts), scratch, want_data=not said)
     base = load_config(inputs.config).model_dump(exclude_unset=True) if inputs.config else {}
@@ -64,7 +64,7 @@ def prepare(environment: Environment) -> Job:
 def folders(environment: Environment) -> Folders:
     """Checkpoints where SageMaker keeps them, else in the scratch folder: what is in the model folder is packed and uploaded."""
     if environment.checkpoints is None:
-        return Folders(environment.output, scratch_folder(environment) / "checkpoints", (environment.model,))
+        return Folders(environment.output, scratch_folder(environment.base) / "checkpoints", (environment.model,))
     return Folders(environment.output, environment.checkpoints, (environment.model, environment.checkpoints / "model"))
 
 
@@ -77,17 +77,17 @@ def bring_back_model(folders: Folders) -> None:
 
 def save_job(environment: Environment, config: Config) -> None:
     """Leave the configuration for this host's ranks."""
-    scratch = scratch_folder(environment)
+    scratch = scratch_folder(environment.base)
     scratch.mkdir(parents=True, exist_ok=True)
     save_config(config, scratch / "config.yaml")
 
 
 def saved_job(environment: Environment) -> Job:
     """The job as :func:`save_job` left it on this host."""
-    return Job(load_config(scratch_folder(environment) / "config.yaml"), folders(environment), ())
+    return Job(load_config(scratch_folder(environment.base) / "config.yaml"), folders(environment), ())
 
 
-def scratch_folder(environment: Environment) -> Path:
+def scratch_folder(base: Path) -> Path:
     """A folder of this host and job that no one uploads."""
-    name = hashlib.sha256(str(environment.base.absolute()).encode()).hexdigest()[:12]
+    name = hashlib.sha256(str(base.absolute()).encode()).hexdigest()[:12]
     return Path(tempfile.gettempdir()) / f"frcnn-{name}"

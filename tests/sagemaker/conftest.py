@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from frcnn.data.shapes import make_shapes
+from frcnn.sagemaker.job import scratch_folder
 
 sys.path.insert(0, str(Path(__file__).parent))
 from tiny_job import TINY, Container
@@ -48,3 +50,4 @@ def make_container(tmp_path: Path, shapes_channel: Path) -> Iterator[Callable[..
         if container.process and container.process.poll() is None:
             container.process.kill()
             container.process.wait()
+        shutil.rmtree(scratch_folder(container.base), ignore_errors=True)

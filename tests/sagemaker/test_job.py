@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,11 @@ AS_JSON = {name: json.dumps(value) for name, value in VALUES.items()}
 AS_TEXT = {**AS_JSON, "image.resize": "pillow", "training.epochs": " 3 ", "image.min_size": "[640,800]"}
 AS_JSON_OF_TEXTS = {name: json.dumps(text) for name, text in AS_JSON.items()}
 AS_TUPLES = {**AS_SDK_V2, "image.min_size": "(640, 800)", "augment.scale_range": "(0.5, 2.0)"}
+
+
+@pytest.fixture(autouse=True)
+def own_scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 def job(base: Path, hyperparameters: dict[str, str]) -> Environment:
@@ -96,7 +102,7 @@ def test_data_that_a_hyperparameter_names_need_no_channel(tmp_path: Path) -> Non
 
 def test_without_a_checkpoint_location_checkpoints_are_not_uploaded(tmp_path: Path) -> None:
     environment = job(tmp_path, {})
-    assert folders(environment).checkpoints == scratch_folder(environment) / "checkpoints"
+    assert folders(environment).checkpoints == scratch_folder(environment.base) / "checkpoints"
     assert folders(environment).models == (tmp_path / "model",)
     kept = tmp_path / "checkpoints"
     kept.mkdir()
