@@ -23,7 +23,7 @@ def test_train_leaves_a_model(image: str, channel: Path, hosts: Callable[..., li
     host.start(image, channel, *arguments)
     assert host.exit_code() == 0, host.log
     assert max(host.steps()) == 4  # half an epoch of 16 pictures, two at a time
-    assert (host.folder / "model/model.safetensors").stat().st_size > 1 << 20
+    assert (host.folder / "model/weights.safetensors").stat().st_size > 1 << 20
     assert not (host.folder / "output/failure").exists()
 
 

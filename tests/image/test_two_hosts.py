@@ -48,7 +48,7 @@ def test_both_train_one_model(image: str, channel: Path, network: str, removed_f
     assert worker.exit_code(60) == 0, worker.log
     assert max(leader.steps()) == 4
     assert "mpirun" in leader.log
-    assert (leader.folder / "model/model.safetensors").exists()
+    assert (leader.folder / "model/weights.safetensors").exists()
     assert not list((worker.folder / "model").iterdir())  # merged by SageMaker: one of them may write
 
 
