@@ -56,7 +56,7 @@ class Progress:
         self._metrics = MetricsFile(self._folder / METRICS_FILE, self._start_step)
         self._summaries = tf.summary.create_file_writer(str(self._folder / TENSORBOARD_FOLDER))
         self._bar = None
-        if self._stream.isatty():
+        if _is_screen(self._stream):
             self._bar = tqdm(
                 total=self._total_steps, initial=self._start_step, unit="step", dynamic_ncols=True, file=self._stream, smoothing=0.05
             )
@@ -209,6 +209,16 @@ def read_records(file: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return records
+
+
+def _is_screen(stream: TextIO) -> bool:
+    """Whether a bar has a place there. mpirun gives ranks terminals without a width, and passes on what is written into them."""
+    if not stream.isatty():
+        return False
+    try:
+        return os.get_terminal_size(stream.fileno()).columns > 0
+    except (OSError, ValueError):  # not one of the system's
+        return True
 
 
 def _null_if_not_finite(value: Any) -> Any:

@@ -141,3 +141,11 @@ def _read(descriptor: int) -> bytes:
         return os.read(descriptor, 4096)
     except OSError:  # Linux reports the end of a terminal as an input/output error
         return b""
+
+
+def test_terminal_without_width_gets_lines(tmp_path: Path) -> None:
+    """As mpirun's: a bar would be cut to nothing there."""
+    ours, theirs = pty.openpty()
+    with os.fdopen(theirs, "w") as stream, Progress(tmp_path, total_steps=1, batch_size=1, stream=stream) as progress:
+        progress.step(1, {"loss": 0.5}, 0.1)
+    assert os.read(ours, 1000).decode().startswith("train step=1 steps=1 loss=0.5 ")
