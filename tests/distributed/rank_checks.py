@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from frcnn.config import Config, load_config
-from frcnn.distributed import AgreedError, World, connect
+from frcnn.distributed import AgreedError, World, connect, mpi
 from frcnn.startup import import_tensorflow
 
 Arrays = dict[str, np.ndarray]
@@ -20,6 +20,7 @@ Arrays = dict[str, np.ndarray]
 
 def train(world: World, recipe: Path, output: Path) -> Arrays:
     """Weights before and after 20 steps, and how many different states the ranks hold."""
+    mpi.BUCKET_BYTES = 8 << 20  # as many buckets as a ResNet-50's
     trainer = _trainer(world, load_config(recipe, [f"output={output / f'run{world.size}'}"]))
     before = _flat(trainer.model.variables)
     trainer.run()
