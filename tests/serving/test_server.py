@@ -58,17 +58,23 @@ def test_sigterm_under_load_loses_no_accepted_request(served_model: Path, start:
     assert "cut off" not in endpoint.errors()
 
 
-def test_without_nginx_from_an_archive_and_the_end_of_a_worker(served_model: Path, start: Start, tmp_path: Path) -> None:
+def test_two_busy_workers_from_an_archive_without_nginx_and_the_end_of_one(served_model: Path, start: Start, tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "model.tar.gz", "w:gz") as tar:
         tar.add(served_model, ".")
     tmp_path.chmod(0o555)
-    endpoint = start(tmp_path, "--no-nginx", "--no-page", "--max-batch", "1", "--model-version", "7").wait_until_healthy()
+    flags = ("--workers", "2", "--queue-size", "1", "--max-images", "1", "--model-version", "7")
+    endpoint = start(tmp_path, "--no-nginx", "--no-page", *flags).wait_until_healthy()
     assert endpoint.post(SMOOTH).json()["model_version"] == "7"
     assert "variant" not in endpoint.post(SMOOTH).json()
     assert endpoint.get("/").status_code == 404  # the page is off
     assert endpoint.get("/metrics").status_code == 200  # asked from this machine
     assert endpoint.post(bytes(1 << 10), "text/plain").status_code == 415
-    (worker,) = endpoint.workers()
+    with ThreadPoolExecutor(24) as pool:  # where each of the two workers takes one request at a time
+        answers = list(pool.map(lambda _: endpoint.post(encode(picture(900, 900)), accept="image/png"), range(48)))
+    assert {answer.status_code for answer in answers} == {200, 503}
+    refused = next(answer for answer in answers if answer.status_code == 503)
+    assert (refused.json()["error"], refused.headers["Retry-After"]) == ("the endpoint is busy; try again", "1")
+    worker, _ = endpoint.workers()
     os.kill(worker, signal.SIGKILL)
     assert endpoint.process.wait(60) == 1
     assert "gunicorn ended by itself" in endpoint.errors()

@@ -1,0 +1,92 @@
+"""A worker's model over its life: loading, a picture that fails, a model that fails, an inference that hangs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from serving_client import picture
+
+from frcnn.inference import Detections, Detector, Prepared
+from frcnn.serving.engine import Engine, weights_digest
+from frcnn.serving.health import Health
+from frcnn.serving.options import ServeOptions
+
+FOREVER = float("inf")
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 240
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def engine(served_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    options = ServeOptions(served_model, request_timeout=1.0)
+    told: list[str] = []
+    engine = Engine(options, served_model, Health(tmp_path_factory.mktemp("health"), 0, 1), told.append)
+    assert engine.trouble() is not None
+    wait_for(lambda: engine.loaded or told)
+    assert told == []
+    return engine
+
+
+def test_ready_engine(engine: Engine, served_model: Path, detector: Detector) -> None:
+    assert engine.trouble() is None
+    assert engine.model_version == weights_digest(served_model)
+    found = engine.batcher.submit(engine.detector.prepare(picture()), FOREVER).result(60).detections
+    expected = detector.detect([picture()])[0]
+    assert found.scores.tolist() == pytest.approx(expected.scores.tolist(), abs=1e-5)
+
+
+def test_a_failing_picture_and_a_failing_model_are_told_apart(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = engine.detector.detect_batch
+    prepared = engine.detector.prepare(picture())
+
+    def fails_on_this(pictures: Sequence[Prepared]) -> list[Detections]:
+        if any(one.canvas is prepared.canvas for one in pictures):
+            raise ArithmeticError("this one")
+        return run(pictures)
+
+    def fails(pictures: Sequence[Prepared]) -> list[Detections]:
+        raise MemoryError("the device is gone")
+
+    monkeypatch.setattr(engine.detector, "detect_batch", fails_on_this)
+    with pytest.raises(ArithmeticError):
+        engine.batcher.submit(prepared, FOREVER).result(60)
+    assert engine.trouble() is None
+    monkeypatch.setattr(engine.detector, "detect_batch", fails)
+    with pytest.raises(MemoryError):
+        engine.batcher.submit(prepared, FOREVER).result(60)
+    wait_for(engine.trouble)
+    assert engine.trouble() == "the model fails even on a blank picture: MemoryError"
+    monkeypatch.setattr(engine.detector, "detect_batch", run)
+    engine.batcher.submit(prepared, FOREVER).result(60)
+    assert engine.trouble() is None
+
+
+def test_an_inference_that_hangs_is_noticed_and_one_that_comes_back_too(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, released = engine.detector.detect_batch, []
+
+    def hangs(pictures: Sequence[Prepared]) -> list[Detections]:
+        wait_for(lambda: released)
+        return run(pictures)
+
+    monkeypatch.setattr(engine.detector, "detect_batch", hangs)
+    waiting = engine.batcher.submit(engine.detector.prepare(picture()), FOREVER)
+    wait_for(engine.trouble)
+    assert str(engine.trouble()).startswith("inference has been running for ")
+    released.append(True)
+    waiting.result(60)
+    wait_for(lambda: engine.trouble() is None)
+
+
+def test_a_model_that_cannot_be_loaded(tmp_path: Path) -> None:
+    told: list[str] = []
+    Engine(ServeOptions(tmp_path), tmp_path, Health(tmp_path, 0, 1), told.append)
+    wait_for(lambda: told)
+    assert told == [f"{tmp_path} is not a model folder: weights.safetensors is missing; give the folder 'model' that frcnn train wrote"]
