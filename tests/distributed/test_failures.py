@@ -54,9 +54,13 @@ def ranks(output: Path) -> list[int]:
 
 
 def rank_on(two_hosts: TwoHosts, host: str, output: Path) -> int:
-    namespace = os.readlink(f"/proc/{two_hosts.init_of(host)}/ns/pid")
-    (rank,) = [pid for pid in ranks(output) if os.readlink(f"/proc/{pid}/ns/pid") == namespace]
+    (rank,) = _of_host(two_hosts, host, ranks(output))
     return rank
+
+
+def _of_host(two_hosts: TwoHosts, host: str, pids: list[int]) -> list[int]:
+    namespace = os.readlink(f"/proc/{two_hosts.init_of(host)}/ns/pid")
+    return [pid for pid in pids if os.readlink(f"/proc/{pid}/ns/pid") == namespace]
 
 
 def _name(pid: int) -> str:
@@ -94,7 +98,7 @@ def test_killed_rank(two_hosts: TwoHosts, start: Start, output: Path) -> None:
 
 def test_killed_daemon(two_hosts: TwoHosts, start: Start, output: Path) -> None:
     running = start()
-    (daemon,) = [pid for pid in processes("orted") if _name(pid) == "orted"]
+    (daemon,) = _of_host(two_hosts, "beta", [pid for pid in processes("orted") if _name(pid) == "orted"])
     os.kill(daemon, signal.SIGKILL)
     code, seconds = running.end()
     seconds += gone(output, 30)

@@ -1,0 +1,102 @@
+"""What do two ranks on two cores reach of twice one rank on one core, and how much of the all-reduce is hidden?
+
+    python benchmarks/scaling.py --config configs/bccd_r18_fpn.yaml data.root=../shared/data/bccd --json scaling.json
+
+Weak scaling: one image a rank and step. Steps of two ranks are measured with the exchange of gradients and, in the same processes
+and alternating with those, without it; the exchange is measured alone too. Medians. Times hold on an idle machine only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from frcnn.config import Config, load_config
+from frcnn.distributed import World, connect
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--rank-of", type=Path, help=argparse.SUPPRESS)  # a rank, started by the command without it
+    arguments = parser.parse_args()
+    if arguments.rank_of:
+        world = connect()
+        overrides = [*arguments.overrides, f"output={arguments.rank_of.parent}", f"training.batch_size={world.size}", "data.workers=1"]
+        with world.ends_together():
+            found = measure(load_config(arguments.config, overrides), world, arguments.steps)
+        if world.leads:
+            arguments.rank_of.write_text(json.dumps(found))
+        return
+    core = str(min(os.sched_getaffinity(0)))
+    two = ["mpirun", "--allow-run-as-root", "-np", "2", "--bind-to", "none", "-mca", "btl_vader_single_copy_mechanism", "none"]
+    alone, together = (run([*start, sys.executable, *sys.argv]) for start in (["taskset", "-c", core], two))
+    results = {
+        "one rank, step (ms)": alone["step"],
+        "two ranks, step (ms)": together["step"],
+        "two ranks, step without exchange (ms)": together["apart"],
+        "exchange alone (ms)": together["exchange"],
+        "gradient (MB)": together["megabytes"],
+        "efficiency": alone["step"] / together["step"],
+        "efficiency without exchange": alone["step"] / together["apart"],
+        "share of the exchange that is hidden": 1 - (together["step"] - together["apart"]) / together["exchange"],
+    }
+    for name, value in results.items():
+        print(f"{name:<40}{value:10.3f}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(results, indent=2) + "\n")
+
+
+def run(command: list[str]) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "measured.json"
+        subprocess.run([*command, "--rank-of", str(file)], check=True, stdout=sys.stderr)
+        return json.loads(file.read_text())
+
+
+def measure(config: Config, world: World, steps: int) -> dict[str, float]:
+    """Milliseconds of a step, of one without exchange, and of the exchange."""
+    import tensorflow as tf
+
+    from frcnn.training.trainer import Trainer
+
+    trainer = Trainer(config, world=world)
+    batch = next(trainer.shard.batches(trainer.train_index, config, 0, trainer.bad_images))
+    weights = [variable.value for variable in trainer.model.trainable_variables]
+
+    def step_in(processes: World) -> Callable[[], object]:
+        trainer.world = processes  # read while the step is traced, by the first call
+        program = tf.function(functools.partial(Trainer._step.python_function, trainer))
+        call = functools.partial(program, batch, tf.constant(0), tf.zeros([2]))
+        call()
+        return call
+
+    exchange = tf.function(lambda: world.average([tf.identity(weight) for weight in weights]))
+    programs = {"step": step_in(world), "apart": step_in(World()), "exchange": exchange}
+    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    for repetition in range(steps + 1):
+        for name, program in programs.items():
+            world.barrier()
+            begin = time.perf_counter()
+            tf.nest.map_structure(lambda tensor: tensor.numpy(), program())
+            if repetition:
+                seconds[name].append(time.perf_counter() - begin)
+    trainer.watchdog.end()
+    megabytes = sum(weight.shape.num_elements() * 4 for weight in weights) / 1e6
+    return {name: 1000 * statistics.median(values) for name, values in seconds.items()} | {"megabytes": megabytes}
+
+
+if __name__ == "__main__":
+    main()
