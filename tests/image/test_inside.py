@@ -54,7 +54,8 @@ def test_requirements_fit_together(docker: Callable[..., str], image: str) -> No
 def test_ssh_daemon_takes_a_key_made_at_start_and_no_password(docker: Callable[..., str], image: str) -> None:
     script = """set -e
     test -z "$(ls /etc/ssh/*_key /root/.ssh/id_* 2>/dev/null)"
-    ssh-keygen -A >/dev/null && ssh-keygen -q -t ed25519 -N '' -f /root/.ssh/id_ed25519 && cp /root/.ssh/id_ed25519.pub /root/.ssh/authorized_keys
+    ssh-keygen -A >/dev/null
+    ssh-keygen -q -t ed25519 -N '' -f /root/.ssh/id_ed25519 && cp /root/.ssh/id_ed25519.pub /root/.ssh/authorized_keys
     /usr/sbin/sshd
     until ss -ltn | grep -q ':22 '; do sleep 0.1; done # it listens a little after it returns
     ssh localhost 'command -v orted python mpirun'
