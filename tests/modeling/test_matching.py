@@ -61,9 +61,8 @@ def test_crowd_regions_match_nothing() -> None:
 
 
 def draw(matches: list[list[int]], count: int, fraction: float, seed: int = 0, usable: list[list[bool]] | None = None):
-    return sample(
-        tf.constant(matches), tf.constant(usable) if usable else None, count=count, positive_fraction=fraction, seed=tf.constant([[seed, 7]] * len(matches))
-    )
+    seeds = tf.constant([[seed, 7]] * len(matches))
+    return sample(tf.constant(matches), tf.constant(usable) if usable else None, count=count, positive_fraction=fraction, seed=seeds)
 
 
 def test_sample_takes_the_allowed_positives_and_fills_with_negatives() -> None:
