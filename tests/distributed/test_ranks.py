@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -52,7 +53,9 @@ def one(recipe: Path, folder: Path) -> dict[str, Results]:
 
 @pytest.fixture(scope="module")
 def two(recipe: Path, folder: Path) -> dict[str, Results]:
-    return run(2, recipe, folder, "exchange", "train", "sync_bn", "evaluate", "sharded")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOROVOD_TIMELINE", str(folder / "timeline.json"))
+        return run(2, recipe, folder, "exchange", "train", "sync_bn", "evaluate", "sharded")
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +90,31 @@ def test_two_ranks_train_as_one_with_the_same_batches(one: dict[str, Results], t
 
 def test_ranks_hold_bit_identical_weights_and_momentum(two: dict[str, Results]) -> None:
     assert two["train"]["digests"] == 1
+
+
+def test_gradients_travel_while_others_are_computed(two: dict[str, Results], folder: Path) -> None:
+    """In Horovod's timeline: sums begin while gradients of the last bucket are still missing."""
+    ahead = lead_of_sums(folder / "timeline.json")
+    print("the first sum of a step began so many milliseconds before the last gradient was there:", ahead)
+    assert len(ahead) >= 20
+    assert sum(milliseconds > 0 for milliseconds in ahead) >= 3  # on a busy machine the other rank is often the late one
+
+
+def lead_of_sums(timeline: Path) -> list[float]:
+    """By step: milliseconds from the beginning of its first bucket's sum to the offer of its last gradient, on rank 0."""
+    text = timeline.read_text().rstrip()
+    events = json.loads(text if text.endswith("]") else text.rstrip(",") + "]")  # the bracket comes when Horovod ends in peace
+    names = {event["pid"]: event["args"]["name"] for event in events if "name" in event.get("args", {})}
+    begins: dict[tuple[str, str], list[int]] = {}
+    for event in events:
+        if event.get("ph") == "B":
+            begins.setdefault((names[event["pid"]], event["name"]), []).append(event["ts"])
+    found = [re.fullmatch(r"gradients\.(\d+)_\d+of\d+", name) for name in names.values()]
+    bucket_of = {match[0]: int(match[1]) for match in found if match}
+    assert max(bucket_of.values()) >= 3
+    sums = [begins[name, "ALLREDUCE"] for name in bucket_of if (name, "ALLREDUCE") in begins]
+    offers = [begins[name, "NEGOTIATE_ALLREDUCE"] for name in bucket_of]
+    return [(max(last) - min(first)) / 1000 for first, last in zip(zip(*sums, strict=False), zip(*offers, strict=False), strict=False)]
 
 
 def test_sync_batch_norm_is_batch_norm_of_the_whole_batch(one: dict[str, Results], two: dict[str, Results]) -> None:
