@@ -107,6 +107,12 @@ class Progress:
         self._summaries.flush()
         self._clock = time.perf_counter()
 
+    def checkpoint(self, step: int) -> None:
+        """Say in the log that this step is safe: a job that was moved to another machine goes on from the last one said."""
+        if self._bar is None:
+            self._say(metric_line("checkpoint", {"step": step}))
+        self._clock = time.perf_counter()
+
     def note(self, text: str) -> None:
         """Tell a person something, without breaking the bar."""
         self._say(text)
@@ -163,6 +169,9 @@ class Silence:
         pass
 
     def pictures(self, step: int, name: str, pictures: Sequence[np.ndarray]) -> None:
+        pass
+
+    def checkpoint(self, step: int) -> None:
         pass
 
     def note(self, text: str) -> None:

@@ -103,15 +103,15 @@ class Trainer:
             while self.step < self.total_steps and not self.stopping:
                 losses = self._train_on(next(batches))
                 progress.step(self.step, losses, float(self.optimizer.learning_rate))
-                self._check_images()
+                self._check_images(progress)
                 due = self._evaluation_is_due()
                 if due:
                     self._evaluate(progress)
                 if due or time.monotonic() - saved > 60 * config.training.checkpoint_minutes:
-                    self._save()
+                    self._save(progress)
                     saved = time.monotonic()
             if self.stopping and self.step < self.total_steps:
-                self._save()
+                self._save(progress)
                 cause = self.stop.received.name if self.stop.received else "a signal to another rank"
                 progress.note(f"{cause}: saved step {self.step} of {self.total_steps}; the same command goes on from there")
         self.watchdog.end()
@@ -220,7 +220,7 @@ class Trainer:
     def _apply(self, gradients: list[tf.Tensor]) -> None:
         self.optimizer.apply(gradients, self.model.trainable_variables)
 
-    def _check_images(self) -> None:
+    def _check_images(self, progress: Progress | Silence) -> None:
         """End the run, saved, where more images than allowed could not be read, counting every image once whoever read it."""
         if self.bad_reads <= self.bad_reads_checked:
             return
@@ -229,7 +229,7 @@ class Trainer:
         try:
             self.bad_images.check({path: reason for known in everyones for path, reason in known.items()})
         except UserError as error:
-            self._save()
+            self._save(progress)
             raise AgreedError(str(error)) from None
 
     def _evaluation_is_due(self) -> bool:
@@ -281,7 +281,7 @@ class Trainer:
         for folder in self.folders.models:
             write_model_folder(folder, self.model, self.config, index.class_names, index.category_ids, metrics)
 
-    def _save(self) -> None:
+    def _save(self, progress: Progress | Silence) -> None:
         if not self.world.leads:
             return
         state = {
@@ -291,6 +291,7 @@ class Trainer:
             "config": self.config.model_dump(mode="json"),
         }
         self.checkpoints.save(self.tracked, self.step, state)
+        progress.checkpoint(self.step)
 
 
 PICTURES = 8  # drawn at each evaluation

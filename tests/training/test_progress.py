@@ -48,6 +48,13 @@ def test_without_a_terminal_every_record_is_one_line_of_pairs(tmp_path: Path) ->
     assert re.fullmatch(r"train step=5 steps=10 a=3 b=6 learning_rate=2\.5 images_per_second=[0-9.e+]+ seconds_left=\d+", lines[0])
 
 
+def test_a_saved_step_is_a_line_of_the_log(tmp_path: Path) -> None:
+    said = io.StringIO()
+    with Progress(tmp_path, 10, batch_size=4, start_step=0, stream=said, log_every=5) as progress:
+        progress.checkpoint(7)
+    assert said.getvalue() == "checkpoint step=7\n"
+
+
 def test_a_resumed_run_has_every_step_once(tmp_path: Path) -> None:
     run(tmp_path / "cut", range(1, 8), log_every=2)  # records of 2, 4, 6; the checkpoint is of step 5
     run(tmp_path / "cut", range(6, 11), log_every=2)
