@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 
 from frcnn.distributed.world import FAILURE, World, tell
 
+START_SECONDS = 1800.0  # beyond the limit for what precedes the second step: reading data, building, tracing, none of which reports
+STARTED = 2  # ticks: the second step has begun
 GRACE_SECONDS = 30.0  # what rank 0 gets to end the run before others conclude that it is the one that hangs
 
 
@@ -46,7 +48,8 @@ class Stalls:
 
         A rank that stopped reporting is frozen. Else those at the earliest stage keep the others waiting.
         """
-        if now - self._progressed < self.limit:
+        starting = len(self.reports) < self.size or min(ticks for _, ticks in self.reports.values()) < STARTED
+        if now - self._progressed < self.limit + (START_SECONDS if starting else 0.0):
             return []
         silent = [rank for rank, heard in self._heard.items() if now - heard > self.limit / 2]
         if silent:
@@ -92,7 +95,7 @@ class Watchdog:
                     self._end_run(culprits)
             elif self._ticks != ticks:
                 ticks, changed = self._ticks, now
-            elif now - changed > self._limit + GRACE_SECONDS:
+            elif now - changed > self._limit + GRACE_SECONDS + (START_SECONDS if ticks < STARTED else 0.0):
                 self._end_run([0])
 
     def _end_run(self, culprits: list[int]) -> None:
