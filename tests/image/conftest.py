@@ -43,7 +43,7 @@ def docker(daemons: engine.Daemons) -> Callable[..., str]:
         data = Path(os.environ.get("FRCNN_DOCKER_DATA") or "/var/tmp/frcnn-docker")
         os.environ["DOCKER_HOST"] = engine.start_engine(daemons, data)
 
-    def run(*arguments: str | Path, check: bool = True, timeout: float = 600) -> str:
+    def run(*arguments: str | Path, check: bool = True, timeout: float = 1000) -> str:
         done = subprocess.run([engine.DOCKER, *map(str, arguments)], capture_output=True, text=True, timeout=timeout, check=False)
         assert done.returncode == 0 or not check, done.stderr
         return done.stdout.removesuffix("\n")

@@ -69,14 +69,14 @@ class Host:
     def running(self) -> bool:
         return self.docker("inspect", "--format", "{{.State.Running}}", self.container) == "true"
 
-    def exit_code(self, timeout: float = 300) -> int:
+    def exit_code(self, timeout: float = 900) -> int:
         return int(self.docker("wait", self.container, timeout=timeout))
 
     def steps(self) -> list[int]:
         """The steps that the log's metric lines tell of."""
         return [int(step) for step in re.findall(r"\bstep=(\d+)", self.log)]
 
-    def wait_for_step(self, step: int, timeout: float = 300) -> None:
+    def wait_for_step(self, step: int, timeout: float = 900) -> None:
         deadline = time.monotonic() + timeout
         while max(self.steps(), default=0) < step:
             assert self.running, self.log
