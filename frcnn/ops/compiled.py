@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -30,6 +31,9 @@ class Serving(NamedTuple):
     reason: str
 
 
+_first_use = threading.RLock()  # functools.cache lets two threads both make a first call
+
+
 @functools.cache
 def _load(file: Path) -> ModuleType:
     return tf.load_op_library(str(file))
@@ -42,12 +46,18 @@ def load_what_is_built() -> None:
     except build.BuildError:
         return
     if library:
-        _load(library.file)
+        with _first_use:
+            _load(library.file)
+
+
+def serving() -> Serving:
+    """Build if need be, once per process, and say what serves; the reason for a fallback also goes to stderr, once."""
+    with _first_use:
+        return _obtain()
 
 
 @functools.cache
-def serving() -> Serving:
-    """Build if need be, once per process, and say what serves; the reason for a fallback also goes to stderr, once."""
+def _obtain() -> Serving:
     try:
         library = build.obtain()
         _load(library.file)

@@ -4,6 +4,8 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -17,9 +19,9 @@ REPOSITORY = Path(__file__).parents[2]
 @pytest.fixture
 def fresh_serving():
     """``serving`` decides once per process; here it decides anew, and again afterwards."""
-    compiled.serving.cache_clear()
+    compiled._obtain.cache_clear()
     yield
-    compiled.serving.cache_clear()
+    compiled._obtain.cache_clear()
 
 
 def python(code: str, home: Path, path: str | None = None) -> subprocess.Popen[str]:
@@ -137,3 +139,20 @@ def test_the_installed_package_brings_its_kernels(tmp_path):
     [library] = (tmp_path / "built" / "frcnn" / "ops" / "prebuilt").iterdir()
     assert library.name.startswith(f"frcnn_ops-tf{build.tf.version.VERSION}-")
     assert library.name.endswith("-cuda.so") == (build.nvcc() is not None)
+
+
+def test_threads_that_come_first_together_load_one_library(fresh_serving: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    obtained = []
+
+    def slowly() -> build.Library:
+        obtained.append(threading.get_ident())
+        time.sleep(0.2)
+        raise build.BuildError("no compiler")
+
+    monkeypatch.setattr(build, "obtain", slowly)
+    threads = [threading.Thread(target=compiled.serving) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(obtained) == 1
