@@ -81,7 +81,7 @@ def measure(config: Config, steps: int, threads: int, with_peer: bool) -> dict[s
         "input": lambda: next(batches),
         "forward": forward,
         "forward_and_backward": forward_and_backward,
-        "step": lambda: trainer._step(batch, tf.constant(0)),
+        "step": lambda: trainer._step(batch, tf.constant(0), tf.zeros([2])),
         "matrix product": matrix_product(config.training.precision),
     }
     if with_peer:
