@@ -74,6 +74,17 @@ def test_mpirun_becomes_open_mpis(docker: Callable[..., str], image: str) -> Non
     assert said[1:] == ["heard", "ended with 0"]
 
 
+def test_rank_that_loads_mpi_before_tensorflow_ends_well(docker: Callable[..., str], image: str) -> None:
+    """Both have a hwloc in them, under the same names; MPI_Finalize crashed in TensorFlow's."""
+    program = """from mpi4py import MPI
+import ctypes, sys
+from pathlib import Path
+library = next(Path(p) / "tensorflow/libtensorflow_framework.so.2" for p in sys.path if (Path(p) / "tensorflow").is_dir())
+ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)  # as TensorFlow loads it
+print("rank", MPI.COMM_WORLD.rank)"""
+    assert docker("run", "--rm", image, "mpirun", "-np", "1", "python", "-c", program).splitlines()[-1] == "rank 0"
+
+
 def test_commands(docker: Callable[..., str], image: str) -> None:
     assert subprocess.run([DOCKER, "run", "--rm", image, "sh", "-c", "exit 7"], check=False).returncode == 7
     assert docker("run", "--rm", image, "--version").startswith("frcnn")
