@@ -21,7 +21,7 @@ prepare_data() {
   if [ -n "$DATA" ]; then
     cp -R "$DATA" "$WORK/data"
   else
-    "$DOCKER" run --rm --user "$(id -u):$(id -g)" --volume "$(cd "$WORK" && pwd):/work" "$IMAGE" make-shapes /work/data --images 10
+    "$DOCKER" run --rm --user "$(id -u):$(id -g)" --volume "$(cd "$WORK" && pwd):/channel" "$IMAGE" make-shapes /channel/data --images 10
   fi
 }
 
