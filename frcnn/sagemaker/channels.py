@@ -20,7 +20,7 @@ from typing import Any
 from frcnn import config
 from frcnn.data.channel import SPLIT_NAMES, find_channel
 from frcnn.errors import UserError
-from frcnn.sagemaker.environment import Channel
+from frcnn.sagemaker.input_files import Channel
 from frcnn.serving.model_source import ARCHIVE, find_model
 
 ROLES = {

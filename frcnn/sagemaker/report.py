@@ -16,7 +16,8 @@ from typing import Any
 import tensorflow as tf
 
 from frcnn.sagemaker.devices import driver_version, management_library, read_gpus
-from frcnn.sagemaker.environment import Channel, Environment
+from frcnn.sagemaker.environment import Environment
+from frcnn.sagemaker.input_files import Channel
 from frcnn.training.folders import Folders
 
 EFA_DEVICES = Path("/dev/infiniband")

@@ -16,7 +16,7 @@ from PIL import Image
 from frcnn.data.coco import load_index
 from frcnn.errors import UserError
 from frcnn.sagemaker.channels import find_inputs
-from frcnn.sagemaker.environment import Channel
+from frcnn.sagemaker.input_files import Channel
 
 COCO = {
     "images": [{"id": 1, "file_name": "a.jpg", "width": 60, "height": 40}],

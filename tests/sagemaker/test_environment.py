@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from frcnn.errors import UserError
-from frcnn.sagemaker.environment import Environment, Hosting, existing_interface
+from frcnn.sagemaker.environment import Environment, Hosting
+from frcnn.sagemaker.input_files import existing_interface
 
 
 def write(base: Path, **files: Any) -> dict[str, str]:
