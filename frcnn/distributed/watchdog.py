@@ -48,7 +48,8 @@ class Stalls:
 
         A rank that stopped reporting is frozen. Else those at the earliest stage keep the others waiting.
         """
-        starting = len(self.reports) < self.size or min(ticks for _, ticks in self.reports.values()) < STARTED
+        # A step ends on no rank before it ends on all, so the furthest tells about those whose last report is older.
+        starting = max((ticks for _, ticks in self.reports.values()), default=0) < STARTED
         if now - self._progressed < self.limit + (START_SECONDS if starting else 0.0):
             return []
         silent = [rank for rank, heard in self._heard.items() if now - heard > self.limit / 2]

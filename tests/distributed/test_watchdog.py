@@ -38,9 +38,14 @@ def test_the_start_may_take_longer() -> None:
     for second in range(1, 1810, 5):
         assert told(stalls, second, (500, 1), (500, 1) if second < 100 else None) == []
     assert told(stalls, 1812, (500, 1)) == [1]
-    unheard = Stalls(size=2, limit=10, now=0)
-    assert told(unheard, 1809, (500, 9)) == []
-    assert told(unheard, 3700, (500, 9)) == [1]
+
+
+def test_the_start_is_over_for_all_when_one_rank_is_past_it() -> None:
+    """No rank ends the first step alone. A rank that froze right after it last reported from before, or not at all."""
+    stalls = Stalls(size=3, limit=10, now=0)
+    for second in range(1, 11):
+        assert told(stalls, second, (3, 3), (1, 1) if second == 1 else None) == []
+    assert told(stalls, 11, (3, 3)) == [1, 2]
 
 
 def test_where_all_wait_for_each_other_all_are_named() -> None:
