@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from frcnn.data.coco import ImageRecord
+from frcnn.data.decode import decode_image
 from frcnn.inference import Detections
 
 Color = tuple[int, int, int]
@@ -81,6 +82,19 @@ def draw_comparison(
         draw.text((x, margin // 2), heading, "black", font)
         sheet.paste(picture, (x, top))
     return sheet
+
+
+def draw_comparisons(
+    records: Sequence[ImageRecord], results: Mapping[int, Detections], class_names: Sequence[str], folder: Path
+) -> list[np.ndarray]:
+    """Annotated beside detected, ``[H, W, 3]`` uint8 a picture; each is written as ``validation_ID.jpg`` into the folder as well."""
+    folder.mkdir(exist_ok=True)
+    sheets = []
+    for record in records:
+        sheet = draw_comparison(decode_image(record.path), record, results[record.image_id], class_names)
+        sheet.save(folder / f"validation_{record.image_id}.jpg")
+        sheets.append(np.asarray(sheet))
+    return sheets
 
 
 def _draw(image: np.ndarray, boxes: np.ndarray, colors: Sequence[Color], captions: Sequence[str]) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Which part of the training data a process reads.
+"""What a run reads, and which part of it a process.
 
 Usually every host has all of it, and each step's batch is dealt over all ranks. With ``data.sharded`` a host has images that no
 other has: its processes deal batches of these among themselves, and the longest host says how many steps an epoch has.
@@ -14,7 +14,7 @@ import numpy as np
 
 from frcnn.config import Config
 from frcnn.data.batch import Batch
-from frcnn.data.coco import Index
+from frcnn.data.coco import Index, check_same_classes, find_channel, load_index
 from frcnn.data.pipeline import BadImages, steps_per_epoch, training_batches
 from frcnn.distributed import World
 from frcnn.errors import UserError
@@ -87,3 +87,27 @@ def present_images(index: Index) -> Index:
 
 def _with_batch_size(config: Config, batch_size: int) -> Config:
     return config.model_copy(update={"training": config.training.model_copy(update={"batch_size": batch_size})})
+
+
+def load_splits(config: Config) -> tuple[Index, Index | None]:
+    """Training and validation index; the latter is None where neither the config nor the folder names one."""
+    train_index = load_index(*find_channel(config.data, "train"), config.data.on_bad_annotation, require_images=not config.data.sharded)
+    if config.data.sharded:
+        train_index = present_images(train_index)
+    try:
+        channel = find_channel(config.data, "validation")
+    except UserError:
+        if config.data.validation.annotations:
+            raise
+        return train_index, None
+    return train_index, check_same_classes(train_index, load_index(*channel, config.data.on_bad_annotation))
+
+
+def evenly_shared(config: Config, processes: int, notes: list[str]) -> Config:
+    """The options with a batch that the processes can share evenly, the next smaller one; ``notes`` gets what changed."""
+    wanted = config.training.batch_size
+    shared = max(wanted // processes, 1) * processes
+    if shared == wanted:
+        return config
+    notes.append(f"training.batch_size={wanted} cannot be shared evenly by {processes} processes: a step takes {shared} images")
+    return config.model_copy(update={"training": config.training.model_copy(update={"batch_size": shared})})

@@ -20,14 +20,13 @@ import tensorflow as tf
 
 from frcnn.config import Config, changed_options, save_config
 from frcnn.data.batch import Batch
-from frcnn.data.coco import Index, check_same_classes, find_channel, load_index
-from frcnn.data.decode import decode_image
+from frcnn.data.coco import Index
 from frcnn.data.pipeline import BadImages
 from frcnn.distributed import AgreedError, World
 from frcnn.distributed.watchdog import Watchdog
 from frcnn.errors import UserError
 from frcnn.evaluation.coco import Metrics, evaluate_detections, gather_detections
-from frcnn.evaluation.visualize import draw_comparison
+from frcnn.evaluation.visualize import draw_comparisons
 from frcnn.inference import Detections, Detector
 from frcnn.modeling.faster_rcnn import build_model
 from frcnn.training.agreement import facts
@@ -35,7 +34,7 @@ from frcnn.training.checkpoint import Checkpoint, Checkpoints
 from frcnn.training.folders import Folders
 from frcnn.training.optimizer import AveragedWeights, build_optimizer, l2_penalty
 from frcnn.training.progress import Progress, Silence
-from frcnn.training.shard import Shard, present_images
+from frcnn.training.shard import Shard, evenly_shared, load_splits
 from frcnn.training.stop import StopRequest
 from frcnn.weights.model_folder import WEIGHTS, write_model_folder
 from frcnn.weights.starting_point import start_from
@@ -68,13 +67,13 @@ class Trainer:
         world.join()
         self.watchdog = Watchdog(world, 60 * config.distributed.stall_minutes)
         self.notes: list[str] = []
-        self.config = config = _shareable(config, world.size, self.notes)
+        self.config = config = evenly_shared(config, world.size, self.notes)
         self.folders = folders or Folders.below(config.output)
         if config.training.deterministic:
             tf.config.experimental.enable_op_determinism()
         keras.utils.set_random_seed(config.seed)
         with world.together():
-            self.train_index, self.validation_index = _load_data(config)
+            self.train_index, self.validation_index = load_splits(config)
         world.agree(facts(config, self.train_index, self.validation_index))
         self.shard = Shard.of(world, self.train_index, config)
         self.bad_images = BadImages(self.train_index, config.data.max_bad_image_share, self.shard.images)
@@ -249,7 +248,8 @@ class Trainer:
                 return
             metrics = evaluate_detections(self.validation_index, results)
             progress.evaluation(self.step, {**metrics.to_json(), "unreadable_images": len(self.bad_images)})
-            self._draw(progress, self.validation_index, results)
+            first, folder = self.validation_index.images[:PICTURES], self.folders.output / "pictures"
+            progress.pictures(self.step, "validation", draw_comparisons(first, results, self.detector.class_names, folder))
             if self.best_ap is None or _ap(metrics) >= self.best_ap:
                 self.best_ap = _ap(metrics)
                 self._write_model({**metrics.to_json(), "split": "validation", "step": self.step})
@@ -260,17 +260,6 @@ class Trainer:
         self.world.broadcast(self.model.non_trainable_variables)
         found = self.detector.detect_index(index, progress=lambda *_: self.watchdog.tick(), rank=world.rank, size=world.size)
         return gather_detections(index, found, world)
-
-    def _draw(self, progress: Progress | Silence, index: Index, results: dict[int, Detections]) -> None:
-        """Annotated beside detected, for the first pictures of the validation split."""
-        folder = self.folders.output / "pictures"
-        folder.mkdir(exist_ok=True)
-        sheets = []
-        for record in index.images[:PICTURES]:
-            sheet = draw_comparison(decode_image(record.path), record, results[record.image_id], self.detector.class_names)
-            sheet.save(folder / f"validation_{record.image_id}.jpg")
-            sheets.append(np.asarray(sheet))
-        progress.pictures(self.step, "validation", sheets)
 
     def _write_model(self, metrics: dict[str, Any]) -> None:
         versions = {"tensorflow": tf.__version__, "keras": keras.__version__, "numpy": np.__version__}
@@ -296,30 +285,6 @@ class Trainer:
 
 PICTURES = 8  # drawn at each evaluation
 LOSSES = ("rpn_objectness", "rpn_box", "roi_class", "roi_box")
-
-
-def _load_data(config: Config) -> tuple[Index, Index | None]:
-    """Training and validation index; the latter is None where neither the config nor the folder names one."""
-    train_index = load_index(*find_channel(config.data, "train"), config.data.on_bad_annotation, require_images=not config.data.sharded)
-    if config.data.sharded:
-        train_index = present_images(train_index)
-    try:
-        channel = find_channel(config.data, "validation")
-    except UserError:
-        if config.data.validation.annotations:
-            raise
-        return train_index, None
-    return train_index, check_same_classes(train_index, load_index(*channel, config.data.on_bad_annotation))
-
-
-def _shareable(config: Config, processes: int, notes: list[str]) -> Config:
-    """The options with a batch that the processes can share evenly, the next smaller one; ``notes`` gets what changed."""
-    wanted = config.training.batch_size
-    shared = max(wanted // processes, 1) * processes
-    if shared == wanted:
-        return config
-    notes.append(f"training.batch_size={wanted} cannot be shared evenly by {processes} processes: a step takes {shared} images")
-    return config.model_copy(update={"training": config.training.model_copy(update={"batch_size": shared})})
 
 
 def _ap(metrics: Metrics) -> float:
