@@ -334,36 +334,3 @@ def test_what_nms_promises(crowd, threshold, kernel):
         assert any(drops(k, i) and rank[k] < rank[i] for k in kept), "a dropped box has a better one"
     [again] = suppress(boxes[:, kept], scores[:, kept], groups[:, kept], **options)
     assert again == list(range(len(kept))), "the kept boxes keep each other"
-
-
-# Both, as a model uses them
-
-
-@kernels
-def test_saved_model(tmp_path, kernel, pyramid, awkward_boxes):
-    boxes, images = awkward_boxes
-
-    class Model(tf.Module):
-        @tf.function(
-            input_signature=[[tf.TensorSpec([None, None, None, 5])] * 4, tf.TensorSpec([None, 4]), tf.TensorSpec([None], tf.int32)]
-        )
-        def __call__(self, levels, boxes, images):
-            pooled = ops.roi_align(
-                levels,
-                boxes,
-                images,
-                strides=STRIDES,
-                output_size=4,
-                sampling_ratio=2,
-                aligned=False,
-                level_rule="torchvision",
-                kernel=kernel,
-            )
-            scores = tf.reduce_mean(pooled, axis=[1, 2, 3])[None]
-            return pooled, *ops.nms(boxes[None], scores, tf.zeros_like(scores, tf.int32), iou_threshold=0.5, max_outputs=9, kernel=kernel)
-
-    model = Model()
-    tf.saved_model.save(model, str(tmp_path))
-    call = pyramid_tensors(pyramid), tf.constant(boxes), tf.constant(images)
-    for here, reloaded in zip(model(*call), tf.saved_model.load(str(tmp_path))(*call), strict=True):
-        np.testing.assert_array_equal(here, reloaded)

@@ -34,6 +34,12 @@ np.savez(outputs, pooled=pooled, indices=indices, counts=counts, **gradients)
 
 
 class Model(tf.Module):
+    """Both operations, as a detector uses them."""
+
+    def __init__(self, kernel):
+        super().__init__()
+        self.kernel = kernel
+
     @tf.function(input_signature=[[tf.TensorSpec([None, None, None, 5])] * 4, tf.TensorSpec([None, 4]), tf.TensorSpec([None], tf.int32)])
     def __call__(self, levels, boxes, images):
         pooled = ops.roi_align(
@@ -45,10 +51,11 @@ class Model(tf.Module):
             sampling_ratio=2,
             aligned=True,
             level_rule="torchvision",
-            kernel="compiled",
+            kernel=self.kernel,
         )
         scores = tf.reduce_mean(pooled, axis=[1, 2, 3])[None]
-        return pooled, *ops.nms(boxes[None], scores, tf.zeros_like(scores, tf.int32), iou_threshold=0.5, max_outputs=9, kernel="compiled")
+        groups = tf.zeros_like(scores, tf.int32)
+        return pooled, *ops.nms(boxes[None], scores, groups, iou_threshold=0.5, max_outputs=9, kernel=self.kernel)
 
 
 def load(folder: Path, first: str) -> subprocess.CompletedProcess[str]:
@@ -57,10 +64,10 @@ def load(folder: Path, first: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture
-def saved(tmp_path, pyramid, awkward_boxes):
+def saved(request, tmp_path, pyramid, awkward_boxes):
     """The folder with the model and its inputs, and what it gives here."""
     boxes, images = awkward_boxes
-    model, levels = Model(), [tf.constant(level) for level in pyramid]
+    model, levels = Model(request.param), [tf.constant(level) for level in pyramid]
     tf.saved_model.save(model, str(tmp_path / "model"), options=tf.saved_model.SaveOptions(experimental_custom_gradients=True))
     np.savez(tmp_path / "inputs.npz", boxes=boxes, images=images, **{f"level{k}": level for k, level in enumerate(pyramid)})
     with tf.GradientTape() as tape:
@@ -71,16 +78,18 @@ def saved(tmp_path, pyramid, awkward_boxes):
     return tmp_path, {"pooled": pooled, "indices": indices, "counts": counts, **gradients}
 
 
-def test_it_runs_where_frcnn_ops_is_imported(saved):
+@pytest.mark.parametrize(("saved", "first"), [("compiled", "import frcnn.ops"), ("reference", "")], indirect=["saved"])
+def test_it_gives_there_what_it_gives_here(saved, first):
     folder, expected = saved
-    done = load(folder, "import frcnn.ops")
+    done = load(folder, first)
     assert done.returncode == 0, done.stderr[-2000:]
     with np.load(folder / "outputs.npz") as found:
         for name, value in expected.items():
             np.testing.assert_array_equal(found[name], value, err_msg=name)
 
 
-def test_without_it_tensorflow_names_what_is_missing(saved):
+@pytest.mark.parametrize("saved", ["compiled"], indirect=True)
+def test_without_frcnn_ops_tensorflow_names_the_kernel_that_is_missing(saved):
     done = load(saved[0], "")
     assert done.returncode == 1
     assert "Op type not registered 'Frcnn" in done.stderr
