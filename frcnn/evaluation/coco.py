@@ -96,11 +96,7 @@ def gather_detections(index: Index, results: Mapping[int, Detections], world: Wo
 
 def to_coco_results(index: Index, results: Mapping[int, Detections]) -> list[dict[str, Any]]:
     """Detections as the COCO results format has them: ``bbox`` is ``[x, y, width, height]``, ``category_id`` is the file's."""
-    return [
-        entry
-        for image_id, detections in results.items()
-        for entry in coco_results(image_id, detections, index.category_ids)
-    ]
+    return [entry for image_id, detections in results.items() for entry in coco_results(image_id, detections, index.category_ids)]
 
 
 def coco_results(image_id: int, detections: Detections, category_ids: tuple[int, ...]) -> list[dict[str, Any]]:

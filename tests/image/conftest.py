@@ -26,6 +26,8 @@ from sagemaker_host import Host
 REPOSITORY = Path(__file__).resolve().parents[2]
 if not os.environ.get("FRCNN_TEST_THE_IMAGE"):  # `make test-image` sets it
     collect_ignore_glob = ["test_*.py"]
+
+
 @pytest.fixture(scope="session")
 def daemons(tmp_path_factory: pytest.TempPathFactory) -> Iterator[engine.Daemons]:
     lacking = engine.missing()

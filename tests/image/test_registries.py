@@ -52,9 +52,7 @@ def pull_and_run(docker: Callable[..., str], name: str, variables: dict[str, str
     return docker("run", "--rm", name, "--version")
 
 
-def test_docker_hub(
-    docker: Callable[..., str], image: str, registry: str, login: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_docker_hub(docker: Callable[..., str], image: str, registry: str, login: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     variables = {"REGISTRY": registry, "DOCKERHUB_USER": USER, "SOURCE_IMAGE": image, "TAG": "tests"}
     refused = push("push_dockerhub.sh", {**variables, **login})
     assert refused.returncode != 0  # no one has logged in

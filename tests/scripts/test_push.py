@@ -38,9 +38,7 @@ def test_unknown_argument_is_refused(name: str, script) -> None:
 def regions() -> list[tuple[str, str]]:
     """Every region that botocore knows, with its partition's domain."""
     partitions = loaders.create_loader().load_data("partitions")["partitions"]
-    return [
-        (name, part["outputs"]["dnsSuffix"]) for part in partitions for name in part["regions"] if "global" not in name
-    ]
+    return [(name, part["outputs"]["dnsSuffix"]) for part in partitions for name in part["regions"] if "global" not in name]
 
 
 def test_registry_of_every_region(script) -> None:
