@@ -2,7 +2,7 @@
 
     python benchmarks/scaling.py --config configs/bccd_r18_fpn.yaml data.root=../shared/data/bccd --json scaling.json
 
-Weak scaling: one image a rank and step. Steps of two ranks are measured with the exchange of gradients and, in the same processes
+Weak scaling: the recipe's batch on each rank. Steps of two ranks are measured with the exchange of gradients and, in the same processes
 and alternating with those, without it; the exchange is measured alone too. Medians. Times hold on an idle machine only.
 """
 
@@ -28,15 +28,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
-    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=9)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--rank-of", type=Path, help=argparse.SUPPRESS)  # a rank, started by the command without it
     arguments = parser.parse_args()
     if arguments.rank_of:
         world = connect()
-        overrides = [*arguments.overrides, f"output={arguments.rank_of.parent}", f"training.batch_size={world.size}", "data.workers=1"]
+        overrides = [*arguments.overrides, f"output={arguments.rank_of.parent}", "data.workers=1"]
+        images = load_config(arguments.config, overrides).training.batch_size
         with world.ends_together():
-            found = measure(load_config(arguments.config, overrides), world, arguments.steps)
+            config = load_config(arguments.config, [*overrides, f"training.batch_size={images * world.size}"])
+            found = measure(config, world, arguments.steps)
         if world.leads:
             arguments.rank_of.write_text(json.dumps(found))
         return
