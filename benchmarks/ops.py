@@ -4,7 +4,8 @@
     python benchmarks/ops.py --json ops.json
 
 Prints medians of wall and CPU time, their ratios to the peers, and for RoIAlign the memory floor: the time to read every
-feature pixel that a tap touches once and to write the result once, at the bandwidths measured in the same run.
+feature pixel that a tap touches once and to write the result once, at the bandwidths measured in the same run. The floor of
+NMS is the call of a graph that does nothing.
 """
 
 from __future__ import annotations
@@ -165,14 +166,19 @@ def nms_row(count: int, rounds: int, max_outputs: int) -> Row:
     image = tf.function(lambda b, s: tf.image.non_max_suppression(b, s, max_outputs, 0.7))
     combined = tf.function(lambda b, s: tf.image.combined_non_max_suppression(b, s, max_outputs, max_outputs, 0.7, clip_boxes=False))
     tensors, torches = (tf.constant(boxes), tf.constant(scores)), (torch.from_numpy(boxes), torch.from_numpy(scores))
+    nothing = tf.function(lambda b, s: s)
+    batch, classes = [tensor[None] for tensor in tensors], [tensor[None, :, None] for tensor in tensors]
     runs: Runs = {
-        "ours": lambda: ours(tensors[0][None], tensors[1][None]),
+        "ours": lambda: ours(*batch),
         "torch": lambda: torchvision.ops.nms(*torches, 0.7),
         "image": lambda: image(*tensors),
-        "combined": lambda: combined(tensors[0][None, :, None], tensors[1][None, :, None]),
+        "combined": lambda: combined(*classes),
+        "nothing": lambda: nothing(*batch),
     }
     peers = {"torchvision": "torch", "tf.image": "image", "combined": "combined"}
-    return row(f"nms, {count} boxes at 0.7, {'all' if max_outputs == count else max_outputs} kept", measure(runs, rounds), "ours", peers)
+    times = measure(runs, rounds)
+    name = f"nms, {count} boxes at 0.7, {'all' if max_outputs == count else max_outputs} kept"
+    return row(name, times, "ours", peers, times["nothing"][0])
 
 
 def class_nms_row(dense: bool, rounds: int) -> Row:

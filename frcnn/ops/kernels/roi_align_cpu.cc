@@ -16,16 +16,21 @@ FRCNN_HD Taps bin_taps(const Plan& plan, int64_t roi, int axis, int bin) {
   return {plan.taps.data() + begin[bin], plan.taps.data() + begin[bin + 1]};
 }
 
-// kVectors * kLanes channels of one bin. An array of so few vectors, in loops of constant length, stays in registers.
+// kVectors * kLanes channels of one bin. An array of so few vectors, in loops of constant length, stays in registers. The
+// pixels that lie `ahead` are those of the bin below, which comes before long: a cache's own guess fails at the jump to
+// another row. They may lie beyond the map, where a prefetch does nothing.
 template <int kVectors, class T>
-FRCNN_HD void pool_vectors(const T* map, int64_t width, int64_t channels, Taps rows, Taps columns, T* pooled) {
+FRCNN_HD void pool_vectors(const T* map, int64_t width, int64_t channels, Taps rows, Taps columns, int64_t ahead, T* pooled) {
   Floats sum[kVectors] = {};
   for (const Tap* y = rows.begin; y != rows.end; ++y) {
     const T* row = map + y->pixel * width * channels;
     for (const Tap* x = columns.begin; x != columns.end; ++x) {
       const T* pixel = row + x->pixel * channels;
       const float weight = y->weight * x->weight;
-      for (int v = 0; v < kVectors; ++v) sum[v] += weight * load(pixel + v * kLanes);
+      for (int v = 0; v < kVectors; ++v) {
+        __builtin_prefetch(pixel + ahead + v * kLanes, /*write*/ 0, /*locality: second-level cache*/ 2);
+        sum[v] += weight * load(pixel + v * kLanes);
+      }
     }
   }
   for (int v = 0; v < kVectors; ++v) store(sum[v], pooled + v * kLanes);
@@ -52,12 +57,14 @@ FRCNN_HD void pool_roi(const Plan& plan, int64_t n, const T* const* features, T*
   const int64_t height = roi.y.extent, width = roi.x.extent;
   const T* map = features[roi.level] + roi.image * height * width * channels;
   for (int p = 0; p < bins; ++p) {
-    const Taps rows = bin_taps(plan, n, 0, p);
+    const Taps rows = bin_taps(plan, n, 0, p), below = bin_taps(plan, n, 0, p + 1 < bins ? p + 1 : p);
+    const bool both = rows.begin != rows.end && below.begin != below.end;
+    const int64_t ahead = both ? int64_t(below.begin->pixel - rows.begin->pixel) * width * channels : 0;
     for (int q = 0; q < bins; ++q, to += channels) {
       const Taps columns = bin_taps(plan, n, 1, q);
       int64_t c = 0;
-      for (; c + 8 * kLanes <= channels; c += 8 * kLanes) pool_vectors<8>(map + c, width, channels, rows, columns, to + c);
-      for (; c + kLanes <= channels; c += kLanes) pool_vectors<1>(map + c, width, channels, rows, columns, to + c);
+      for (; c + 8 * kLanes <= channels; c += 8 * kLanes) pool_vectors<8>(map + c, width, channels, rows, columns, ahead, to + c);
+      for (; c + kLanes <= channels; c += kLanes) pool_vectors<1>(map + c, width, channels, rows, columns, ahead, to + c);
       for (; c < channels; ++c) pool_channel(map + c, width, channels, rows, columns, to + c);
     }
   }
