@@ -18,15 +18,25 @@ from frcnn.startup import import_tensorflow
 Arrays = dict[str, np.ndarray]
 
 
-def train(world: World, recipe: Path, output: Path) -> Arrays:
+def train(world: World, recipe: Path, output: Path, *overrides: str) -> Arrays:
     """Weights before and after 20 steps, and how many different states the ranks hold."""
     mpi.BUCKET_BYTES = 8 << 20  # as many buckets as a ResNet-50's
-    trainer = _trainer(world, load_config(recipe, [f"output={output / f'run{world.size}'}"]))
+    trainer = _trainer(world, load_config(recipe, [f"output={output / f'run{world.size}'}", *overrides]))
     before = _flat(trainer.model.variables)
     trainer.run()
     after = _flat(trainer.model.variables)
     digest = hashlib.sha256(after.tobytes() + _flat(trainer.optimizer.variables).tobytes()).hexdigest()
     return {"before": before, "after": after, "digests": np.array(len(set(world.texts(digest)))), "steps": np.array(trainer.step)}
+
+
+def train_frozen_bn(world: World, recipe: Path, output: Path) -> Arrays:
+    """The same with batch norm that is frozen."""
+    return train(world, recipe, output / "frozen_bn", "backbone.norm=frozen_bn")
+
+
+def train_fp16(world: World, recipe: Path, output: Path) -> Arrays:
+    """The same with gradients that travel as float16."""
+    return train(world, recipe, output / "fp16", "distributed.compression=fp16")
 
 
 def sync_bn(world: World, recipe: Path, output: Path) -> Arrays:

@@ -47,7 +47,7 @@ def run(ranks: int, recipe: Path, folder: Path, *checks: str) -> dict[str, Resul
 def one(recipe: Path, folder: Path) -> dict[str, Results]:
     import rank_checks
 
-    checks = (rank_checks.train, rank_checks.sync_bn, rank_checks.evaluate)
+    checks = (rank_checks.train, rank_checks.train_frozen_bn, rank_checks.sync_bn, rank_checks.evaluate)
     return {check.__name__: check(World(), recipe, folder) for check in checks}
 
 
@@ -55,7 +55,8 @@ def one(recipe: Path, folder: Path) -> dict[str, Results]:
 def two(recipe: Path, folder: Path) -> dict[str, Results]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOROVOD_TIMELINE", str(folder / "timeline.json"))
-        return run(2, recipe, folder, "exchange", "train", "sync_bn", "evaluate", "sharded")
+        found = run(2, recipe, folder, "exchange", "train", "sync_bn", "evaluate", "sharded")
+    return found | run(2, recipe, folder, "train_frozen_bn", "train_fp16")
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +64,10 @@ def three(recipe: Path, folder: Path) -> dict[str, Results]:
     return run(3, recipe, folder, "exchange", "evaluate")
 
 
-def test_two_ranks_train_as_one_with_the_same_batches(one: dict[str, Results], two: dict[str, Results], folder: Path) -> None:
+@pytest.mark.parametrize(("check", "runs"), [("train", "."), ("train_frozen_bn", "frozen_bn")])
+def test_two_ranks_train_as_one_with_the_same_batches(
+    one: dict[str, Results], two: dict[str, Results], folder: Path, check: str, runs: str
+) -> None:
     """The same 20 batches of 2, as one rank's and as two ranks' with one image each.
 
     The sums over a batch are added up in another order, a relative difference of some 1e-7 in the loss and gradient of a step. Steps
@@ -71,7 +75,7 @@ def test_two_ranks_train_as_one_with_the_same_batches(one: dict[str, Results], t
     length. A wrong mean, another sample of anchors or another order of images makes it differ by a tenth and more. The rate is low
     because proposals are chosen: at high rates one that is chosen otherwise grows into another run.
     """
-    alone, shared = one["train"], two["train"]
+    alone, shared = one[check], two[check]
     assert alone["steps"] == shared["steps"] == 20
     np.testing.assert_array_equal(alone["before"], shared["before"])
     way = alone["after"] - alone["before"]
@@ -79,17 +83,25 @@ def test_two_ranks_train_as_one_with_the_same_batches(one: dict[str, Results], t
     print("difference of the weights, as a share of the way they went:", difference)
     assert np.linalg.norm(way) > 1e-2
     assert difference < 1e-3
-    losses = [
-        [json.loads(line)["loss"] for line in (folder / f"run{size}" / "metrics.jsonl").read_text().splitlines() if '"train"' in line]
-        for size in (1, 2)
-    ]
+    logs = [(folder / runs / f"run{size}" / "metrics.jsonl").read_text().splitlines() for size in (1, 2)]
+    losses = [[json.loads(line)["loss"] for line in log if '"train"' in line] for log in logs]
     assert len(losses[0]) == 20
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
     assert losses[0][-1] != losses[0][0]
 
 
-def test_ranks_hold_bit_identical_weights_and_momentum(two: dict[str, Results]) -> None:
-    assert two["train"]["digests"] == 1
+def test_gradients_that_travel_as_float16_train_nearly_the_same(one: dict[str, Results], two: dict[str, Results]) -> None:
+    """A float16 has 11 bits, so what a step adds is off by up to 2^-11 of each gradient; not by more, and not by nothing."""
+    alone, halves = one["train"], two["train_fp16"]
+    way = alone["after"] - alone["before"]
+    difference = np.linalg.norm(halves["after"] - alone["after"]) / np.linalg.norm(way)
+    print("difference of the weights, as a share of the way they went:", difference)
+    assert 1e-5 < difference < 1e-2
+
+
+@pytest.mark.parametrize("check", ["train", "train_frozen_bn", "train_fp16"])
+def test_ranks_hold_bit_identical_weights_and_momentum(two: dict[str, Results], check: str) -> None:
+    assert two[check]["digests"] == 1
 
 
 def test_gradients_travel_while_others_are_computed(two: dict[str, Results], folder: Path) -> None:
