@@ -35,9 +35,11 @@ lint: $(VENV)/.installed-test
 	@git ls-files -- '*.sh' .ci/run | xargs -r $(BIN)/shellcheck
 	@$(BIN)/hadolint Dockerfile.frcnn
 
-# Horovod, for the tests with several processes: system packages where they may be installed, a wheel built once per machine (ten minutes).
+# For the tests with several processes: system packages where they may be installed, Horovod from a wheel built once per machine (ten
+# minutes), and SageMaker's launcher.
 distributed: $(VENV)/.installed-test
-	@if scripts/install_system_packages.sh distributed serve; then PYTHON=$(BIN)/python scripts/build_horovod.sh --install; \
+	@if scripts/install_system_packages.sh distributed serve; then \
+	  PYTHON=$(BIN)/python scripts/build_horovod.sh --install && $(BIN)/pip install --quiet -c constraints.txt -e '.[container]'; \
 	else echo "Without these packages the tests that need several processes or nginx are skipped."; fi
 
 docs: $(VENV)/.installed
