@@ -14,14 +14,16 @@ HYPERPARAMETERS=${HYPERPARAMETERS:-'{
   "training.evaluate_every": "null"
 }'}
 
-# A channel to train on in $WORK/data: a copy of DATA, or ten pictures of drawn shapes, made by the image itself.
+# A channel to train on: DATA, or ten pictures of drawn shapes in $WORK/data, made by the image itself.
 prepare_data() {
-  [ -e "$WORK/data/annotations" ] && return
   mkdir -p "$WORK"
-  if [ -n "$DATA" ]; then
-    cp -R "$DATA" "$WORK/data"
-  else
-    "$DOCKER" run --rm --user "$(id -u):$(id -g)" --volume "$(cd "$WORK" && pwd):/channel" "$IMAGE" make-shapes /channel/data --images 10
+  if [ -z "$DATA" ]; then
+    DATA=$WORK/data
+    [ -e "$DATA/annotations" ] ||
+      "$DOCKER" run --rm --user "$(id -u):$(id -g)" --volume "$(cd "$WORK" && pwd):/channel" "$IMAGE" make-shapes /channel/data --images 10
+  elif [ ! -d "$DATA" ]; then
+    echo "DATA=$DATA is no folder; expected a COCO folder: train/ val/ annotations/" >&2
+    exit 2
   fi
 }
 
@@ -29,6 +31,7 @@ prepare_data() {
 prepare_host() {
   local folder=$WORK/$1
   mkdir -p "$folder"/{input/config,model,output,checkpoints}
+  rm -f "$folder/output/failure" # of an earlier run
   printf '%s\n' "$HYPERPARAMETERS" >"$folder/input/config/hyperparameters.json"
   cat >"$folder/input/config/inputdataconfig.json" <<JSON
 {"training": {"TrainingInputMode": "File", "S3DistributionType": "FullyReplicated", "RecordWrapperType": "None"}}
@@ -46,7 +49,7 @@ mount_host() {
   folder=$(cd "$WORK/$1" && pwd)
   # shellcheck disable=SC2034  # read by the script that reads this file
   volumes=(
-    --volume "$folder/input:/opt/ml/input:ro" --volume "$(cd "$WORK/data" && pwd):/opt/ml/input/data/training:ro"
+    --volume "$folder/input:/opt/ml/input:ro" --volume "$(cd "$DATA" && pwd):/opt/ml/input/data/training:ro"
     --volume "$folder/model:/opt/ml/model" --volume "$folder/output:/opt/ml/output" --volume "$folder/checkpoints:/opt/ml/checkpoints"
   )
   mkdir -p "$folder/input/data/training" # where the second is mounted into the first

@@ -6,7 +6,7 @@
 # IMAGE   the image (default frcnn)
 # MODEL   model folder (default: what train_local.sh left)
 # PORT    port of this machine (default 8080)
-# WORK    as in train_local.sh
+# DATA, WORK  as in train_local.sh; a picture of DATA is sent where none is named
 # KEEP    1 leaves the endpoint running, and prints how to stop it
 # DOCKER  docker or podman
 set -euo pipefail
@@ -23,7 +23,7 @@ picture=
 if [ $# -gt 0 ] && [ "$1" != -- ]; then picture=$1; shift; fi
 if [ "${1:-}" = -- ]; then shift; fi
 if [ -z "$picture" ]; then
-  picture=$(find "$WORK/data" -name '*.jpg' -o -name '*.png' | sort | head -n 1)
+  picture=$(find "${DATA:-$WORK/data}" -name '*.jpg' -o -name '*.png' | sort | head -n 1)
 fi
 if [ ! -r "$picture" ] || [ ! -d "$MODEL" ]; then
   echo "serve_local: picture '$picture' or model '$MODEL' is not there; run local_test/train_local.sh first" >&2

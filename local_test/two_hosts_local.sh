@@ -4,10 +4,12 @@
 #
 #   local_test/two_hosts_local.sh [ARGUMENTS OF docker run, such as --gpus all]
 #
-# IMAGE, DATA, WORK, HYPERPARAMETERS, DOCKER: as in train_local.sh. Exits with the first code that is not 0.
+# IMAGE, DATA, HYPERPARAMETERS, DOCKER: as in train_local.sh; WORK too, but its default is runs/local_test/two_hosts, so that the job of one
+# host is not gone on with. Exits with the first code that is not 0.
 set -euo pipefail
 
-case ${1:-} in -h | --help) sed -n '2,8s/^# \{0,1\}//p' "$0"; exit 0 ;; esac
+case ${1:-} in -h | --help) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 0 ;; esac
+WORK=${WORK:-runs/local_test/two_hosts}
 # shellcheck source=/dev/null
 . "$(dirname "$0")/opt_ml.sh"
 volumes=() # of mount_host
