@@ -8,6 +8,7 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -83,11 +84,14 @@ def _efa_devices() -> int:
 
 
 def _open_mpi() -> str | None:
-    program = shutil.which("mpirun")
-    if program is None:
+    """Version of the library that joins the ranks; of the launcher where this process has none loaded."""
+    if loaded := sys.modules.get("mpi4py.MPI"):
+        answer = loaded.Get_library_version()
+    elif program := shutil.which("mpirun"):
+        answer = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout
+    else:
         return None
-    answer = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout
-    match = re.search(r"\(Open MPI\) (\S+)", answer)
+    match = re.search(r"Open MPI\D*([\d.]+)", answer)
     return match[1] if match else None
 
 
