@@ -21,6 +21,7 @@ GPUS = MappingProxyType(
     | {f"ml.{name}xlarge": 4 for name in (*_FOUR_OF_G, "p3.8", "p6e-gb200.36")}
     | {"ml.p2.16xlarge": 16}
 )
+LOCAL = ("local", "local_gpu")  # of the SDK's local mode: this machine's own Docker
 _ACCELERATED = re.compile(r"ml\.(p|g|trn|inf|dl)\d")
 _OWN_DISKS = re.compile(r"ml\.(p3dn|p4de?|p5\w*|p6\S*?|g4dn|g5|g6e?|g7e?|[cmr]\d\w*d\w*)\.")
 

@@ -16,6 +16,7 @@ from frcnn.errors import UserError
 from frcnn.sagemaker.account import Account, call_aws
 from frcnn.sagemaker.hosting import Endpoint, Model, Transform, Variant, invoke_request
 from frcnn.sagemaker.image_uri import get_image_uri
+from frcnn.sagemaker.instances import LOCAL
 from frcnn.sagemaker.training_job import TrainingChannel, TrainingJob
 
 __all__ = [
@@ -52,6 +53,8 @@ class Answer(NamedTuple):
 
 def cost(instances: int, instance_type: str, hours: float, price_per_hour: float | None = None) -> str:
     """What is paid at most, in instance hours, and in money where the price of one is given (aws.amazon.com/sagemaker/pricing)."""
+    if instance_type in LOCAL:
+        return "nothing, it runs on this machine"
     spent = instances * hours
     hours_text = f"{instances} x {instance_type} for {hours:g} h: {spent:g} instance hours"
     return hours_text + (f", {spent * price_per_hour:.2f} at {price_per_hour:g} an hour" if price_per_hour is not None else "")
@@ -105,8 +108,7 @@ class Launcher(Account):
         Raises:
             UserError: the request is wrong, or AWS refuses it.
         """
-        request = job.request()
-        call_aws(self.client("sagemaker").create_training_job, **request)
+        call_aws(self.client("sagemaker").create_training_job, **job.request_for_aws())
         self.remember("folder", f"{job.output.rstrip('/')}/{job.name}")
         return job.name
 

@@ -39,7 +39,7 @@ def model_trainer(job: TrainingJob, session: Any) -> Any:
         raise UserError(
             f"SageMaker's Python SDK 3 cannot be imported ({error}); docs/sagemaker.md says how, or use Launcher.start"
         ) from error
-    job.request()  # checks it
+    job.request_for_aws()  # checks it
     if any(channel.ground_truth for channel in job.training_channels().values()):
         raise UserError("a channel with ground_truth needs the request itself; use Launcher.start in place of ModelTrainer")
     channels = [

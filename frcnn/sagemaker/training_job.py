@@ -12,7 +12,7 @@ from frcnn.config import Config, config_from_texts, load_config, option_names
 from frcnn.errors import UserError
 from frcnn.sagemaker.image_uri import region_of_image
 from frcnn.sagemaker.inputs import Hours, Inputs, Network, S3Uri, tag_list
-from frcnn.sagemaker.instances import has_own_disks, processes_per_host
+from frcnn.sagemaker.instances import LOCAL, has_own_disks, processes_per_host
 from frcnn.sagemaker.mpi_options import check_mpi_options
 from frcnn.sagemaker.service_model import check_request
 from frcnn.training.metric_lines import METRIC_DEFINITIONS
@@ -57,7 +57,7 @@ class TrainingJob(Inputs):
     role: str = Field(description="ARN of the execution role that the containers act with")
     channels: dict[str, S3Uri | TrainingChannel] = Field(description="channel name: S3 folder, or a TrainingChannel")
     output: S3Uri = Field(description="S3 folder; SageMaker writes below NAME/output/")
-    instance_type: str = Field("ml.g5.2xlarge", description="of every host")
+    instance_type: str = Field("ml.g5.2xlarge", description="of every host; local: this machine's Docker, by SDK 2 alone")
     instance_count: Annotated[int, Field(ge=1)] = Field(1, description="hosts")
     recipe: Path | None = Field(None, description="YAML file under configs/; its options travel as hyperparameters")
     hyperparameters: dict[str, Any] = Field({}, description="options that differ from the recipe, such as training.epochs: 12")
@@ -179,8 +179,22 @@ class TrainingJob(Inputs):
         }
         if self.environment:
             request["Environment"] = self.environment
-        check_request("CreateTrainingJob", request)
+        known = {**resources, "InstanceType": "ml.m5.large"} if self.instance_type in LOCAL else resources
+        check_request("CreateTrainingJob", {**request, "ResourceConfig": known})
         return request
+
+    def request_for_aws(self) -> dict[str, Any]:
+        """The request, where there is one to send.
+
+        Raises:
+            UserError: the job is for local mode.
+        """
+        if self.instance_type in LOCAL:
+            raise UserError(
+                f"instance_type is {self.instance_type!r}, which SageMaker's SDK 2 alone understands (SDK = 'v2' in the notebook); "
+                "expected one of AWS's, such as ml.g5.2xlarge"
+            )
+        return self.request()
 
     def training_channels(self) -> dict[str, TrainingChannel]:
         """The channels, those that are only an address in full."""

@@ -82,6 +82,7 @@ def test_a_batch_transform_ends(launcher: Launcher) -> None:
 def test_costs() -> None:
     assert cost(2, "ml.g5.xlarge", 1.5) == "2 x ml.g5.xlarge for 1.5 h: 3 instance hours"
     assert cost(2, "ml.g5.xlarge", 1.5, 1.4) == "2 x ml.g5.xlarge for 1.5 h: 3 instance hours, 4.20 at 1.4 an hour"
+    assert cost(1, "local", 1) == "nothing, it runs on this machine"
 
 
 @pytest.mark.parametrize("file", JOBS, ids=lambda file: file.stem)

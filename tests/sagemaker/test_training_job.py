@@ -172,6 +172,18 @@ def test_what_only_awss_model_knows() -> None:
         job(channels={"my train": "s3://bucket/a"}).request()
 
 
+def test_local_mode_is_checked_like_any_job_and_never_sent() -> None:
+    """SDK 2 takes its arguments from the request; AWS would refuse the type."""
+    local = job(instance_type="local", hyperparameters={"training.epochs": 3})
+    assert local.request()["ResourceConfig"]["InstanceType"] == "local"
+    assert local.processes() == 1
+    with pytest.raises(UserError, match=r"TrainingJobName is .*, which does not match"):
+        job(instance_type="local", name="-").request()
+    with pytest.raises(UserError, match="instance_type is 'local', which SageMaker's SDK 2 alone understands"):
+        local.request_for_aws()
+    assert job().request_for_aws() == job().request()
+
+
 def test_where_the_model_will_be() -> None:
     assert job().artifact() == "s3://bucket/runs/cells-1/output/model.tar.gz"
     assert job(compress_output=False).artifact() == "s3://bucket/runs/cells-1/output/model/"
