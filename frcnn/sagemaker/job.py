@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,13 +65,6 @@ def folders(environment: Environment) -> Folders:
     if environment.checkpoints is None:
         return Folders(environment.output, scratch_folder(environment.base) / "checkpoints", (environment.model,))
     return Folders(environment.output, environment.checkpoints, (environment.model, environment.checkpoints / "model"))
-
-
-def bring_back_model(folders: Folders) -> None:
-    """After an interruption the checkpoints are back and the model folder is empty: fill it with the best model so far."""
-    for kept in folders.models[1:]:
-        if kept.is_dir() and not any(folders.model.glob("*.safetensors")):
-            shutil.copytree(kept, folders.model, dirs_exist_ok=True)
 
 
 def save_job(environment: Environment, config: Config) -> None:

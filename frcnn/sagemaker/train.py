@@ -13,7 +13,7 @@ from frcnn.distributed import World, connect
 from frcnn.errors import UserError
 from frcnn.sagemaker.environment import Environment
 from frcnn.sagemaker.failure import failure_of, report
-from frcnn.sagemaker.job import Job, bring_back_model, prepare, saved_job
+from frcnn.sagemaker.job import Job, prepare, saved_job
 from frcnn.training.stop import StopRequest
 
 INTERRUPTED = "interrupted.json"
@@ -66,7 +66,7 @@ def _train(environment: Environment, job: Job, world: World, stop: StopRequest) 
     host = environment.resources.current_host
     hosts = world.texts(host)
     if world.leads:
-        bring_back_model(job.folders)
+        job.folders.bring_back()
         for line in (*describe_job(environment, job.folders, hosts), *job.notes):
             print(line, flush=True)
     trainer = Trainer(job.config, job.folders, world)

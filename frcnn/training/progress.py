@@ -17,9 +17,9 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from frcnn.evaluation.curves import plot_training
+from frcnn.training.folders import METRICS_FILE
 from frcnn.training.metric_lines import metric_line
 
-METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
 CURVES_FILE = "pictures/curves.png"
 

@@ -257,8 +257,10 @@ class Trainer:
     def _detect(self, index: Index) -> dict[int, Detections]:
         """Detections of every image, found by all ranks, with rank 0's statistics where batch norm keeps its own on each."""
         world = self.world
-        self.world.broadcast(self.model.non_trainable_variables)
-        found = self.detector.detect_index(index, progress=lambda *_: self.watchdog.tick(), rank=world.rank, size=world.size)
+        world.broadcast(self.model.non_trainable_variables)
+        # A GPU takes as many at a time as it trains with; a CPU is busy with one.
+        at_once = self.config.training.batch_size // world.size if tf.config.list_physical_devices("GPU") else 1
+        found = self.detector.detect_index(index, at_once, lambda *_: self.watchdog.tick(), world.rank, world.size)
         return gather_detections(index, found, world)
 
     def _write_model(self, metrics: dict[str, Any]) -> None:
@@ -280,6 +282,7 @@ class Trainer:
             "config": self.config.model_dump(mode="json"),
         }
         self.checkpoints.save(self.tracked, self.step, state)
+        self.folders.keep_history()
         progress.checkpoint(self.step)
 
 

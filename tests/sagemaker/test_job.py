@@ -12,7 +12,7 @@ import pytest
 from frcnn.config import Config
 from frcnn.errors import UserError
 from frcnn.sagemaker.environment import Environment
-from frcnn.sagemaker.job import bring_back_model, folders, prepare, save_job, saved_job, scratch_folder
+from frcnn.sagemaker.job import folders, prepare, save_job, saved_job, scratch_folder
 
 VALUES: dict[str, Any] = {
     "training.epochs": 3, "optimizer.learning_rate": 1e-05, "optimizer.nesterov": True, "optimizer.clip_norm": None,
@@ -108,14 +108,3 @@ def test_without_a_checkpoint_location_checkpoints_are_not_uploaded(tmp_path: Pa
     kept.mkdir()
     with_checkpoints = folders(job(tmp_path, {}))
     assert (with_checkpoints.checkpoints, with_checkpoints.models) == (kept, (tmp_path / "model", kept / "model"))
-
-
-def test_an_interrupted_jobs_model_is_brought_back_and_a_newer_one_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "checkpoints" / "model").mkdir(parents=True)
-    (tmp_path / "checkpoints" / "model" / "weights.safetensors").write_text("kept")
-    places = folders(job(tmp_path, {}))
-    bring_back_model(places)
-    assert (tmp_path / "model" / "weights.safetensors").read_text() == "kept"
-    (tmp_path / "model" / "weights.safetensors").write_text("newer")
-    bring_back_model(places)
-    assert (tmp_path / "model" / "weights.safetensors").read_text() == "newer"

@@ -18,7 +18,7 @@ def test_everything_has_its_place_and_a_lost_model_is_written_again(tiny_config:
     assert trainer.run() == tmp_path / "model"
     assert not (tmp_path / "unused").exists()
     assert {entry.name for entry in (tmp_path / "output").iterdir()} == {"config.yaml", "metrics.jsonl", "tensorboard", "pictures"}
-    assert {entry.name for entry in (tmp_path / "kept").iterdir()} == {"step-00000006", "model"}
+    assert {entry.name for entry in (tmp_path / "kept").iterdir()} == {"step-00000006", "model", "metrics.jsonl"}
     weights = (tmp_path / "model" / "weights.safetensors").read_bytes()
     assert (tmp_path / "kept" / "model" / "weights.safetensors").read_bytes() == weights
 
@@ -27,3 +27,28 @@ def test_everything_has_its_place_and_a_lost_model_is_written_again(tiny_config:
     (tmp_path / "model").mkdir()  # as SageMaker starts a job again: checkpoints are back, the model folder is empty
     again = Trainer(config, folders)
     assert (again.step, again.best_ap) == (6, None)
+
+
+def test_what_was_kept_comes_back_and_what_is_newer_is_left_alone(tmp_path: Path) -> None:
+    folders = Folders(tmp_path / "output", tmp_path / "kept", (tmp_path / "model", tmp_path / "kept" / "model"))
+    folders.bring_back()  # nothing was kept yet
+    (tmp_path / "kept" / "model").mkdir(parents=True)
+    (tmp_path / "kept" / "model" / "weights.safetensors").write_text("kept")
+    (tmp_path / "kept" / "metrics.jsonl").write_text("kept")
+    folders.bring_back()
+    weights, metrics = tmp_path / "model" / "weights.safetensors", tmp_path / "output" / "metrics.jsonl"
+    assert weights.read_text() == metrics.read_text() == "kept"
+    weights.write_text("newer")
+    metrics.write_text("newer")
+    folders.bring_back()
+    assert weights.read_text() == metrics.read_text() == "newer"
+    folders.keep_history()
+    assert (tmp_path / "kept" / "metrics.jsonl").read_text() == "newer"
+
+
+def test_history_is_not_kept_twice_in_one_folder(tmp_path: Path) -> None:
+    folders = Folders.below(tmp_path)
+    folders.checkpoints.mkdir()
+    (tmp_path / "metrics.jsonl").write_text("records")
+    folders.keep_history()
+    assert list(folders.checkpoints.iterdir()) == []
