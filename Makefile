@@ -69,7 +69,7 @@ $(BIN)/pip:
 	"$$chosen" -m venv --clear $(VENV)
 
 $(VENV)/.installed: $(PACKAGING) | $(BIN)/pip
-	$(BIN)/pip install --quiet -c constraints.txt -e .
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[serve,sagemaker]'
 	@touch $@
 
 $(VENV)/.installed-test: $(PACKAGING) | $(BIN)/pip
