@@ -50,6 +50,10 @@ if [ "$DEVICE" = gpu ] && [ -n "$BASE_IMAGE" ] && [ -z "$BUILD_IMAGE" ]; then
   exit 2
 fi
 
+case ${IMAGE##*/} in
+  *:*) echo "build_image: IMAGE is '$IMAGE'; it must not contain a tag, which belongs into TAG" >&2; exit 2 ;;
+esac
+
 cd "$(dirname "$0")/.."
 version=$(sed -n 's/^__version__ = "\(.*\)"/\1/p' frcnn/__init__.py)
 if [ -z "$GIT_REVISION" ]; then

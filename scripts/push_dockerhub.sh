@@ -32,6 +32,9 @@ case ${1:-} in
   --dry-run) run=(echo +) ;;
   *) echo "push_dockerhub: unknown argument '$1'; see --help" >&2; exit 2 ;;
 esac
+case ${REPOSITORY##*/} in
+  *:*) echo "push_dockerhub: REPOSITORY is '$REPOSITORY'; it must not contain a tag, which belongs into TAG" >&2; exit 2 ;;
+esac
 if [ -z "$DOCKERHUB_USER" ]; then
   echo "push_dockerhub: DOCKERHUB_USER is empty; set it to your name or organisation at $REGISTRY" >&2
   exit 2

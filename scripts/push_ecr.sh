@@ -33,6 +33,9 @@ case ${1:-} in
   --dry-run) run=(echo +) ;;
   *) echo "push_ecr: unknown argument '$1'; see --help" >&2; exit 2 ;;
 esac
+case ${REPOSITORY##*/} in
+  *:*) echo "push_ecr: REPOSITORY is '$REPOSITORY'; it must not contain a tag, which belongs into TAG" >&2; exit 2 ;;
+esac
 
 AWS_REGION=${AWS_REGION:-$(aws configure get region 2>/dev/null || true)}
 AWS_REGION=${AWS_REGION:-us-east-1}

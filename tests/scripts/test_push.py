@@ -103,6 +103,28 @@ def test_build_refuses(variables: dict[str, str], said: str, script) -> None:
     assert said in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("name", "variable", "value"),
+    [
+        ("scripts/build_image.sh", "IMAGE", "localhost:5000/me/frcnn:1"),
+        ("scripts/push_ecr.sh", "REPOSITORY", "team/frcnn:1"),
+        ("scripts/push_dockerhub.sh", "REPOSITORY", "frcnn:1"),
+    ],
+)
+def test_a_tag_in_the_name_is_refused(name: str, variable: str, value: str, script) -> None:
+    # the source is a name with a tag by right
+    others = {"DOCKERHUB_USER": "me", "AWS_ACCOUNT": ACCOUNT, "SOURCE_IMAGE": "frcnn:2"}
+    done = script(name, "--dry-run", **others, **{variable: value})
+    assert done.returncode == 2
+    assert done.stderr == f"{name[8:-3]}: {variable} is '{value}'; it must not contain a tag, which belongs into TAG\n"
+    assert done.stdout == ""
+
+
+def test_a_port_in_the_name_is_no_tag(script) -> None:
+    done = script("scripts/build_image.sh", "--dry-run", IMAGE="localhost:5000/me/frcnn", TAG="t")
+    assert done.stdout == "localhost:5000/me/frcnn:t\n"
+
+
 def test_build_passes_secrets_and_further_arguments(script) -> None:
     done = script("scripts/build_image.sh", "--dry-run", "--", "--network", "host", PIP_CONF="/a/pip.conf", CA_BUNDLE="/a/ca.pem", TAG="t")
     assert "--secret id=pip_conf,src=/a/pip.conf --secret id=ca_bundle,src=/a/ca.pem --network host ." in done.stderr
