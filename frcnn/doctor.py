@@ -101,7 +101,7 @@ def _devices() -> Finding:
     if names:
         return Finding("GPU", f"{len(names)} x {names[0]}" if len(set(names)) == 1 else ", ".join(names))
     if shutil.which("nvidia-smi"):
-        advice = "pip install 'frcnn[gpu]', or update the driver"
+        advice = "pip install -e '.[gpu]' in frcnn's folder, or update the driver"
         return Finding("GPU", "none that TensorFlow can use, though nvidia-smi is here", advice=advice)
     return Finding("GPU", "none; everything runs on the processor")
 

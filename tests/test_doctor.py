@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import shutil
 
 import pytest
 
@@ -38,6 +39,16 @@ def test_a_package_that_stands_in_for_another_counts(monkeypatch: pytest.MonkeyP
     right, wrong = required_packages(["no-such-package>=1", "no-such-package<1"])
     assert (right.found, right.works) == (importlib.metadata.version("numpy"), True)
     assert not wrong.works
+
+
+def test_a_gpu_that_tensorflow_does_not_see_is_told_from_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    import tensorflow as tf
+
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda *_: [])
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    assert doctor._devices().advice == ""
+    monkeypatch.setattr(shutil, "which", lambda _: "/usr/bin/nvidia-smi")
+    assert doctor._devices().advice == "pip install -e '.[gpu]' in frcnn's folder, or update the driver"
 
 
 def test_a_processor_without_avx_is_told_before_tensorflow_aborts() -> None:

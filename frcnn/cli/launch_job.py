@@ -26,7 +26,8 @@ def launch_job(file: Path, dry_run: bool, follow: bool, price: float | None, ove
     """Start a training job on SageMaker.
 
     The options of the recipe, the instance types, the options of mpirun and every member of the request are checked before. It needs
-    boto3 (pip install 'frcnn[sagemaker]') and credentials; --dry-run needs no credentials where the job file names the account.
+    boto3 (pip install -e '.[sagemaker]' in frcnn's folder) and credentials; --dry-run needs no credentials where the job file names
+    the account.
     """
     from frcnn.sagemaker.launch import Launcher, cost, load_job
 

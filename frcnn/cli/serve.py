@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import click
 
 from frcnn.cli.console import PATH, example
+from frcnn.errors import UserError
 from frcnn.serving.options import ServeOptions
 
+_NEEDED = ("flask", "gunicorn", "prometheus_client")  # the extra "serve"; the server's processes import some of them late
 _DEFAULTS = ServeOptions(Path())
 
 
@@ -42,6 +45,8 @@ def serve(**options: object) -> None:
     docs/serving.md says what is asked and answered. SIGTERM or Ctrl-C finishes the accepted requests and ends with 0; the exit
     code is 1 where a part of the server died.
     """
+    if missing := [module for module in _NEEDED if not importlib.util.find_spec(module)]:
+        raise UserError(f"serving needs {', '.join(missing)}; pip install -e '.[serve]' in frcnn's folder")
     from frcnn.serving.server import serve as run
 
     raise click.exceptions.Exit(run(ServeOptions(**options)))  # type: ignore[arg-type]

@@ -23,7 +23,7 @@ def open_session(region: str | None = None) -> Any:
     try:
         import boto3
     except ImportError as error:
-        raise UserError(f"starting SageMaker jobs needs boto3 ({error}); pip install 'frcnn[sagemaker]'") from error
+        raise UserError(f"starting SageMaker jobs needs boto3 ({error}); pip install -e '.[sagemaker]' in frcnn's folder") from error
     session = boto3.session.Session(region_name=region)
     if not session.region_name:
         raise UserError("no AWS region is given or configured; name one, such as us-east-1, or set AWS_REGION or 'aws configure'")
@@ -152,6 +152,9 @@ class Account:
 
         Args:
             keep: kinds or names that stay, such as ``"folder"``.
+
+        Raises:
+            UserError: AWS refuses to remove something, which is remembered until it is gone.
         """
         for kind, name in self.made():
             if kind in keep or name in keep:
@@ -180,7 +183,11 @@ class Account:
         s3, bucket, keys = self.client("s3"), split_uri(uri)[0], list(self.objects(uri))
         for start in range(0, len(keys), DELETED_AT_ONCE):
             chunk = [{"Key": key} for key in keys[start : start + DELETED_AT_ONCE]]
-            call_aws(s3.delete_objects, Bucket=bucket, Delete={"Objects": chunk, "Quiet": True})
+            answer = call_aws(s3.delete_objects, Bucket=bucket, Delete={"Objects": chunk, "Quiet": True})
+            if errors := answer.get("Errors"):  # S3 answers 200 even where it deletes none of them
+                first = errors[0]
+                reason = f"{first.get('Message') or first['Code']}{_HINTS.get(first['Code'], '')}"
+                raise UserError(f"S3 did not delete {len(errors)} of the objects below {uri}, first {first['Key']!r}: {reason}")
 
     def _write(self, entries: list[tuple[str, str]]) -> None:
         self.ledger.parent.mkdir(parents=True, exist_ok=True)

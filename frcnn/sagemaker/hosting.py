@@ -14,6 +14,7 @@ from frcnn.sagemaker.service_model import check_request
 # What botocore lets through in one call of an endpoint; larger pictures go through batch transform or an asynchronous endpoint.
 LARGEST_BODY = 6291456
 LARGEST_TRANSFORM_MB = 100
+LINES = "application/jsonlines"
 Seconds = Annotated[int, Field(ge=60, le=3600)]
 
 
@@ -135,8 +136,8 @@ class Transform(Inputs):
     instance_type: str = Field("ml.g5.xlarge", description="of every instance")
     instance_count: Annotated[int, Field(ge=1)] = Field(1, description="instances, which share the objects")
     content_type: str = Field("application/x-image", description="application/jsonlines: the files are cut into lines")
-    accept: str = Field("application/json", description="form of the answers; docs/serving.md lists them")
-    payload_mb: Annotated[int, Field(ge=1, le=LARGEST_TRANSFORM_MB)] = Field(20, description="largest picture, or largest batch of lines")
+    accept: str | None = Field(None, description="form of the answers, see docs/serving.md; null: JSON lines for JSON lines, else JSON")
+    payload_mb: Annotated[int, Field(ge=1, le=LARGEST_TRANSFORM_MB)] = Field(20, description="largest picture, or longest line")
     at_once: Annotated[int, Field(ge=1)] = Field(4, description="requests that an instance gets at a time")
     output_key: str | None = Field(None, description="KMS key of what is written to S3")
     tags: dict[str, str] = Field({}, description="for bills and permissions")
@@ -147,10 +148,19 @@ class Transform(Inputs):
             raise ValueError(f"payload_mb {self.payload_mb} times at_once {self.at_once} exceeds the {LARGEST_TRANSFORM_MB} MB allowed")
         return self
 
+    @property
+    def lines(self) -> bool:
+        """Whether the input is cut into lines, each a request of its own."""
+        return self.content_type == LINES
+
+    @property
+    def answer_type(self) -> str:
+        """Media type of the answers."""
+        return self.accept or (LINES if self.lines else "application/json")
+
     def request(self) -> dict[str, Any]:
         """Keyword arguments of ``create_transform_job``."""
-        lines = self.content_type == "application/jsonlines"
-        output = {"S3OutputPath": self.output, "Accept": self.accept, "AssembleWith": "Line" if lines else "None"}
+        output = {"S3OutputPath": self.output, "Accept": self.answer_type, "AssembleWith": "Line" if self.lines else "None"}
         if self.output_key:
             output["KmsKeyId"] = self.output_key
         request = {
@@ -158,11 +168,12 @@ class Transform(Inputs):
             "ModelName": self.model,
             "MaxConcurrentTransforms": self.at_once,
             "MaxPayloadInMB": self.payload_mb,
-            "BatchStrategy": "MultiRecord" if lines else "SingleRecord",
+            # As many lines as payload_mb takes in one request would be more pictures than the server accepts.
+            "BatchStrategy": "SingleRecord",
             "TransformInput": {
                 "DataSource": {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": self.input}},
                 "ContentType": self.content_type,
-                "SplitType": "Line" if lines else "None",
+                "SplitType": "Line" if self.lines else "None",
             },
             "TransformOutput": output,
             "TransformResources": {"InstanceType": self.instance_type, "InstanceCount": self.instance_count},

@@ -172,14 +172,15 @@ class Launcher(Account):
         return Answer(answer["Body"].read(), answer["ContentType"], answer.get("InvokedProductionVariant", ""))
 
     def transform(self, transform: Transform, seconds: float = 15) -> str:
-        """Run a batch transform to its end; the S3 folder of the answers.
+        """Run a batch transform to its end; the S3 folder of the answers, which the clean-up removes unless it held something before.
 
         Raises:
             UserError: the request is wrong, AWS refuses it, or the job fails: its failure reason.
         """
         sagemaker = self.client("sagemaker")
         request = transform.request()
-        self.remember("folder", transform.output)
+        if not self.objects(transform.output):
+            self.remember("folder", transform.output)
         call_aws(sagemaker.create_transform_job, **request)
         while (job := call_aws(sagemaker.describe_transform_job, TransformJobName=transform.name))["TransformJobStatus"] not in _ENDED:
             time.sleep(seconds)

@@ -46,7 +46,7 @@ class Rehearsal(Launcher):
         try:
             from moto import mock_aws
         except ImportError as error:
-            raise UserError(f"a rehearsal needs moto ({error}); pip install 'frcnn[test]'") from error
+            raise UserError(f"a rehearsal needs moto ({error}); pip install -e '.[test]' in frcnn's folder") from error
         self._aws = mock_aws()
         self._aws.start()
         self._servers: dict[str, tuple[subprocess.Popen[bytes], int]] = {}
@@ -104,18 +104,19 @@ class Rehearsal(Launcher):
         return Answer(body, content_type, name)
 
     def transform(self, transform: Transform, seconds: float = 0) -> str:
-        """As the launcher's; every object goes through a server of this machine."""
+        """As the launcher's; every object, or every line of one, goes through a server of this machine."""
         super().transform(transform, seconds)
         self._serve(transform.model)
         self._wait_for(transform.model)
         bucket, prefix = split_uri(transform.input)
         out_bucket, out_prefix = split_uri(transform.output)
-        s3 = self.client("s3")
+        s3, headers = self.client("s3"), {"Content-Type": transform.content_type, "Accept": transform.answer_type}
         for key in self.objects(transform.input):
-            picture = s3.get_object(Bucket=bucket, Key=key)["Body"].read()
-            body, _ = self._post(transform.model, picture, {"Content-Type": transform.content_type, "Accept": transform.accept})
+            content = s3.get_object(Bucket=bucket, Key=key)["Body"].read()
+            records = content.splitlines() if transform.lines else [content]
+            answers = b"".join(self._post(transform.model, record, headers)[0] for record in records)
             name = key.removeprefix(prefix).lstrip("/")
-            s3.put_object(Bucket=out_bucket, Key=f"{out_prefix.rstrip('/')}/{name}.out", Body=body)
+            s3.put_object(Bucket=out_bucket, Key=f"{out_prefix.rstrip('/')}/{name}.out", Body=answers)
         return transform.output
 
     def clean_up(self, keep: tuple[str, ...] = ()) -> Iterator[str]:

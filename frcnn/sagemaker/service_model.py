@@ -112,4 +112,4 @@ def _botocore(module: str) -> Any:
     try:
         return importlib.import_module(f"botocore.{module}")
     except ImportError as error:
-        raise UserError(f"starting SageMaker jobs needs boto3 ({error}); pip install 'frcnn[sagemaker]'") from error
+        raise UserError(f"starting SageMaker jobs needs boto3 ({error}); pip install -e '.[sagemaker]' in frcnn's folder") from error

@@ -91,7 +91,7 @@ class Engine:
             self._give_up(f"the model cannot be loaded: {type(error).__name__}")
         else:
             self._stage = None
-            self._health.report(None)
+            self._report(None)
             logger.info("ready after %.1f s: model %s, version %s", time.monotonic() - started, self._folder, self.model_version)
 
     def _detect(self, pictures: Sequence[Prepared]) -> list[Detections]:
@@ -128,10 +128,16 @@ class Engine:
     def _watch(self) -> None:
         while True:
             trouble = self.trouble()
-            self._health.report(trouble)
+            self._report(trouble)
             metrics.HEALTHY.set(trouble is None)
             metrics.QUEUE_DEPTH.set(self.batcher.depth() if self.loaded else 0)
             time.sleep(WATCH_INTERVAL)
+
+    def _report(self, trouble: str | None) -> None:
+        try:
+            self._health.report(trouble)
+        except OSError as error:  # such as a full disk: the next report may succeed, and without one the worker counts as stuck
+            logger.error("the worker's health cannot be written: %s", error)
 
 
 def batch_sizes(largest: int) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -24,7 +25,8 @@ class Health:
 
     def report(self, trouble: str | None) -> None:
         """Say why this worker cannot detect, or None where it can."""
-        aside = self._folder / f".health-{self._number}"
+        # A name of the thread's own: a worker's threads must not take each other's file away.
+        aside = self._folder / f".health-{self._number}-{threading.get_ident()}"
         aside.write_text(json.dumps({"trouble": trouble}))
         os.replace(aside, self._file(self._number))
 
@@ -34,7 +36,7 @@ class Health:
             try:
                 silence = time.time() - self._file(number).stat().st_mtime
                 trouble = json.loads(self._file(number).read_text())["trouble"]
-            except OSError:
+            except (OSError, ValueError):  # not there, or not whole, as a full disk leaves it
                 return f"worker {number} of {self._workers} is starting"
             if trouble:
                 return f"worker {number} of {self._workers}: {trouble}"

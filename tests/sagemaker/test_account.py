@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -86,6 +87,27 @@ def test_many_objects_take_several_calls(account: Account, monkeypatch: pytest.M
     account.remember("folder", "s3://bucket/x")
     list(account.clean_up())
     assert account.objects("s3://bucket/x") == {}
+
+
+def test_what_s3_does_not_delete_stays_remembered(account: Account, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(account, "x/1", "x/2")
+    account.remember("folder", "s3://bucket/x")
+    s3 = account.client("s3")
+    # moto deletes everything; S3 answers 200 with this where a policy or a lock forbids it.
+    refused = {"Errors": [{"Key": "x/2", "Code": "AccessDenied", "Message": "Access Denied"}]}
+    with monkeypatch.context() as patch:
+        patch.setattr(s3, "delete_objects", lambda **_: refused)
+        patch.setattr(account, "client", lambda _: s3)
+        with pytest.raises(UserError, match=r"S3 did not delete 1 of the objects below s3://bucket/x, first 'x/2': Access Denied; docs/"):
+            list(account.clean_up())
+    assert account.made() == [("folder", "s3://bucket/x")]
+    assert list(account.clean_up()) == ["removed: folder s3://bucket/x"]
+
+
+def test_boto3_is_asked_for_by_the_extra_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "boto3", None)
+    with pytest.raises(UserError, match=r"needs boto3 .*; pip install -e '\.\[sagemaker\]' in frcnn's folder$"):
+        open_session()
 
 
 def test_mistakes_in_one_sentence(account: Account, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,17 +50,18 @@ def test_an_asynchronous_endpoint() -> None:
 
 def test_a_transform_of_pictures_and_one_of_lines() -> None:
     pictures = Transform(**TRANSFORM).request()
-    assert (pictures["BatchStrategy"], pictures["TransformInput"]["SplitType"], pictures["TransformOutput"]["AssembleWith"]) == (
-        "SingleRecord",
-        "None",
-        "None",
-    )
+    assert (pictures["BatchStrategy"], pictures["TransformInput"]["SplitType"]) == ("SingleRecord", "None")
+    assert pictures["TransformOutput"] == {"S3OutputPath": "s3://bucket/out", "Accept": "application/json", "AssembleWith": "None"}
+    # A request a line: MultiRecord would fill requests up to MaxPayloadInMB, with more pictures than the server takes.
     lines = Transform(**TRANSFORM, content_type="application/jsonlines").request()
-    assert (lines["BatchStrategy"], lines["TransformInput"]["SplitType"], lines["TransformOutput"]["AssembleWith"]) == (
-        "MultiRecord",
-        "Line",
-        "Line",
-    )
+    assert (lines["BatchStrategy"], lines["TransformInput"]["SplitType"]) == ("SingleRecord", "Line")
+    assert lines["TransformOutput"] == {"S3OutputPath": "s3://bucket/out", "Accept": "application/jsonlines", "AssembleWith": "Line"}
+
+
+@pytest.mark.parametrize("content_type", ["application/x-image", "application/jsonlines"])
+def test_the_answers_form_can_be_chosen(content_type: str) -> None:
+    request = Transform(**TRANSFORM, content_type=content_type, accept="application/json;prediction=1").request()
+    assert request["TransformOutput"]["Accept"] == "application/json;prediction=1"
 
 
 def test_a_call_of_an_endpoint() -> None:

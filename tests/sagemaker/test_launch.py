@@ -79,10 +79,23 @@ def test_a_batch_transform_ends(launcher: Launcher) -> None:
     assert launcher.made() == [("folder", "s3://bucket/answers")]
 
 
+def test_the_clean_up_spares_a_transforms_folder_that_held_something(launcher: Launcher) -> None:
+    launcher.client("s3").put_object(Bucket="bucket", Key="answers/theirs", Body=b"1")
+    launcher.transform(Transform(name="t", model="m", input="s3://bucket/in", output="s3://bucket/answers"))
+    assert launcher.made() == []
+    assert list(launcher.clean_up()) == []
+    assert set(launcher.objects("s3://bucket")) == {"answers/theirs"}
+
+
 def test_costs() -> None:
     assert cost(2, "ml.g5.xlarge", 1.5) == "2 x ml.g5.xlarge for 1.5 h: 3 instance hours"
     assert cost(2, "ml.g5.xlarge", 1.5, 1.4) == "2 x ml.g5.xlarge for 1.5 h: 3 instance hours, 4.20 at 1.4 an hour"
     assert cost(1, "local", 1) == "nothing, it runs on this machine"
+
+
+def test_the_help_names_the_extra_that_is_needed() -> None:
+    words = " ".join(CliRunner().invoke(main, ["launch-job", "--help"]).output.split())
+    assert "boto3 (pip install -e '.[sagemaker]' in frcnn's folder)" in words
 
 
 @pytest.mark.parametrize("file", JOBS, ids=lambda file: file.stem)

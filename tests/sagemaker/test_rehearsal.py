@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import boto3
 import pytest
 
 from frcnn.errors import UserError
-from frcnn.sagemaker.hosting import Endpoint, Model, Variant
+from frcnn.sagemaker.hosting import Endpoint, Model, Transform, Variant
 from frcnn.sagemaker.rehearsal import Rehearsal
 from frcnn.sagemaker.training_job import TrainingJob
 
@@ -44,6 +45,40 @@ def test_a_model_that_does_not_load_says_why(rehearsal: Rehearsal) -> None:
         rehearsal.deploy([model], Endpoint(name="e", variants=[Variant(model="m")]))
     with pytest.raises(UserError, match="endpoint e has no variant 'other'; expected one of m"):
         rehearsal.ask("e", b"jpeg", variant="other")
+
+
+@pytest.mark.parametrize(
+    ("how", "requests", "form"),
+    [
+        ({"content_type": "application/jsonlines"}, [b'{"a": 1}', b'{"a": 2}'], "application/jsonlines"),
+        ({}, [b'{"a": 1}\n{"a": 2}\n'], "application/json"),
+        ({"accept": "image/png"}, [b'{"a": 1}\n{"a": 2}\n'], "image/png"),
+    ],
+)
+def test_a_transform_asks_as_sagemaker_would(
+    rehearsal: Rehearsal, monkeypatch: pytest.MonkeyPatch, how: dict[str, str], requests: list[bytes], form: str
+) -> None:
+    """The server is stood in for: which requests it gets is what counts here."""
+    rehearsal.client("s3").put_object(Bucket="bucket", Key="in/a", Body=b'{"a": 1}\n{"a": 2}\n')
+    asked: list[tuple[bytes, str]] = []
+
+    def post(model: str, body: bytes, headers: dict[str, str]) -> tuple[bytes, str]:
+        asked.append((body, headers["Accept"]))
+        return b"answer %d\n" % len(asked), headers["Accept"]
+
+    monkeypatch.setattr(rehearsal, "_serve", lambda model: None)
+    monkeypatch.setattr(rehearsal, "_wait_for", lambda model: None)
+    monkeypatch.setattr(rehearsal, "_post", post)
+    rehearsal.transform(Transform(name="t", model="m", input="s3://bucket/in", output="s3://bucket/out", **how))
+    assert asked == [(body, form) for body in requests]
+    written = rehearsal.client("s3").get_object(Bucket="bucket", Key="out/a.out")["Body"].read()
+    assert written == b"".join(b"answer %d\n" % (number + 1) for number in range(len(requests)))
+
+
+def test_moto_is_asked_for_by_the_extra_that_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "moto", None)
+    with pytest.raises(UserError, match=r"needs moto .*; pip install -e '\.\[test\]' in frcnn's folder$"):
+        Rehearsal(tmp_path)
 
 
 def test_nothing_is_left_of_it(tmp_path: Path) -> None:

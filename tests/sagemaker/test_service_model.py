@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from typing import Any
 
 import pytest
@@ -85,6 +86,12 @@ def test_a_missing_member_and_a_second_mistake_are_both_named() -> None:
 )
 def test_suffix_of_each_partition(region: str, suffix: str) -> None:
     assert partition_suffix(region) == suffix
+
+
+def test_botocore_is_asked_for_by_the_extra_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "botocore.validate", None)
+    with pytest.raises(UserError, match=r"needs boto3 .*; pip install -e '\.\[sagemaker\]' in frcnn's folder$"):
+        check_request("CreateTrainingJob", GOOD)
 
 
 def test_no_such_region() -> None:

@@ -17,8 +17,8 @@ from frcnn.serving.options import ServeOptions
 FOREVER = float("inf")
 
 
-def wait_for(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 240
+def wait_for(condition: Callable[[], object], seconds: float = 240) -> None:
+    deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -90,3 +90,17 @@ def test_a_model_that_cannot_be_loaded(tmp_path: Path) -> None:
     Engine(ServeOptions(tmp_path), tmp_path, Health(tmp_path, 0, 1), told.append)
     wait_for(lambda: told)
     assert told == [f"{tmp_path} is not a model folder: weights.safetensors is missing; give the folder 'model' that frcnn train wrote"]
+
+
+def test_the_watch_goes_on_after_its_word_could_not_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("frcnn.serving.engine.WATCH_INTERVAL", 0.02)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    Engine(ServeOptions(tmp_path), tmp_path, Health(scratch, 0, 1), lambda _: None)
+    wait_for(lambda: (scratch / "health-0.json").exists())
+    scratch.rename(tmp_path / "away")
+    wait_for(lambda: "the worker's health cannot be written: " in caplog.text, seconds=20)
+    scratch.mkdir()
+    wait_for(lambda: (scratch / "health-0.json").exists(), seconds=20)

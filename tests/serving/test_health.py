@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from pathlib import Path
+
+import pytest
 
 from frcnn.serving.health import STALE, Health
 
@@ -28,3 +31,26 @@ def test_a_silent_worker_is_not_well(tmp_path: Path) -> None:
     long_ago = time.time() - STALE - 5
     os.utime(tmp_path / "health-1.json", (long_ago, long_ago))
     assert first.trouble() == "worker 1 of 2 has not been heard of for 15 s"
+
+
+def test_threads_of_a_worker_do_not_take_each_others_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    health, replace = Health(tmp_path, 0, 1), os.replace
+
+    def replace_late(source: Path, target: Path) -> None:
+        """Between a thread's writing and its renaming, another one reports."""
+        monkeypatch.setattr(os, "replace", replace)
+        other = threading.Thread(target=health.report, args=["the other's"])
+        other.start()
+        other.join()
+        assert health.trouble() == "worker 0 of 1: the other's"
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", replace_late)
+    health.report(None)
+    assert health.trouble() is None
+
+
+@pytest.mark.parametrize("content", ["", '{"trouble": nu'])
+def test_a_file_that_is_not_whole_is_no_word_of_a_worker(tmp_path: Path, content: str) -> None:
+    (tmp_path / "health-0.json").write_text(content)
+    assert Health(tmp_path, 0, 1).trouble() == "worker 0 of 1 is starting"

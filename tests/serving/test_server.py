@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import tarfile
 import threading
 import time
@@ -16,8 +17,10 @@ from pathlib import Path
 
 import pytest
 import requests
+from click.testing import CliRunner
 from serving_client import NGINX, Endpoint, children, encode, picture
 
+from frcnn.cli import main
 from frcnn.errors import UserError
 from frcnn.serving.options import ServeOptions
 from frcnn.serving.server import nginx_config
@@ -173,3 +176,13 @@ def wait_for(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def test_missing_packages_are_named_with_the_command_that_brings_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for modules, named in ((["flask"], "flask"), (["gunicorn", "prometheus_client"], "gunicorn, prometheus_client")):
+        with monkeypatch.context() as patch:
+            for module in modules:
+                patch.setitem(sys.modules, module, None)
+            result = CliRunner().invoke(main, ["serve", "--model", str(tmp_path)])
+        assert result.exit_code == 2
+        assert result.stderr.strip().endswith(f"serving needs {named}; pip install -e '.[serve]' in frcnn's folder")
