@@ -20,7 +20,8 @@ def build_optimizer(options: Config, total_steps: int, variables: list[keras.Var
     """
     settings = options.optimizer
     optimizer: keras.optimizers.Optimizer = keras.optimizers.SGD(
-        learning_rate=WarmupSchedule(settings, options.training.batch_size * settings.accumulation, total_steps // settings.accumulation),
+        # Keras counts batches here, not updates, so the schedule's length is in batches too.
+        learning_rate=WarmupSchedule(settings, options.training.batch_size * settings.accumulation, total_steps),
         momentum=settings.momentum,
         nesterov=settings.nesterov,
         global_clipnorm=settings.clip_norm,
