@@ -47,7 +47,22 @@ class Checkpoints:
         self.warn = warn
 
     def save(self, tracked: tf.train.Checkpoint, step: int, state: dict[str, Any]) -> Path:
-        """Write a checkpoint of ``step`` and delete those beyond the newest ``keep``."""
+        """Write a checkpoint of ``step`` and delete those beyond the newest ``keep``.
+
+        One with a higher number is of a run that was not gone on with, damaged or counted in other steps: it goes too.
+
+        Raises:
+            UserError: the disk is full or forbids it; the checkpoints before are whole.
+        """
+        try:
+            return self._save(tracked, step, state)
+        except (OSError, tf.errors.OpError) as error:
+            raise UserError(
+                f"the checkpoint of step {step} cannot be written into {self.folder} ({' '.join(str(error).split())}); "
+                "make room there, and run the same command: it goes on from the checkpoint before"
+            ) from error
+
+    def _save(self, tracked: tf.train.Checkpoint, step: int, state: dict[str, Any]) -> Path:
         self.folder.mkdir(parents=True, exist_ok=True)
         for leftover in self.folder.glob(".aside-*"):  # of a process that was killed while writing
             shutil.rmtree(leftover, ignore_errors=True)
@@ -60,11 +75,13 @@ class Checkpoints:
             _flush(path)
         final = self.folder / f"step-{step:08d}"
         if final.exists():
-            shutil.rmtree(final)
+            os.replace(final, self.folder / f".aside-{os.getpid()}-before")
         os.replace(aside, final)
         _flush(self.folder)
-        for old in self._newest_first()[self.keep :]:
-            shutil.rmtree(old)
+        found = self._newest_first()
+        newer = found[: found.index(final)]
+        for other in (*newer, *found[len(newer) + self.keep :]):
+            shutil.rmtree(other)
         return final
 
     def latest(self) -> Checkpoint | None:

@@ -89,3 +89,29 @@ def test_a_checkpoint_of_another_model_is_refused(checkpoints: Checkpoints, othe
     assert latest is not None
     with pytest.raises(UserError, match="step-00000001 does not fit the model"):
         checkpoints.restore(latest, other)
+
+
+def test_checkpoints_of_higher_steps_are_not_gone_on_with(checkpoints: Checkpoints) -> None:
+    """Steps became fewer, as with a larger batch, or the newest is damaged: what is written now must stay."""
+    for step in (950, 1000):
+        checkpoints.save(tracked(1.0), step, {})
+    for step in (510, 520, 530):
+        checkpoints.save(tracked(2.0), step, {})
+        latest = checkpoints.latest()
+        assert latest is not None
+        assert latest.step == step
+    assert sorted(folder.name for folder in checkpoints.folder.iterdir()) == ["step-00000520", "step-00000530"]
+
+
+def test_the_same_step_again_replaces_it(checkpoints: Checkpoints) -> None:
+    checkpoints.save(tracked(1.0), 7, {"try": 1})
+    checkpoints.save(tracked(1.0), 7, {"try": 2})
+    latest = checkpoints.latest()
+    assert latest is not None
+    assert latest.state == {"try": 2}
+
+
+def test_where_nothing_can_be_written_it_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"the checkpoint of step 3 cannot be written into .*file"):
+        Checkpoints(tmp_path / "file", keep=2, warn=print).save(tracked(1.0), 3, {})
