@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from frcnn.data.coco import ImageRecord
-from frcnn.data.decode import decode_image
+from frcnn.data.decode import UnreadableImage, decode_image
 from frcnn.inference import Detections
 
 Color = tuple[int, int, int]
@@ -87,11 +87,18 @@ def draw_comparison(
 def draw_comparisons(
     records: Sequence[ImageRecord], results: Mapping[int, Detections], class_names: Sequence[str], folder: Path
 ) -> list[np.ndarray]:
-    """Annotated beside detected, ``[H, W, 3]`` uint8 a picture; each is written as ``validation_ID.jpg`` into the folder as well."""
+    """Annotated beside detected, ``[H, W, 3]`` uint8 a picture; each is written as ``validation_ID.jpg`` into the folder as well.
+
+    Pictures that cannot be read are left out.
+    """
     folder.mkdir(exist_ok=True)
     sheets = []
     for record in records:
-        sheet = draw_comparison(decode_image(record.path), record, results[record.image_id], class_names)
+        try:
+            pixels = decode_image(record.path)
+        except UnreadableImage:
+            continue
+        sheet = draw_comparison(pixels, record, results[record.image_id], class_names)
         sheet.save(folder / f"validation_{record.image_id}.jpg")
         sheets.append(np.asarray(sheet))
     return sheets

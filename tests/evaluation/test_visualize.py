@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from frcnn.data.coco import ImageRecord
-from frcnn.evaluation.visualize import SMALLEST_SIDE, class_color, draw_comparison, draw_detections, draw_objects
+from frcnn.evaluation.visualize import SMALLEST_SIDE, class_color, draw_comparison, draw_comparisons, draw_detections, draw_objects
 from frcnn.inference import Detections
 
 GREY = 100
@@ -113,6 +114,16 @@ def test_a_comparison_has_the_truth_left_and_the_detections_right() -> None:
     halves = np.split(np.asarray(sheet), [sheet.width // 2], axis=1)
     counts = [[int((half == class_color(label)).all(axis=2).sum()) for label in (1, 2)] for half in halves]
     assert [[count > 100 for count in half] for half in counts] == [[True, False], [False, True]]
+
+
+def test_pictures_that_cannot_be_read_are_left_out(tmp_path: Path) -> None:
+    Image.fromarray(grey(600, 800)).save(tmp_path / "whole.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:60])
+    whole = dataclasses.replace(one_object(False), image_id=0, path=tmp_path / "whole.png")
+    cut = dataclasses.replace(one_object(False), image_id=1, path=tmp_path / "cut.png")
+    sheets = draw_comparisons([whole, cut], {0: found(), 1: found()}, ["cat"], tmp_path / "pictures")
+    assert len(sheets) == 1
+    assert [file.name for file in (tmp_path / "pictures").iterdir()] == ["validation_0.jpg"]
 
 
 def test_crowds_say_so() -> None:
