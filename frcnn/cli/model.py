@@ -80,10 +80,10 @@ def evaluate(
 
     world = connect()
     with world.ends_together():
+        world.join()
         with world.together():
             saved = read_model_folder(model)
             index = match_classes(_find_index(saved.config, data, split, images, annotations), saved.class_names)
-            world.join()
             detector = Detector.load(model)
         with counted(len(index.images), "evaluating") as count:
             own = detector.detect_index(index, batch_size, count, world.rank, world.size)

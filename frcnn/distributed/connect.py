@@ -8,7 +8,7 @@ import socket
 from typing import Any
 
 from frcnn.distributed.mpi import INSTALL, MPIWorld
-from frcnn.distributed.world import World
+from frcnn.distributed.world import AgreedError, World
 from frcnn.errors import UserError
 
 
@@ -53,8 +53,9 @@ def _mpi_world(launched: int) -> World:
     logging.captureWarnings(True)
     _take_own_cores(local)
     problems = communicator.allgather(_interface_problem())
-    if problems[world.rank]:
-        raise UserError(f"{world.name_of(world.rank)}: {problems[world.rank]}")
+    if any(problems):
+        with world.ends_together():
+            raise AgreedError("; ".join(f"{world.name_of(rank)}: {problem}" for rank, problem in enumerate(problems) if problem))
     return world
 
 

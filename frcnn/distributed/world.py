@@ -110,6 +110,8 @@ class World:
     def together(self) -> Iterator[None]:
         """What every rank does by itself; a user's mistake on one becomes :class:`AgreedError` on all, naming rank and host.
 
+        Nothing in it may be collective: the rank that made the mistake would not come to it.
+
         Raises:
             UserError: alone, the mistake itself.
         """
@@ -136,10 +138,10 @@ class World:
         """
         first, *others = [json.loads(text) for text in self.texts(json.dumps(facts))]
         differences = [
-            f"{self.name_of(rank)} has {name} {theirs[name]}, but {self.name_of(0)} {first[name]}"
+            f"{self.name_of(rank)} has {name} {theirs.get(name, 'not at all')}, but {self.name_of(0)} {first.get(name, 'not at all')}"
             for rank, theirs in enumerate(others, start=1)
-            for name in first
-            if theirs[name] != first[name]
+            for name in first | theirs
+            if theirs.get(name) != first.get(name)
         ]
         if differences:
             shown = "; ".join(differences[:4]) + (f"; and {len(differences) - 4} more" if len(differences) > 4 else "")

@@ -160,6 +160,8 @@ def test_what_ranks_exchange(ranks: int, two: dict[str, Results], three: dict[st
     assert f"rank {ranks - 1} on " in disagree
     assert f"has option seed {ranks - 1}, but rank 0 on " in disagree
     assert disagree.count("option seed") == ranks - 1
+    assert "has training data not at all, but rank 0 on " in disagree
+    assert "has option new 1, but rank 0 on " in disagree
     assert "frcnn 1.0" not in disagree
     assert alone.startswith(f"rank {ranks - 1} on ")
     assert alone.endswith(": no such folder")
