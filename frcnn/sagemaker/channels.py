@@ -53,11 +53,27 @@ class Inputs:
     notes: tuple[str, ...] = field(default=())
 
 
-def find_inputs(channels: Sequence[Channel], hosts: int, scratch: Path, want_data: bool = True) -> Inputs:
+def refuse_parts(channels: Sequence[Channel], hosts: int, sharded: bool) -> None:
+    """Check that every host has what it needs: all, or with option ``data.sharded`` its part of the training pictures.
+
+    Raises:
+        UserError: a channel that every host needs whole is spread over them.
+    """
+    roles, _ = _roles(channels)
+    may_be_parts = [roles.get("weights"), roles.get("config"), roles.get("train") if sharded and "annotations" in roles else None]
+    for channel in channels:
+        if channel.distribution == "ShardedByS3Key" and hosts > 1 and channel not in may_be_parts:
+            raise UserError(
+                f"channel {channel.name!r} is ShardedByS3Key over {hosts} hosts; every host needs all pictures and annotations, since "
+                "each takes its share of every batch: set FullyReplicated, with the input mode FastFile where copies take too long. Only "
+                "training pictures may be spread, with data.sharded=true and the annotations in a channel of their own"
+            )
+
+
+def find_inputs(channels: Sequence[Channel], scratch: Path, want_data: bool = True) -> Inputs:
     """Look through the channels; converts manifests and reads pipes to their end.
 
     Args:
-        hosts: of the job; with several, each must have all pictures.
         scratch: folder for converted annotations and piped pictures.
         want_data: False where something else says where the data are.
 
@@ -65,12 +81,6 @@ def find_inputs(channels: Sequence[Channel], hosts: int, scratch: Path, want_dat
         UserError: no training data, or a layout that is none of ours; says what was found where.
     """
     roles, others = _roles(channels)
-    for channel in channels:
-        if channel.distribution == "ShardedByS3Key" and hosts > 1 and channel not in (roles.get("weights"), roles.get("config")):
-            raise UserError(
-                f"channel {channel.name!r} is ShardedByS3Key over {hosts} hosts; every host needs all pictures and annotations, since "
-                "each takes its share of every batch: set FullyReplicated, with the input mode FastFile where copies take too long"
-            )
     notes = [f"channel {channel.name!r} is not used" for channel in others]
     data = _data(roles, others, scratch, channels) if want_data else {}
     weights = _weights(roles["weights"], scratch) if "weights" in roles else None

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from frcnn.config import Config, config_from_texts, load_config, save_config
 from frcnn.errors import UserError
-from frcnn.sagemaker.channels import find_inputs
+from frcnn.sagemaker.channels import find_inputs, refuse_parts
 from frcnn.sagemaker.environment import Environment
 from frcnn.training.folders import Folders
 
@@ -48,13 +48,14 @@ def prepare(environment: Environment) -> Job:
         raise UserError(f"hyperparameter 'output' cannot be set in a training job, whose results go to {environment.base}; leave it out")
     scratch = scratch_folder(environment.base)
     said = any(name == "data.root" or name.startswith("data.train.") for name in environment.options)
-    inputs = find_inputs(environment.channels, len(environment.resources.hosts), scratch, want_data=not said)
+    inputs = find_inputs(environment.channels, scratch, want_data=not said)
     base = load_config(inputs.config).model_dump(exclude_unset=True) if inputs.config else {}
     base["data"] = {**base.get("data", {}), "root": None, "train": {}, "validation": {}, **inputs.data}
     base["output"] = environment.output
     if inputs.weights:
         base["weights"] = inputs.weights
     config = config_from_texts(environment.options, base)
+    refuse_parts(environment.channels, len(environment.resources.hosts), config.data.sharded)
     unknown = [name for name in environment.reserved if name not in RESERVED_NAMES]
     notes = (*inputs.notes, *(f"hyperparameter {name!r} is none that SageMaker's toolkit knows; it has no effect" for name in unknown))
     return Job(config, folders(environment), notes)

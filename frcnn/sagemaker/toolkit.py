@@ -46,7 +46,10 @@ def main() -> None:
         chosen = choose_runner(_without_hook(environment))
         mend_toolkit(environment, chosen.mpi)
         if not environment.program:
-            save_job(environment, prepare(environment).config)
+            job = prepare(environment)
+            save_job(environment, job.config)
+            if environment.resources.is_leader:
+                print(*job.notes, sep="\n", end="\n" if job.notes else "", flush=True)
             environment.code.mkdir(parents=True, exist_ok=True)
             (environment.code / PROGRAM).write_text(STUB)
     except UserError as mistake:

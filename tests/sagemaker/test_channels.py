@@ -15,7 +15,7 @@ from PIL import Image
 
 from frcnn.data.coco import load_index
 from frcnn.errors import UserError
-from frcnn.sagemaker.channels import find_inputs
+from frcnn.sagemaker.channels import find_inputs, refuse_parts
 from frcnn.sagemaker.input_files import Channel
 
 COCO = {
@@ -74,7 +74,7 @@ def splits(base: Path, found: dict[str, Any]) -> dict[str, tuple[str, ...]]:
     ],
 )
 def test_splits_in_channels_of_their_own(tmp_path: Path, files: tuple[str, ...], expected: dict[str, Any]) -> None:
-    inputs = find_inputs(channels(tmp_path, *files), hosts=1, scratch=tmp_path / "scratch")
+    inputs = find_inputs(channels(tmp_path, *files), scratch=tmp_path / "scratch")
     assert splits(tmp_path, inputs.data) == expected
     for split in inputs.data.values():
         assert len(load_index(**split, on_bad_annotation="error").images) == 1
@@ -84,14 +84,14 @@ def test_splits_in_channels_of_their_own(tmp_path: Path, files: tuple[str, ...],
 @pytest.mark.parametrize("name", ["training", "train", "coco", "my-data"])
 def test_one_channel_with_a_coco_folder(tmp_path: Path, name: str) -> None:
     layout = ("train2017/a.jpg", "val2017/a.jpg", "annotations/instances_train2017.json", "annotations/instances_val2017.json")
-    inputs = find_inputs(channels(tmp_path, *(f"{name}/{file}" for file in layout)), 1, tmp_path / "scratch")
+    inputs = find_inputs(channels(tmp_path, *(f"{name}/{file}" for file in layout)), tmp_path / "scratch")
     assert inputs.data == {"root": tmp_path / name}
     assert inputs.notes == ()
 
 
 def test_a_manifest_file_becomes_coco(tmp_path: Path) -> None:
     found = channels(tmp_path, "train/a.jpg", "annotations/output.manifest")
-    inputs = find_inputs(found, 1, tmp_path / "scratch")
+    inputs = find_inputs(found, tmp_path / "scratch")
     index = load_index(**inputs.data["train"], on_bad_annotation="error")
     assert index.source == tmp_path / "scratch" / "instances_train.json"
     assert (index.class_names, index.images[0].boxes.tolist()) == (("cell",), [[1, 2, 31, 22]])
@@ -112,7 +112,7 @@ def test_a_piped_manifest_becomes_coco(tmp_path: Path) -> None:
 
     writer = threading.Thread(target=feed)
     writer.start()
-    inputs = find_inputs([Channel("train", tmp_path / "train", "Pipe", record_wrapper="RecordIO")], 1, tmp_path / "scratch")
+    inputs = find_inputs([Channel("train", tmp_path / "train", "Pipe", record_wrapper="RecordIO")], tmp_path / "scratch")
     writer.join()
     index = load_index(**inputs.data["train"], on_bad_annotation="error")
     assert (index.class_names, len(index.images), index.images[0].path.parent) == (("cell",), 1, tmp_path / "scratch" / "train")
@@ -122,17 +122,17 @@ def test_weights_and_recipe(tmp_path: Path) -> None:
     base = ("train/a.jpg", "train/annotations.json")
     model = ("weights.safetensors", "config.yaml", "labels.json")
     found = channels(tmp_path, *base, *(f"weights/model/{file}" for file in model), "config/my.yaml")
-    inputs = find_inputs(found, 1, tmp_path / "scratch")
+    inputs = find_inputs(found, tmp_path / "scratch")
     assert (inputs.weights, inputs.config) == (tmp_path / "weights" / "model", tmp_path / "config" / "my.yaml")
     with tarfile.open(tmp_path / "weights" / "model.tar.gz", "w:gz") as archive:
         for file in model:
             archive.add(tmp_path / "weights" / "model" / file, file)
-    unpacked = find_inputs(found, 1, tmp_path / "scratch").weights
+    unpacked = find_inputs(found, tmp_path / "scratch").weights
     assert unpacked is not None
     assert (tmp_path / "scratch") in unpacked.parents
     assert sorted(path.name for path in unpacked.iterdir()) == sorted(model)
     found = channels(tmp_path / "bare", *base, "pretrained/resnet.safetensors")
-    assert find_inputs(found, 1, tmp_path).weights == tmp_path / "bare" / "pretrained" / "resnet.safetensors"
+    assert find_inputs(found, tmp_path).weights == tmp_path / "bare" / "pretrained" / "resnet.safetensors"
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,6 @@ def test_weights_and_recipe(tmp_path: Path) -> None:
             {},
             r"the validation split in channels 'validation', 'annotations'.*found validation \(a.jpg\); annotations \(train.json\)",
         ),
-        (("train/a.jpg", "train/x.json"), {"train": {"distribution": "ShardedByS3Key"}}, "channel 'train' is ShardedByS3Key over 2 hosts"),
         ((), {"train": {"mode": "Pipe"}}, "piped with RecordWrapperType None; .*set RecordWrapperType to RecordIO"),
         ((), {"train": {"mode": "Pipe", "record_wrapper": "RecordIO"}}, "train_0 does not exist"),
         (("train/a.jpg", "train/x.json", "config/a.yaml", "config/b.yaml"), {}, r"expected one recipe .*found config \(a.yaml, b.yaml\)"),
@@ -161,4 +160,15 @@ def test_what_cannot_be_used_is_told_with_what_was_found(
     tmp_path: Path, files: tuple[str, ...], options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        find_inputs(channels(tmp_path, *files, **options), 2, tmp_path / "scratch")
+        find_inputs(channels(tmp_path, *files, **options), tmp_path / "scratch")
+
+
+def test_only_training_pictures_may_be_spread_over_hosts_and_only_if_asked(tmp_path: Path) -> None:
+    spread = {"train": {"distribution": "ShardedByS3Key"}}
+    whole = channels(tmp_path / "a", "train/a.jpg", "train/x.json", **spread)
+    apart = channels(tmp_path / "b", "train/a.jpg", "annotations/x.json", **spread)
+    refuse_parts(whole, hosts=1, sharded=False)
+    refuse_parts(apart, hosts=2, sharded=True)
+    for found, sharded in ((whole, False), (whole, True), (apart, False)):
+        with pytest.raises(UserError, match="channel 'train' is ShardedByS3Key over 2 hosts"):
+            refuse_parts(found, hosts=2, sharded=sharded)
