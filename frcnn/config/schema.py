@@ -118,6 +118,12 @@ class FPN(Section):
     channels: Count = Field(256, description="channels of every pyramid level")
     norm: Literal["none", "bn", "gn"] = Field("none", description="norm after each FPN convolution; none: the convolutions have biases")
 
+    @model_validator(mode="after")
+    def _groups(self) -> FPN:
+        if self.norm == "gn" and self.channels % 32:
+            raise ValueError(f"channels {self.channels} cannot be normalised in 32 groups (norm gn); take a multiple of 32")
+        return self
+
 
 class Anchors(Section):
     sizes: tuple[Positive, ...] = Field(
@@ -218,7 +224,7 @@ class Training(Section):
     )
     evaluate_every: Positive | None = Field(1, description="epochs between evaluations on the validation split; null: only at the end")
     checkpoint_minutes: Positive = Field(10, description="minutes between checkpoints, beside the one at each evaluation")
-    keep_checkpoints: Count = Field(2, description="newest checkpoints kept, beside the best one")
+    keep_checkpoints: Count = Field(2, description="newest checkpoints kept; the best model is in the model folder")
     log_every: Count = Field(20, description="steps between log records")
     deterministic: bool = Field(True, description="bit-identical repeats and resumes on a CPU; slower on a GPU")
 

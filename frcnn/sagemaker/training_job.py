@@ -117,6 +117,11 @@ class TrainingJob(Inputs):
             if name.startswith(SET_BY_CONTAINER):
                 raise UserError(f"hyperparameter {name!r} is set in the container, from its channels and SageMaker's folders; leave it out")
         config = config_from_texts({name: _text(value) for name, value in self._options().items()})
+        if config.backbone.freeze and not any(name.startswith(("weights", "pretrained", "model")) for name in self.channels):
+            raise UserError(
+                f"backbone.freeze is {config.backbone.freeze}, and no channel 'weights' brings trained ones: the frozen layers would stay "
+                "random. Add the channel, or set backbone.freeze to 0 and backbone.norm to gn"
+            )
         processes = self.processes()
         if config.training.batch_size % processes:
             multiple = processes * max(1, round(config.training.batch_size / processes))

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+
+from frcnn.errors import UserError
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -33,6 +36,19 @@ class Folders:
     @property
     def model(self) -> Path:
         return self.models[0]
+
+    def make(self) -> None:
+        """Make the folders that a run writes into while it lasts.
+
+        Raises:
+            UserError: one of them cannot be made or written into.
+        """
+        for folder in (self.output, self.checkpoints):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                tempfile.TemporaryFile(dir=folder).close()
+            except OSError as error:
+                raise UserError(f"{folder} cannot be written into ({error.strerror}); choose another place: option 'output'") from error
 
     def keep_history(self) -> None:
         """Leave what was recorded so far beside checkpoints that are not in the output."""

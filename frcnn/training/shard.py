@@ -89,22 +89,24 @@ def _with_batch_size(config: Config, batch_size: int) -> Config:
     return config.model_copy(update={"training": config.training.model_copy(update={"batch_size": batch_size})})
 
 
-def load_splits(config: Config) -> tuple[Index, Index | None]:
-    """Training and validation index; the latter is None where neither the config nor the folder names one."""
+def load_splits(config: Config, notes: list[str]) -> tuple[Index, Index | None]:
+    """Training and validation index; the latter is None where neither the config nor the folder has one, and ``notes`` gets why."""
     train_index = load_index(*find_channel(config.data, "train"), config.data.on_bad_annotation, require_images=not config.data.sharded)
     if config.data.sharded:
         train_index = present_images(train_index)
     try:
         channel = find_channel(config.data, "validation")
-    except UserError:
-        if config.data.validation.annotations:
+    except UserError as error:
+        if config.data.validation.annotations or config.data.validation.images:
             raise
+        notes.append(f"no validation split, so nothing is measured and the last model is kept, not the best: {error}")
         return train_index, None
     return train_index, check_same_classes(train_index, load_index(*channel, config.data.on_bad_annotation))
 
 
 def evenly_shared(config: Config, processes: int, notes: list[str]) -> Config:
-    """The options with a batch that the processes can share evenly, the next smaller one; ``notes`` gets what changed."""
+    """The options with a batch that the processes can share evenly, the next smaller one, and one image each at least; ``notes`` gets
+    what changed."""
     wanted = config.training.batch_size
     shared = max(wanted // processes, 1) * processes
     if shared == wanted:

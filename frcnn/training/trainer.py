@@ -37,7 +37,7 @@ from frcnn.training.progress import Progress, Silence
 from frcnn.training.shard import Shard, evenly_shared, load_splits
 from frcnn.training.stop import StopRequest
 from frcnn.weights.model_folder import WEIGHTS, write_model_folder
-from frcnn.weights.starting_point import start_from
+from frcnn.weights.starting_point import at_random, start_from
 
 ALONE = World()
 
@@ -73,7 +73,9 @@ class Trainer:
             tf.config.experimental.enable_op_determinism()
         keras.utils.set_random_seed(config.seed)
         with world.together():
-            self.train_index, self.validation_index = load_splits(config)
+            self.train_index, self.validation_index = load_splits(config, self.notes)
+            if world.leads:
+                self.folders.make()
         world.agree(facts(config, self.train_index, self.validation_index))
         self.shard = Shard.of(world, self.train_index, config)
         self.bad_images = BadImages(self.train_index, config.data.max_bad_image_share, self.shard.images)
@@ -95,10 +97,13 @@ class Trainer:
         """Train to the end or to a signal, evaluating and saving on the way."""
         config = self.config
         batches = self.shard.batches(self.train_index, config, self.step, self.bad_images)
-        saved = time.monotonic()
+        saved, saved_step = time.monotonic(), self.step
         with self._reporting() as progress, contextlib.nullcontext(stop) if stop else StopRequest() as self.stop:
             for note in self.notes:
                 progress.note(note)
+            if self.step >= self.total_steps and self.world.share(not (self.folders.model / WEIGHTS).is_file()):
+                self._evaluate(progress)  # a run that others made shorter, or whose model was lost
+                self._save(progress)
             while self.step < self.total_steps and not self.stopping:
                 losses = self._train_on(next(batches))
                 progress.step(self.step, losses, float(self.optimizer.learning_rate))
@@ -108,9 +113,10 @@ class Trainer:
                     self._evaluate(progress)
                 if due or time.monotonic() - saved > 60 * config.training.checkpoint_minutes:
                     self._save(progress)
-                    saved = time.monotonic()
+                    saved, saved_step = time.monotonic(), self.step
             if self.stopping and self.step < self.total_steps:
-                self._save(progress)
+                if saved_step != self.step:
+                    self._save(progress)
                 cause = self.stop.received.name if self.stop.received else "a signal to another rank"
                 progress.note(f"{cause}: saved step {self.step} of {self.total_steps}; the same command goes on from there")
         self.watchdog.end()
@@ -141,6 +147,8 @@ class Trainer:
         if checkpoint is None:
             if self.config.weights:
                 self.notes += start_from(self.model, self.config, self.train_index.class_names)
+            else:
+                self.notes += at_random(self.config)
             return 0, None
         if checkpoint.state["data"] != self.shard.fingerprint:
             raise UserError(

@@ -9,6 +9,7 @@ import keras
 
 from frcnn.config import Config, load_config
 from frcnn.data.annotations import few
+from frcnn.errors import UserError
 from frcnn.weights.model_folder import BACKBONE, CONFIG, LABELS, PREDICTORS, WEIGHTS, ModelFolder, load_weights, read_model_folder
 
 # Options that leave every tensor's shape alone and change what the network computes from it. Norms are not among them: the
@@ -49,6 +50,22 @@ def start_from(model: keras.Model, config: Config, class_names: Sequence[str]) -
                 f"{'; '.join(differing)}. Unless that is meant, set them as {file.parent / CONFIG} has them"
             )
     return notes
+
+
+def at_random(config: Config) -> list[str]:
+    """Notes of a run that starts from random weights.
+
+    Raises:
+        UserError: layers that never train would keep them.
+    """
+    if config.backbone.freeze:
+        raise UserError(
+            f"backbone.freeze is {config.backbone.freeze}, and there are no weights: the frozen layers would stay random. Give weights=… "
+            "(docs/weights.md), or set backbone.freeze=0 and backbone.norm=gn"
+        )
+    if config.backbone.norm == "frozen_bn":
+        return ["backbone.norm is frozen_bn, and there are no weights: nothing normalises; from random weights gn trains better"]
+    return []
 
 
 def _backbone_alone(drawn: list[str]) -> bool:

@@ -19,6 +19,7 @@ BASE: dict[str, Any] = {
     "channels": {"training": "s3://bucket/bccd"},
     "output": "s3://bucket/runs/",
 }
+WITH_WEIGHTS = {**BASE["channels"], "weights": "s3://bucket/resnet50"}
 
 
 def job(**fields: Any) -> TrainingJob:
@@ -58,13 +59,22 @@ def test_the_whole_request_of_one_gpu() -> None:
 @pytest.mark.parametrize("recipe", sorted(CONFIGS.glob("*.yaml")), ids=lambda file: file.stem)
 def test_a_recipe_arrives_whole(recipe: Path) -> None:
     """The container builds of the texts alone what the command line builds of the file."""
-    texts = job(recipe=recipe).request()["HyperParameters"]
+    texts = job(recipe=recipe, channels=WITH_WEIGHTS).request()["HyperParameters"]
     assert config_from_texts(texts) == load_config(recipe)
 
 
 def test_hyperparameters_go_over_the_recipe() -> None:
     config = job(recipe=CONFIGS / "bccd_r18_fpn.yaml", hyperparameters={"training.epochs": "2"}).config()
     assert (config.training.epochs, config.backbone.name) == (2, "resnet18")
+
+
+def test_frozen_layers_need_weights() -> None:
+    """Two hosts of eight GPUs would train a day on layers that stay random."""
+    recipe = CONFIGS / "coco_r50_fpn_1x.yaml"
+    with pytest.raises(UserError, match=r"backbone.freeze is 2, and no channel 'weights' brings trained ones"):
+        job(recipe=recipe)
+    job(recipe=recipe, channels=WITH_WEIGHTS)
+    job(recipe=recipe, hyperparameters={"backbone.freeze": 0, "backbone.norm": "gn"})
 
 
 def test_many_gpus_run_under_mpi() -> None:

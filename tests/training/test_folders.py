@@ -6,7 +6,10 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from frcnn.config import Config
+from frcnn.errors import UserError
 from frcnn.training.folders import Folders
 from frcnn.training.trainer import Trainer
 
@@ -27,6 +30,8 @@ def test_everything_has_its_place_and_a_lost_model_is_written_again(tiny_config:
     (tmp_path / "model").mkdir()  # as SageMaker starts a job again: checkpoints are back, the model folder is empty
     again = Trainer(config, folders)
     assert (again.step, again.best_ap) == (6, None)
+    again.run()  # nothing is left to train, but the model is missing
+    assert (tmp_path / "model" / "weights.safetensors").read_bytes() == weights
 
 
 def test_what_was_kept_comes_back_and_what_is_newer_is_left_alone(tmp_path: Path) -> None:
@@ -52,3 +57,9 @@ def test_history_is_not_kept_twice_in_one_folder(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text("records")
     folders.keep_history()
     assert list(folders.checkpoints.iterdir()) == []
+
+
+def test_an_output_that_cannot_be_written_is_told_before_the_model_is_built(tiny_config: Callable[..., Config], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file cannot be written into \(File exists\); choose another place"):
+        Trainer(tiny_config(tmp_path / "file"))

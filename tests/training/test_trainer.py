@@ -20,6 +20,7 @@ from frcnn.data.batch import Batch
 from frcnn.data.pipeline import training_batches
 from frcnn.errors import UserError
 from frcnn.inference import Detector
+from frcnn.training.shard import load_splits
 from frcnn.training.trainer import Trainer, train
 
 MakeConfig = Callable[..., Config]
@@ -182,6 +183,8 @@ def test_mixed_precision_trains(tiny_config: MakeConfig, tmp_path: Path, precisi
 
 def test_accumulated_batches_make_one_update(tiny_config: MakeConfig, tmp_path: Path) -> None:
     trainer = Trainer(tiny_config(tmp_path, "optimizer.accumulation=3", "training.evaluate_every=null"))
+    rates = [float(trainer.optimizer._learning_rate(step)) for step in (0, 4, 6, 11)]
+    assert rates[1] > rates[2] > rates[3] > 0.01 * rates[1], "the cosine ends with the run, not before"
     kernel = trainer.model.rpn.convs[0].kernel
     seen = []
     original = trainer._train_on
@@ -195,6 +198,24 @@ def test_accumulated_batches_make_one_update(tiny_config: MakeConfig, tmp_path: 
     trainer.run()
     changed = [not np.array_equal(a, b) for a, b in itertools.pairwise(seen)]
     assert changed == [False, True, False] * 3 + [False, True]
+
+
+def test_frozen_layers_need_weights(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"backbone.freeze is 2, and there are no weights: the frozen layers would stay random"):
+        Trainer(tiny_config(tmp_path, "backbone.freeze=2"))
+    noted = Trainer(tiny_config(tmp_path, "backbone.norm=frozen_bn")).notes
+    assert any("nothing normalises" in note for note in noted)
+
+
+def test_why_there_is_no_validation_split_is_said(tiny_config: MakeConfig, shapes: Path, tmp_path: Path) -> None:
+    shutil.copytree(shapes, tmp_path / "data")
+    (tmp_path / "data" / "val").rename(tmp_path / "data" / "valimages")
+    config = tiny_config(tmp_path / "run", f"data.root={tmp_path / 'data'}")
+    notes: list[str] = []
+    assert load_splits(config, notes)[1] is None
+    assert notes[0].startswith("no validation split, so nothing is measured and the last model is kept, not the best: ")
+    with pytest.raises(UserError, match="val_typo"):
+        load_splits(tiny_config(tmp_path / "run", f"data.root={tmp_path / 'data'}", "data.validation.images=val_typo"), [])
 
 
 def test_trained_model_serves_from_its_folder_alone(unbroken: Trainer, tmp_path: Path) -> None:
