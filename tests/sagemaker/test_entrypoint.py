@@ -34,7 +34,7 @@ def test_a_job_ends_with_a_model_and_its_reports(make_container: MakeContainer) 
     assert {"config.yaml", "metrics.jsonl", "tensorboard", "pictures"} == {
         path.name for path in (container.base / "output" / "data").iterdir()
     }
-    assert {"step-00000006", "model"} == {path.name for path in (container.base / "checkpoints").iterdir()}
+    assert {"step-00000006", "model", "metrics.jsonl"} == {path.name for path in (container.base / "checkpoints").iterdir()}
     assert not (container.base / "output" / "failure").exists()
     assert re.search(r"^job: test, 1 x this machine, 1 processes$", container.log, re.MULTILINE)
     assert re.search(r"^network: \w+ \(SageMaker said ethwe\), EFA: none", container.log, re.MULTILINE)
