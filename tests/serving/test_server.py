@@ -53,8 +53,7 @@ def test_sigterm_under_load_loses_no_accepted_request(served_model: Path, start:
     statuses = [status for caller in callers for status in caller.result()[0]]
     assert exit_code == 0
     for caller in callers:
-        # And not cut off. The system resets a connection that nobody has accepted yet when its socket closes.
-        assert re.search("Connection refused|Connection reset by peer", caller.result()[1])
+        assert "Connection refused" in caller.result()[1]  # and not cut off
     assert len(statuses) > 32
     assert set(statuses) == {200}
     assert len(endpoint.log()) == len(statuses)
