@@ -53,6 +53,12 @@ class Inputs:
     notes: tuple[str, ...] = field(default=())
 
 
+def role_of(name: str) -> str | None:
+    """What a channel of this name is for, by its first word: ``"train"`` of ``Training-2024``; None for other names."""
+    word = re.split(r"[-_.]", name.lower())[0]
+    return next((role for role, words in ROLES.items() if word in words), None)
+
+
 def refuse_parts(channels: Sequence[Channel], hosts: int, sharded: bool) -> None:
     """Check that every host has what it needs: all, or with option ``data.sharded`` its part of the training pictures.
 
@@ -93,8 +99,7 @@ def _roles(channels: Sequence[Channel]) -> tuple[dict[str, Channel], list[Channe
     found: dict[str, Channel] = {}
     others = []
     for channel in sorted(channels, key=lambda channel: (len(re.split(r"[-_.]", channel.name)), channel.name)):
-        word = re.split(r"[-_.]", channel.name.lower())[0]
-        role = next((role for role, words in ROLES.items() if word in words), None)
+        role = role_of(channel.name)
         if role is None or role in found:
             others.append(channel)
         else:

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from frcnn.config import Config, config_from_texts, load_config, option_names
 from frcnn.errors import UserError
+from frcnn.sagemaker.channels import role_of
 from frcnn.sagemaker.image_uri import region_of_image
 from frcnn.sagemaker.inputs import Hours, Inputs, Network, S3Uri, tag_list
 from frcnn.sagemaker.instances import LOCAL, has_own_disks, processes_per_host
@@ -117,7 +118,7 @@ class TrainingJob(Inputs):
             if name.startswith(SET_BY_CONTAINER):
                 raise UserError(f"hyperparameter {name!r} is set in the container, from its channels and SageMaker's folders; leave it out")
         config = config_from_texts({name: _text(value) for name, value in self._options().items()})
-        if config.backbone.freeze and not any(name.startswith(("weights", "pretrained", "model")) for name in self.channels):
+        if config.backbone.freeze and "weights" not in map(role_of, self.channels):
             raise UserError(
                 f"backbone.freeze is {config.backbone.freeze}, and no channel 'weights' brings trained ones: the frozen layers would stay "
                 "random. Add the channel, or set backbone.freeze to 0 and backbone.norm to gn"

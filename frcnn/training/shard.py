@@ -112,4 +112,4 @@ def evenly_shared(config: Config, processes: int, notes: list[str]) -> Config:
     if shared == wanted:
         return config
     notes.append(f"training.batch_size={wanted} cannot be shared evenly by {processes} processes: a step takes {shared} images")
-    return config.model_copy(update={"training": config.training.model_copy(update={"batch_size": shared})})
+    return _with_batch_size(config, shared)
