@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import tempfile
 from pathlib import Path
@@ -108,3 +109,12 @@ def test_without_a_checkpoint_location_checkpoints_are_not_uploaded(tmp_path: Pa
     kept.mkdir()
     with_checkpoints = folders(job(tmp_path, {}))
     assert (with_checkpoints.checkpoints, with_checkpoints.models) == (kept, (tmp_path / "model", kept / "model"))
+
+
+def test_a_host_without_the_annotations_of_a_spread_channel_is_told_that_it_is_spread(tmp_path: Path) -> None:
+    environment = job(tmp_path, {"data.sharded": "true"})
+    (tmp_path / "input" / "data" / "train" / "annotations.json").unlink()
+    spread = [dataclasses.replace(channel, distribution="ShardedByS3Key") for channel in environment.channels]
+    two = dataclasses.replace(environment.resources, hosts=("algo-1", "algo-2"))
+    with pytest.raises(UserError, match="channel 'train' is ShardedByS3Key over 2 hosts"):
+        prepare(dataclasses.replace(environment, channels=tuple(spread), resources=two))
