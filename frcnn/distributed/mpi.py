@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -108,10 +109,14 @@ class MPIWorld(World):
         self.communicator.Barrier()
 
     def post(self, stage: int, ticks: int) -> None:
+        from mpi4py import MPI
+
         message = np.array([stage, ticks], np.int64)
-        # A message must outlive its sending.
-        self._unsent[:] = [(request, buffer) for request, buffer in self._unsent if not request.Test()]
-        self._unsent.append((self.communicator.Isend(message, dest=0, tag=_POST_TAG), message))
+        # Rank 0 may be gone, which ends this process in a moment. Were it there, it would soon find this rank silent, and say so.
+        with contextlib.suppress(MPI.Exception):
+            # A message must outlive its sending.
+            self._unsent[:] = [(request, buffer) for request, buffer in self._unsent if not request.Test()]
+            self._unsent.append((self.communicator.Isend(message, dest=0, tag=_POST_TAG), message))
 
     def posts(self) -> dict[int, tuple[int, int]]:
         from mpi4py import MPI
@@ -122,6 +127,11 @@ class MPIWorld(World):
             self.communicator.Recv(message, source=status.Get_source(), tag=_POST_TAG)
             latest[status.Get_source()] = (int(message[0]), int(message[1]))
         return latest
+
+    def is_aftermath(self, error: BaseException) -> bool:
+        from mpi4py import MPI
+
+        return isinstance(error, MPI.Exception) or "Horovod has been shut down" in str(error) or "see MPI output for details" in str(error)
 
     def abort(self, code: int) -> None:
         sys.stdout.flush()

@@ -89,6 +89,10 @@ class World:
         """On rank 0: the last ``(stage, ticks)`` of every rank that posted since the last call, without waiting."""
         return {}
 
+    def is_aftermath(self, error: BaseException) -> bool:
+        """Whether an exception only says that other ranks are gone."""
+        return False
+
     def abort(self, code: int) -> None:
         """End all processes of the run on all hosts, now."""
         sys.stderr.flush()
@@ -168,7 +172,11 @@ class World:
             tell(f"{self.name_of(self.rank)}: {error}")
             self.abort(MISTAKE)
         except (Exception, KeyboardInterrupt) as error:
-            tell(f"{self.name_of(self.rank)}: {type(error).__name__}: {error}\n{traceback.format_exc()}")
+            if self.is_aftermath(error):
+                cause = f"{type(error).__name__}: {error}".splitlines()[0]
+                tell(f"{self.name_of(self.rank)}: lost the other ranks ({cause}); the first message, of the rank that ended, says why")
+            else:
+                tell(f"{self.name_of(self.rank)}: {type(error).__name__}: {error}\n{traceback.format_exc()}")
             self.abort(FAILURE)
 
 

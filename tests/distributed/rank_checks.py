@@ -144,6 +144,19 @@ def fails(world: World, recipe: Path, output: Path) -> Arrays:
     return {}
 
 
+def loses_others(world: World, recipe: Path, output: Path) -> Arrays:
+    """Rank 1's communicator is of no use any more, as one to ranks that are gone: a report passes, an exchange fails."""
+    if world.rank == 1:
+        world = replace(world, communicator=world.communicator.Split(1))
+        world.communicator.Free()
+        world.post(0, 0)
+    else:
+        world.communicator.Split(0)
+    world.barrier()
+    world.barrier()
+    return {}
+
+
 def _flat(variables: list[Any]) -> np.ndarray:
     return np.concatenate([np.ravel(variable.numpy()).astype(np.float64) for variable in variables])
 

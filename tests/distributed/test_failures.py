@@ -6,6 +6,7 @@ Times are printed, not asserted tightly: 30 seconds for what the processes notic
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import time
@@ -143,6 +144,13 @@ def test_exception_on_one_rank_is_told_first(two_hosts: TwoHosts, recipe: Path, 
     own = running.text().index("frcnn: rank 1 on beta: ZeroDivisionError: float division by zero\nTraceback")
     assert own < running.text().index("MPI_ABORT")
     assert "rank 0 on" not in running.text()
+
+
+def test_rank_that_lost_the_others_says_so_in_a_sentence(recipe: Path, tmp_path: Path) -> None:
+    done = mpirun(2, str(HERE / "rank_checks.py"), str(recipe), str(tmp_path), "loses_others")
+    assert done.returncode == 1
+    assert re.search(r"frcnn: rank 1 on .+: lost the other ranks \(Exception: MPI_ERR_COMM.*\); the first message", done.stderr)
+    assert "Traceback" not in done.stderr
 
 
 def test_sigterm_to_the_launcher_saves_and_the_same_command_goes_on_with_other_ranks(
