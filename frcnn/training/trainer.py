@@ -232,12 +232,16 @@ class Trainer:
         if self.bad_reads <= self.bad_reads_checked:
             return
         self.bad_reads_checked = self.bad_reads
-        everyones = [json.loads(text) for text in self.world.texts(json.dumps(self.bad_images.known()))]
         try:
-            self.bad_images.check({path: reason for known in everyones for path, reason in known.items()})
+            self.bad_images.check(self._of_all_ranks(self.bad_images))
         except UserError as error:
             self._save(progress)
             raise AgreedError(str(error)) from None
+
+    def _of_all_ranks(self, bad_images: BadImages) -> dict[str, str]:
+        """Path and reason of each image that some rank could not read."""
+        everyones = [json.loads(text) for text in self.world.texts(json.dumps(bad_images.known()))]
+        return {path: reason for known in everyones for path, reason in known.items()}
 
     def _evaluation_is_due(self) -> bool:
         if self.step == self.total_steps:
@@ -251,24 +255,26 @@ class Trainer:
             if self.validation_index is None:
                 self._write_model({"step": self.step})
                 return
-            results = self._detect(self.validation_index)
+            bad_images = BadImages(self.validation_index, max_share=1.0)
+            results = self._detect(self.validation_index, bad_images)
+            unreadable = set(self._of_all_ranks(self.bad_images)) | set(self._of_all_ranks(bad_images))
             if not self.world.leads:
                 return
             metrics = evaluate_detections(self.validation_index, results)
-            progress.evaluation(self.step, {**metrics.to_json(), "unreadable_images": len(self.bad_images)})
+            progress.evaluation(self.step, {**metrics.to_json(), "unreadable_images": len(unreadable)})
             first, folder = self.validation_index.images[:PICTURES], self.folders.output / "pictures"
             progress.pictures(self.step, "validation", draw_comparisons(first, results, self.detector.class_names, folder))
             if self.best_ap is None or _ap(metrics) >= self.best_ap:
                 self.best_ap = _ap(metrics)
                 self._write_model({**metrics.to_json(), "split": "validation", "step": self.step})
 
-    def _detect(self, index: Index) -> dict[int, Detections]:
+    def _detect(self, index: Index, bad_images: BadImages) -> dict[int, Detections]:
         """Detections of every image, found by all ranks, with rank 0's statistics where batch norm keeps its own on each."""
         world = self.world
         world.broadcast(self.model.non_trainable_variables)
         # A GPU takes as many at a time as it trains with; a CPU is busy with one.
         at_once = self.config.training.batch_size // world.size if tf.config.list_physical_devices("GPU") else 1
-        found = self.detector.detect_index(index, at_once, lambda *_: self.watchdog.tick(), world.rank, world.size)
+        found = self.detector.detect_index(index, at_once, lambda *_: self.watchdog.tick(), world.rank, world.size, bad_images)
         return gather_detections(index, found, world)
 
     def _write_model(self, metrics: dict[str, Any]) -> None:

@@ -171,6 +171,17 @@ def test_too_many_unreadable_images_end_the_run_after_saving(tiny_config: MakeCo
     assert len(list((tmp_path / "run" / "checkpoints").iterdir())) == 1
 
 
+def test_an_evaluation_counts_the_unreadable_images_of_both_splits(tiny_config: MakeConfig, tmp_path: Path, shapes: Path) -> None:
+    data = shutil.copytree(shapes, tmp_path / "data")
+    for split, broken in (("train", 1), ("val", 2)):
+        for file in sorted((data / split).iterdir())[:broken]:
+            file.write_bytes(file.read_bytes()[:200])
+    options = ("data.max_bad_image_share=0.1", "training.epochs=1", "training.evaluate_every=null")
+    Trainer(tiny_config(tmp_path / "run", f"data.root={data}", *options)).run()
+    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [record["unreadable_images"] for record in records if "AP" in record] == [3]
+
+
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision_trains(tiny_config: MakeConfig, tmp_path: Path, precision: str) -> None:
     trainer = Trainer(tiny_config(tmp_path, f"training.precision={precision}", "training.epochs=0.5", "optimizer.accumulation=1"))
