@@ -14,6 +14,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,8 @@ ROLES = {
 MANIFESTS = (".manifest", ".jsonl")
 WEIGHTS = "weights.safetensors"
 _FILE_NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
-_HEAD = 1 << 20  # bytes of an annotation file in which the first picture's name is looked for
+_HEAD = 1 << 20  # bytes of an annotation file in which the first pictures' names are looked for
+_NAMES = 1000  # of them: some are here, unless the channel is spread over hundreds of hosts
 
 
 @dataclass(frozen=True)
@@ -173,15 +175,19 @@ def _annotation_file(folder: Path, split: str, only_one: bool) -> Path | None:
 
 
 def _images_folder(folder: Path, annotations: Path, split: str) -> Path:
-    """Where the first picture that the annotation file names is, among the usual places; else the channel itself."""
+    """Where the first pictures that the annotation file names are, among the usual places; else the channel itself.
+
+    A channel that is spread over hosts has only some of them here.
+    """
+    places = (folder, folder / "images", *(folder / name for name in SPLIT_NAMES[split]), *folder.glob("images/*"))
     with annotations.open("rb") as file:
-        match = _FILE_NAME.search(file.read(_HEAD))
-    if match:
+        head = file.read(_HEAD)
+    for match in islice(_FILE_NAME.finditer(head), _NAMES):
         try:
             name = json.loads(match[1])
         except ValueError:
             return folder
-        for place in (folder, folder / "images", *(folder / name for name in SPLIT_NAMES[split]), *folder.glob("images/*")):
+        for place in places:
             if (place / name).is_file():
                 return place
     return folder

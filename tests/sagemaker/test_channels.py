@@ -172,3 +172,10 @@ def test_only_training_pictures_may_be_spread_over_hosts_and_only_if_asked(tmp_p
     for found, sharded in ((whole, False), (whole, True), (apart, False)):
         with pytest.raises(UserError, match="channel 'train' is ShardedByS3Key over 2 hosts"):
             refuse_parts(found, hosts=2, sharded=sharded)
+
+
+def test_the_folder_of_pictures_is_found_by_those_that_this_host_has(tmp_path: Path) -> None:
+    found = channels(tmp_path, "train/images/b.jpg", "annotations/instances_train.json")
+    entries = [{"id": number, "file_name": name, "width": 60, "height": 40} for number, name in enumerate(("a.jpg", "b.jpg"), start=1)]
+    (tmp_path / "annotations" / "instances_train.json").write_text(json.dumps({**COCO, "images": entries}))
+    assert find_inputs(found, tmp_path / "scratch").data["train"]["images"] == tmp_path / "train" / "images"

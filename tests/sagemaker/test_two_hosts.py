@@ -3,8 +3,10 @@ Horovod between them are real."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -48,10 +50,49 @@ pytestmark = [
 
 @dataclass
 class Job:
-    """Both hosts' processes and folders."""
+    """Both hosts' folders, which stand for /opt/ml, and their processes once started."""
 
     folder: Path
+    spaces: tuple[str, str]
     processes: dict[str, subprocess.Popen[bytes]]
+
+    def start(self, hyperparameters: dict[str, str], channels: dict[str, dict[str, str]]) -> None:
+        """Start process 1 of both with data that lie in their folders."""
+        group = {"instance_group_name": "homogeneousCluster", "instance_type": "ml.c5.xlarge", "hosts": list(NAMES)}
+        for name, space in zip(NAMES, self.spaces, strict=True):
+            contents = {
+                "hyperparameters": {**TINY, **hyperparameters},
+                "inputdataconfig": channels,
+                "resourceconfig": {
+                    "current_host": name, "hosts": list(NAMES), "network_interface_name": "ethwe",
+                    "current_instance_type": "ml.c5.xlarge", "current_group_name": "homogeneousCluster", "instance_groups": [group],
+                },
+            }  # fmt: skip
+            for file, content in contents.items():
+                (self.folder / name / "input" / "config" / f"{file}.json").write_text(json.dumps(content))
+            variables = {name: value for name, value in os.environ.items() if not name.startswith("SAGEMAKER_")}
+            command = [
+                "ip",
+                "netns",
+                "exec",
+                space,
+                "unshare",
+                "--mount",
+                "--pid",
+                "--uts",
+                "--ipc",
+                "--fork",
+                "--kill-child",
+                "--mount-proc",
+            ]
+            with (self.folder / f"{name}.log").open("wb") as log:
+                self.processes[name] = subprocess.Popen(
+                    [*command, str(HOST), name, str(self.folder / name), str(self.folder / "hosts"), sys.executable],
+                    env={**variables, "TRAINING_JOB_ARN": "arn:aws:sagemaker:::training-job/two-hosts"},
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                )
 
     def log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text()
@@ -71,7 +112,7 @@ class Job:
         return int(Path(f"/proc/{unshare}/task/{unshare}/children").read_text().split()[0])
 
     def ended(self, name: str) -> int:
-        return self.processes[name].wait(timeout=120)
+        return self.processes[name].wait(timeout=400)
 
 
 @pytest.fixture
@@ -97,44 +138,28 @@ def network() -> Iterator[tuple[str, str]]:
 
 
 @pytest.fixture
-def job(tmp_path: Path, network: tuple[str, str], shapes_channel: Path) -> Iterator[Job]:
-    hosts_file = tmp_path / "hosts"
-    hosts_file.write_text("127.0.0.1 localhost\n198.18.200.1 algo-1\n198.18.200.2 algo-2\n")
-    processes = {}
-    for name, space in zip(NAMES, network, strict=True):
-        base = tmp_path / name
-        config = base / "input" / "config"
-        for folder in (config, base / "model", base / "output" / "data", base / "checkpoints"):
-            folder.mkdir(parents=True)
-        shutil.copytree(shapes_channel, base / "input" / "data" / "training")
-        group = {"instance_group_name": "homogeneousCluster", "instance_type": "ml.c5.xlarge", "hosts": list(NAMES)}
-        contents = {
-            "hyperparameters": {**TINY, "training.epochs": "500"},
-            "inputdataconfig": {"training": {"TrainingInputMode": "File"}},
-            "resourceconfig": {
-                "current_host": name, "hosts": list(NAMES), "network_interface_name": "ethwe", "current_instance_type": "ml.c5.xlarge",
-                "current_group_name": "homogeneousCluster", "instance_groups": [group],
-            },
-        }  # fmt: skip
-        for file, content in contents.items():
-            (config / f"{file}.json").write_text(json.dumps(content))
-        variables = {name: value for name, value in os.environ.items() if not name.startswith("SAGEMAKER_")}
-        command = ["ip", "netns", "exec", space, "unshare", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child", "--mount-proc"]
-        with (tmp_path / f"{name}.log").open("wb") as log:
-            processes[name] = subprocess.Popen(
-                [*command, str(HOST), name, str(base), str(hosts_file), sys.executable],
-                env={**variables, "TRAINING_JOB_ARN": "arn:aws:sagemaker:::training-job/two-hosts"},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-    yield Job(tmp_path, processes)
-    for process in processes.values():
+def job(tmp_path: Path, network: tuple[str, str]) -> Iterator[Job]:
+    (tmp_path / "hosts").write_text("127.0.0.1 localhost\n198.18.200.1 algo-1\n198.18.200.2 algo-2\n")
+    for name, folder in itertools.product(NAMES, ("input/config", "input/data", "model", "output/data", "checkpoints")):
+        (tmp_path / name / folder).mkdir(parents=True)
+    job = Job(tmp_path, network, {})
+    yield job
+    for process in job.processes.values():
         process.kill()
         process.wait()
 
 
-def test_sigterm_stops_both_hosts_with_a_checkpoint(job: Job) -> None:
+@pytest.fixture
+def long_job(job: Job, shapes_channel: Path) -> Job:
+    """All data on each, and so many epochs that only what a test does ends it."""
+    for name in NAMES:
+        shutil.copytree(shapes_channel, job.folder / name / "input" / "data" / "training")
+    job.start({"training.epochs": "500"}, {"training": {"TrainingInputMode": "File"}})
+    return job
+
+
+def test_sigterm_stops_both_hosts_with_a_checkpoint(long_job: Job) -> None:
+    job = long_job
     job.wait_for("algo-1", "train step=3 ")
     assert "ranks: algo-1: 0; algo-2: 1" in job.log("algo-1")
     assert "network: eth0 (SageMaker said ethwe)" in job.log("algo-1")
@@ -149,7 +174,8 @@ def test_sigterm_stops_both_hosts_with_a_checkpoint(job: Job) -> None:
 
 
 @pytest.mark.parametrize("killed", NAMES)
-def test_a_host_that_is_killed_ends_the_other_with_its_name(job: Job, killed: str) -> None:
+def test_a_host_that_is_killed_ends_the_other_with_its_name(long_job: Job, killed: str) -> None:
+    job = long_job
     job.wait_for("algo-1", "train step=3 ")
     os.kill(job.process_one(killed), signal.SIGKILL)
     began = time.monotonic()
@@ -157,3 +183,21 @@ def test_a_host_that_is_killed_ends_the_other_with_its_name(job: Job, killed: st
     assert job.ended(other) not in (0, 143), job.log(other)
     assert time.monotonic() - began < 60
     assert killed in job.failure(other).splitlines()[0]
+
+
+def test_hosts_that_hold_parts_of_the_pictures_train_together(job: Job, shapes_channel: Path) -> None:
+    """ShardedByS3Key: a picture in three on the first host, the others on the second, all annotations on both."""
+    for number, name in enumerate(NAMES):
+        channels = job.folder / name / "input" / "data"
+        shutil.copytree(shapes_channel / "annotations", channels / "annotations")
+        (channels / "train" / "images").mkdir(parents=True)
+        for position, picture in enumerate(sorted((shapes_channel / "train").iterdir())):
+            if (position % 3 > 0) == number:
+                shutil.copy(picture, channels / "train" / "images")
+    spread = {"TrainingInputMode": "File", "S3DistributionType": "ShardedByS3Key"}
+    job.start({"data.sharded": "true"}, {"train": spread, "annotations": {"TrainingInputMode": "File"}})
+    assert [job.ended(name) for name in NAMES] == [0, 0], job.log("algo-1") + job.log("algo-2")
+    # Four images a step, two on each host: the second has 16 of the 24, so that an epoch takes 8 steps.
+    steps = [int(step) for step in re.findall(r"train step=(\d+) ", job.log("algo-1"))]
+    assert steps == list(range(1, 9))
+    assert (job.folder / "algo-1" / "model" / "weights.safetensors").is_file()
