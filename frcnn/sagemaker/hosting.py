@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from frcnn.errors import UserError
 from frcnn.sagemaker.image_uri import region_of_image
 from frcnn.sagemaker.inputs import Inputs, Network, S3Uri, tag_list
+from frcnn.sagemaker.instances import endpoint_ami, transform_ami
 from frcnn.sagemaker.service_model import check_request
 
 # What botocore lets through in one call of an endpoint; larger pictures go through batch transform or an asynchronous endpoint.
@@ -69,7 +70,7 @@ class Variant(Inputs):
     weight: Annotated[float, Field(ge=0)] = Field(1.0, description="share of the requests, in relation to the other variants'")
     health_seconds: Seconds = Field(600, description="time for the container to load and warm up, before the endpoint counts as failed")
     download_seconds: Seconds = Field(600, description="time to fetch the model from S3")
-    ami: str | None = Field(None, description="InferenceAmiVersion: the host's driver, where the image's CUDA needs a newer one")
+    ami: str | None = Field(None, description="InferenceAmiVersion, which decides on the host's driver; null: one that fits the image")
 
     def member(self) -> dict[str, Any]:
         """Entry of the request's ``ProductionVariants``."""
@@ -82,7 +83,8 @@ class Variant(Inputs):
             "ContainerStartupHealthCheckTimeoutInSeconds": self.health_seconds,
             "ModelDataDownloadTimeoutInSeconds": self.download_seconds,
         }
-        return member | ({"InferenceAmiVersion": self.ami} if self.ami else {})
+        ami = self.ami or endpoint_ami(self.instance_type)
+        return member | ({"InferenceAmiVersion": ami} if ami else {})
 
 
 class Endpoint(Inputs):
@@ -139,6 +141,7 @@ class Transform(Inputs):
     accept: str | None = Field(None, description="form of the answers, see docs/serving.md; null: JSON lines for JSON lines, else JSON")
     payload_mb: Annotated[int, Field(ge=1, le=LARGEST_TRANSFORM_MB)] = Field(20, description="largest picture, or longest line")
     at_once: Annotated[int, Field(ge=1)] = Field(4, description="requests that an instance gets at a time")
+    ami: str | None = Field(None, description="TransformAmiVersion, which decides on the host's driver; null: one that fits the image")
     output_key: str | None = Field(None, description="KMS key of what is written to S3")
     tags: dict[str, str] = Field({}, description="for bills and permissions")
 
@@ -163,6 +166,9 @@ class Transform(Inputs):
         output = {"S3OutputPath": self.output, "Accept": self.answer_type, "AssembleWith": "Line" if self.lines else "None"}
         if self.output_key:
             output["KmsKeyId"] = self.output_key
+        resources: dict[str, Any] = {"InstanceType": self.instance_type, "InstanceCount": self.instance_count}
+        if ami := self.ami or transform_ami(self.instance_type):
+            resources["TransformAmiVersion"] = ami
         request = {
             "TransformJobName": self.name,
             "ModelName": self.model,
@@ -176,7 +182,7 @@ class Transform(Inputs):
                 "SplitType": "Line" if self.lines else "None",
             },
             "TransformOutput": output,
-            "TransformResources": {"InstanceType": self.instance_type, "InstanceCount": self.instance_count},
+            "TransformResources": resources,
             **tag_list(self.tags),
         }
         check_request("CreateTransformJob", request)

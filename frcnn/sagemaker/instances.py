@@ -1,4 +1,4 @@
-"""What is known of instance types: GPUs, and whether the volume size of a request is heeded.
+"""What is known of instance types: GPUs, whether the volume size of a request is heeded, and hosts whose driver is too old for the image.
 
 Containers never use this table, they count devices; it is for requests, which are made where the devices are not.
 """
@@ -25,6 +25,15 @@ LOCAL = ("local", "local_gpu")  # of the SDK's local mode: this machine's own Do
 _ACCELERATED = re.compile(r"ml\.(p|g|trn|inf|dl)\d")
 _OWN_DISKS = re.compile(r"ml\.(p3dn|p4de?|p5\w*|p6\S*?|g4dn|g5|g6e?|g7e?|[cmr]\d\w*d\w*)\.")
 
+# An image with CUDA 12.9 asks for a driver of some older branches (535, 550, 570), or one that has CUDA 12.9 itself; the container runtime
+# refuses others before anything is logged. These families serve on driver 470 unless the request names another machine image (SageMaker's
+# developer guide, "GPU driver upgrades"); younger ones have 535 or newer. 550 is the newest that AWS has for them with CUDA 12.
+_ENDPOINT_AMIS = MappingProxyType(
+    dict.fromkeys(("g4dn", "g5", "p4d", "p4de"), "al2-ami-sagemaker-inference-gpu-3-1")  # driver 550
+    | {"p3": "al2-ami-sagemaker-inference-gpu-2"}  # driver 535
+)
+_TRANSFORM_AMIS = MappingProxyType(dict.fromkeys(("g4dn", "g5", "g6", "g6e", "p3", "p4d", "p4de"), "al2-ami-sagemaker-batch-gpu-535"))
+
 
 def processes_per_host(instance_type: str) -> int:
     """Training processes of one instance: one a GPU, or one where there is none.
@@ -42,3 +51,18 @@ def processes_per_host(instance_type: str) -> int:
 def has_own_disks(instance_type: str) -> bool:
     """Whether the type brings NVMe disks, beside which SageMaker ignores a request's volume size."""
     return bool(_OWN_DISKS.match(instance_type))
+
+
+def endpoint_ami(instance_type: str) -> str | None:
+    """``InferenceAmiVersion`` with a driver on which the image starts; None where AWS's default has one, or no GPU is there."""
+    return _ENDPOINT_AMIS.get(_family(instance_type))
+
+
+def transform_ami(instance_type: str) -> str | None:
+    """``TransformAmiVersion``, as :func:`endpoint_ami`."""
+    return _TRANSFORM_AMIS.get(_family(instance_type))
+
+
+def _family(instance_type: str) -> str:
+    """``g5`` of ``ml.g5.xlarge``."""
+    return instance_type.removeprefix("ml.").partition(".")[0]

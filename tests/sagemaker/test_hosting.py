@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
+from botocore.loaders import create_loader
+from botocore.model import ServiceModel
 
 from frcnn.errors import UserError
 from frcnn.sagemaker.hosting import LARGEST_BODY, Endpoint, Model, Transform, Variant, invoke_request
+from frcnn.sagemaker.instances import endpoint_ami, transform_ami
 
 IMAGE = "123456789012.dkr.ecr.eu-west-1.amazonaws.com/frcnn:0.1.0"
 ROLE = "arn:aws:iam::123456789012:role/frcnn"
@@ -40,6 +44,44 @@ def test_two_variants_share_an_endpoint() -> None:
     ]
     assert [variant["ContainerStartupHealthCheckTimeoutInSeconds"] for variant in variants] == [600, 60]
     assert endpoint.request() == {"EndpointName": "e", "EndpointConfigName": "e"}
+
+
+@pytest.mark.parametrize(
+    ("instance_type", "endpoint", "transform"),
+    [
+        ("ml.g4dn.xlarge", "al2-ami-sagemaker-inference-gpu-3-1", "al2-ami-sagemaker-batch-gpu-535"),
+        ("ml.g5.xlarge", "al2-ami-sagemaker-inference-gpu-3-1", "al2-ami-sagemaker-batch-gpu-535"),
+        ("ml.p3.2xlarge", "al2-ami-sagemaker-inference-gpu-2", "al2-ami-sagemaker-batch-gpu-535"),
+        ("ml.g6.xlarge", None, "al2-ami-sagemaker-batch-gpu-535"),
+        ("ml.m5.large", None, None),
+        ("ml.c5.xlarge", None, None),
+    ],
+)
+def test_no_gpu_is_served_on_a_driver_that_is_too_old(instance_type: str, endpoint: str | None, transform: str | None) -> None:
+    """AWS's default for g4dn, g5, p3 is driver 470, on which a container with CUDA 12.9 is refused before its first line."""
+
+    def sent(**ami: str) -> tuple[str | None, str | None]:
+        variant = Variant(model="m", instance_type=instance_type, **ami)
+        [member] = Endpoint(name="e", variants=[variant]).config_request()["ProductionVariants"]
+        resources = Transform(**TRANSFORM, instance_type=instance_type, **ami).request()["TransformResources"]
+        return member.get("InferenceAmiVersion"), resources.get("TransformAmiVersion")
+
+    assert sent() == (endpoint, transform)
+    assert sent(ami="al2-ami-sagemaker-inference-gpu-2-1") == ("al2-ami-sagemaker-inference-gpu-2-1",) * 2  # what is said wins
+
+
+def test_the_drivers_that_are_asked_for_are_what_aws_says_they_are() -> None:
+    """AWS's own description of the two fields tells the driver of each name."""
+    model = ServiceModel(create_loader().load_service_model("sagemaker", "service-2"))
+    for shape, member, default in (
+        ("ProductionVariant", "InferenceAmiVersion", endpoint_ami),
+        ("TransformResources", "TransformAmiVersion", transform_ami),
+    ):
+        text = re.sub("<[^>]+>", " ", model.shape_for(shape).members[member].documentation)
+        drivers = {name: int(driver) for name, driver in re.findall(r"(al2\S+gpu\S+).*?driver version: (\d+)", text, re.DOTALL)}
+        asked = {default(name) for name in model.shape_for(f"{shape.removesuffix('Resources')}InstanceType").enum} - {None}
+        assert asked
+        assert {drivers[name] for name in asked} <= {535, 550}  # of the branches that the image's NVIDIA_REQUIRE_CUDA lists
 
 
 def test_an_asynchronous_endpoint() -> None:
