@@ -68,10 +68,11 @@ class Account:
 
     Args:
         region: such as ``us-east-1``; None takes the configured one.
-        ledger: JSON file of what was made and not yet removed.
+        ledger: JSON file of what one run made and has neither removed nor kept; named after the run, those of other runs beside it. There
+            is one for each so that no run removes what another still uses.
     """
 
-    def __init__(self, region: str | None = None, ledger: Path = Path("runs/launched.json")) -> None:
+    def __init__(self, region: str | None = None, ledger: Path = Path("runs/launched/jobs.json")) -> None:
         self.session = open_session(region)
         self.region: str = self.session.region_name
         self.ledger = ledger
@@ -80,10 +81,16 @@ class Account:
         """A boto3 client of the account's region."""
         return self.session.client(service, region_name=self.region)
 
-    def made(self) -> list[tuple[str, str]]:
-        """What was made and not yet removed, as (kind, name), in the order in which it is to be removed."""
-        entries = [tuple(entry) for entry in json.loads(self.ledger.read_text())] if self.ledger.exists() else []
+    def made(self, run: str | None = None) -> list[tuple[str, str]]:
+        """What this run, or another, made and has neither removed nor kept: (kind, name), in the order in which it is to be removed."""
+        ledger = self._ledger_of(run)
+        entries = [tuple(entry) for entry in json.loads(ledger.read_text())] if ledger.exists() else []
         return sorted(entries, key=lambda entry: _KINDS.index(entry[0]))
+
+    def other_runs(self) -> dict[str, list[tuple[str, str]]]:
+        """What other runs made and have neither removed nor kept, by their names."""
+        others = sorted(ledger.stem for ledger in self.ledger.parent.glob("*.json") if ledger != self.ledger)
+        return {run: made for run in others if (made := self.made(run))}
 
     def remember(self, kind: str, name: str) -> None:
         """Note what is about to be made, before it is: a thing that was not made after all is removed without harm."""
@@ -147,22 +154,22 @@ class Account:
 
         return dict(call_aws(listed))
 
-    def clean_up(self, keep: tuple[str, ...] = ()) -> Iterator[str]:
+    def clean_up(self, keep: tuple[str, ...] = (), run: str | None = None) -> Iterator[str]:
         """Remove what was made, endpoints first; gives a line for each thing as it goes.
 
         Args:
-            keep: kinds or names that stay, such as ``"folder"``.
+            keep: kinds or names that stay, such as ``"folder"``, for good: no later clean-up knows of them.
+            run: another run, of which nothing should be in use any more; None: this one.
 
         Raises:
             UserError: AWS refuses to remove something, which is remembered until it is gone.
         """
-        for kind, name in self.made():
-            if kind in keep or name in keep:
-                yield f"kept: {kind} {name}"
-                continue
-            self._remove(kind, name)
-            self._write([entry for entry in self.made() if entry != (kind, name)])
-            yield f"removed: {kind} {name}"
+        for kind, name in self.made(run):
+            kept = kind in keep or name in keep
+            if not kept:
+                self._remove(kind, name)
+            self._write([entry for entry in self.made(run) if entry != (kind, name)], run)
+            yield f"{'kept' if kept else 'removed'}: {kind} {name}"
 
     def _remove(self, kind: str, name: str) -> None:
         if kind == "folder":
@@ -189,6 +196,13 @@ class Account:
                 reason = f"{first.get('Message') or first['Code']}{_HINTS.get(first['Code'], '')}"
                 raise UserError(f"S3 did not delete {len(errors)} of the objects below {uri}, first {first['Key']!r}: {reason}")
 
-    def _write(self, entries: list[tuple[str, str]]) -> None:
-        self.ledger.parent.mkdir(parents=True, exist_ok=True)
-        self.ledger.write_text(json.dumps(entries, indent=1) + "\n")
+    def _ledger_of(self, run: str | None) -> Path:
+        return self.ledger if run is None else self.ledger.with_name(f"{run}.json")
+
+    def _write(self, entries: list[tuple[str, str]], run: str | None = None) -> None:
+        ledger = self._ledger_of(run)
+        if not entries:
+            ledger.unlink(missing_ok=True)
+            return
+        ledger.parent.mkdir(parents=True, exist_ok=True)
+        ledger.write_text(json.dumps(entries, indent=1) + "\n")

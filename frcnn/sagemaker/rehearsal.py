@@ -52,7 +52,7 @@ class Rehearsal(Launcher):
         self._servers: dict[str, tuple[subprocess.Popen[bytes], int]] = {}
         self._draw = random.Random(0)
         self.folder = folder
-        ledger = folder / "launched.json"
+        ledger = folder / "launched" / f"{folder.name}.json"
         ledger.unlink(missing_ok=True)  # moto forgets with the process what was made
         super().__init__(region, ledger)
         atexit.register(self.close)
@@ -119,9 +119,9 @@ class Rehearsal(Launcher):
             s3.put_object(Bucket=out_bucket, Key=f"{out_prefix.rstrip('/')}/{name}.out", Body=answers)
         return transform.output
 
-    def clean_up(self, keep: tuple[str, ...] = ()) -> Iterator[str]:
+    def clean_up(self, keep: tuple[str, ...] = (), run: str | None = None) -> Iterator[str]:
         """As the launcher's; servers end with their models."""
-        for line in super().clean_up(keep):
+        for line in super().clean_up(keep, run):
             kind, _, name = line.removeprefix("removed: ").rpartition(" ")
             if kind == "model" and name in self._servers:
                 server, _ = self._servers.pop(name)

@@ -78,7 +78,31 @@ def test_endpoints_go_first_and_a_new_session_can_remove_them(account: Account) 
         "removed: model m",
         "kept: folder s3://bucket/x",
     ]
-    assert again.made() == [("folder", "s3://bucket/x")]
+    assert again.made() == []
+
+
+def test_what_was_kept_stays_when_a_later_clean_up_keeps_nothing(account: Account) -> None:
+    put(account, "x/model.tar.gz")
+    account.remember("folder", "s3://bucket/x")
+    list(account.clean_up(keep=("folder",)))
+    assert list(Account("us-east-1", account.ledger).clean_up()) == []
+    assert set(account.objects("s3://bucket/x")) == {"x/model.tar.gz"}
+
+
+def test_a_run_removes_its_own_alone_and_knows_the_others(account: Account) -> None:
+    first, second = (Account("us-east-1", account.ledger.with_name(f"{run}.json")) for run in ("first", "second"))
+    put(account, "first/1", "second/1")
+    first.remember("folder", "s3://bucket/first")
+    first.remember("endpoint", "first")
+    second.remember("folder", "s3://bucket/second")
+    assert second.other_runs() == {"first": [("endpoint", "first"), ("folder", "s3://bucket/first")]}
+    assert list(second.clean_up()) == ["removed: folder s3://bucket/second"]
+    assert set(account.objects("s3://bucket")) == {"first/1"}
+    assert first.other_runs() == {}
+    # From the later run, as after a restart of the kernel, which takes another name.
+    assert list(second.clean_up(run="first")) == ["removed: endpoint first", "removed: folder s3://bucket/first"]
+    assert account.objects("s3://bucket") == {}
+    assert first.made() == []
 
 
 def test_many_objects_take_several_calls(account: Account, monkeypatch: pytest.MonkeyPatch) -> None:
