@@ -135,11 +135,13 @@ class TrainingJob(Inputs):
     def native_hyperparameters(self) -> dict[str, Any]:
         """Hyperparameters as Python values, for the SDK's ``ModelTrainer``, which encodes them itself."""
         values = self._options()
-        if self.processes() > 1:
+        several = self.processes() > 1
+        if several:
             values["sagemaker_mpi_enabled"] = True
+        if several or self.processes_per_host:  # one is said as well: the container would count its GPUs
             values["sagemaker_mpi_num_of_processes_per_host"] = self.processes() // self.instance_count
-            if self.mpi_options:
-                values["sagemaker_mpi_custom_mpi_options"] = self.mpi_options
+        if several and self.mpi_options:
+            values["sagemaker_mpi_custom_mpi_options"] = self.mpi_options
         return values
 
     def request(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import pytest
 
 from frcnn.config import config_from_texts, load_config
 from frcnn.errors import UserError
+from frcnn.sagemaker.environment import Environment
+from frcnn.sagemaker.runner import choose_runner
 from frcnn.sagemaker.training_job import TrainingChannel, TrainingJob
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -87,7 +90,33 @@ def test_many_gpus_run_under_mpi() -> None:
     }
     two_hosts = job(instance_type="ml.c5.xlarge", instance_count=2).request()["HyperParameters"]
     assert two_hosts == {"sagemaker_mpi_enabled": "true", "sagemaker_mpi_num_of_processes_per_host": "1"}
-    assert job(instance_type="ml.p4d.24xlarge", processes_per_host=1).request()["HyperParameters"] == {}
+
+
+@pytest.mark.parametrize(
+    ("fields", "gpus", "processes"),
+    [
+        ({"instance_type": "ml.g5.12xlarge"}, 4, 4),
+        ({"instance_type": "ml.g5.12xlarge", "processes_per_host": 1}, 4, 1),
+        ({"instance_type": "ml.g5.12xlarge", "processes_per_host": 2}, 4, 2),
+        ({"instance_type": "ml.g5.12xlarge", "processes_per_host": 1, "instance_count": 2}, 4, 1),
+        ({"instance_type": "ml.g5.2xlarge"}, 1, 1),
+        ({"instance_type": "ml.c5.xlarge", "processes_per_host": 2}, 0, 2),
+        ({"instance_type": "ml.c5.xlarge", "instance_count": 2}, 0, 1),
+    ],
+)
+def test_the_container_starts_as_many_processes_as_the_batch_was_checked_for(
+    tmp_path: Path, fields: dict[str, Any], gpus: int, processes: int
+) -> None:
+    asked = job(**fields)
+    hosts = [f"algo-{number + 1}" for number in range(asked.instance_count)]
+    (tmp_path / "input" / "config").mkdir(parents=True)
+    files = {"hyperparameters": asked.request()["HyperParameters"], "resourceconfig": {"current_host": hosts[0], "hosts": hosts}}
+    for name, content in files.items():
+        (tmp_path / "input" / "config" / f"{name}.json").write_text(json.dumps(content))
+    runner = choose_runner(Environment.read({"SAGEMAKER_BASE_DIR": str(tmp_path)}), gpus)
+    assert runner.processes_per_host == processes
+    assert runner.mpi is (processes * asked.instance_count > 1)
+    assert asked.processes() == processes * asked.instance_count
 
 
 def test_spot_waits_and_goes_on_from_checkpoints() -> None:
