@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from frcnn.errors import UserError
+from frcnn.sagemaker.s3_uri import split_uri
 
 # What is removed first stands first: an endpoint costs money until it is gone, and holds on to its configuration and models.
 _KINDS = ("endpoint", "endpoint configuration", "model", "folder")
@@ -55,12 +56,6 @@ _HINTS = {
     "ExpiredToken": "; renew your credentials",
     "ExpiredTokenException": "; renew your credentials",
 }
-
-
-def split_uri(uri: str) -> tuple[str, str]:
-    """Bucket and key of ``s3://bucket/key``."""
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
-    return bucket, key
 
 
 class Account:
@@ -130,9 +125,13 @@ class Account:
         found = self.objects(uri)
         if not found:
             raise UserError(f"nothing lies at {uri}; has the job ended?")
+        names = {key: key.rpartition("/")[2] if key == prefix else key.removeprefix(prefix).lstrip("/") for key in found}
+        return self._fetch(bucket, names, folder)
+
+    def _fetch(self, bucket: str, names: dict[str, str], folder: Path) -> Path:
+        """Copy objects to the paths below a folder that ``names`` gives them."""
         s3 = self.client("s3")
-        for key in found:
-            name = key.rpartition("/")[2] if key == prefix else key.removeprefix(prefix).lstrip("/")
+        for key, name in names.items():
             file = folder / name
             if not file.resolve().is_relative_to(folder.resolve()):
                 raise UserError(f"object {key!r} of bucket {bucket} would be written outside {folder}; rename it in S3")

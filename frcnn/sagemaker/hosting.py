@@ -10,6 +10,7 @@ from frcnn.errors import UserError
 from frcnn.sagemaker.image_uri import region_of_image
 from frcnn.sagemaker.inputs import Inputs, Network, S3Uri, tag_list
 from frcnn.sagemaker.instances import endpoint_ami, transform_ami
+from frcnn.sagemaker.s3_uri import exact_prefix
 from frcnn.sagemaker.service_model import check_request
 
 # What botocore lets through in one call of an endpoint; larger pictures go through batch transform or an asynchronous endpoint.
@@ -177,7 +178,7 @@ class Transform(Inputs):
             # As many lines as payload_mb takes in one request would be more pictures than the server accepts.
             "BatchStrategy": "SingleRecord",
             "TransformInput": {
-                "DataSource": {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": self.input}},
+                "DataSource": {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": exact_prefix(self.input)}},
                 "ContentType": self.content_type,
                 "SplitType": "Line" if self.lines else "None",
             },

@@ -48,7 +48,7 @@ def model_trainer(job: TrainingJob, session: Any) -> Any:
             data_source=sdk.DataSource(
                 s3_data_source=sdk.S3DataSource(
                     s3_data_type="S3Prefix",
-                    s3_uri=channel.s3,
+                    s3_uri=channel.address,
                     s3_data_distribution_type="FullyReplicated",
                 )
             ),

@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from frcnn.errors import UserError
-from frcnn.sagemaker.account import call_aws, split_uri
+from frcnn.sagemaker.account import call_aws
 from frcnn.sagemaker.hosting import Endpoint, Model, Transform, invoke_request
 from frcnn.sagemaker.launch import LOG_GROUP, Answer, Launcher
+from frcnn.sagemaker.s3_uri import split_uri
 
 START_SECONDS = 300
 HOST = "algo-1"
@@ -108,14 +109,14 @@ class Rehearsal(Launcher):
         super().transform(transform, seconds)
         self._serve(transform.model)
         self._wait_for(transform.model)
-        bucket, prefix = split_uri(transform.input)
+        job = call_aws(self.client("sagemaker").describe_transform_job, TransformJobName=transform.name)
+        bucket, names = self._below(job["TransformInput"]["DataSource"]["S3DataSource"]["S3Uri"])
         out_bucket, out_prefix = split_uri(transform.output)
         s3, headers = self.client("s3"), {"Content-Type": transform.content_type, "Accept": transform.answer_type}
-        for key in self.objects(transform.input):
+        for key, name in names.items():
             content = s3.get_object(Bucket=bucket, Key=key)["Body"].read()
             records = content.splitlines() if transform.lines else [content]
             answers = b"".join(self._post(transform.model, record, headers)[0] for record in records)
-            name = key.removeprefix(prefix).lstrip("/")
             s3.put_object(Bucket=out_bucket, Key=f"{out_prefix.rstrip('/')}/{name}.out", Body=answers)
         return transform.output
 
@@ -156,7 +157,7 @@ class Rehearsal(Launcher):
         channels = {}
         for channel in job["InputDataConfig"]:
             source = channel["DataSource"]["S3DataSource"]
-            self.download(source["S3Uri"], base / "input" / "data" / channel["ChannelName"])
+            self._fetch(*self._below(source["S3Uri"]), base / "input" / "data" / channel["ChannelName"])
             channels[channel["ChannelName"]] = {
                 "TrainingInputMode": "File",
                 "S3DistributionType": source.get("S3DataDistributionType", "FullyReplicated"),
@@ -167,6 +168,16 @@ class Rehearsal(Launcher):
         hosts = {"current_host": HOST, "hosts": [HOST], "network_interface_name": "lo"}
         for file, content in (("hyperparameters", texts), ("inputdataconfig", channels), ("resourceconfig", hosts)):
             (base / "input" / "config" / f"{file}.json").write_text(json.dumps(content))
+
+    def _below(self, uri: str) -> tuple[str, dict[str, str]]:
+        """Bucket, and the path of each object that a job gets for an address: of all whose keys begin with it, neighbours included."""
+        bucket, prefix = split_uri(uri)
+        pages = self.client("s3").get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        keys = [entry["Key"] for page in pages for entry in page.get("Contents", []) if not entry["Key"].endswith("/")]
+        if not keys:
+            raise UserError(f"no object's key begins with {uri}")
+        inside, beside = prefix if prefix.endswith("/") else f"{prefix}/", prefix[: prefix.rfind("/") + 1]
+        return bucket, {key: key.removeprefix(inside if key.startswith(inside) else beside) for key in keys}
 
     def _log(self, name: str, lines: list[str]) -> None:
         logs, stream = self.client("logs"), f"{name}/{HOST}-0"

@@ -15,6 +15,7 @@ from frcnn.sagemaker.image_uri import region_of_image
 from frcnn.sagemaker.inputs import Hours, Inputs, Network, S3Uri, tag_list
 from frcnn.sagemaker.instances import LOCAL, has_own_disks, processes_per_host
 from frcnn.sagemaker.mpi_options import check_mpi_options
+from frcnn.sagemaker.s3_uri import exact_prefix
 from frcnn.sagemaker.service_model import check_request
 from frcnn.training.metric_lines import METRIC_DEFINITIONS
 
@@ -31,11 +32,16 @@ class TrainingChannel(Inputs):
     mode: Literal["File", "FastFile"] = Field("File", description="File: copied before the start; FastFile: read from S3 when asked for")
     ground_truth: str | None = Field(None, description="attribute of a Ground Truth manifest with the boxes; the channel is then piped")
 
+    @property
+    def address(self) -> str:
+        """``s3`` as a request has to name it."""
+        return self.s3 if self.ground_truth else exact_prefix(self.s3)
+
     def member(self, name: str) -> dict[str, Any]:
         """Entry of the request's ``InputDataConfig``."""
         source = {
             "S3DataType": "AugmentedManifestFile" if self.ground_truth else "S3Prefix",
-            "S3Uri": self.s3,
+            "S3Uri": self.address,
             "S3DataDistributionType": "FullyReplicated",  # each process takes its share of every batch
         }
         member: dict[str, Any] = {"ChannelName": name, "DataSource": {"S3DataSource": source}, "InputMode": self.mode}

@@ -94,6 +94,7 @@ def test_a_transform_of_pictures_and_one_of_lines() -> None:
     pictures = Transform(**TRANSFORM).request()
     assert (pictures["BatchStrategy"], pictures["TransformInput"]["SplitType"]) == ("SingleRecord", "None")
     assert pictures["TransformOutput"] == {"S3OutputPath": "s3://bucket/out", "Accept": "application/json", "AssembleWith": "None"}
+    assert pictures["TransformInput"]["DataSource"]["S3DataSource"]["S3Uri"] == "s3://bucket/in/"  # and not s3://bucket/inventory
     # A request a line: MultiRecord would fill requests up to MaxPayloadInMB, with more pictures than the server takes.
     lines = Transform(**TRANSFORM, content_type="application/jsonlines").request()
     assert (lines["BatchStrategy"], lines["TransformInput"]["SplitType"]) == ("SingleRecord", "Line")

@@ -30,7 +30,7 @@ BASE: dict[str, Any] = {
     [
         {"hyperparameters": {"training.epochs": 2, "optimizer.schedule": "cosine", "optimizer.clip_norm": None, "seed": "7"}},
         {
-            "channels": {"train": {"s3": "s3://bucket/a", "mode": "FastFile"}, "annotations": "s3://bucket/b"},
+            "channels": {"train": {"s3": "s3://bucket/a", "mode": "FastFile"}, "annotations": "s3://bucket/b.json"},
             "instance_type": "ml.p4d.24xlarge",
             "instance_count": 2,
             "mpi_options": "-x A=1",

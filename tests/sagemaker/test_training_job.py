@@ -44,7 +44,7 @@ def test_the_whole_request_of_one_gpu() -> None:
             {
                 "ChannelName": "training",
                 "DataSource": {
-                    "S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": "s3://bucket/bccd", "S3DataDistributionType": "FullyReplicated"}
+                    "S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": "s3://bucket/bccd/", "S3DataDistributionType": "FullyReplicated"}
                 },
                 "InputMode": "File",
             }
@@ -168,6 +168,11 @@ def test_channels_of_every_kind() -> None:
         ("labelled", "Pipe"),
     ]
     assert {member["DataSource"]["S3DataSource"]["S3DataDistributionType"] for member in members} == {"FullyReplicated"}
+    assert [member["DataSource"]["S3DataSource"]["S3Uri"] for member in members] == [
+        "s3://bucket/train/",
+        "s3://bucket/annotations/",
+        "s3://bucket/output.manifest",
+    ]
     assert members[2]["RecordWrapperType"] == "RecordIO"
     assert members[2]["DataSource"]["S3DataSource"]["S3DataType"] == "AugmentedManifestFile"
     assert members[2]["DataSource"]["S3DataSource"]["AttributeNames"] == ["source-ref", "bb", "bb-metadata"]
