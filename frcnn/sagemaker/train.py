@@ -74,16 +74,12 @@ def _train(environment: Environment, job: Job, world: World, stop: StopRequest) 
     with ResourceMonitor(environment.output, host, lambda: trainer.step, watch=world.local_rank == 0):
         trainer.run(stop)
     if world.leads:
-        _mark(environment, trainer.step, trainer.total_steps)
-
-
-def _mark(environment: Environment, step: int, steps: int) -> None:
-    """Leave a file that tells an interrupted job from a finished one, whatever its exit code becomes."""
-    file = environment.output / INTERRUPTED
-    if step < steps:
-        file.write_text(json.dumps({"step": step, "steps": steps}) + "\n")
-    else:
-        file.unlink(missing_ok=True)
+        # A file tells an interrupted job from a finished one, whatever its exit code becomes.
+        mark = environment.output / INTERRUPTED
+        if trainer.finished:
+            mark.unlink(missing_ok=True)
+        else:
+            mark.write_text(json.dumps({"step": trainer.step, "steps": trainer.total_steps}) + "\n")
 
 
 if __name__ == "__main__":

@@ -8,11 +8,12 @@ agrees, so that a damaged newest one falls back to the one before.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,13 +55,35 @@ class Checkpoints:
         Raises:
             UserError: the disk is full or forbids it; the checkpoints before are whole.
         """
-        try:
+        with self._writing(step):
             return self._save(tracked, step, state)
+
+    def restate(self, step: int, state: dict[str, Any]) -> None:
+        """Replace what is stored beside the variables of a step that was saved.
+
+        Raises:
+            UserError: as for :meth:`save`; the checkpoint is as it was.
+        """
+        folder = self._folder_of(step)
+        with self._writing(step):
+            aside = folder / f"{MANIFEST}.new"
+            aside.write_text(json.dumps(json.loads((folder / MANIFEST).read_text()) | {"state": state}, indent=2))
+            _flush(aside)
+            os.replace(aside, folder / MANIFEST)
+            _flush(folder)
+
+    @contextlib.contextmanager
+    def _writing(self, step: int) -> Iterator[None]:
+        try:
+            yield
         except (OSError, tf.errors.OpError) as error:
             raise UserError(
                 f"the checkpoint of step {step} cannot be written into {self.folder} ({' '.join(str(error).split())}); "
                 "make room there, and run the same command: it goes on from the checkpoint before"
             ) from error
+
+    def _folder_of(self, step: int) -> Path:
+        return self.folder / f"step-{step:08d}"
 
     def _save(self, tracked: tf.train.Checkpoint, step: int, state: dict[str, Any]) -> Path:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -73,7 +96,7 @@ class Checkpoints:
         (aside / MANIFEST).write_text(json.dumps({"step": step, "state": state, "sha256": hashes}, indent=2))
         for path in aside.iterdir():
             _flush(path)
-        final = self.folder / f"step-{step:08d}"
+        final = self._folder_of(step)
         if final.exists():
             os.replace(final, self.folder / f".aside-{os.getpid()}-before")
         os.replace(aside, final)

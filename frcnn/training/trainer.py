@@ -89,7 +89,10 @@ class Trainer:
         self.detector = Detector(self.model, config, self.train_index.class_names, self.train_index.category_ids)
         self.tracked = tf.train.Checkpoint(model=self.model, optimizer=self.optimizer)
         self.checkpoints = Checkpoints(self.folders.checkpoints, config.training.keep_checkpoints, self.notes.append)
-        self.step, self.best_ap = self._common_starting_point()
+        self.saved_step: int | None = None  # that of the checkpoint whose variables are these
+        self.step, self.best_ap, self.owes_evaluation = self._common_starting_point()
+        # A run that others made shorter, or whose model was lost.
+        self.owes_evaluation |= self.step >= self.total_steps and world.share(not (self.folders.model / WEIGHTS).is_file())
         self.stop = StopRequest()
         self.stopping = False  # agreed: some rank got a signal
 
@@ -97,30 +100,34 @@ class Trainer:
         """Train to the end or to a signal, evaluating and saving on the way."""
         config = self.config
         batches = self.shard.batches(self.train_index, config, self.step, self.bad_images)
-        saved, saved_step = time.monotonic(), self.step
+        saved = time.monotonic()
         with self._reporting() as progress, contextlib.nullcontext(stop) if stop else StopRequest() as self.stop:
             for note in self.notes:
                 progress.note(note)
-            if self.step >= self.total_steps and self.world.share(not (self.folders.model / WEIGHTS).is_file()):
-                self._evaluate(progress)  # a run that others made shorter, or whose model was lost
-                self._save(progress)
-            while self.step < self.total_steps and not self.stopping:
+            while not self.stopping and not self.finished:
+                if self.owes_evaluation:
+                    self._evaluate(progress)
+                    continue
                 losses = self._train_on(next(batches))
                 progress.step(self.step, losses, float(self.optimizer.learning_rate))
+                self.owes_evaluation = self._evaluation_is_due()
                 self._check_images(progress)
-                due = self._evaluation_is_due()
-                if due:
-                    self._evaluate(progress)
-                if due or time.monotonic() - saved > 60 * config.training.checkpoint_minutes:
+                # An evaluation takes long, and who stops a run may not wait for its end.
+                if self.owes_evaluation or time.monotonic() - saved > 60 * config.training.checkpoint_minutes:
                     self._save(progress)
-                    saved, saved_step = time.monotonic(), self.step
-            if self.stopping and self.step < self.total_steps:
-                if saved_step != self.step:
+                    saved = time.monotonic()
+            if not self.finished:
+                if self.saved_step != self.step:
                     self._save(progress)
                 cause = self.stop.received.name if self.stop.received else "a signal to another rank"
                 progress.note(f"{cause}: saved step {self.step} of {self.total_steps}; the same command goes on from there")
         self.watchdog.end()
         return self.folders.model
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to do: all steps, and the evaluation after the last."""
+        return self.step >= self.total_steps and not self.owes_evaluation
 
     def _reporting(self) -> Progress | Silence:
         """Rank 0's reports, with what was configured written beside them; the other ranks' silence."""
@@ -131,25 +138,26 @@ class Trainer:
         save_config(self.config, self.folders.output / "config.yaml")
         return Progress(self.folders.output, self.total_steps, training.batch_size, self.step, training.log_every)
 
-    def _common_starting_point(self) -> tuple[int, float | None]:
+    def _common_starting_point(self) -> tuple[int, float | None, bool]:
         """Rank 0's starting point, which alone reads checkpoints and weights: every rank's folder may hold others, or none."""
-        start: tuple[int, float | None] = 0, None
+        start: tuple[int, float | None, bool] = 0, None, False
         with self.world.together():
             if self.world.leads:
                 start = self._starting_point()
-        step, best_ap = self.world.share(start)
+        step, best_ap, owes_evaluation = self.world.share(start)
         self.world.broadcast([*self.model.variables, *self.optimizer.variables])
-        return step, best_ap
+        return step, best_ap, owes_evaluation
 
-    def _starting_point(self) -> tuple[int, float | None]:
-        """Step and best AP of the newest checkpoint, its variables restored; else 0, with ``config.weights`` where given."""
+    def _starting_point(self) -> tuple[int, float | None, bool]:
+        """Step, best AP and whether it is still to be evaluated of the newest checkpoint, its variables restored; else step 0, with
+        ``config.weights`` where given."""
         checkpoint = self.checkpoints.latest()
         if checkpoint is None:
             if self.config.weights:
                 self.notes += start_from(self.model, self.config, self.train_index.class_names)
             else:
                 self.notes += at_random(self.config)
-            return 0, None
+            return 0, None, False
         if checkpoint.state["data"] != self.shard.fingerprint:
             raise UserError(
                 f"the training data differ from those that {checkpoint.folder} was trained on; "
@@ -162,12 +170,14 @@ class Trainer:
             f"resumed at step {step} of {self.total_steps}" + (f" with other options: {', '.join(changed)}" if changed else "")
         )
         # A model folder that was lost, as on another machine, is written again by the next evaluation, whatever its AP.
-        return step, checkpoint.state["best_AP"] if (self.folders.model / WEIGHTS).is_file() else None
+        best_ap = checkpoint.state["best_AP"] if (self.folders.model / WEIGHTS).is_file() else None
+        return step, best_ap, checkpoint.state.get("owes_evaluation", False)
 
     def _same_epoch(self, checkpoint: Checkpoint) -> int:
         """The checkpoint's step; where an epoch has another number of steps now, the step at which as many images have been seen."""
         before = checkpoint.state.get("steps_per_epoch", self.steps_per_epoch)
         if before == self.steps_per_epoch:
+            self.saved_step = checkpoint.step
             return checkpoint.step
         step = round(checkpoint.step * self.steps_per_epoch / before)
         getattr(self.optimizer, "inner_optimizer", self.optimizer)._iterations.assign(step)
@@ -250,32 +260,50 @@ class Trainer:
         return every is not None and self.step % max(1, round(every * self.steps_per_epoch)) == 0
 
     def _evaluate(self, progress: Progress | Silence) -> None:
-        """Measure the validation split with the averaged weights, and keep the model if it is the best so far."""
+        """Measure the validation split with the averaged weights, and keep the model if it is the best so far.
+
+        A signal on the way leaves it to the run that goes on.
+        """
         with AveragedWeights(self.optimizer, self.model.trainable_variables):
             if self.validation_index is None:
                 self._write_model({"step": self.step})
-                return
-            bad_images = BadImages(self.validation_index, max_share=1.0)
-            results = self._detect(self.validation_index, bad_images)
-            unreadable = set(self._of_all_ranks(self.bad_images)) | set(self._of_all_ranks(bad_images))
-            if not self.world.leads:
-                return
-            metrics = evaluate_detections(self.validation_index, results)
-            progress.evaluation(self.step, {**metrics.to_json(), "unreadable_images": len(unreadable)})
-            first, folder = self.validation_index.images[:PICTURES], self.folders.output / "pictures"
-            progress.pictures(self.step, "validation", draw_comparisons(first, results, self.detector.class_names, folder))
-            if self.best_ap is None or _ap(metrics) >= self.best_ap:
-                self.best_ap = _ap(metrics)
-                self._write_model({**metrics.to_json(), "split": "validation", "step": self.step})
+            else:
+                bad_images = BadImages(self.validation_index, max_share=1.0)
+                results = self._detect(self.validation_index, bad_images)
+                if results is None:
+                    self.stopping = True
+                    return
+                unreadable = set(self._of_all_ranks(self.bad_images)) | set(self._of_all_ranks(bad_images))
+                if self.world.leads:
+                    self._measure(self.validation_index, results, len(unreadable), progress)
+        self.owes_evaluation = False
+        self._save(progress)
 
-    def _detect(self, index: Index, bad_images: BadImages) -> dict[int, Detections]:
-        """Detections of every image, found by all ranks, with rank 0's statistics where batch norm keeps its own on each."""
+    def _measure(self, index: Index, results: dict[int, Detections], unreadable: int, progress: Progress | Silence) -> None:
+        metrics = evaluate_detections(index, results)
+        progress.evaluation(self.step, {**metrics.to_json(), "unreadable_images": unreadable})
+        first, folder = index.images[:PICTURES], self.folders.output / "pictures"
+        progress.pictures(self.step, "validation", draw_comparisons(first, results, self.detector.class_names, folder))
+        if self.best_ap is None or _ap(metrics) >= self.best_ap:
+            self.best_ap = _ap(metrics)
+            self._write_model({**metrics.to_json(), "split": "validation", "step": self.step})
+
+    def _detect(self, index: Index, bad_images: BadImages) -> dict[int, Detections] | None:
+        """Detections of every image, found by all ranks, with rank 0's statistics where batch norm keeps its own on each; None where
+        a signal to any rank broke it off."""
         world = self.world
         world.broadcast(self.model.non_trainable_variables)
         # A GPU takes as many at a time as it trains with; a CPU is busy with one.
         at_once = self.config.training.batch_size // world.size if tf.config.list_physical_devices("GPU") else 1
-        found = self.detector.detect_index(index, at_once, lambda *_: self.watchdog.tick(), world.rank, world.size, bad_images)
-        return gather_detections(index, found, world)
+        found: dict[int, Detections] = {}
+        with contextlib.suppress(_Stopped):
+            found = self.detector.detect_index(index, at_once, self._tick_or_stop, world.rank, world.size, bad_images)
+        return None if world.largest(int(self.stop.received is not None)) else gather_detections(index, found, world)
+
+    def _tick_or_stop(self, done: int, images: int) -> None:
+        self.watchdog.tick()
+        if self.stop.received is not None:
+            raise _Stopped
 
     def _write_model(self, metrics: dict[str, Any]) -> None:
         versions = {"tensorflow": tf.__version__, "keras": keras.__version__, "numpy": np.__version__}
@@ -291,13 +319,22 @@ class Trainer:
             return
         state = {
             "best_AP": self.best_ap,
+            "owes_evaluation": self.owes_evaluation,
             "data": self.shard.fingerprint,
             "steps_per_epoch": self.steps_per_epoch,
             "config": self.config.model_dump(mode="json"),
         }
-        self.checkpoints.save(self.tracked, self.step, state)
+        if self.saved_step == self.step:
+            self.checkpoints.restate(self.step, state)
+        else:
+            self.checkpoints.save(self.tracked, self.step, state)
+            self.saved_step = self.step
+            progress.checkpoint(self.step)
         self.folders.keep_history()
-        progress.checkpoint(self.step)
+
+
+class _Stopped(Exception):
+    """An evaluation is broken off."""
 
 
 PICTURES = 8  # drawn at each evaluation

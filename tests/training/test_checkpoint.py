@@ -41,6 +41,17 @@ def test_round_trip_and_the_newest_are_kept(checkpoints: Checkpoints) -> None:
     assert target.weights.numpy().tolist() == [15.0] * 3
 
 
+def test_what_is_stored_beside_the_variables_is_replaced(checkpoints: Checkpoints) -> None:
+    checkpoints.save(tracked(5.0), 5, {"best": 0.1})
+    checkpoints.restate(5, {"best": 0.2})
+    latest = checkpoints.latest()
+    assert latest is not None
+    assert (latest.step, latest.state) == (5, {"best": 0.2})
+    target = tracked(0.0)
+    checkpoints.restore(latest, target)
+    assert target.weights.numpy().tolist() == [5.0] * 3
+
+
 def test_a_kill_while_writing_leaves_the_one_before(checkpoints: Checkpoints) -> None:
     checkpoints.save(tracked(1.0), 1, {})
     killed = checkpoints.folder / ".aside-12345"

@@ -107,6 +107,37 @@ def test_interrupted_run_ends_with_bit_identical_weights(unbroken: Trainer, tiny
     assert [record["step"] for record in records(config.output, "train")] == list(range(1, 13))
 
 
+@pytest.mark.parametrize("at", [6, 12])
+def test_a_signal_during_an_evaluation_loses_no_step_and_leaves_it_to_the_next_run(
+    unbroken: Trainer, tiny_config: MakeConfig, tmp_path: Path, at: int
+) -> None:
+    class InterruptedEvaluation(Trainer):
+        def _tick_or_stop(self, done: int, images: int) -> None:
+            if (self.step, done) == (at, 2):
+                os.kill(os.getpid(), signal.SIGTERM)
+            assert (self.step, done) != (at, 3), "it is broken off at once"
+            super()._tick_or_stop(done, images)
+
+    config = tiny_config(tmp_path)
+    part = InterruptedEvaluation(config)
+    part.run()
+    assert (part.step, part.finished) == (at, False)
+    assert [record["step"] for record in records(tmp_path, "evaluation")] == list(range(6, at, 6))
+    last = Trainer(config)
+    assert (last.step, last.owes_evaluation) == (at, True)
+    last.run()
+    assert last.finished
+    expected, got = variables(unbroken), variables(last)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(got[name], value, err_msg=name)
+    assert [(record["step"], record["AP"]) for record in records(tmp_path, "evaluation")] == [
+        (record["step"], record["AP"]) for record in records(unbroken.config.output, "evaluation")
+    ]
+    again = Trainer(config)
+    assert again.finished
+    assert again.best_ap == unbroken.best_ap
+
+
 def test_damaged_newest_checkpoint_falls_back_to_the_one_before(unbroken: Trainer, tiny_config: MakeConfig, tmp_path: Path) -> None:
     shutil.copytree(unbroken.config.output, tmp_path, dirs_exist_ok=True)
     newest = tmp_path / "checkpoints" / "step-00000012" / "variables.data-00000-of-00001"
