@@ -32,7 +32,7 @@ _ENDPOINT_AMIS = MappingProxyType(
     dict.fromkeys(("g4dn", "g5", "p4d", "p4de"), "al2-ami-sagemaker-inference-gpu-3-1")  # driver 550
     | {"p3": "al2-ami-sagemaker-inference-gpu-2"}  # driver 535
 )
-_TRANSFORM_AMIS = MappingProxyType(dict.fromkeys(("g4dn", "g5", "g6", "g6e", "p3", "p4d", "p4de"), "al2-ami-sagemaker-batch-gpu-535"))
+_TRANSFORM_AMIS = MappingProxyType(dict.fromkeys(("g4dn", "g5", "g6", "g6e", "p3"), "al2-ami-sagemaker-batch-gpu-535"))
 
 
 def processes_per_host(instance_type: str) -> int:
