@@ -52,7 +52,8 @@ def policy_values(session: Any, options: argparse.Namespace) -> dict[str, str]:
         "BUCKET": options.bucket,
         "PREFIX": options.prefix,
         "PROJECT": options.project,
-        "ROLE": options.role,
+        "ROLE": options.job_role,
+        "BUILD_ROLE": options.role,
     }
 
 
@@ -60,11 +61,11 @@ def create_role(session: Any, values: dict[str, str]) -> None:
     """Make the role of the build, or bring it up to date."""
     iam = session.client("iam")
     try:
-        iam.create_role(RoleName=values["ROLE"], AssumeRolePolicyDocument=policy("codebuild-trust", values))
-        iam.get_waiter("role_exists").wait(RoleName=values["ROLE"])
+        iam.create_role(RoleName=values["BUILD_ROLE"], AssumeRolePolicyDocument=policy("codebuild-trust", values))
+        iam.get_waiter("role_exists").wait(RoleName=values["BUILD_ROLE"])
     except iam.exceptions.EntityAlreadyExistsException:
-        iam.update_assume_role_policy(RoleName=values["ROLE"], PolicyDocument=policy("codebuild-trust", values))
-    iam.put_role_policy(RoleName=values["ROLE"], PolicyName="build-and-push", PolicyDocument=policy("codebuild-permissions", values))
+        iam.update_assume_role_policy(RoleName=values["BUILD_ROLE"], PolicyDocument=policy("codebuild-trust", values))
+    iam.put_role_policy(RoleName=values["BUILD_ROLE"], PolicyName="build-and-push", PolicyDocument=policy("codebuild-permissions", values))
 
 
 def upload_source(session: Any, values: dict[str, str], revision: str) -> str:
@@ -83,7 +84,7 @@ def put_project(session: Any, values: dict[str, str], source: str, variables: di
         "source": {"type": "S3", "location": f"{values['BUCKET']}/{source}", "buildspec": "scripts/codebuild/buildspec.yml"},
         "artifacts": {"type": "NO_ARTIFACTS"},
         "environment": {**BUILD_MACHINE, "environmentVariables": [{"name": key, "value": value} for key, value in variables.items()]},
-        "serviceRole": f"arn:{values['PARTITION']}:iam::{values['ACCOUNT']}:role/{values['ROLE']}",
+        "serviceRole": f"arn:{values['PARTITION']}:iam::{values['ACCOUNT']}:role/{values['BUILD_ROLE']}",
         "timeoutInMinutes": TIMEOUT_MINUTES,
     }
     for attempts_left in range(5, -1, -1):
@@ -140,6 +141,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--repository", default="frcnn", help="name in ECR (%(default)s)")
     parser.add_argument("--project", default="frcnn-image", help="name of the CodeBuild project (%(default)s)")
     parser.add_argument("--role", default="frcnn-image-build", help="name of the role that CodeBuild takes on (%(default)s)")
+    parser.add_argument("--job-role", default="frcnn-training", help="name of the role of notebook and jobs, for its policy (%(default)s)")
     parser.add_argument("--create-role", action="store_true", help="make the role, or bring it up to date, first")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="variable of the scripts, such as DEVICE=cpu")
     parser.add_argument("--print-policies", action="store_true", help="print the policies filled in, and do nothing")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -79,7 +80,7 @@ def test_the_log_is_read_once(start_build: ModuleType, session: Any) -> None:
 def test_project_that_exists_is_updated(start_build: ModuleType) -> None:
     """Moto knows no update; botocore at least holds the request against the service's model."""
     codebuild = boto3.client("codebuild", region_name="us-west-2", aws_access_key_id="x", aws_secret_access_key="x")
-    values = {"PROJECT": "p1", "BUCKET": BUCKET, "PARTITION": "aws", "ACCOUNT": DEFAULT_ACCOUNT_ID, "ROLE": "r"}
+    values = {"PROJECT": "p1", "BUCKET": BUCKET, "PARTITION": "aws", "ACCOUNT": DEFAULT_ACCOUNT_ID, "BUILD_ROLE": "r"}
     with Stubber(codebuild) as stub:
         stub.add_client_error("create_project", "ResourceAlreadyExistsException")
         stub.add_response("update_project", {})
@@ -97,6 +98,27 @@ def test_nothing_is_made_by_a_dry_run(start_build: ModuleType, session: Any, cap
     assert session.client("codebuild").list_projects()["projects"] == []
     assert "frcnn-image-build" not in [role["RoleName"] for role in session.client("iam").list_roles()["Roles"]]
     assert sys.modules.get("start_build") is None
+
+
+@pytest.mark.parametrize(
+    ("options", "jobs", "build"),
+    [([], "frcnn-training", "frcnn-image-build"), (["--job-role", "mine", "--role", "builder"], "mine", "builder")],
+)
+def test_each_policy_hands_on_its_own_role(
+    options: list[str], jobs: str, build: str, start_build: ModuleType, session: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start_build.main(["--bucket", BUCKET, "--print-policies", *options])
+    printed = re.split(r"^# (\S+)\.json\n", capsys.readouterr().out, flags=re.MULTILINE)[1:]
+    handed_on = {
+        (name, statement["Resource"], statement["Condition"]["StringEquals"]["iam:PassedToService"])
+        for name, text in zip(printed[::2], printed[1::2], strict=True)
+        for statement in json.loads(text)["Statement"]
+        if statement["Action"] == "iam:PassRole"
+    }
+    assert handed_on == {
+        ("notebook-policy", f"arn:aws:iam::{DEFAULT_ACCOUNT_ID}:role/{jobs}", "sagemaker.amazonaws.com"),
+        ("start-build-policy", f"arn:aws:iam::{DEFAULT_ACCOUNT_ID}:role/{build}", "codebuild.amazonaws.com"),
+    }
 
 
 def test_buildspec_prints_what_is_looked_for(start_build: ModuleType) -> None:
