@@ -7,12 +7,14 @@ import json
 import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from frcnn.sagemaker.hosting import Endpoint, Model, Variant
 from frcnn.sagemaker.model_trainer import installed_sdk
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -43,6 +45,22 @@ def test_the_parameters_are_for_nobody_and_cost_nothing() -> None:
     assert values["DRY_RUN"] is True
     assert values["ACCOUNT"] == "123456789012"
     assert all(name.isupper() for name in values if name != "__builtins__")
+
+
+def test_a_real_run_takes_no_more_than_the_quotas_that_the_page_names() -> None:
+    """One instance of each kind, unless two variants are asked for."""
+    cells = {cell.id: cell.source for cell in nbformat.read(NOTEBOOK, 4).cells}
+    values: dict[str, Any] = {}
+    exec(cells["parameters"].replace("DRY_RUN = True", "DRY_RUN = False"), values)
+    deployed: list[Endpoint] = []
+    names = {"NAME": "n-1", "IMAGE": "123456789012.dkr.ecr.us-east-1.amazonaws.com/frcnn:1", "artifact": "s3://b/model.tar.gz"}
+    account = SimpleNamespace(deploy=lambda models, endpoint: deployed.append(endpoint))
+    exec(cells["deploy"], {**values, **names, "account": account, "Endpoint": Endpoint, "Model": Model, "Variant": Variant})
+    [variant] = deployed[0].variants
+    page = (REPOSITORY / "docs" / "sagemaker.md").read_text()
+    assert f"*{variant.instance_type} for endpoint usage* | {variant.instance_count} |" in page
+    assert f"*{values['INSTANCE_TYPE']} for training job usage* | {values['INSTANCE_COUNT']} |" in page
+    assert f"*{values['ENDPOINT_TYPE']} for transform job usage* | 1 |" in page
 
 
 @pytest.mark.timeout(900)
