@@ -53,7 +53,7 @@ def test_a_real_run_takes_no_more_than_the_quotas_that_the_page_names() -> None:
     values: dict[str, Any] = {}
     exec(cells["parameters"].replace("DRY_RUN = True", "DRY_RUN = False"), values)
     deployed: list[Endpoint] = []
-    names = {"NAME": "n-1", "IMAGE": "123456789012.dkr.ecr.us-east-1.amazonaws.com/frcnn:1", "artifact": "s3://b/model.tar.gz"}
+    names = {"NAME": "n-1", "IMAGE": "123456789012.dkr.ecr.us-east-1.amazonaws.com/frcnn:1", "artifact": "s3://bucket/m.tar.gz"}
     account = SimpleNamespace(deploy=lambda models, endpoint: deployed.append(endpoint))
     exec(cells["deploy"], {**values, **names, "account": account, "Endpoint": Endpoint, "Model": Model, "Variant": Variant})
     [variant] = deployed[0].variants
