@@ -4,7 +4,8 @@
     scripts/check_image.py IMAGE [--forbid FILE...]
 
 --forbid names PEM files (the certificates of a proxy, say) of which no certificate may be in any file of any layer. A file that a later
-layer removes is found too: whoever pulls the image has it. Prints what it found and exits with 1, or with 0 and the count of files.
+layer removes is found too: whoever pulls the image has it. Prints what it found and exits with 1, or with 0 and the count of files;
+with 2 where the image or one of its layers cannot be read.
 """
 
 from __future__ import annotations
@@ -28,16 +29,40 @@ COMPILERS = re.compile(r"(?:^|/)bin/(?:[\w-]+-)?(?:gcc|g\+\+|cc|c\+\+|cpp|ld|as|
 LARGEST = 64 << 20  # bytes of a file that are looked at
 
 
+class Unreadable(Exception):
+    """The image, or a part of it, was not looked through."""
+
+
 def layers(archive: BinaryIO) -> Iterator[tuple[str, tarfile.TarFile]]:
-    """Each layer of what ``docker save`` wrote, in the order of the archive."""
-    with tarfile.open(fileobj=archive, mode="r|") as image:
-        for entry in image:
-            if not entry.isfile():
-                continue
-            content = image.extractfile(entry)
-            if entry.name.endswith("/layer.tar") or (entry.name.startswith("blobs/") and entry.size > 1 << 16):
-                with tarfile.open(fileobj=content, mode="r|*") as layer:
-                    yield entry.name, layer
+    """Each layer of what ``docker save`` wrote, in the order of the archive; whatever the layout, a layer is a file that is a tar.
+
+    Raises:
+        Unreadable: the archive is none, or its ``manifest.json`` names no layer or one that was not read.
+    """
+    read, links, named = set(), {}, []
+    try:
+        with tarfile.open(fileobj=archive, mode="r|") as image:
+            for entry in image:
+                if entry.name == "manifest.json":
+                    named = [name for one in json.load(image.extractfile(entry)) for name in one["Layers"]]
+                elif entry.issym():  # a layer that stands twice in the image
+                    links[entry.name] = os.path.normpath(os.path.join(os.path.dirname(entry.name), entry.linkname))
+                elif entry.isfile() and (layer := _as_tar(image.extractfile(entry))):
+                    with layer:
+                        yield entry.name, layer
+                    read.add(entry.name)
+    except (tarfile.ReadError, EOFError) as error:
+        raise Unreadable(f"docker save did not give a whole image ({error})") from error
+    missing = [name for name in named if links.get(name, name) not in read]
+    if missing or not named:
+        raise Unreadable(f"not read: {', '.join(missing)}; expected layers that are tar files" if named else "the image names no layers")
+
+
+def _as_tar(content: BinaryIO) -> tarfile.TarFile | None:
+    try:
+        return tarfile.open(fileobj=content, mode="r|*")
+    except tarfile.ReadError:  # one of the archive's own JSON files
+        return None
 
 
 def bodies(certificates: bytes) -> set[bytes]:
@@ -73,11 +98,15 @@ def main(arguments: list[str] | None = None) -> int:
     docker = os.environ.get("DOCKER", "docker")
     count, wrong = 0, []
     with subprocess.Popen([docker, "save", options.image], stdout=subprocess.PIPE) as saving:
-        for name, layer in layers(io.BufferedReader(saving.stdout, 1 << 20)):
-            for file, what in findings(layer, forbidden):
-                count += 1
-                if what:
-                    wrong.append(f"{file}: {what} (layer {name.removesuffix('/layer.tar').rpartition('/')[2][:12]})")
+        try:
+            for name, layer in layers(io.BufferedReader(saving.stdout, 1 << 20)):
+                for file, what in findings(layer, forbidden):
+                    count += 1
+                    if what:
+                        wrong.append(f"{file}: {what} (layer {name.removesuffix('/layer.tar').rpartition('/')[2][:12]})")
+        except Unreadable as error:
+            print(f"check_image: {options.image}: {error}", file=sys.stderr)
+            return 2
     settings = subprocess.run([docker, "image", "inspect", options.image], stdout=subprocess.PIPE, check=False).stdout
     if saving.returncode or not json.loads(settings or "[]"):
         print(f"check_image: {docker} does not give {options.image} out", file=sys.stderr)

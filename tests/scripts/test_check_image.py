@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib.util
 import io
+import json
+import os
+import subprocess
+import sys
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -61,9 +67,62 @@ def test_a_file(check: ModuleType, name: str, content: bytes, wrong: str | None)
         assert list(check.findings(layer, forbidden)) == [(name, wrong)]
 
 
-@pytest.mark.parametrize("form", ["{}/layer.tar", "blobs/sha256/{}"])
-def test_every_layer_is_read(check: ModuleType, form: str) -> None:
-    filler = {"filler": b"x" * 100_000}
-    image = tar({form.format(n): tar({f"file{n}": b"", **filler}) for n in range(3)} | {"manifest.json": b"[]"})
-    seen = [[entry.name for entry in layer] for _, layer in check.layers(io.BytesIO(image))]
-    assert seen == [["file0", "filler"], ["file1", "filler"], ["file2", "filler"]]
+KEY = b"-----BEGIN OPENSSH PRIVATE KEY-----\n" + BODY
+# docker save until 24, from 25 on, and podman save.
+FORMS = ["{}/layer.tar", "blobs/sha256/{}", "{}.tar"]
+
+
+def image_of(layers: dict[str, bytes], named: list[str] | None = None) -> bytes:
+    """What docker save writes: layers, the image's settings beside them, and what is what."""
+    manifest = json.dumps([{"Config": "blobs/sha256/c", "Layers": list(layers) if named is None else named}]).encode()
+    return tar({"blobs/sha256/c": b'{"config": {}}', **layers, "oci-layout": b"{}", "manifest.json": manifest, "repositories": b"{}"})
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_every_layer_is_read_however_small(check: ModuleType, form: str, pack: Callable[[bytes], bytes]) -> None:
+    image = image_of({form.format(n): pack(tar({f"file{n}": b"", "root/.ssh/id_rsa": KEY})) for n in range(3)})
+    seen = [list(check.findings(layer, set())) for _, layer in check.layers(io.BytesIO(image))]
+    assert seen == [[(f"file{n}", None), ("root/.ssh/id_rsa", "a private key")] for n in range(3)]
+
+
+def test_a_layer_that_is_a_link_to_another_is_read_once(check: ModuleType) -> None:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        link = tarfile.TarInfo("b/layer.tar")
+        link.type, link.linkname = tarfile.SYMTYPE, "../a/layer.tar"
+        archive.addfile(link)
+        for name, content in (("a/layer.tar", tar({"file": b""})), ("manifest.json", b'[{"Layers": ["a/layer.tar", "b/layer.tar"]}]')):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    assert [name for name, _ in check.layers(io.BytesIO(out.getvalue()))] == ["a/layer.tar"]
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (
+            image_of({"blobs/sha256/1": tar({"file": b""}), "blobs/sha256/2": b"\x28\xb5\x2f\xfd" + b"zstd" * 500}),
+            "not read: blobs/sha256/2",
+        ),
+        (image_of({"1/layer.tar": tar({"file": b""})}, ["1/layer.tar", "2/layer.tar"]), "not read: 2/layer.tar"),
+        (image_of({}, []), "no layers"),
+        (b"", "did not give a whole image"),
+        (image_of({"1.tar": tar({"file": b"x" * 5000})})[:5000], "did not give a whole image"),
+    ],
+)
+def test_what_was_not_looked_through_is_no_success(check: ModuleType, image: bytes, message: str) -> None:
+    with pytest.raises(check.Unreadable, match=message):
+        all(list(check.findings(layer, set())) for _, layer in check.layers(io.BytesIO(image)))
+
+
+def test_the_key_of_a_later_small_layer_fails_the_check(tmp_path: Path) -> None:
+    (tmp_path / "image.tar").write_bytes(image_of({"blobs/sha256/1": tar({"file": b""}), "blobs/sha256/2": tar({"root/.ssh/id_rsa": KEY})}))
+    docker = tmp_path / "docker"
+    docker.write_text(f"#!/bin/sh\ncase $1 in save) cat {tmp_path}/image.tar ;; *) echo '[{{\"Config\": {{}}}}]' ;; esac\n")
+    docker.chmod(0o755)
+    done = subprocess.run(
+        [sys.executable, SCRIPT, "frcnn"], env={**os.environ, "DOCKER": str(docker)}, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (1, "root/.ssh/id_rsa: a private key (layer 2)\n")
