@@ -23,7 +23,8 @@ picture=
 if [ $# -gt 0 ] && [ "$1" != -- ]; then picture=$1; shift; fi
 if [ "${1:-}" = -- ]; then shift; fi
 if [ -z "$picture" ]; then
-  picture=$(find "${DATA:-$WORK/data}" -name '*.jpg' -o -name '*.png' | sort | head -n 1)
+  # To the list's end: were sort cut off, pipefail would end this script without a word.
+  picture=$(find -H "${DATA:-$WORK/data}" \( -name '*.jpg' -o -name '*.png' \) | sort | sed -n 1p)
 fi
 if [ ! -r "$picture" ] || [ ! -d "$MODEL" ]; then
   echo "serve_local: picture '$picture' or model '$MODEL' is not there; run local_test/train_local.sh first" >&2
