@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
 # Builds the image from Dockerfile.frcnn and prints its name as the last line.
 #
-#   scripts/build_image.sh [--dry-run] [-- ARGUMENTS OF docker build]
+#   scripts/build_image.sh [--dry-run | --name] [-- ARGUMENTS OF docker build]
+#
+# --name prints the name that the image would get, and does nothing.
 #
 # Variables, with their defaults below, are taken from the environment:
 #
 #   DEVICE           gpu, or cpu for an image without CUDA
-#   IMAGE, TAG       the name; the tag says version, commit (-dirty where files differ from it) and, without CUDA, -cpu
+#   IMAGE, TAG       the name; the tag says version, commit (-dirty where files differ from it), without CUDA -cpu, and with EFA -efa
 #   BASE_IMAGE       what the image stands on; empty leaves the Dockerfile's (gpu) or debian:bookworm-slim (cpu)
 #   BUILD_IMAGE      where it is compiled: the same system with nvcc; empty leaves the Dockerfile's (gpu) or takes BASE_IMAGE (cpu)
 #   EFA_INSTALLER    version of Amazon's EFA installer, such as 1.49.0; empty leaves EFA out
@@ -29,11 +31,12 @@ CA_BUNDLE=${CA_BUNDLE:-}
 GIT_REVISION=${GIT_REVISION:-}
 DOCKER=${DOCKER:-docker}
 
-run=()
+run=() only_name=
 while [ $# -gt 0 ]; do
   case $1 in
-    -h | --help) sed -n '2,20s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,22s/^# \{0,1\}//p' "$0"; exit 0 ;;
     --dry-run) run=(echo +) ;;
+    --name) only_name=yes ;;
     --) shift; break ;;
     *) echo "build_image: unknown argument '$1'; see --help (arguments of docker build follow --)" >&2; exit 2 ;;
   esac
@@ -60,7 +63,11 @@ if [ -z "$GIT_REVISION" ]; then
   GIT_REVISION=$(git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
   [ -z "$(git status --porcelain --untracked-files=no 2>/dev/null)" ] || GIT_REVISION=$GIT_REVISION-dirty
 fi
-name=$IMAGE:${TAG:-$version-$GIT_REVISION$suffix}
+name=$IMAGE:${TAG:-$version-$GIT_REVISION$suffix${EFA_INSTALLER:+-efa}}
+if [ -n "$only_name" ]; then
+  echo "$name"
+  exit 0
+fi
 
 arguments=(--file Dockerfile.frcnn --platform linux/amd64 --tag "$name" --build-arg "VERSION=$version" --build-arg "GIT_REVISION=$GIT_REVISION")
 [ -z "$BASE_IMAGE" ] || arguments+=(--build-arg "BASE_IMAGE=$BASE_IMAGE")

@@ -8,7 +8,8 @@
 #   SOURCE_IMAGE     the local image; empty builds one with scripts/build_image.sh, which takes its own variables (DEVICE, BASE_IMAGE, …)
 #   REPOSITORY       name in ECR; made, with scanning of what is pushed, where it is missing
 #   TAG              tag in ECR; empty takes that of SOURCE_IMAGE
-#   TAG_MUTABILITY   IMMUTABLE: a tag once pushed cannot be given to another image. Or MUTABLE. Only for a repository that is made
+#   TAG_MUTABILITY   IMMUTABLE: a tag once pushed cannot be given to another image. Or MUTABLE. Only for a repository that is made.
+#                    A tag that is taken is found before anything is built: the same commit's image is not made again
 #   AWS_REGION       the region of your jobs: SageMaker pulls from its own; empty asks `aws configure get region`, else us-east-1
 #   AWS_ACCOUNT      twelve digits; empty asks AWS whose credentials these are
 #   ECR_SUFFIX       domain of the region's partition; empty knows the public ones, China, ISO and the European Sovereign Cloud
@@ -29,7 +30,7 @@ DOCKER=${DOCKER:-docker}
 run=()
 case ${1:-} in
   '') ;;
-  -h | --help) sed -n '2,19s/^# \{0,1\}//p' "$0"; exit 0 ;;
+  -h | --help) sed -n '2,20s/^# \{0,1\}//p' "$0"; exit 0 ;;
   --dry-run) run=(echo +) ;;
   *) echo "push_ecr: unknown argument '$1'; see --help" >&2; exit 2 ;;
 esac
@@ -56,8 +57,10 @@ partition_suffix() { # of the region $1
 
 registry=$AWS_ACCOUNT.dkr.ecr.$AWS_REGION.${ECR_SUFFIX:-$(partition_suffix "$AWS_REGION")}
 
+build='' given_tag=$TAG
 if [ -z "$SOURCE_IMAGE" ]; then
-  SOURCE_IMAGE=$(TAG='' "$(dirname "$0")/build_image.sh" ${run[@]+--dry-run} | tail -n 1)
+  build=$(dirname "$0")/build_image.sh
+  SOURCE_IMAGE=$(TAG='' "$build" --name)
 fi
 last=${SOURCE_IMAGE##*/}
 case $last in
@@ -66,9 +69,41 @@ case $last in
 esac
 name=$registry/$REPOSITORY:$TAG
 
-if ! aws ecr describe-repositories --repository-names "$REPOSITORY" >/dev/null 2>&1; then
+# Whether the image of digest $1, which has our tag in the repository, is the one that would be pushed.
+is_ours() {
+  if [ -z "$build" ]; then
+    "$DOCKER" inspect --format '{{join .RepoDigests "\n"}}' "$SOURCE_IMAGE" 2>/dev/null | grep -q "@$1\$"
+    return
+  fi
+  # A tag that build_image.sh made tells version, commit and device; not which bases, and which version of EFA's installer.
+  [ -z "$given_tag${BASE_IMAGE:-}${BUILD_IMAGE:-}${EFA_INSTALLER:-}" ] || return 1
+  case $TAG in *-dirty* | *-unknown*) return 1 ;; esac
+}
+
+# Ends the script where our tag is taken in the repository and cannot be moved.
+look_for_tag() {
+  local digest
+  digest=$(aws ecr describe-images --repository-name "$REPOSITORY" --image-ids imageTag="$TAG" \
+    --query 'imageDetails[0].imageDigest' --output text 2>/dev/null) || return 0
+  if is_ours "$digest"; then
+    echo "push_ecr: this image is there already" >&2
+    echo "$name"
+    exit 0
+  fi
+  echo "push_ecr: another image is $name already, and tags of this repository cannot be moved; set TAG to a new one" \
+    "(or commit your changes, which are part of the tag), or use the image that is there" >&2
+  exit 1
+}
+
+if mutability=$(aws ecr describe-repositories --repository-names "$REPOSITORY" \
+    --query 'repositories[0].imageTagMutability' --output text 2>/dev/null); then
+  case $mutability in IMMUTABLE*) look_for_tag ;; esac
+else
   ${run[@]+"${run[@]}"} aws ecr create-repository --repository-name "$REPOSITORY" \
     --image-scanning-configuration scanOnPush=true --image-tag-mutability "$TAG_MUTABILITY" >&2
+fi
+if [ -n "$build" ]; then
+  SOURCE_IMAGE=$(TAG='' "$build" ${run[@]+--dry-run} | tail -n 1)
 fi
 if [ ${#run[@]} -gt 0 ]; then
   echo "+ aws ecr get-login-password | $DOCKER login --username AWS --password-stdin $registry" >&2

@@ -125,6 +125,16 @@ def test_a_port_in_the_name_is_no_tag(script) -> None:
     assert done.stdout == "localhost:5000/me/frcnn:t\n"
 
 
+@pytest.mark.parametrize(
+    ("variables", "end"), [({}, ""), ({"DEVICE": "cpu"}, "-cpu"), ({"DEVICE": "cpu", "EFA_INSTALLER": "1.49.0"}, "-cpu-efa")]
+)
+def test_the_name_can_be_had_without_a_build(variables: dict[str, str], end: str, script) -> None:
+    done = script("scripts/build_image.sh", "--name", GIT_REVISION="abc", **variables)
+    assert re.fullmatch(rf"frcnn:[\d.]+-abc{end}\n", done.stdout)
+    assert done.stderr == ""
+    assert script("scripts/build_image.sh", "--dry-run", GIT_REVISION="abc", **variables).stdout == done.stdout
+
+
 def test_build_passes_secrets_and_further_arguments(script) -> None:
     done = script("scripts/build_image.sh", "--dry-run", "--", "--network", "host", PIP_CONF="/a/pip.conf", CA_BUNDLE="/a/ca.pem", TAG="t")
     assert "--secret id=pip_conf,src=/a/pip.conf --secret id=ca_bundle,src=/a/ca.pem --network host ." in done.stderr
