@@ -54,6 +54,7 @@ def policy_values(session: Any, options: argparse.Namespace) -> dict[str, str]:
         "PROJECT": options.project,
         "ROLE": options.job_role,
         "BUILD_ROLE": options.role,
+        **({"KMS_KEY": options.kms_key} if options.kms_key else {}),
     }
 
 
@@ -142,6 +143,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--project", default="frcnn-image", help="name of the CodeBuild project (%(default)s)")
     parser.add_argument("--role", default="frcnn-image-build", help="name of the role that CodeBuild takes on (%(default)s)")
     parser.add_argument("--job-role", default="frcnn-training", help="name of the role of notebook and jobs, for its policy (%(default)s)")
+    parser.add_argument("--kms-key", help="ARN of a key for disks and S3, for the policy of its use; default: that policy is not printed")
     parser.add_argument("--create-role", action="store_true", help="make the role, or bring it up to date, first")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="variable of the scripts, such as DEVICE=cpu")
     parser.add_argument("--print-policies", action="store_true", help="print the policies filled in, and do nothing")
@@ -155,6 +157,8 @@ def main(arguments: list[str] | None = None) -> int:
     values = policy_values(session, options)
     if options.print_policies:
         for file in sorted(POLICIES.glob("*.json")):
+            if file.stem == "kms-policy" and not options.kms_key:
+                continue
             print(f"# {file.name}\n{policy(file.stem, values)}")
         return 0
     revision = subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=ROOT, text=True).strip()

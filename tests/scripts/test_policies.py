@@ -35,6 +35,7 @@ def test_there_are_policies() -> None:
     assert [file.stem for file in POLICIES] == [
         "codebuild-permissions",
         "codebuild-trust",
+        "kms-policy",
         "notebook-policy",
         "notebook-trust",
         "push-policy",

@@ -121,6 +121,14 @@ def test_each_policy_hands_on_its_own_role(
     }
 
 
+def test_the_policy_of_a_key_is_printed_for_a_key(start_build: ModuleType, session: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    key = f"arn:aws:kms:us-west-2:{DEFAULT_ACCOUNT_ID}:key/1234"
+    start_build.main(["--bucket", BUCKET, "--print-policies", "--kms-key", key])
+    printed = capsys.readouterr().out
+    assert printed.count('"Version": "2012-10-17"') == 7
+    assert f'"Resource": "{key}"' in printed
+
+
 def test_buildspec_prints_what_is_looked_for(start_build: ModuleType) -> None:
     text = SCRIPT.with_name("buildspec.yml").read_text()
     assert f'echo "{start_build.IMAGE_LINE}$name"' in text
