@@ -9,10 +9,14 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from frcnn.errors import UserError
 from frcnn.sagemaker.init import Init
+
+if TYPE_CHECKING:
+    from frcnn.sagemaker.environment import Environment
 
 SHELL = ("/bin/bash",)
 MISTAKE = 1
@@ -57,7 +61,7 @@ def train(init: Init, variables: dict[str, str]) -> int:
         return MISTAKE
     clues = Clues()
     if runner.mpi and not environment.resources.is_leader:
-        worker = Worker(environment.resources.hosts[0], host)
+        worker = Worker(environment.resources.hosts[0], host, prepared_here(environment))
         code = worker.exit_code(init.run(runner.command, variables, worker.on_signal, clues.read, worker.every_second))
         stopped, failure = worker.stopped, worker.failure
     elif runner.mpi or environment.program or environment.training_module:
@@ -71,6 +75,17 @@ def train(init: Init, variables: dict[str, str]) -> int:
     if code and not stopped:
         write_failure(file, failure or clues.failure(code, "training", host))
     return code
+
+
+def prepared_here(environment: Environment) -> Callable[[], bool]:
+    """Tells when this host's toolkit has prepared the job; one that runs a user's program has nothing to prepare."""
+    if environment.program or environment.training_module:
+        return lambda: True
+    from frcnn.sagemaker.job import saved_config
+
+    file = saved_config(environment)
+    file.unlink(missing_ok=True)  # of a run before in the same container
+    return file.is_file
 
 
 def _is_verb(word: str) -> bool:

@@ -19,7 +19,7 @@ from frcnn.sagemaker.init import Init
 from frcnn.sagemaker.processes import Process, descendants
 
 STOPPED = 128 + signal.SIGTERM
-START_SECONDS = 15 * 60.0  # in which the leader must come up
+START_SECONDS = 15 * 60.0  # in which the leader must come up, once this host itself is prepared
 LOST_SECONDS = 15.0  # without an answer of a leader that was there
 SUCCESS_SECONDS = 20.0  # from the end of mpirun's daemon to the leader's word of success
 KNOCK_SECONDS = 5.0
@@ -65,17 +65,27 @@ class Worker:
     """A host on which the leader's mpirun starts ranks, through an SSH daemon and mpirun's own daemon ``orted``.
 
     Args:
+        prepared: tells whether this host has done what precedes its toolkit's wait for the leader. Each reads its whole pipe then,
+            for as long as that takes, and so does the leader before its SSH daemon starts.
         answers: tells whether a host's SSH daemon answers.
     """
 
-    def __init__(self, leader: str, host: str, answers: Callable[[str], bool] | None = None, success_files: Path = SUCCESS_FILES) -> None:
+    def __init__(
+        self,
+        leader: str,
+        host: str,
+        prepared: Callable[[], bool],
+        answers: Callable[[str], bool] | None = None,
+        success_files: Path = SUCCESS_FILES,
+    ) -> None:
         self.stopped = False
         self.failure: Failure | None = None
         self._leader, self._host = leader, host
-        self._answers = answers or ssh_answers
+        self._prepared, self._answers = prepared, answers or ssh_answers
         self._success = success_files / f"done.{leader}"
         self._success.unlink(missing_ok=True)  # of a job before
-        self._began = self._knocked = time.monotonic()
+        self._knocked = time.monotonic()
+        self._waiting_since: float | None = None
         self._answered: float | None = None
         self._worked = False
         self._ended: float | None = None
@@ -111,8 +121,12 @@ class Worker:
             self._knocked = now
             if self._answers(self._leader):
                 self._answered = time.monotonic()
-        if self._answered is None and now - self._began > START_SECONDS:
-            return self._fail(f"the leader {self._leader} did not come up within {START_SECONDS / 60:.0f} minutes")
+        if self._waiting_since is None and self._prepared():
+            self._waiting_since = now
+        if self._answered is None and self._waiting_since is not None and now - self._waiting_since > START_SECONDS:
+            return self._fail(
+                f"the leader {self._leader} did not come up within {START_SECONDS / 60:.0f} minutes after this host was ready"
+            )
         if self._answered is not None and now - self._answered > LOST_SECONDS:
             return self._fail(f"the leader {self._leader} went away before training began")
         return None

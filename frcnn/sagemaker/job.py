@@ -72,14 +72,19 @@ def folders(environment: Environment) -> Folders:
 
 def save_job(environment: Environment, config: Config) -> None:
     """Leave the configuration for this host's ranks."""
-    scratch = scratch_folder(environment.base)
-    scratch.mkdir(parents=True, exist_ok=True)
-    save_config(config, scratch / "config.yaml")
+    file = saved_config(environment)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_config(config, file)
 
 
 def saved_job(environment: Environment) -> Job:
     """The job as :func:`save_job` left it on this host."""
-    return Job(load_config(scratch_folder(environment.base) / "config.yaml"), folders(environment), ())
+    return Job(load_config(saved_config(environment)), folders(environment), ())
+
+
+def saved_config(environment: Environment) -> Path:
+    """Where :func:`save_job` leaves the configuration, with which this host is prepared."""
+    return scratch_folder(environment.base) / "config.yaml"
 
 
 def scratch_folder(base: Path) -> Path:

@@ -9,12 +9,17 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import safetensors.numpy
 from tiny_job import Container
 
+from frcnn.config import Config
+from frcnn.sagemaker.entrypoint import prepared_here
+from frcnn.sagemaker.environment import Environment
+from frcnn.sagemaker.job import save_job
 from frcnn.training.metric_lines import METRIC_DEFINITIONS
 
 MakeContainer = Callable[..., Container]
@@ -114,6 +119,17 @@ def test_a_killed_training_is_explained(make_container: MakeContainer) -> None:
     assert container.wait() == 137
     assert container.failure.startswith("training was ended by SIGKILL (host ")
     assert "batch_size" in container.failure
+
+
+def test_a_host_is_prepared_once_its_configuration_is_saved(make_container: MakeContainer) -> None:
+    environment = Environment.read({"SAGEMAKER_BASE_DIR": str(make_container().base)})
+    save_job(environment, Config())
+    prepared = prepared_here(environment)
+    assert not prepared()  # what lay there was of a run before
+    save_job(environment, Config())
+    assert prepared()
+    assert prepared_here(replace(environment, program="mine.py"))()
+    assert prepared_here(replace(environment, training_module="mine:main"))()
 
 
 def test_verbs_of_the_command_line(make_container: MakeContainer) -> None:

@@ -29,7 +29,12 @@ def orted(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def worker(folder: Path, answers: bool = True) -> Worker:
-    return Worker("algo-1", "algo-2", lambda host: answers, folder)
+    return Worker("algo-1", "algo-2", lambda: True, lambda host: answers, folder)
+
+
+def ended(watch: Worker) -> int | None:
+    """Of two looks, so that time has passed between them."""
+    return watch.every_second() or watch.every_second()
 
 
 def test_the_leaders_word_makes_success(tmp_path: Path, orted: subprocess.Popen[bytes]) -> None:
@@ -68,16 +73,26 @@ def test_sigterm_is_noted_while_there_is_work_and_obeyed_when_there_is_none(tmp_
 
 def test_a_leader_that_never_comes_or_goes_early_is_told_apart(tmp_path: Path) -> None:
     absent = worker(tmp_path, answers=False)
-    assert absent.every_second() == 1
+    assert ended(absent) == 1
     assert absent.failure is not None
-    assert absent.failure.what == "the leader algo-1 did not come up within 0 minutes"
+    assert absent.failure.what == "the leader algo-1 did not come up within 0 minutes after this host was ready"
     present = True
-    watch = Worker("algo-1", "algo-2", lambda host: present, tmp_path)
+    watch = Worker("algo-1", "algo-2", lambda: True, lambda host: present, tmp_path)
     watch.every_second()
     present = False
-    assert watch.every_second() == 1
+    assert ended(watch) == 1
     assert watch.failure is not None
     assert watch.failure.what == "the leader algo-1 went away before training began"
+
+
+def test_a_leader_may_take_as_long_as_this_host_to_read_its_pipe(tmp_path: Path) -> None:
+    prepared = False
+    watch = Worker("algo-1", "algo-2", lambda: prepared, lambda host: False, tmp_path)
+    assert [watch.every_second() for _ in range(3)] == [None] * 3
+    prepared = True
+    assert ended(watch) == 1
+    assert watch.failure is not None
+    assert "did not come up" in watch.failure.what
 
 
 def test_a_toolkit_that_ends_content_is_not_believed(tmp_path: Path) -> None:
