@@ -61,7 +61,8 @@ def train(init: Init, variables: dict[str, str]) -> int:
         return MISTAKE
     clues = Clues()
     if runner.mpi and not environment.resources.is_leader:
-        worker = Worker(environment.resources.hosts[0], host, prepared_here(environment))
+        hosts = environment.resources.hosts
+        worker = Worker(hosts[0], host, len(hosts), prepared_here(environment))
         code = worker.exit_code(init.run(runner.command, variables, worker.on_signal, clues.read, worker.every_second))
         stopped, failure = worker.stopped, worker.failure
     elif runner.mpi or environment.program or environment.training_module:

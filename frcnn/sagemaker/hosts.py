@@ -21,7 +21,8 @@ from frcnn.sagemaker.processes import Process, descendants
 STOPPED = 128 + signal.SIGTERM
 START_SECONDS = 15 * 60.0  # in which the leader must come up, once this host itself is prepared
 LOST_SECONDS = 15.0  # without an answer of a leader that was there
-SUCCESS_SECONDS = 20.0  # from the end of mpirun's daemon to the leader's word of success
+SUCCESS_SECONDS = 20.0  # from the end of mpirun's daemon, or the leader's last answer, to its word of success
+TELLING_SECONDS = 5.0  # more for each host, however long the leader answers: it tells one after another, through ssh
 KNOCK_SECONDS = 5.0
 SSH_PORT = 22
 SUCCESS_FILES = Path("/tmp")  # "done." and the leader's name, from sagemaker-training 5.1.4, mpi.py
@@ -65,6 +66,7 @@ class Worker:
     """A host on which the leader's mpirun starts ranks, through an SSH daemon and mpirun's own daemon ``orted``.
 
     Args:
+        hosts: how many the job has.
         prepared: tells whether this host has done what precedes its toolkit's wait for the leader. Each reads its whole pipe then,
             for as long as that takes, and so does the leader before its SSH daemon starts.
         answers: tells whether a host's SSH daemon answers.
@@ -74,13 +76,14 @@ class Worker:
         self,
         leader: str,
         host: str,
+        hosts: int,
         prepared: Callable[[], bool],
         answers: Callable[[str], bool] | None = None,
         success_files: Path = SUCCESS_FILES,
     ) -> None:
         self.stopped = False
         self.failure: Failure | None = None
-        self._leader, self._host = leader, host
+        self._leader, self._host, self._hosts = leader, host, hosts
         self._prepared, self._answers = prepared, answers or ssh_answers
         self._success = success_files / f"done.{leader}"
         self._success.unlink(missing_ok=True)  # of a job before
@@ -104,7 +107,9 @@ class Worker:
         self._ended = self._ended or now
         if self._success.exists():
             return 0
-        if now - self._ended < SUCCESS_SECONDS:
+        self._knock(now)
+        silent_since = max(self._ended, self._answered or 0.0)
+        if now - silent_since < SUCCESS_SECONDS and now - self._ended < SUCCESS_SECONDS + TELLING_SECONDS * self._hosts:
             return None
         return (
             STOPPED if self.stopped else self._fail(f"training ended on the leader {self._leader} without success, or the leader went away")
@@ -117,10 +122,7 @@ class Worker:
         return self._fail(f"training ended without a word of success from the leader {self._leader}")
 
     def _leader_is_missing(self, now: float) -> int | None:
-        if now - self._knocked >= KNOCK_SECONDS:
-            self._knocked = now
-            if self._answers(self._leader):
-                self._answered = time.monotonic()
+        self._knock(now)
         if self._waiting_since is None and self._prepared():
             self._waiting_since = now
         if self._answered is None and self._waiting_since is not None and now - self._waiting_since > START_SECONDS:
@@ -130,6 +132,12 @@ class Worker:
         if self._answered is not None and now - self._answered > LOST_SECONDS:
             return self._fail(f"the leader {self._leader} went away before training began")
         return None
+
+    def _knock(self, now: float) -> None:
+        if now - self._knocked >= KNOCK_SECONDS:
+            self._knocked = now
+            if self._answers(self._leader):
+                self._answered = time.monotonic()
 
     def _fail(self, what: str) -> int:
         self.failure = Failure(what, f"The reason is in the log of {self._leader}; mend it and start the job again.", self._host)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from frcnn.sagemaker.hosts import STOPPED, Worker
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("START_SECONDS", "LOST_SECONDS", "SUCCESS_SECONDS", "KNOCK_SECONDS"):
+    for name in ("START_SECONDS", "LOST_SECONDS", "SUCCESS_SECONDS", "TELLING_SECONDS", "KNOCK_SECONDS"):
         monkeypatch.setattr(hosts, name, 0.0)
 
 
@@ -29,7 +30,7 @@ def orted(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def worker(folder: Path, answers: bool = True) -> Worker:
-    return Worker("algo-1", "algo-2", lambda: True, lambda host: answers, folder)
+    return Worker("algo-1", "algo-2", 2, lambda: True, lambda host: answers, folder)
 
 
 def ended(watch: Worker) -> int | None:
@@ -58,6 +59,32 @@ def test_an_end_without_a_word_is_a_failure_that_names_the_leader(tmp_path: Path
     assert watch.failure.text().startswith("training ended on the leader algo-1 without success, or the leader went away (host algo-2)\n")
 
 
+@pytest.mark.parametrize(
+    ("hosts", "answers_until", "given_up"),
+    [
+        (2, 0, 20),  # a leader that is gone is not waited for
+        (64, 0, 20),
+        (64, 100, 120),
+        (64, 1000, 340),  # 20 + 5 for each host, with a leader that answers and never tells
+        (2, 1000, 30),
+    ],
+)
+def test_a_leader_that_answers_is_given_time_to_tell_every_host(
+    tmp_path: Path, orted: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch, hosts: int, answers_until: int, given_up: int
+) -> None:
+    monkeypatch.undo()  # the real limits, on a clock of this test
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    end = now
+    watch = Worker("algo-1", "algo-2", hosts, lambda: True, lambda host: now <= end + answers_until, tmp_path)
+    assert watch.every_second() is None
+    orted.kill()
+    orted.wait()
+    while watch.every_second() is None:
+        now += 1
+    assert now - end == given_up
+
+
 def test_sigterm_is_noted_while_there_is_work_and_obeyed_when_there_is_none(tmp_path: Path, orted: subprocess.Popen[bytes]) -> None:
     watch = worker(tmp_path)
     watch.on_signal(signal.SIGTERM)
@@ -77,7 +104,7 @@ def test_a_leader_that_never_comes_or_goes_early_is_told_apart(tmp_path: Path) -
     assert absent.failure is not None
     assert absent.failure.what == "the leader algo-1 did not come up within 0 minutes after this host was ready"
     present = True
-    watch = Worker("algo-1", "algo-2", lambda: True, lambda host: present, tmp_path)
+    watch = Worker("algo-1", "algo-2", 2, lambda: True, lambda host: present, tmp_path)
     watch.every_second()
     present = False
     assert ended(watch) == 1
@@ -87,7 +114,7 @@ def test_a_leader_that_never_comes_or_goes_early_is_told_apart(tmp_path: Path) -
 
 def test_a_leader_may_take_as_long_as_this_host_to_read_its_pipe(tmp_path: Path) -> None:
     prepared = False
-    watch = Worker("algo-1", "algo-2", lambda: prepared, lambda host: False, tmp_path)
+    watch = Worker("algo-1", "algo-2", 2, lambda: prepared, lambda host: False, tmp_path)
     assert [watch.every_second() for _ in range(3)] == [None] * 3
     prepared = True
     assert ended(watch) == 1
