@@ -25,6 +25,7 @@ from frcnn.sagemaker.input_files import (
 
 BASE = Path("/opt/ml")
 SERVE = "FRCNN_SERVE_"
+PAYLOAD = "SAGEMAKER_MAX_PAYLOAD_IN_MB"
 RESERVED = re.compile(r"sagemaker_|_tuning_objective_metric$|default_user_module_name$")
 _OFF = ("", "false", "no", "off", "0", "none", "null")
 
@@ -138,7 +139,8 @@ class Hosting:
         safe_ports: ``SAGEMAKER_SAFE_PORT_RANGE``, first and last port that a container may open beside it.
         workers, timeout: processes, and seconds of a request, by the names of SageMaker's toolkit, of its TensorFlow Serving
             image and of its scikit example, in this order.
-        payload_mb: ``SAGEMAKER_MAX_PAYLOAD_IN_MB`` of a batch transform.
+        payload_mb: ``SAGEMAKER_MAX_PAYLOAD_IN_MB`` of a batch transform. None for its 0 too, which means any size, in chunks: a body is
+            decoded in memory, so that the server's own limit stays.
         options: ``FRCNN_SERVE_<OPTION>`` by option, lower case.
     """
 
@@ -166,7 +168,7 @@ class Hosting:
             safe_ports=_ports(variables, "SAGEMAKER_SAFE_PORT_RANGE"),
             workers=_integer(variables, *(f"{prefix}WORKERS" for prefix in prefixes)),
             timeout=_integer(variables, *(f"{prefix}TIMEOUT" for prefix in prefixes)),
-            payload_mb=_integer(variables, "SAGEMAKER_MAX_PAYLOAD_IN_MB"),
+            payload_mb=None if _is_zero(variables, PAYLOAD) else _integer(variables, PAYLOAD),
             options={name[len(SERVE) :].lower(): text for name, text in sorted(variables.items()) if name.startswith(SERVE)},
             service_module=variables.get("SAGEMAKER_SERVICE_MODULE") or None,
         )
@@ -184,6 +186,10 @@ def _integer(variables: Mapping[str, str], *names: str) -> int | None:
     if not re.fullmatch(r"[1-9]\d{0,8}", variables[name].strip()):
         raise UserError(f"variable {name} is {variables[name]!r}; expected an integer of 1 or more")
     return int(variables[name])
+
+
+def _is_zero(variables: Mapping[str, str], name: str) -> bool:
+    return re.fullmatch("0+", variables.get(name, "").strip()) is not None
 
 
 def _ports(variables: Mapping[str, str], name: str) -> tuple[int, int] | None:

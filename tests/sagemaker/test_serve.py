@@ -32,6 +32,13 @@ def test_options(tmp_path: Path) -> None:
     assert (told.max_batch, told.batch_wait_ms, told.nginx, told.variant) == (8, 2.5, False, "blue")
 
 
+def test_a_transform_without_a_limit_gets_the_servers_own(tmp_path: Path) -> None:
+    """0 is legal: CreateTransformJob takes it for bodies of any size."""
+    base = {"SAGEMAKER_BASE_DIR": str(tmp_path), "SAGEMAKER_MAX_PAYLOAD_IN_MB": "0"}
+    assert serve_options(Hosting.read(base)).max_body_mb == ServeOptions.max_body_mb == 100
+    assert serve_options(Hosting.read({**base, "FRCNN_SERVE_MAX_BODY_MB": "500"})).max_body_mb == 500
+
+
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
@@ -40,6 +47,7 @@ def test_options(tmp_path: Path) -> None:
         ({"FRCNN_SERVE_MAX_BATCH": "2.5"}, r"variable FRCNN_SERVE_MAX_BATCH is '2.5'; expected an integer"),
         ({"FRCNN_SERVE_NGINX": "perhaps"}, r"variable FRCNN_SERVE_NGINX is 'perhaps'; expected true or false"),
         ({"FRCNN_SERVE_PORT": "1"}, "unknown variable FRCNN_SERVE_PORT"),
+        ({"SAGEMAKER_MAX_PAYLOAD_IN_MB": "-1"}, "variable SAGEMAKER_MAX_PAYLOAD_IN_MB is '-1'; expected an integer of 1 or more"),
         ({"SAGEMAKER_MODEL_SERVER_WORKERS": "900"}, "'workers' is 900; expected a number from 1 to 64"),
     ],
 )
