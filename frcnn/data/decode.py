@@ -7,10 +7,21 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.Image import Transpose
 
-# Orientations 5..8 swap width and height (EXIF 2.32, tag 0x0112).
-_TRANSPOSED = range(5, 9)
+# What turns a picture upright, by its EXIF orientation (EXIF 2.32, tag 0x0112). Pillow's exif_transpose also writes the other tags anew,
+# and fails at those that a camera wrote with another type.
+_UPRIGHT = {
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_90,
+}
+_SWAPS_SIDES = range(5, 9)
 
 
 class UnreadableImage(ValueError):
@@ -38,8 +49,9 @@ def decode_image(source: Path | bytes) -> np.ndarray:
             if _is_plain_jpeg(picture, encoded) and (pixels := _decode_plain_jpeg(encoded)) is not None:
                 return pixels
             picture.load()
-            return np.array(_rgb(ImageOps.exif_transpose(picture)))
-    except _PILLOW_ERRORS as error:
+            turn = _UPRIGHT.get(_orientation(picture))
+            return np.array(_rgb(picture if turn is None else picture.transpose(turn)))
+    except Exception as error:  # broken bytes raise whatever Pillow's decoders did not expect
         raise UnreadableImage(_reason(source, error)) from error
 
 
@@ -48,26 +60,10 @@ def upright_size(file: Path) -> tuple[int, int]:
     try:
         with _open(file) as picture:
             width, height = picture.size
-            turned = picture.getexif().get(ExifTags.Base.Orientation) in _TRANSPOSED
-    except _PILLOW_ERRORS as error:
+            turned = _orientation(picture) in _SWAPS_SIDES
+    except Exception as error:
         raise UnreadableImage(_reason(file, error)) from error
     return (height, width) if turned else (width, height)
-
-
-# What Pillow's decoders raise on hostile or broken bytes, beside OSError.
-_PILLOW_ERRORS = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    TypeError,
-    IndexError,
-    KeyError,
-    EOFError,
-    MemoryError,
-    OverflowError,
-    ArithmeticError,
-    Image.DecompressionBombError,
-)
 
 
 def _open(source: Path | bytes) -> Image.Image:
@@ -78,7 +74,12 @@ def _is_plain_jpeg(picture: Image.Image, encoded: bytes) -> bool:
     """Upright RGB or greyscale with an end marker: TensorFlow logs a line for every file that is cut short."""
     if picture.format != "JPEG" or picture.mode not in ("RGB", "L") or not encoded.endswith(b"\xff\xd9"):
         return False
-    return picture.getexif().get(ExifTags.Base.Orientation, 1) == 1
+    return _orientation(picture) not in _UPRIGHT
+
+
+def _orientation(picture: Image.Image) -> int:
+    orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
+    return orientation if isinstance(orientation, int) else 1
 
 
 def _decode_plain_jpeg(encoded: bytes) -> np.ndarray | None:

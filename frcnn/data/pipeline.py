@@ -224,12 +224,25 @@ def _batches(
     return batches
 
 
-def _iterate(dataset: tf.data.Dataset) -> Generator[Batch, None, None]:
-    yield from dataset
-
-
 # tf.data's threads call Python. One that does so while the interpreter ends is stopped there and then, and the iterator that waits for
-# it would wait for ever; so whatever is still running is ended before.
+# it would wait for ever; so whatever is still running is ended before, and an error does not keep the iterator that it came from.
+def _iterate(dataset: tf.data.Dataset) -> Generator[Batch, None, None]:
+    failure: BaseException | None = None
+    iterator = iter(dataset)
+    while failure is None:
+        try:
+            batch = next(iterator)
+        except StopIteration:
+            return
+        except Exception as error:
+            failure = error
+        else:
+            yield batch
+    del iterator
+    failure.__context__ = None
+    raise failure.with_traceback(None)
+
+
 _running: weakref.WeakSet[Generator[Batch, None, None]] = weakref.WeakSet()
 
 

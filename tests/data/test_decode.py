@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,18 @@ def test_exif_orientation(orientation: int, tmp_path: Path) -> None:
         assert upright_size(file) == (expected.shape[1], expected.shape[0])
 
 
+@pytest.mark.parametrize(("tag", "kind"), [(0x0100, 1), (0x0100, 5), (0x011A, 1), (0x0128, 5), (0x8769, 2), (0x8825, 7)])
+def test_tags_of_an_unexpected_type_do_not_cost_the_picture(tag: int, kind: int) -> None:
+    """ImageWidth as a byte, ResolutionUnit as a fraction and the like, beside an orientation of 180 degrees."""
+    value = (1, struct.pack("<L", 38)) if kind == 5 else (4, b"abcd")  # a fraction stands behind the table, of 8 + 2 + 2 * 12 + 4 bytes
+    entries = sorted([(0x0112, 3, 1, struct.pack("<HH", 3, 0)), (tag, kind, *value)])
+    table = struct.pack("<H", 2) + b"".join(struct.pack("<HHL", *entry[:3]) + entry[3] for entry in entries) + bytes(4)
+    table += struct.pack("<LL", 72, 1)
+    exif = b"Exif\0\0II*\0\x08\0\0\0" + table
+    decoded = decode_image(encode(Image.fromarray(scene()), format="JPEG", quality=95, exif=exif))
+    assert np.abs(decoded.astype(int) - scene()[::-1, ::-1]).mean() < 6
+
+
 def test_greyscale_palette_and_alpha_become_rgb() -> None:
     grey = np.asarray(Image.fromarray(scene()).convert("L"))
     for options in ({"format": "PNG"}, {"format": "BMP"}):
@@ -130,7 +143,18 @@ def test_missing_file_is_unreadable(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:.*:UserWarning")  # of TIFF tags
 def test_broken_bytes_anywhere_never_raise_another_error() -> None:
     rng = np.random.default_rng(0)
-    for options in ({"format": "PNG"}, {"format": "JPEG"}, {"format": "GIF"}, {"format": "WEBP"}, {"format": "BMP"}, {"format": "TIFF"}):
+    exif = Image.Exif()
+    exif.update({0x0112: 6, 0x0100: 40, 0x011A: 72.0, 0x010F: "maker", 0x8769: {0x9003: "2020:01:01 00:00:00"}})
+    turned = [{"format": name, "exif": exif} for name in ("JPEG", "WEBP", "PNG")]
+    for options in (
+        *turned,
+        {"format": "PNG"},
+        {"format": "JPEG"},
+        {"format": "GIF"},
+        {"format": "WEBP"},
+        {"format": "BMP"},
+        {"format": "TIFF"},
+    ):
         whole = encode(Image.fromarray(scene()), **options)
         for _ in range(60):
             data = bytearray(whole)

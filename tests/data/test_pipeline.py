@@ -218,3 +218,31 @@ for batches in running:
     next(batches)
 """
     assert subprocess.run([sys.executable, "-c", script], timeout=100, check=False).returncode == 0
+
+
+def test_an_error_in_a_thread_ends_the_process(root: Path) -> None:
+    """One that nobody foresaw, while other threads are in the middle of a picture: no thread may be waited for that never comes."""
+    script = """
+import itertools, sys, time
+from frcnn.config import load_config
+from frcnn.data import pipeline
+from frcnn.data.coco import find_channel, load_index
+
+options = ["image.min_size=[64]", "image.max_size=64", "training.batch_size=4", "data.workers=4"]
+config = load_config(overrides=[f"data.root={sys.argv[1]}", *options])
+decode, calls = pipeline._decode, itertools.count()
+
+def fails(record):
+    call = next(calls)
+    time.sleep(0.3)
+    if call >= 8 and call % 4 == 0:
+        raise RuntimeError("unforeseen")
+    return decode(record)
+
+pipeline._decode = fails
+for batch in pipeline.training_batches(load_index(*find_channel(config.data, "train")), config):
+    pass
+"""
+    done = subprocess.run([sys.executable, "-c", script, str(root)], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 1
+    assert "RuntimeError: unforeseen" in done.stderr
