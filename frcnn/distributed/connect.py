@@ -8,7 +8,7 @@ import socket
 from typing import Any
 
 from frcnn.distributed.mpi import INSTALL, MPIWorld
-from frcnn.distributed.world import AgreedError, World
+from frcnn.distributed.world import World
 from frcnn.errors import UserError
 
 
@@ -18,7 +18,7 @@ def connect() -> World:
     Neither TensorFlow nor Horovod is imported; :meth:`World.join` does that.
 
     Raises:
-        UserError: mpi4py is missing or not of the launcher's MPI; an interface that the environment names does not exist.
+        UserError: mpi4py is missing or not of the launcher's MPI. What concerns ranks that can speak is for :meth:`World.join`.
     """
     launched = _launched()
     return World(host=socket.gethostname()) if launched == 1 else _mpi_world(launched)
@@ -52,25 +52,7 @@ def _mpi_world(launched: int) -> World:
     logging.basicConfig(format=f"{world.name_of(world.rank)}: %(message)s", level=logging.WARNING)
     logging.captureWarnings(True)
     _take_own_cores(local)
-    problems = communicator.allgather(_interface_problem())
-    if any(problems):
-        with world.ends_together():
-            raise AgreedError("; ".join(f"{world.name_of(rank)}: {problem}" for rank, problem in enumerate(problems) if problem))
     return world
-
-
-def _interface_problem() -> str:
-    """What is wrong with the network interfaces that the environment names, or nothing."""
-    existing = [name for _, name in socket.if_nameindex()]
-    for variable in ("OMPI_MCA_btl_tcp_if_include", "OMPI_MCA_oob_tcp_if_include", "NCCL_SOCKET_IFNAME"):
-        value = os.environ.get(variable, "")
-        exact = not variable.startswith("NCCL") or value.startswith("=")  # NCCL takes beginnings of names
-        for name in value.lstrip("=").split(","):
-            if not name or "/" in name or value.startswith("^"):  # a subnet, or what not to use
-                continue
-            if not any(known == name if exact else known.startswith(name) for known in existing):
-                return f"{variable} names the network interface {name!r}, which does not exist; there are {', '.join(existing)}"
-    return ""
 
 
 def _take_own_cores(local: Any) -> None:

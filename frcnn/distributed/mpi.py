@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from frcnn.distributed.interfaces import check_interfaces
 from frcnn.distributed.world import World
 from frcnn.errors import UserError
 
@@ -40,6 +41,8 @@ class MPIWorld(World):
         return f"rank {rank} on {self.hosts[rank]}"
 
     def join(self) -> None:
+        with self.together():
+            check_interfaces()
         import tensorflow as tf
 
         self._pin_gpu()

@@ -57,7 +57,8 @@ class World:
         """Get TensorFlow ready, before its first operation: this process's GPU with memory growth, and Horovod.
 
         Raises:
-            UserError: more processes on this host than GPUs; MPI and Horovod disagree on the number of processes.
+            UserError: an interface that the environment names does not exist; more processes on this host than GPUs; MPI and Horovod
+                disagree on the number of processes.
         """
         import tensorflow as tf
 

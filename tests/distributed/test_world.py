@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from frcnn.distributed import AgreedError, World, connect
-from frcnn.distributed.connect import _interface_problem
 from frcnn.distributed.mpi import buckets
 from frcnn.errors import UserError
 
@@ -37,25 +36,3 @@ def test_without_a_launcher_there_is_one_process(monkeypatch: pytest.MonkeyPatch
 def test_buckets_keep_the_order_and_the_limit() -> None:
     assert list(buckets({9: 3, 8: 3, 7: 4, 6: 100, 5: 1, 4: 1}, 10)) == [[9, 8, 7], [6], [5, 4]]
     assert list(buckets({}, 10)) == []
-
-
-@pytest.mark.parametrize(
-    ("variable", "value", "problem"),
-    [
-        ("NCCL_SOCKET_IFNAME", "lo", False),
-        ("NCCL_SOCKET_IFNAME", "l", False),  # a beginning, as NCCL has it
-        ("NCCL_SOCKET_IFNAME", "=l", True),
-        ("NCCL_SOCKET_IFNAME", "^docker", False),
-        ("NCCL_SOCKET_IFNAME", "eth77", True),
-        ("OMPI_MCA_btl_tcp_if_include", "l", True),
-        ("OMPI_MCA_btl_tcp_if_include", "10.0.0.0/8", False),
-        ("OMPI_MCA_oob_tcp_if_include", "lo,eth77", True),
-    ],
-)
-def test_interfaces_must_exist(monkeypatch: pytest.MonkeyPatch, variable: str, value: str, problem: bool) -> None:
-    monkeypatch.setenv(variable, value)
-    said = _interface_problem()
-    assert bool(said) == problem
-    if problem:
-        assert said.startswith(f"{variable} names the network interface ")
-        assert "there are lo" in said

@@ -88,3 +88,12 @@ def test_a_killed_rank_is_named(make_container: MakeContainer) -> None:
 
 def _runs(pid: int, program: str) -> bool:
     return program.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+
+
+@needs_mpi
+def test_an_interface_that_does_not_exist_is_the_failure(make_container: MakeContainer) -> None:
+    container = make_container({"sagemaker_mpi_num_of_processes_per_host": "2"}, {"NCCL_SOCKET_IFNAME": "eth9"})
+    container.start()
+    assert container.wait() != 0
+    assert container.failure.startswith("NCCL_SOCKET_IFNAME names the network interface 'eth9', which does not exist; there are lo")
+    assert "Traceback" not in container.log
