@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,31 +56,64 @@ def write_model_folder(
     category_ids: Sequence[int],
     metrics: dict[str, Any],
 ) -> None:
-    """Write all four files, each aside and then moved into place, weights last: a reader never sees half a file."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write all four files. ``metrics.json`` comes last: with it the model is whole.
+
+    Raises:
+        UserError: the disk is full or forbids it; the model that was there is as it was.
+    """
     labels = [
         {"label": label, "name": name, "category_id": category_id}
         for label, (name, category_id) in enumerate(zip(class_names, category_ids, strict=True), start=1)
     ]
-    for name, content in ((LABELS, labels), (METRICS, metrics)):
-        _replace(folder / name, lambda path, content=content: path.write_text(json.dumps(content, indent=2) + "\n"))
-    _replace(folder / CONFIG, lambda path: save_config(config, path))
-    _replace(folder / WEIGHTS, lambda path: safetensors.numpy.save_file(tensors_of(model), path))
+    _write_together(
+        folder,
+        {
+            WEIGHTS: lambda path: safetensors.numpy.save_file(tensors_of(model), path),
+            CONFIG: lambda path: save_config(config, path),
+            LABELS: lambda path: _write_json(labels, path),
+            METRICS: lambda path: _write_json(metrics, path),
+        },
+    )
 
 
 def write_backbone_folder(folder: Path, tensors: dict[str, np.ndarray], config: Config) -> None:
-    """Write pretrained features, which training can start from and nothing else can use: no labels, no metrics."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in (LABELS, METRICS):  # of a detector that was there before
-        (folder / name).unlink(missing_ok=True)
-    _replace(folder / CONFIG, lambda path: save_config(config, path))
-    _replace(folder / WEIGHTS, lambda path: safetensors.numpy.save_file(tensors, path))
+    """Write pretrained features, which training can start from and nothing else can use: no labels, no metrics.
+
+    Raises:
+        UserError: as for :func:`write_model_folder`.
+    """
+    _write_together(
+        folder,
+        {WEIGHTS: lambda path: safetensors.numpy.save_file(tensors, path), CONFIG: lambda path: save_config(config, path)},
+        obsolete=(LABELS, METRICS),  # of a detector that was there before
+    )
 
 
-def _replace(path: Path, write: Any) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    write(aside)
-    os.replace(aside, path)
+def _write_together(folder: Path, files: dict[str, Callable[[Path], object]], obsolete: Sequence[str] = ()) -> None:
+    """Write all files aside, and only then move them into place, in their order: what fails leaves the old."""
+    aside = folder / f".aside-{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for leftover in folder.glob(".aside-*"):  # of a process that was killed while writing
+            shutil.rmtree(leftover, ignore_errors=True)
+        aside.mkdir()
+        for name, write in files.items():
+            write(aside / name)
+        for name in obsolete:
+            (folder / name).unlink(missing_ok=True)
+        for name in files:
+            os.replace(aside / name, folder / name)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise UserError(
+            f"the model cannot be written into {folder} ({' '.join(str(error).split())}); make room there, or mend what is wrong with "
+            "the folder, and run the same command again"
+        ) from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _write_json(content: Any, path: Path) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def read_model_folder(folder: Path) -> ModelFolder:

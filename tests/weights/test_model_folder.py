@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import resource
+from collections.abc import Iterator
 from pathlib import Path
 
 import keras
@@ -38,6 +41,43 @@ def test_round_trip(folder: Path) -> None:
     for a, b in zip(first.variables, second.variables, strict=True):
         np.testing.assert_array_equal(a, b)
     assert sorted(path.name for path in folder.iterdir()) == ["config.yaml", "labels.json", "metrics.json", "weights.safetensors"]
+
+
+@contextlib.contextmanager
+def full_disk(at: int) -> Iterator[None]:
+    """No file of this process grows beyond so many bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (at, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+# 50,000 bytes hold everything but the weights; 400,000 hold them, and not the metrics, which are written last.
+@pytest.mark.parametrize(("at", "metrics"), [(0, {}), (50_000, {}), (400_000, {"AP": "9" * 500_000})])
+def test_a_full_disk_leaves_the_model_that_was_there(folder: Path, at: int, metrics: dict[str, str]) -> None:
+    model, before = small_model(20_000), {path.name: path.read_bytes() for path in folder.iterdir()}
+    with (
+        full_disk(at),
+        pytest.raises(UserError, match=r"the model cannot be written into .*model \(.*[Ff]ile too large.*\); make room there"),
+    ):
+        write_model_folder(folder, model, Config(seed=6), ["new"], [1], metrics)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"the model cannot be written into .*file/model \(.*Not a directory"):
+        write_model_folder(tmp_path / "file" / "model", small_model(), Config(), ["a", "b"], [1, 2], {})
+
+
+def test_what_a_killed_process_left_is_removed(folder: Path) -> None:
+    (folder / ".aside-123").mkdir()
+    (folder / ".aside-123" / "weights.safetensors").write_bytes(b"half")
+    write_model_folder(folder, small_model(), Config(seed=6), ["cell", "dust"], [3, 17], {})
+    assert sorted(path.name for path in folder.iterdir()) == ["config.yaml", "labels.json", "metrics.json", "weights.safetensors"]
+    assert read_model_folder(folder).config.seed == 6
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "config.yaml", "labels.json"])
