@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ import tensorflow as tf
 from frcnn.errors import UserError
 
 MANIFEST = "manifest.json"
+NAME = re.compile(r"step-\d{8,}")
 
 
 @dataclass(frozen=True)
@@ -97,10 +99,12 @@ class Checkpoints:
         for path in aside.iterdir():
             _flush(path)
         final = self._folder_of(step)
+        before = self.folder / f".aside-{os.getpid()}-before"
         if final.exists():
-            os.replace(final, self.folder / f".aside-{os.getpid()}-before")
+            os.replace(final, before)
         os.replace(aside, final)
         _flush(self.folder)
+        shutil.rmtree(before, ignore_errors=True)
         found = self._newest_first()
         newer = found[: found.index(final)]
         for other in (*newer, *found[len(newer) + self.keep :]):
@@ -139,7 +143,9 @@ class Checkpoints:
             ) from error
 
     def _newest_first(self) -> list[Path]:
-        return sorted(self.folder.glob("step-*"), reverse=True)
+        """What is named otherwise, such as a copy that someone made, is not ours to delete or to go on from."""
+        found = [folder for folder in self.folder.glob("step-*") if NAME.fullmatch(folder.name)]
+        return sorted(found, key=lambda folder: int(folder.name.removeprefix("step-")), reverse=True)
 
 
 def _verify(folder: Path) -> tuple[str, Checkpoint | None]:

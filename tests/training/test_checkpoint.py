@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,29 @@ def test_the_same_step_again_replaces_it(checkpoints: Checkpoints) -> None:
     latest = checkpoints.latest()
     assert latest is not None
     assert latest.state == {"try": 2}
+    assert [folder.name for folder in checkpoints.folder.iterdir()] == ["step-00000007"]
+
+
+def test_copies_that_someone_made_are_neither_deleted_nor_gone_on_from(checkpoints: Checkpoints) -> None:
+    kept = checkpoints.save(tracked(9.0), 9, {"whose": "theirs"})
+    for name in ("step-00000009-mine", "step-best", "step-00000001.bak"):
+        shutil.copytree(kept, checkpoints.folder / name)
+    for step in (1, 2, 3):
+        checkpoints.save(tracked(1.0), step, {"whose": "ours"})
+    latest = checkpoints.latest()
+    assert latest is not None
+    assert (latest.step, latest.state) == (3, {"whose": "ours"})
+    assert sorted(folder.name for folder in checkpoints.folder.iterdir()) == [
+        "step-00000001.bak", "step-00000002", "step-00000003", "step-00000009-mine", "step-best"
+    ]  # fmt: skip
+
+
+def test_a_step_of_nine_digits_is_the_newest(checkpoints: Checkpoints) -> None:
+    for step in (99_999_999, 100_000_000):
+        checkpoints.save(tracked(1.0), step, {})
+    latest = checkpoints.latest()
+    assert latest is not None
+    assert latest.step == 100_000_000
 
 
 def test_where_nothing_can_be_written_it_is_said(tmp_path: Path) -> None:
