@@ -55,7 +55,7 @@ class Data(Section):
         description="each host's training folder holds only its part of the images (SageMaker's ShardedByS3Key), which its processes share",
     )
     keep_images_without_objects: bool = Field(True, description="train on images without objects as pure background")
-    workers: Count | None = Field(None, description="threads that decode and augment; null: one per core")
+    workers: Count | None = Field(None, description="threads that decode and augment; null: one per core of the process, at most 16")
 
 
 class Image(Section):
@@ -207,7 +207,9 @@ class Optimizer(Section):
     milestones: tuple[Fraction, ...] = Field((16 / 26, 22 / 26), description="multistep: shares of the run after which the rate falls")
     gamma: Fraction = Field(0.1, description="multistep: factor at each milestone")
     final_rate: Fraction = Field(0.0, description="cosine: rate at the end, as a share of the peak")
-    warmup_steps: Annotated[int, Field(ge=0)] = Field(1000, description="steps over which the rate rises at the start")
+    warmup_steps: Annotated[int, Field(ge=0)] = Field(
+        1000, description="steps over which the rate rises at the start; at most a third of the run"
+    )
     warmup_factor: Fraction = Field(0.001, description="share of the rate at step 0, rising linearly to 1")
     clip_norm: Positive | None = Field(None, description="largest global norm of the gradient; null: no clipping")
     ema: Annotated[float, Field(gt=0.0, lt=1.0)] | None = Field(

@@ -33,6 +33,7 @@ __all__ = ["BadImages", "canvases", "ground_truth_slots", "inference_batches", "
 
 SLOT_MULTIPLE = 8  # ground-truth slots are rounded up to this, so that small changes of the data keep the shapes
 PREFETCHED_BATCHES = 2
+MOST_WORKERS = 16  # by default: each holds a canvas of some 13 MB, and takes its turn at the interpreter that the training loop needs too
 
 logger = logging.getLogger(__name__)
 
@@ -201,7 +202,7 @@ def _batches(
     if bad_images is None:
         bad_images = BadImages(index, max_share=1.0)
     slots = ground_truth_slots(index)
-    workers = options.data.workers or _usable_cores()
+    workers = options.data.workers or min(_usable_cores(), MOST_WORKERS)
 
     def rows_of(step: tf.Tensor) -> tf.Tensor:
         return tf.ensure_shape(tf.numpy_function(rows, [step], tf.int64, stateful=False), [batch_size, 4])

@@ -74,8 +74,8 @@ class Progress:
 
         Args:
             step: steps done so far in the run, counted from 1.
-            losses: scalars by name: numbers or tensors. They are read only when a record is due, so that a GPU is not waited for.
-            learning_rate: rate of this step, number or tensor.
+            losses: scalars by name.
+            learning_rate: rate of this step; a tensor is read only when a record is due.
         """
         now = time.perf_counter()
         self._pending_seconds += now - self._clock

@@ -34,6 +34,7 @@ from frcnn.training.checkpoint import Checkpoint, Checkpoints
 from frcnn.training.folders import Folders
 from frcnn.training.optimizer import AveragedWeights, build_optimizer, l2_penalty
 from frcnn.training.progress import Progress, Silence
+from frcnn.training.schedule import warmup_steps
 from frcnn.training.shard import Shard, evenly_shared, load_splits
 from frcnn.training.stop import StopRequest
 from frcnn.weights.model_folder import WEIGHTS, write_model_folder
@@ -86,6 +87,11 @@ class Trainer:
         self.steps_per_epoch = self.shard.epoch_steps
         self.total_steps = max(1, round(config.training.epochs * self.steps_per_epoch))
         self.optimizer = build_optimizer(config, self.total_steps, self.model.trainable_variables)
+        if (warmup := warmup_steps(config.optimizer, self.total_steps)) < config.optimizer.warmup_steps:
+            self.notes.append(
+                f"optimizer.warmup_steps={config.optimizer.warmup_steps} is more than a third of the run's {self.total_steps} steps: "
+                f"the rate rises over {warmup}"
+            )
         self.detector = Detector(self.model, config, self.train_index.class_names, self.train_index.category_ids)
         self.tracked = tf.train.Checkpoint(model=self.model, optimizer=self.optimizer)
         self.checkpoints = Checkpoints(self.folders.checkpoints, config.training.keep_checkpoints, self.notes.append)
@@ -108,8 +114,8 @@ class Trainer:
                 if self.owes_evaluation:
                     self._evaluate(progress)
                     continue
-                losses = self._train_on(next(batches))
-                progress.step(self.step, losses, float(self.optimizer.learning_rate))
+                rate = self.optimizer.learning_rate  # of the step that is about to be taken
+                progress.step(self.step + 1, self._train_on(next(batches)), rate)
                 self.owes_evaluation = self._evaluation_is_due()
                 self._check_images(progress)
                 # An evaluation takes long, and who stops a run may not wait for its end.
@@ -166,12 +172,19 @@ class Trainer:
         self.checkpoints.restore(checkpoint, self.tracked)
         step = self._same_epoch(checkpoint)
         changed = changed_options(checkpoint.state["config"], self.config)
+        learnt_otherwise = [change for change in changed if not change.startswith(NOT_LEARNT_FROM)]
+        owes_evaluation = checkpoint.state.get("owes_evaluation", False)
+        if step >= self.total_steps and learnt_otherwise and not owes_evaluation:
+            raise UserError(
+                f"{checkpoint.folder} is the end of a run with other options: {', '.join(learnt_otherwise)}; nothing would be trained. "
+                "Choose another output folder (option 'output'), or delete that run"
+            )
         self.notes.append(
             f"resumed at step {step} of {self.total_steps}" + (f" with other options: {', '.join(changed)}" if changed else "")
         )
         # A model folder that was lost, as on another machine, is written again by the next evaluation, whatever its AP.
         best_ap = checkpoint.state["best_AP"] if (self.folders.model / WEIGHTS).is_file() else None
-        return step, best_ap, checkpoint.state.get("owes_evaluation", False)
+        return step, best_ap, owes_evaluation
 
     def _same_epoch(self, checkpoint: Checkpoint) -> int:
         """The checkpoint's step; where an epoch has another number of steps now, the step at which as many images have been seen."""
@@ -192,7 +205,14 @@ class Trainer:
         """
         self.watchdog.tick(self.step)
         flags = [float(self.stop.received is not None), float(len(self.bad_images))]
-        *values, stopping, self.bad_reads = self._step(batch, tf.constant(self.step), tf.constant(flags)).numpy().tolist()
+        try:
+            *values, stopping, self.bad_reads = self._step(batch, tf.constant(self.step), tf.constant(flags)).numpy().tolist()
+        except tf.errors.ResourceExhaustedError as error:
+            raise UserError(
+                f"memory ran out at step {self.step} with {batch.images.shape[0]} images of {batch.images.shape[1]} x "
+                f"{batch.images.shape[2]} pixels in this process ({str(error).splitlines()[0]}); lower training.batch_size "
+                "(optimizer.accumulation keeps what a step learns from), image.max_size or, on a GPU, set training.precision=mixed_float16"
+            ) from None
         self.stopping = stopping > 0
         losses = dict(zip((*LOSSES, "loss", "gradient_norm"), values, strict=True))
         if not (math.isfinite(losses["loss"]) and (self._scales_loss or math.isfinite(losses["gradient_norm"]))):
@@ -338,6 +358,11 @@ class _Stopped(Exception):
 
 
 PICTURES = 8  # drawn at each evaluation
+# Beginnings of options that decide where things lie, how long a run goes on and what it reports.
+NOT_LEARNT_FROM = (
+    *("output", "data.root", "data.train.", "data.validation.", "data.workers", "data.max_bad_image_share", "ops.", "distributed."),
+    *("training.epochs", "training.evaluate_every", "training.checkpoint_minutes", "training.keep_checkpoints", "training.log_every"),
+)
 LOSSES = ("rpn_objectness", "rpn_box", "roi_class", "roi_box")
 
 

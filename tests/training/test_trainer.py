@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
+import tensorflow as tf
 
 from frcnn.config import Config
 from frcnn.data.batch import Batch
@@ -156,6 +157,34 @@ def test_other_data_are_refused_on_resume(unbroken: Trainer, tiny_config: MakeCo
     annotations.write_text(json.dumps(content))
     with pytest.raises(UserError, match=r"training data differ from those that .*step-00000012"):
         Trainer(tiny_config(tmp_path / "run", f"data.root={data}"))
+
+
+def test_a_finished_run_does_not_pass_for_one_with_other_options(unbroken: Trainer, tiny_config: MakeConfig, tmp_path: Path) -> None:
+    shutil.copytree(unbroken.config.output, tmp_path, dirs_exist_ok=True)
+    with pytest.raises(UserError, match=r"step-00000012 is the end of a run with other options: seed \(was 0, is 7\); nothing would be"):
+        Trainer(tiny_config(tmp_path, "seed=7"))
+    assert Trainer(tiny_config(tmp_path, "training.log_every=5", "data.workers=1")).finished
+    longer = Trainer(tiny_config(tmp_path, "optimizer.learning_rate=0.001", "training.epochs=3"))
+    assert (longer.step, longer.finished) == (12, False)
+    assert any("with other options: " in note and "optimizer.learning_rate" in note for note in longer.notes)
+
+
+def test_memory_that_runs_out_is_told_with_what_to_lower(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    trainer = Trainer(tiny_config(tmp_path))
+    trainer._step = lambda *_: tf.zeros([1 << 46])  # 256 TiB: TensorFlow's own refusal
+    with pytest.raises(
+        UserError, match=r"memory ran out at step 0 with 4 images of 64 x 64 pixels in this process \(.*\); lower training.batch"
+    ):
+        trainer.run()
+
+
+def test_records_hold_the_rate_of_their_step_and_the_warm_up_fits_the_run(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    options = ("optimizer.ema=null", "optimizer.warmup_steps=500", "optimizer.warmup_factor=0.5", "optimizer.learning_rate=0.001")
+    trainer = Trainer(tiny_config(tmp_path, *options, "optimizer.schedule=multistep", "optimizer.milestones=[1.0]", "training.epochs=1"))
+    assert "optimizer.warmup_steps=500 is more than a third of the run's 6 steps: the rate rises over 2" in trainer.notes
+    trainer.run()
+    rates = [record["learning_rate"] for record in records(tmp_path, "train")]
+    np.testing.assert_allclose(rates, np.array([0.5, 0.75, 1, 1, 1, 1]) * 0.001, rtol=1e-6)
 
 
 def test_another_model_is_refused_on_resume(unbroken: Trainer, tiny_config: MakeConfig, tmp_path: Path) -> None:
