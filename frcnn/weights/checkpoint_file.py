@@ -12,7 +12,8 @@ import safetensors.numpy
 from frcnn.errors import UserError
 from frcnn.weights.pickled import read_pickled
 
-CONTAINERS = (".pth", ".pt", ".pkl", ".safetensors")
+PICKLED = (".pth", ".pt", ".pkl")
+CONTAINERS = (*PICKLED, ".safetensors")
 # Where checkpoints keep the weights when these are not the whole file: torchvision's references, Detectron2, Detectron.
 WEIGHTS_KEYS = ("model", "state_dict", "blobs")
 LARGEST_SHOWN = 60  # characters of a value that is not a tensor

@@ -23,6 +23,7 @@ import safetensors.numpy
 
 from frcnn.config import Config, load_config, save_config
 from frcnn.errors import UserError
+from frcnn.weights.checkpoint_file import PICKLED
 
 WEIGHTS, CONFIG, LABELS, METRICS = "weights.safetensors", "config.yaml", "labels.json", "metrics.json"
 BACKBONE = "backbone/"  # what a file of pretrained features alone holds
@@ -153,6 +154,11 @@ def load_weights(model: keras.Model, file: Path, *, new_classes: bool = False, o
     Raises:
         UserError: unreadable file, missing or left-over tensors, or a shape that does not fit; names the tensor.
     """
+    if file.suffix in PICKLED:
+        raise UserError(
+            f"weights file {file} is another framework's; run 'frcnn import-weights {file} --from torchvision --out DIR', or --from "
+            "detectron2, and give weights=DIR"
+        )
     try:
         tensors = safetensors.numpy.load_file(file)
     except (OSError, safetensors.SafetensorError) as error:
@@ -165,8 +171,8 @@ def load_weights(model: keras.Model, file: Path, *, new_classes: bool = False, o
     for difference, names in (("lacks", wanted.keys() - tensors.keys()), ("has besides", tensors.keys() - wanted.keys())):
         if names:
             raise UserError(
-                f"weights file {file} belongs to another architecture: it {difference} {len(names)} tensors, "
-                f"first {min(names)!r}; use the config that it was trained with"
+                f"weights file {file} belongs to another architecture: it {difference} {len(names)} tensors, first {min(names)!r}; use the "
+                "config that it was trained with, or take another framework's file through frcnn import-weights"
             )
     for name, variable in wanted.items():
         fits = tensors[name].shape == tuple(variable.shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import resource
 from collections.abc import Iterator
 from pathlib import Path
@@ -98,6 +99,14 @@ def test_truncated_weights(folder: Path) -> None:
     file.write_bytes(file.read_bytes()[:-10])
     with pytest.raises(UserError, match=r"weights.safetensors cannot be read .*expected a .safetensors file"):
         load_weights(small_model(), file)
+
+
+@pytest.mark.parametrize("name", ["resnet50-0676ba61.pth", "last.pt", "model_final.pkl"])
+def test_another_frameworks_file_is_told_how_to_become_ours(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"PK")
+    command = f"'frcnn import-weights {tmp_path / name} --from torchvision --out DIR', or --from detectron2, and give weights=DIR"
+    with pytest.raises(UserError, match=re.escape(f"is another framework's; run {command}")):
+        load_weights(small_model(), tmp_path / name)
 
 
 def test_missing_and_left_over_tensors_are_named(folder: Path) -> None:

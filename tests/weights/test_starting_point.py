@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +22,16 @@ from frcnn.weights.starting_point import differing_conventions, start_from
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 DETECTRON2 = CONFIGS / "detectron2_r50_fpn.yaml"
 SMALL = ["backbone.name=resnet18", "fpn.channels=16", "roi_head.fc_channels=32", "image.min_size=[64]", "image.max_size=64"]
+
+
+@pytest.mark.parametrize("recipe", sorted(CONFIGS.glob("*.yaml")), ids=lambda file: file.stem)
+def test_weights_that_a_recipes_header_names_are_made_by_a_command_above_of_a_file_that_there_is(recipe: Path) -> None:
+    header = "".join(line for line in recipe.read_text().splitlines(keepends=True) if line.startswith("#"))
+    published = (CONFIGS.parent / "docs" / "weights.md").read_text()
+    for weights in re.findall(r"frcnn train .*\bweights=(\S+)", header):
+        imported = re.search(rf"frcnn import-weights (\S+) --from (\w+) --out {re.escape(weights)}\n", header)
+        assert imported, weights
+        assert re.search(rf"{imported[1]}`.*\| {imported[2]} \|", published)
 
 
 @pytest.fixture(scope="module")
