@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import functools
 import json
 import re
 import signal
@@ -17,6 +19,8 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from frcnn.cli import main
+from frcnn.cli.console import Verbs
+from frcnn.inference import Detector
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 FRCNN = (sys.executable, "-m", "frcnn.cli")
@@ -172,6 +176,44 @@ def test_mistakes_are_one_sentence(shapes: Path, tmp_path: Path) -> None:
     assert "has no pictures; expected files that end in .jpg" in mistake("predict", tmp_path, "--model", tmp_path, "--out", tmp_path / "o")
     assert "is not a folder" in mistake("check-dataset", tmp_path / "nowhere")
     assert "was not written by make-shapes" in mistake("make-shapes", REPOSITORY / "frcnn")
+
+
+def test_outputs_are_looked_at_before_the_work(model: Path, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, folder = tmp_path / "file", tmp_path / "folder"
+    file.touch()
+    folder.mkdir()
+    (tmp_path / "VOC").mkdir()
+    for verb in (
+        ("predict", shapes, "--model", model),
+        ("check-dataset", shapes),
+        ("export", "--model", model),
+        ("import-weights", file, "--from", "torchvision"),
+    ):
+        for out in (file, file / "x"):
+            assert mistake(*verb, "--out", out) == f"frcnn: --out is {out}, but {file} is a file; give a folder that can be written"
+    monkeypatch.setattr(Detector, "load", lambda *_: pytest.fail("the work has begun"))
+    for option, verb in (
+        ("--json", ("evaluate", "--model", model)),
+        ("--out", ("voc-to-coco", tmp_path / "VOC")),
+        ("--out", ("manifest-to-coco", file, "--images", tmp_path)),
+    ):
+        assert mistake(*verb, option, folder) == f"frcnn: {option} is {folder}, but {folder} is a folder; give a file that can be written"
+        assert f"{option} is {file / 'x'}, but {file} is a file; give a file that" in mistake(*verb, option, file / "x")
+
+
+def test_a_file_that_cannot_be_used_is_one_sentence_and_a_mistake_of_ours_keeps_its_trace(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert mistake("make-shapes", tmp_path / "file" / "x") == f"frcnn: {tmp_path / 'file'} cannot be used (File exists)"
+    for error in (OSError("a broken promise"), OSError(errno.EBADF, "Bad file descriptor")):
+        raising = Verbs(commands={"raise": click.Command("raise", callback=functools.partial(_raise, error))})
+        assert CliRunner().invoke(raising, ["raise"]).exception is error
+    full = OSError(errno.ENOSPC, "No space left on device")
+    result = CliRunner().invoke(Verbs(commands={"raise": click.Command("raise", callback=functools.partial(_raise, full))}), ["raise"])
+    assert (result.exit_code, result.stderr) == (2, "frcnn: there is no room to write (No space left on device)\n")
+
+
+def _raise(error: BaseException) -> None:
+    raise error
 
 
 def test_the_split_that_is_not_there_is_named(model: Path, shapes: Path) -> None:

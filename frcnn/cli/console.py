@@ -1,8 +1,10 @@
-"""What all verbs share: a mistake in one sentence, a quiet Ctrl-C, examples in help pages, a bar for what takes long."""
+"""What all verbs share: a mistake in one sentence, a quiet Ctrl-C, a look at outputs first, examples in help pages, a bar."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,16 +14,23 @@ import click
 from frcnn.errors import UserError
 
 MISTAKE, INTERRUPTED = 2, 130  # exit codes: the user's mistake; 128 + SIGINT, as shells have it
+FULL = (errno.ENOSPC, errno.EDQUOT)  # told without the name of the file
 
 
 class Verbs(click.Group):
-    """Tells a user's mistakes in one sentence and leaves quietly on Ctrl-C; other exceptions keep their trace."""
+    """Tells a user's mistakes and unusable files in one sentence, and leaves quietly on Ctrl-C; other exceptions keep their trace."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except UserError as mistake:
             tell(str(mistake))
+            raise click.exceptions.Exit(MISTAKE) from None
+        except OSError as error:
+            if error.filename is None and error.errno not in FULL:
+                raise
+            what = "there is no room to write" if error.filename is None else f"{error.filename} cannot be used"
+            tell(f"{what} ({error.strerror or error})")
             raise click.exceptions.Exit(MISTAKE) from None
         except KeyboardInterrupt:
             tell("interrupted")
@@ -33,7 +42,35 @@ def example(*lines: str) -> str:
     return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
 
 
+def check_output(path: Path, option: str, *, folder: bool) -> None:
+    """Look whether a file or folder can be written, before the work whose result it is for; nothing is made.
+
+    Raises:
+        UserError: it cannot; names the option and what is in the way.
+    """
+    found = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+    wanted = "a folder" if folder else "a file"
+    if found.is_dir() != (folder or found != path.absolute()):
+        raise UserError(f"{option} is {path}, but {found} is a {'folder' if found.is_dir() else 'file'}; give {wanted} that can be written")
+    if not os.access(found, os.W_OK):
+        raise UserError(f"{option} is {path}, but this user may not write into {found}; give {wanted} that can be written")
+
+
+class Output(click.Path):
+    """A file or folder that a verb writes, looked at as soon as the verb is called."""
+
+    def __init__(self, *, folder: bool) -> None:
+        super().__init__(path_type=Path)
+        self.folder = folder
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        check_output(path, param.opts[0] if param else "the output", folder=self.folder)
+        return path
+
+
 PATH = click.Path(path_type=Path)
+OUT_FILE, OUT_FOLDER = Output(folder=False), Output(folder=True)
 SPLITS = ("train", "validation", "test")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from frcnn.cli.console import PATH, example
+from frcnn.cli.console import OUT_FILE, PATH, example
 from frcnn.errors import UserError
 
 
@@ -22,7 +22,7 @@ from frcnn.errors import UserError
 @click.argument("folder", type=PATH, metavar="ANNOTATIONS_DIR")
 @click.option("--list", "names", type=PATH, help="Text file whose lines begin with the names of the pictures to take.")
 @click.option("--classes", help="Names in the order of their ids, with commas.  [default: those found, sorted]")
-@click.option("--out", type=PATH, required=True, help="COCO instances JSON file to write.")
+@click.option("--out", type=OUT_FILE, required=True, help="COCO instances JSON file to write.")
 def voc_to_coco(folder: Path, names: Path | None, classes: str | None, out: Path) -> None:
     """Convert PASCAL VOC's XML files.
 
@@ -41,7 +41,7 @@ def voc_to_coco(folder: Path, names: Path | None, classes: str | None, out: Path
 )
 @click.argument("manifest", type=PATH)
 @click.option("--images", type=PATH, required=True, help="Folder with the pictures that the manifest names by their address in S3.")
-@click.option("--out", type=PATH, required=True, help="COCO instances JSON file to write.")
+@click.option("--out", type=OUT_FILE, required=True, help="COCO instances JSON file to write.")
 def manifest_to_coco(manifest: Path, images: Path, out: Path) -> None:
     """Convert a manifest of SageMaker Ground Truth.
 

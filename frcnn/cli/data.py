@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from frcnn.cli.console import PATH, SPLITS, example
+from frcnn.cli.console import OUT_FOLDER, PATH, SPLITS, example
 from frcnn.errors import UserError
 from frcnn.startup import import_tensorflow
 
@@ -22,7 +22,7 @@ from frcnn.startup import import_tensorflow
 @click.argument("folder", type=PATH, metavar="DIR")
 @click.option("--split", type=click.Choice(SPLITS), multiple=True, help="Only this one; may be given again.  [default: all that are there]")
 @click.option("--config", "file", type=PATH, help="Recipe whose sizes and anchors suggestions are compared with.")
-@click.option("--out", type=PATH, default=Path("runs/check"), show_default=True, help="Folder for a picture of examples per split.")
+@click.option("--out", type=OUT_FOLDER, default=Path("runs/check"), show_default=True, help="Folder for a picture of examples per split.")
 def check_dataset(folder: Path, split: tuple[str, ...], file: Path | None, out: Path) -> None:
     """Check a COCO folder before training.
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 import click
 
-from frcnn.cli.console import PATH, example
+from frcnn.cli.console import OUT_FOLDER, PATH, example
 from frcnn.startup import import_tensorflow
 
 
@@ -18,7 +18,7 @@ from frcnn.startup import import_tensorflow
     )
 )
 @click.option("--model", type=PATH, required=True, help="Model folder that train wrote.")
-@click.option("--out", type=PATH, required=True, help="Folder to write; it must be new or empty.")
+@click.option("--out", type=OUT_FOLDER, required=True, help="Folder to write; it must be new or empty.")
 @click.option("--format", "form", type=click.Choice(("savedmodel",)), default="savedmodel", show_default=True)
 @click.option(
     "--ops",

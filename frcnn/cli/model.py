@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from frcnn.cli.console import PATH, SPLITS, counted, example, tell
+from frcnn.cli.console import OUT_FOLDER, PATH, SPLITS, check_output, counted, example, tell
 from frcnn.errors import UserError
 from frcnn.startup import import_tensorflow
 
@@ -82,6 +82,8 @@ def evaluate(
     with world.ends_together():
         world.join()
         with world.together():
+            if json_file and world.leads:  # which alone writes it
+                check_output(json_file, "--json", folder=False)
             saved = read_model_folder(model)
             index = match_classes(_find_index(saved.config, data, split, images, annotations), saved.class_names)
             detector = Detector.load(model)
@@ -108,7 +110,7 @@ def evaluate(
 )
 @click.argument("pictures", nargs=-1, required=True, type=PATH, metavar="IMAGE_OR_DIR...")
 @click.option("--model", type=PATH, required=True, help="Model folder that train wrote.")
-@click.option("--out", type=PATH, required=True, help="Folder for the drawn pictures and detections.json.")
+@click.option("--out", type=OUT_FOLDER, required=True, help="Folder for the drawn pictures and detections.json.")
 @click.option("--score", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Draw detections of at least this score.")
 def predict(pictures: tuple[Path, ...], model: Path, out: Path, score: float) -> None:
     """Find objects in pictures.

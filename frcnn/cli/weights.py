@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from frcnn.cli.console import PATH, example
+from frcnn.cli.console import OUT_FOLDER, PATH, example
 from frcnn.startup import import_tensorflow
 
 
@@ -19,7 +19,7 @@ from frcnn.startup import import_tensorflow
 )
 @click.argument("file", type=PATH)
 @click.option("--from", "framework", type=click.Choice(("torchvision", "detectron2")), required=True, help="Whose file it is.")
-@click.option("--out", type=PATH, required=True, help="Model folder to write.")
+@click.option("--out", type=OUT_FOLDER, required=True, help="Model folder to write.")
 def import_weights(file: Path, framework: str, out: Path) -> None:
     """Make a model folder of another framework's weights.
 
