@@ -6,6 +6,7 @@ import errno
 import functools
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -119,6 +120,16 @@ def test_evaluate_takes_other_data(model: Path, shapes: Path) -> None:
     assert "nowhere" in result.stderr
 
 
+def test_evaluate_gives_no_numbers_of_pictures_that_it_could_not_read(model: Path, shapes: Path, tmp_path: Path) -> None:
+    broken = shutil.copytree(shapes / "val", tmp_path / "val")
+    for picture in broken.iterdir():
+        picture.write_bytes(picture.read_bytes()[:200])
+    result = frcnn("evaluate", "--model", model, "--images", broken, "--annotations", shapes / "annotations/instances_val.json")
+    assert result.exit_code == 2
+    assert "2 of 2 images could not be read, more than data.max_bad_image_share=0.01 allows" in result.stderr
+    assert "AP" not in result.stdout
+
+
 def test_predict_draws_every_picture_and_reports_those_it_cannot_read(model: Path, shapes: Path, tmp_path: Path) -> None:
     (tmp_path / "in" / "deep").mkdir(parents=True)
     Image.fromarray(np.full((40, 60, 3), 128, np.uint8)).save(tmp_path / "in" / "deep" / "grey.bmp")
@@ -190,15 +201,16 @@ def test_outputs_are_looked_at_before_the_work(model: Path, shapes: Path, tmp_pa
         ("import-weights", file, "--from", "torchvision"),
     ):
         for out in (file, file / "x"):
-            assert mistake(*verb, "--out", out) == f"frcnn: --out is {out}, but {file} is a file; give a folder that can be written"
+            assert f"--out is {out}, which cannot be written: {file} is a file, where a folder is needed" in mistake(*verb, "--out", out)
     monkeypatch.setattr(Detector, "load", lambda *_: pytest.fail("the work has begun"))
     for option, verb in (
         ("--json", ("evaluate", "--model", model)),
         ("--out", ("voc-to-coco", tmp_path / "VOC")),
         ("--out", ("manifest-to-coco", file, "--images", tmp_path)),
     ):
-        assert mistake(*verb, option, folder) == f"frcnn: {option} is {folder}, but {folder} is a folder; give a file that can be written"
-        assert f"{option} is {file / 'x'}, but {file} is a file; give a file that" in mistake(*verb, option, file / "x")
+        told = mistake(*verb, option, folder)
+        assert told.startswith(f"frcnn: {option} is {folder}, which cannot be written: {folder} is a folder, where a file is needed")
+        assert f"{file} is a file, where a folder is needed" in mistake(*verb, option, file / "x")
 
 
 def test_a_file_that_cannot_be_used_is_one_sentence_and_a_mistake_of_ours_keeps_its_trace(tmp_path: Path) -> None:

@@ -49,11 +49,11 @@ def check_output(path: Path, option: str, *, folder: bool) -> None:
         UserError: it cannot; names the option and what is in the way.
     """
     found = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
-    wanted = "a folder" if folder else "a file"
     if found.is_dir() != (folder or found != path.absolute()):
-        raise UserError(f"{option} is {path}, but {found} is a {'folder' if found.is_dir() else 'file'}; give {wanted} that can be written")
+        kind, wanted = ("folder", "file") if found.is_dir() else ("file", "folder")
+        raise UserError(f"{option} is {path}, which cannot be written: {found} is a {kind}, where a {wanted} is needed; give another place")
     if not os.access(found, os.W_OK):
-        raise UserError(f"{option} is {path}, but this user may not write into {found}; give {wanted} that can be written")
+        raise UserError(f"{option} is {path}, which cannot be written: this user has no right to {found}; give another place")
 
 
 class Output(click.Path):
