@@ -10,6 +10,9 @@ from frcnn import boxes as box_ops
 
 BACKGROUND, IGNORED = -1, -2
 
+# Ground-truth boxes that meet all candidates at once. More of them take more memory and were no faster on a CPU (8, 16 and 32 tried).
+CHUNK = 8
+
 
 class Sample(NamedTuple):
     """Fixed-size draw from candidates, positives first.
@@ -30,27 +33,61 @@ def match(
 ) -> tf.Tensor:
     """Match every candidate box to a ground-truth box, as torchvision's ``Matcher``.
 
+    Memory is that of ``[B, CHUNK, N]`` whatever ``G`` is, and time grows with the position of the batch's last valid box: one crowded
+    image of a data set, which makes ``G`` large, costs nothing in batches without it.
+
     Args:
         candidates: ``[B, N, 4]`` or ``[N, 4]`` float32.
-        gt_boxes: ``[B, G, 4]`` float32.
+        gt_boxes: ``[B, G, 4]`` float32; ``B``, ``G`` and ``N`` are static.
         gt_valid: ``[B, G]`` bool; padding and crowd regions are false and match nothing.
         low_quality: also give each ground-truth box all candidates that tie for its best IoU, however low (Ren et al. 2015, 3.1.2).
 
     Returns:
-        ``[B, N]`` int32: index of the ground-truth box, ``BACKGROUND``, or ``IGNORED`` (IoU between the two thresholds).
+        ``[B, N]`` int32: index of the ground-truth box (the first of several with the same IoU), ``BACKGROUND``, or ``IGNORED`` (IoU
+        between the two thresholds).
     """
-    candidates = tf.broadcast_to(candidates, [*gt_boxes.shape[:1], *candidates.shape[-2:]]) if candidates.shape.rank == 2 else candidates
-    iou = tf.where(gt_valid[:, None, :], box_ops.iou(candidates, gt_boxes), -1.0)
-    best = tf.reduce_max(iou, axis=2)
-    index = tf.argmax(iou, axis=2, output_type=tf.int32)
+    batch, slots = gt_valid.shape
+    chunks = -(-slots // CHUNK)
+    missing = chunks * CHUNK - slots
+    boxes = tf.reshape(tf.pad(gt_boxes, [[0, 0], [0, missing], [0, 0]]), [batch, chunks, CHUNK, 4])
+    valid = tf.reshape(tf.pad(gt_valid, [[0, 0], [0, missing]]), [batch, chunks, CHUNK])
+    filled = tf.reduce_max(tf.where(tf.reduce_any(valid, axis=[0, 2]), tf.range(1, chunks + 1), 0))
+
+    def add_chunk(number: tf.Tensor, best: tf.Tensor, index: tf.Tensor, tied: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        in_chunk = _match_chunk(candidates, tf.gather(boxes, number, axis=1), tf.gather(valid, number, axis=1), low_quality)
+        # Strictly better only: of equal ones the first stands.
+        index = tf.where(in_chunk.iou > best, in_chunk.index + number * CHUNK, index)
+        return number + 1, tf.maximum(best, in_chunk.iou), index, tied | in_chunk.tied
+
+    shape = [batch, candidates.shape[-2]]
+    nothing = (tf.constant(0), tf.fill(shape, -1.0), tf.zeros(shape, tf.int32), tf.zeros(shape, tf.bool))
+    # One at a time: chunks side by side would need the memory of several.
+    _, best, index, tied = tf.while_loop(lambda number, *_: number < filled, add_chunk, nothing, parallel_iterations=1)
     matches = tf.where(best >= foreground_iou, index, tf.where(best >= background_iou, IGNORED, BACKGROUND))
-    if low_quality:
-        best_of_gt = tf.reduce_max(iou, axis=1, keepdims=True)
-        # A box that no candidate touches has best IoU 0: it must not claim every candidate that misses it as well.
-        # torchvision lets it; the difference needs an object that no anchor overlaps, which anchors on a grid exclude.
-        ties = tf.reduce_any((iou == best_of_gt) & (best_of_gt > 0), axis=2)
-        matches = tf.where(ties, index, matches)
-    return matches
+    return tf.where(tied, index, matches)
+
+
+class _ChunkMatch(NamedTuple):
+    """Each candidate's best IoU and index within a chunk, and whether it ties for some box's best; all ``[B, N]``."""
+
+    iou: tf.Tensor
+    index: tf.Tensor
+    tied: tf.Tensor
+
+
+def _match_chunk(candidates: tf.Tensor, gt_boxes: tf.Tensor, gt_valid: tf.Tensor, low_quality: bool) -> _ChunkMatch:
+    # Candidates along the last axis: reductions over the short axis then run on whole vectors.
+    iou = tf.where(gt_valid[..., None], box_ops.iou(gt_boxes, candidates), -1.0)
+    best = tf.reduce_max(iou, axis=1)
+    # The first that has the best IoU; tf.argmax is slower on a CPU.
+    index = tf.reduce_min(tf.where(iou == best[:, None], tf.range(CHUNK)[:, None], CHUNK), axis=1)
+    if not low_quality:
+        return _ChunkMatch(best, index, tf.zeros_like(best, tf.bool))
+    best_of_gt = tf.reduce_max(iou, axis=2, keepdims=True)
+    # A box that no candidate touches has best IoU 0: it must not claim every candidate that misses it as well.
+    # torchvision lets it; the difference needs an object that no anchor overlaps, which anchors on a grid exclude.
+    tied = tf.reduce_any((iou == best_of_gt) & (best_of_gt > 0), axis=1)
+    return _ChunkMatch(best, index, tied)
 
 
 def sample(matches: tf.Tensor, usable: tf.Tensor | None, *, count: int, positive_fraction: float, seed: tf.Tensor) -> Sample:

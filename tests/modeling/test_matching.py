@@ -7,7 +7,8 @@ import pytest
 import tensorflow as tf
 from slow_boxes import slow_iou
 
-from frcnn.modeling.matching import BACKGROUND, IGNORED, match, sample
+from frcnn.modeling import matching
+from frcnn.modeling.matching import BACKGROUND, CHUNK, IGNORED, match, sample
 
 
 def slow_match(candidates: np.ndarray, gt: np.ndarray, valid: np.ndarray, high: float, low: float, low_quality: bool) -> list[int]:
@@ -27,15 +28,21 @@ def slow_match(candidates: np.ndarray, gt: np.ndarray, valid: np.ndarray, high: 
     return result
 
 
+def match_as_the_rpn(candidates: np.ndarray, gt: np.ndarray, valid: np.ndarray) -> tf.Tensor:
+    boxes = tf.cast(candidates, tf.float32), tf.cast(gt, tf.float32)
+    return match(*boxes, tf.cast(valid, tf.bool), foreground_iou=0.7, background_iou=0.3, low_quality=True)
+
+
 @pytest.mark.parametrize("low_quality", [True, False])
-@pytest.mark.parametrize("seed", range(4))
-def test_match_is_the_papers_rule(seed: int, low_quality: bool) -> None:
+@pytest.mark.parametrize("slots", [1, 5, CHUNK, CHUNK + 1, 2 * CHUNK + 5, 3 * CHUNK])
+@pytest.mark.parametrize("seed", range(3))
+def test_match_is_the_papers_rule(seed: int, slots: int, low_quality: bool) -> None:
     rng = np.random.default_rng(seed)
-    # Whole coordinates make exact ties between candidates frequent.
+    # Whole coordinates make exact ties frequent, between candidates and between objects.
     corner = rng.integers(0, 12, (40, 2)).astype(np.float32)
     candidates = np.concatenate([corner, corner + rng.integers(2, 7, (40, 2))], axis=1).astype(np.float32)
-    gt = candidates[rng.integers(0, 40, (2, 5))] + rng.integers(0, 2, (2, 5, 4)).astype(np.float32) * [[[0, 0, 1, 2]]]
-    valid = rng.random((2, 5)) < 0.7
+    gt = candidates[rng.integers(0, 40, (2, slots))] + rng.integers(0, 2, (2, slots, 4)).astype(np.float32) * [[[0, 0, 1, 2]]]
+    valid = rng.random((2, slots)) < 0.7
     got = match(
         tf.constant(candidates),
         tf.constant(gt, tf.float32),
@@ -46,6 +53,92 @@ def test_match_is_the_papers_rule(seed: int, low_quality: bool) -> None:
     ).numpy()
     for row in range(2):
         assert got[row].tolist() == slow_match(candidates, gt[row], valid[row], 0.7, 0.3, low_quality)
+
+
+def test_every_row_has_its_own_candidates() -> None:
+    rng = np.random.default_rng(0)
+    corner = rng.integers(0, 12, (2, 30, 2))
+    candidates = np.concatenate([corner, corner + rng.integers(2, 7, (2, 30, 2))], axis=2).astype(np.float32)
+    gt = candidates[:, : CHUNK + 3] + np.array([0, 0, 1, 0], np.float32)
+    valid = np.ones((2, CHUNK + 3), bool)
+    got = match_as_the_rpn(candidates, gt, valid).numpy()
+    for row in range(2):
+        assert got[row].tolist() == slow_match(candidates[row], gt[row], valid[row], 0.7, 0.3, low_quality=True)
+
+
+def test_of_equal_boxes_the_first_is_matched_also_across_a_chunks_border() -> None:
+    gt = np.zeros((1, 2 * CHUNK, 4))
+    gt[0, CHUNK - 1 : CHUNK + 2] = [0, 0, 8, 8]
+    candidates = np.array([[0, 0, 8, 8], [50, 50, 60, 60]])
+    valid = np.zeros((1, 2 * CHUNK), bool)
+    valid[0, CHUNK - 1 : CHUNK + 2] = True
+    assert match_as_the_rpn(candidates, gt, valid).numpy().tolist() == [[CHUNK - 1, BACKGROUND]]
+    valid[0, CHUNK - 1] = False
+    assert match_as_the_rpn(candidates, gt, valid).numpy().tolist() == [[CHUNK, BACKGROUND]]
+
+
+def test_a_low_quality_match_goes_to_the_candidates_own_best_box_in_another_chunk() -> None:
+    """Candidate 0 overlaps box 0 by 40/90, too little by itself, and is the last box's best with 16/164: so it trains as box 0.
+
+    Candidate 1 is box 0's best with 50/80; the third candidate misses every box.
+    """
+    gt = np.zeros((1, CHUNK + 1, 4))
+    gt[0, 0], gt[0, CHUNK] = [4, 0, 9, 10], [0, 8, 10, 18]
+    candidates = np.array([[0, 0, 8, 10], [4, 0, 12, 10], [40, 40, 44, 44]])
+    valid = np.zeros((1, CHUNK + 1), bool)
+    valid[0, 0] = True
+    assert match_as_the_rpn(candidates, gt, valid).numpy().tolist() == [[IGNORED, 0, BACKGROUND]]
+    valid[0, CHUNK] = True
+    assert match_as_the_rpn(candidates, gt, valid).numpy().tolist() == [[0, 0, BACKGROUND]]
+
+
+def test_only_chunks_up_to_the_batchs_last_valid_box_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = []
+    iou = matching.box_ops.iou
+
+    def noting(*boxes: tf.Tensor) -> tf.Tensor:
+        shapes.append(tuple(iou(*boxes).shape))
+        return iou(*boxes)
+
+    monkeypatch.setattr(matching.box_ops, "iou", noting)
+    rng = np.random.default_rng(0)
+    candidates, gt = rng.uniform(0, 9, (30, 4)), rng.uniform(0, 9, (2, 50 * CHUNK, 4))
+    for count, chunks in [(0, 0), (1, 1), (CHUNK, 1), (CHUNK + 1, 2), (50 * CHUNK, 50)]:
+        valid = np.arange(50 * CHUNK) < np.array([[count // 2], [count]])
+        shapes.clear()
+        match_as_the_rpn(candidates, gt, valid)
+        assert shapes == [(2, CHUNK, 30)] * chunks
+
+
+def test_in_a_graph_one_trace_serves_every_count_of_boxes_and_equals_the_eager_result() -> None:
+    rng = np.random.default_rng(0)
+    corner = rng.uniform(0, 30, (60, 2))
+    candidates = tf.constant(np.concatenate([corner, corner + rng.uniform(5, 20, (60, 2))], axis=1), tf.float32)
+    gt = tf.gather(candidates, rng.integers(0, 60, (2, 3 * CHUNK))) + tf.constant([0.0, 0.0, 2.0, 3.0])
+    in_graph = tf.function(match_as_the_rpn)
+    for count in (0, 3, CHUNK, 2 * CHUNK + 1, 3 * CHUNK):
+        valid = tf.constant(np.arange(3 * CHUNK) < np.array([[count], [count // 2]]))
+        matches = in_graph(candidates, gt, valid)
+        assert matches.shape == (2, 60)
+        np.testing.assert_array_equal(matches, match_as_the_rpn(candidates, gt, valid))
+        assert (count > 0) == bool((matches.numpy() >= 0).any())
+    assert in_graph.experimental_get_tracing_count() == 1
+
+
+def test_a_loss_on_matched_boxes_has_its_gradient_and_none_passes_through_the_matching() -> None:
+    candidates = tf.constant([[0, 0, 8, 8], [20, 20, 28, 29]], tf.float32)
+    gt = tf.constant([[[20, 20, 28, 28], [1, 0, 8, 8]] + [[0, 0, 0, 0]] * CHUNK], tf.float32)
+    valid = tf.constant([[True, True] + [False] * CHUNK])
+
+    @tf.function
+    def gradient(candidates: tf.Tensor) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            tape.watch(candidates)
+            target = tf.gather(gt, match_as_the_rpn(candidates, gt, valid), batch_dims=1)
+            loss = tf.reduce_sum((candidates - target) ** 2)
+        return tape.gradient(loss, candidates)
+
+    np.testing.assert_array_equal(gradient(candidates), [[-2, 0, 0, 0], [0, 0, 0, 2]])
 
 
 def test_image_without_objects_is_all_background() -> None:
