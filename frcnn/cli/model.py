@@ -73,8 +73,10 @@ def evaluate(
         raise UserError("--images and --annotations belong together; give both, or neither to use --data and --split")
     import_tensorflow()
     from frcnn.data.coco import match_classes
+    from frcnn.data.pipeline import BadImages
     from frcnn.distributed import connect
-    from frcnn.evaluation.coco import evaluate_detections, gather_detections
+    from frcnn.evaluation.coco import evaluate_detections
+    from frcnn.evaluation.split import detect_split, unreadable
     from frcnn.inference import Detector
     from frcnn.weights.model_folder import read_model_folder
 
@@ -87,20 +89,24 @@ def evaluate(
             saved = read_model_folder(model)
             index = match_classes(_find_index(saved.config, data, split, images, annotations), saved.class_names)
             detector = Detector.load(model)
+        bad_images = BadImages(index, saved.config.data.max_bad_image_share)
         with counted(len(index.images), "evaluating") as count:
-            own = detector.detect_index(index, batch_size, count, world.rank, world.size)
-        results = gather_detections(index, own, world)
-    if not world.leads:
+            results = detect_split(detector, index, world, bad_images, batch_size, count)
+        unread = unreadable(bad_images, world)
+        with world.together():
+            bad_images.check(unread)
+    if not world.leads or results is None:
         return
     metrics = evaluate_detections(index, results)
-    click.echo(f"{index.source}: {metrics.images} images, {metrics.objects} objects")
+    blank = f", {len(unread)} of the images could not be read" if unread else ""
+    click.echo(f"{index.source}: {metrics.images} images, {metrics.objects} objects{blank}")
     for name, value in metrics.summary.items():
         click.echo(f"{name:<6} {value:.4f}")
     width = max(map(len, metrics.class_ap))
     for name, value in metrics.class_ap.items():
         click.echo(f"AP of {name:<{width}} {value:.4f}")
     if json_file:
-        write_json(json_file, {**metrics.to_json(), "model": str(model), "data": index.fingerprint})
+        write_json(json_file, {**metrics.to_json(), "unreadable_images": len(unread), "model": str(model), "data": index.fingerprint})
 
 
 @click.command(

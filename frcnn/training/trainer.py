@@ -8,7 +8,6 @@ what they decide, they decide by numbers that are the same on all of them.
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import time
 from pathlib import Path
@@ -18,27 +17,28 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from frcnn.config import Config, changed_options, save_config
+from frcnn.config import Config, save_config
 from frcnn.data.batch import Batch
 from frcnn.data.coco import Index
 from frcnn.data.pipeline import BadImages
 from frcnn.distributed import AgreedError, World
 from frcnn.distributed.watchdog import Watchdog
 from frcnn.errors import UserError
-from frcnn.evaluation.coco import Metrics, evaluate_detections, gather_detections
+from frcnn.evaluation.coco import Metrics, evaluate_detections
+from frcnn.evaluation.split import detect_split, unreadable
 from frcnn.evaluation.visualize import draw_comparisons
 from frcnn.inference import Detections, Detector
 from frcnn.modeling.faster_rcnn import build_model
 from frcnn.training.agreement import facts
-from frcnn.training.checkpoint import Checkpoint, Checkpoints
+from frcnn.training.beginning import Beginning, Start
+from frcnn.training.checkpoint import Checkpoints
 from frcnn.training.folders import Folders
 from frcnn.training.optimizer import AveragedWeights, build_optimizer, l2_penalty
 from frcnn.training.progress import Progress, Silence
 from frcnn.training.schedule import warmup_steps
 from frcnn.training.shard import Shard, evenly_shared, load_splits
 from frcnn.training.stop import StopRequest
-from frcnn.weights.model_folder import WEIGHTS, write_model_folder
-from frcnn.weights.starting_point import at_random, start_from
+from frcnn.weights.model_folder import write_model_folder
 
 ALONE = World()
 
@@ -95,10 +95,7 @@ class Trainer:
         self.detector = Detector(self.model, config, self.train_index.class_names, self.train_index.category_ids)
         self.tracked = tf.train.Checkpoint(model=self.model, optimizer=self.optimizer)
         self.checkpoints = Checkpoints(self.folders.checkpoints, config.training.keep_checkpoints, self.notes.append)
-        self.saved_step: int | None = None  # that of the checkpoint whose variables are these
-        self.step, self.best_ap, self.owes_evaluation = self._common_starting_point()
-        # A run that others made shorter, or whose model was lost.
-        self.owes_evaluation |= self.step >= self.total_steps and world.share(not (self.folders.model / WEIGHTS).is_file())
+        self.step, self.saved_step, self.best_ap, self.owes_evaluation = self._begin()
         self.stop = StopRequest()
         self.stopping = False  # agreed: some rank got a signal
 
@@ -144,58 +141,19 @@ class Trainer:
         save_config(self.config, self.folders.output / "config.yaml")
         return Progress(self.folders.output, self.total_steps, training.batch_size, self.step, training.log_every)
 
-    def _common_starting_point(self) -> tuple[int, float | None, bool]:
+    def _begin(self) -> Start:
         """Rank 0's starting point, which alone reads checkpoints and weights: every rank's folder may hold others, or none."""
-        start: tuple[int, float | None, bool] = 0, None, False
+        beginning = Beginning(
+            self.config, self.checkpoints, self.tracked, self.train_index.class_names, self.shard.fingerprint, self.steps_per_epoch,
+            self.total_steps, self.folders.model, self.notes,
+        )  # fmt: skip
+        start = Start()
         with self.world.together():
             if self.world.leads:
-                start = self._starting_point()
-        step, best_ap, owes_evaluation = self.world.share(start)
+                start = beginning.find()
+        start = Start(*self.world.share(start))
         self.world.broadcast([*self.model.variables, *self.optimizer.variables])
-        return step, best_ap, owes_evaluation
-
-    def _starting_point(self) -> tuple[int, float | None, bool]:
-        """Step, best AP and whether it is still to be evaluated of the newest checkpoint, its variables restored; else step 0, with
-        ``config.weights`` where given."""
-        checkpoint = self.checkpoints.latest()
-        if checkpoint is None:
-            if self.config.weights:
-                self.notes += start_from(self.model, self.config, self.train_index.class_names)
-            else:
-                self.notes += at_random(self.config)
-            return 0, None, False
-        if checkpoint.state["data"] != self.shard.fingerprint:
-            raise UserError(
-                f"the training data differ from those that {checkpoint.folder} was trained on; "
-                "bring the data back, or choose another output folder to start afresh"
-            )
-        self.checkpoints.restore(checkpoint, self.tracked)
-        step = self._same_epoch(checkpoint)
-        changed = changed_options(checkpoint.state["config"], self.config)
-        learnt_otherwise = [change for change in changed if not change.startswith(NOT_LEARNT_FROM)]
-        owes_evaluation = checkpoint.state.get("owes_evaluation", False)
-        if step >= self.total_steps and learnt_otherwise and not owes_evaluation:
-            raise UserError(
-                f"{checkpoint.folder} is the end of a run with other options: {', '.join(learnt_otherwise)}; nothing would be trained. "
-                "Choose another output folder (option 'output'), or delete that run"
-            )
-        self.notes.append(
-            f"resumed at step {step} of {self.total_steps}" + (f" with other options: {', '.join(changed)}" if changed else "")
-        )
-        # A model folder that was lost, as on another machine, is written again by the next evaluation, whatever its AP.
-        best_ap = checkpoint.state["best_AP"] if (self.folders.model / WEIGHTS).is_file() else None
-        return step, best_ap, owes_evaluation
-
-    def _same_epoch(self, checkpoint: Checkpoint) -> int:
-        """The checkpoint's step; where an epoch has another number of steps now, the step at which as many images have been seen."""
-        before = checkpoint.state.get("steps_per_epoch", self.steps_per_epoch)
-        if before == self.steps_per_epoch:
-            self.saved_step = checkpoint.step
-            return checkpoint.step
-        step = round(checkpoint.step * self.steps_per_epoch / before)
-        getattr(self.optimizer, "inner_optimizer", self.optimizer)._iterations.assign(step)
-        self.notes.append(f"an epoch has {self.steps_per_epoch} steps instead of {before}: step {checkpoint.step} became {step}")
-        return step
+        return start
 
     def _train_on(self, batch: Batch) -> dict[str, float]:
         """One step; returns the losses, their sum ``loss`` and the gradient's norm.
@@ -263,15 +221,10 @@ class Trainer:
             return
         self.bad_reads_checked = self.bad_reads
         try:
-            self.bad_images.check(self._of_all_ranks(self.bad_images))
+            self.bad_images.check(unreadable(self.bad_images, self.world))
         except UserError as error:
             self._save(progress)
             raise AgreedError(str(error)) from None
-
-    def _of_all_ranks(self, bad_images: BadImages) -> dict[str, str]:
-        """Path and reason of each image that some rank could not read."""
-        everyones = [json.loads(text) for text in self.world.texts(json.dumps(bad_images.known()))]
-        return {path: reason for known in everyones for path, reason in known.items()}
 
     def _evaluation_is_due(self) -> bool:
         if self.step == self.total_steps:
@@ -288,14 +241,17 @@ class Trainer:
             if self.validation_index is None:
                 self._write_model({"step": self.step})
             else:
-                bad_images = BadImages(self.validation_index, max_share=1.0)
+                bad_images = BadImages(self.validation_index, self.config.data.max_bad_image_share)
                 results = self._detect(self.validation_index, bad_images)
                 if results is None:
                     self.stopping = True
                     return
-                unreadable = set(self._of_all_ranks(self.bad_images)) | set(self._of_all_ranks(bad_images))
+                unread = unreadable(bad_images, self.world)
+                with self.world.together():
+                    bad_images.check(unread)
+                unread |= unreadable(self.bad_images, self.world)
                 if self.world.leads:
-                    self._measure(self.validation_index, results, len(unreadable), progress)
+                    self._measure(self.validation_index, results, len(unread), progress)
         self.owes_evaluation = False
         self._save(progress)
 
@@ -309,21 +265,15 @@ class Trainer:
             self._write_model({**metrics.to_json(), "split": "validation", "step": self.step})
 
     def _detect(self, index: Index, bad_images: BadImages) -> dict[int, Detections] | None:
-        """Detections of every image, found by all ranks, with rank 0's statistics where batch norm keeps its own on each; None where
-        a signal to any rank broke it off."""
+        """Detections of every image, with rank 0's statistics where batch norm keeps its own on each rank; None where a signal to any
+        rank broke it off."""
         world = self.world
         world.broadcast(self.model.non_trainable_variables)
         # A GPU takes as many at a time as it trains with; a CPU is busy with one.
         at_once = self.config.training.batch_size // world.size if tf.config.list_physical_devices("GPU") else 1
-        found: dict[int, Detections] = {}
-        with contextlib.suppress(_Stopped):
-            found = self.detector.detect_index(index, at_once, self._tick_or_stop, world.rank, world.size, bad_images)
-        return None if world.largest(int(self.stop.received is not None)) else gather_detections(index, found, world)
-
-    def _tick_or_stop(self, done: int, images: int) -> None:
-        self.watchdog.tick()
-        if self.stop.received is not None:
-            raise _Stopped
+        return detect_split(
+            self.detector, index, world, bad_images, at_once, lambda *_: self.watchdog.tick(), lambda: self.stop.received is not None
+        )
 
     def _write_model(self, metrics: dict[str, Any]) -> None:
         versions = {"tensorflow": tf.__version__, "keras": keras.__version__, "numpy": np.__version__}
@@ -353,16 +303,7 @@ class Trainer:
         self.folders.keep_history()
 
 
-class _Stopped(Exception):
-    """An evaluation is broken off."""
-
-
 PICTURES = 8  # drawn at each evaluation
-# Beginnings of options that decide where things lie, how long a run goes on and what it reports.
-NOT_LEARNT_FROM = (
-    *("output", "data.root", "data.train.", "data.validation.", "data.workers", "data.max_bad_image_share", "ops.", "distributed."),
-    *("training.epochs", "training.evaluate_every", "training.checkpoint_minutes", "training.keep_checkpoints", "training.log_every"),
-)
 LOSSES = ("rpn_objectness", "rpn_box", "roi_class", "roi_box")
 
 

@@ -112,15 +112,18 @@ def test_interrupted_run_ends_with_bit_identical_weights(unbroken: Trainer, tiny
 def test_a_signal_during_an_evaluation_loses_no_step_and_leaves_it_to_the_next_run(
     unbroken: Trainer, tiny_config: MakeConfig, tmp_path: Path, at: int
 ) -> None:
-    class InterruptedEvaluation(Trainer):
-        def _tick_or_stop(self, done: int, images: int) -> None:
-            if (self.step, done) == (at, 2):
-                os.kill(os.getpid(), signal.SIGTERM)
-            assert (self.step, done) != (at, 3), "it is broken off at once"
-            super()._tick_or_stop(done, images)
-
     config = tiny_config(tmp_path)
-    part = InterruptedEvaluation(config)
+    part = Trainer(config)
+    seen = 0
+
+    def tick(stage: int | None = None) -> None:
+        nonlocal seen
+        seen += stage is None and part.step == at  # an image of the evaluation
+        if seen == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert seen < 3, "it is broken off at once"
+
+    part.watchdog.tick = tick  # type: ignore[method-assign]
     part.run()
     assert (part.step, part.finished) == (at, False)
     assert [record["step"] for record in records(tmp_path, "evaluation")] == list(range(6, at, 6))
@@ -236,10 +239,15 @@ def test_an_evaluation_counts_the_unreadable_images_of_both_splits(tiny_config: 
     for split, broken in (("train", 1), ("val", 2)):
         for file in sorted((data / split).iterdir())[:broken]:
             file.write_bytes(file.read_bytes()[:200])
-    options = ("data.max_bad_image_share=0.1", "training.epochs=1", "training.evaluate_every=null")
-    Trainer(tiny_config(tmp_path / "run", f"data.root={data}", *options)).run()
-    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert [record["unreadable_images"] for record in records if "AP" in record] == [3]
+    options = (f"data.root={data}", "training.epochs=1", "training.evaluate_every=null")
+    with pytest.raises(UserError, match=r"2 of 6 images could not be read, more than data.max_bad_image_share=0.1 allows: .*val"):
+        Trainer(tiny_config(tmp_path / "run", "data.max_bad_image_share=0.1", *options)).run()
+    again = Trainer(tiny_config(tmp_path / "run", "data.max_bad_image_share=0.4", *options))
+    assert again.owes_evaluation
+    again.run()
+    assert [record["unreadable_images"] for record in records(tmp_path / "run", "evaluation")] == [2]
+    Trainer(tiny_config(tmp_path / "both", "data.max_bad_image_share=0.4", *options)).run()
+    assert [record["unreadable_images"] for record in records(tmp_path / "both", "evaluation")] == [3]
 
 
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])

@@ -1,0 +1,54 @@
+"""Detections of a whole split, found by all ranks."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable
+
+from frcnn.data.coco import Index
+from frcnn.data.pipeline import BadImages
+from frcnn.distributed import World
+from frcnn.evaluation.coco import gather_detections
+from frcnn.inference import Detections, Detector
+
+
+def detect_split(
+    detector: Detector,
+    index: Index,
+    world: World,
+    bad_images: BadImages,
+    batch_size: int = 1,
+    progress: Callable[[int, int], None] = lambda done, images: None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> dict[int, Detections] | None:
+    """Detections by image id of every image, the same on all ranks, each of which finds those of its share.
+
+    Args:
+        bad_images: counts the images of the share that could not be read.
+        progress: told (images done, all images of the index) by each rank of its own share.
+        stopped: asked after each batch; once it is true on some rank, all give up.
+
+    Returns:
+        None where they gave up.
+    """
+
+    def tell(done: int, images: int) -> None:
+        progress(done, images)
+        if stopped():
+            raise _Stopped
+
+    found: dict[int, Detections] = {}
+    with contextlib.suppress(_Stopped):
+        found = detector.detect_index(index, batch_size, tell, world.rank, world.size, bad_images)
+    return None if world.largest(int(stopped())) else gather_detections(index, found, world)
+
+
+def unreadable(bad_images: BadImages, world: World) -> dict[str, str]:
+    """Path and reason of each image that some rank could not read."""
+    everyones = [json.loads(text) for text in world.texts(json.dumps(bad_images.known()))]
+    return {path: reason for known in everyones for path, reason in known.items()}
+
+
+class _Stopped(Exception):
+    """Breaks off a share."""
