@@ -115,11 +115,12 @@ class MPIWorld(World):
         from mpi4py import MPI
 
         message = np.array([stage, ticks], np.int64)
-        # Rank 0 may be gone, which ends this process in a moment. Were it there, it would soon find this rank silent, and say so.
+        # A rank may be gone, which ends this process in a moment. Were it there, it would soon find this one silent, and say so.
         with contextlib.suppress(MPI.Exception):
             # A message must outlive its sending.
             self._unsent[:] = [(request, buffer) for request, buffer in self._unsent if not request.Test()]
-            self._unsent.append((self.communicator.Isend(message, dest=0, tag=_POST_TAG), message))
+            for rank in range(self.size) if self.leads else [0]:
+                self._unsent.append((self.communicator.Isend(message, dest=rank, tag=_POST_TAG), message))
 
     def posts(self) -> dict[int, tuple[int, int]]:
         from mpi4py import MPI

@@ -1,8 +1,8 @@
 """Ending a run in which a rank makes no progress, and saying which.
 
 Collectives wait for ever, so a rank that hangs, or that the system froze, silently stops all. Every rank therefore tells
-rank 0 every few seconds how far it is, from a thread of its own. Horovod's own check cannot do this: it needs the frozen
-process's answer.
+rank 0 every few seconds how far it is, from a thread of its own, and rank 0, which works alone at times, tells all the others.
+Horovod's own check cannot do this: it needs the frozen process's answer.
 """
 
 from __future__ import annotations
@@ -86,16 +86,16 @@ class Watchdog:
 
     def _watch(self) -> None:
         stalls = Stalls(self._world.size, self._limit, time.monotonic())
-        ticks, changed = -1, time.monotonic()
+        ticks, of_rank_0, changed = -1, None, time.monotonic()
         while not self._ended.wait(min(5.0, self._limit / 4)):
             self._world.post(self.stage, self._ticks)
-            now = time.monotonic()
+            heard, now = self._world.posts(), time.monotonic()
             if self._world.leads:
-                stalls.hear(self._world.posts(), now)
+                stalls.hear(heard, now)
                 if culprits := stalls.culprits(now):
                     self._end_run(culprits)
-            elif self._ticks != ticks:
-                ticks, changed = self._ticks, now
+            elif self._ticks != ticks or heard.get(0, of_rank_0) != of_rank_0:
+                ticks, of_rank_0, changed = self._ticks, heard.get(0, of_rank_0), now
             elif now - changed > self._limit + GRACE_SECONDS + (START_SECONDS if ticks < STARTED else 0.0):
                 self._end_run([0])
 

@@ -84,10 +84,10 @@ class World:
         """Wait until all ranks are here."""
 
     def post(self, stage: int, ticks: int) -> None:
-        """Tell rank 0, without waiting for it, how far this rank is."""
+        """Tell rank 0, and as rank 0 all the others, how far this rank is, without waiting for them."""
 
     def posts(self) -> dict[int, tuple[int, int]]:
-        """On rank 0: the last ``(stage, ticks)`` of every rank that posted since the last call, without waiting."""
+        """The last ``(stage, ticks)`` of every rank that posted to this one since the last call, without waiting."""
         return {}
 
     def is_aftermath(self, error: BaseException) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from frcnn.config import Config, load_config
-from frcnn.distributed import AgreedError, World, connect, mpi
+from frcnn.distributed import AgreedError, World, connect, mpi, watchdog
 from frcnn.startup import import_tensorflow
 
 Arrays = dict[str, np.ndarray]
@@ -142,6 +143,21 @@ def fails(world: World, recipe: Path, output: Path) -> Arrays:
     trainer._train_on = failing  # type: ignore[method-assign]
     trainer.run()
     return {}
+
+
+def rank_0_works_alone(world: World, recipe: Path, output: Path) -> Arrays:
+    """Rank 0 gets something done now and then, for three times as long as a run may stand still; the others wait."""
+    watchdog.GRACE_SECONDS = 1.0
+    watching = watchdog.Watchdog(world, limit=4.0)
+    for step in range(3):
+        watching.tick(step)
+    if world.leads:
+        for _ in range(15):
+            time.sleep(1)
+            watching.tick()
+    world.barrier()
+    watching.end()
+    return {"ended": np.array(True)}
 
 
 def loses_others(world: World, recipe: Path, output: Path) -> Arrays:

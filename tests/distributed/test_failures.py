@@ -146,6 +146,12 @@ def test_exception_on_one_rank_is_told_first(two_hosts: TwoHosts, recipe: Path, 
     assert "rank 0 on" not in running.text()
 
 
+def test_rank_0_may_work_alone_for_longer_than_a_run_may_stand_still(recipe: Path, tmp_path: Path) -> None:
+    done = mpirun(3, str(HERE / "rank_checks.py"), str(recipe), str(tmp_path), "rank_0_works_alone")
+    assert done.returncode == 0, done.stderr
+    assert "no progress" not in done.stderr
+
+
 def test_rank_that_lost_the_others_says_so_in_a_sentence(recipe: Path, tmp_path: Path) -> None:
     done = mpirun(2, str(HERE / "rank_checks.py"), str(recipe), str(tmp_path), "loses_others")
     assert done.returncode == 1
