@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import math
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from pycocotools.coco import COCO
@@ -20,6 +22,9 @@ from frcnn.inference import Detections
 # Order of COCOeval.stats: precision over IoU 0.50:0.95, at 0.50, at 0.75, for small, medium and large objects (borders 32² and
 # 96² square pixels); recall with at most 1, 10 and 100 detections an image, then by object size.
 SUMMARY_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+
+# Comparisons of an image's boxes in an area range between two calls of the progress function; one takes up to some 50 ms.
+SIGN_OF_LIFE = 1000
 
 
 @dataclass(frozen=True)
@@ -48,26 +53,47 @@ class Metrics:
         }
 
 
-def evaluate_detections(index: Index, results: Mapping[int, Detections]) -> Metrics:
+def evaluate_detections(index: Index, results: Mapping[int, Detections], progress: Callable[[int, int], None] | None = None) -> Metrics:
     """The 12 COCO numbers and the AP of each class over all images of the index.
+
+    One class at a time, over the images that have it as an object or a detection: the metric is defined class by class, an image
+    without either adds nothing, and so memory is that of the most frequent class.
 
     Args:
         index: ground truth; crowd regions swallow detections without counting for or against them.
         results: detections by image id, labels as in the index; an image without an entry counts as one where nothing was found.
+        progress: told (classes done, all classes) after each class, and with the same number on the way through one of many images, so
+            that it may serve as a sign of life. What it raises ends the evaluation.
 
     Raises:
         ValueError: a result belongs to an image that the index does not have.
     """
+    summary = COCOeval(iouType="bbox")
+    counts = (len(summary.params.iouThrs), len(summary.params.recThrs), len(summary.params.areaRng), len(summary.params.maxDets))
+    thresholds, recalls, areas, allowed = counts
+    classes = len(index.class_names)
+    # -1 where there is nothing to measure.
+    precision = np.full((thresholds, recalls, classes, areas, allowed), -1.0)
+    recall = np.full((thresholds, classes, areas, allowed), -1.0)
+    truth, found = _ground_truth(index), _detected(index, results)
+    stdout = sys.stdout
+
+    def tell(done: int) -> None:
+        if progress:
+            with contextlib.redirect_stdout(stdout):
+                progress(done, classes)
+
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports every phase by print
-        evaluation = COCOeval(_coco(index, _ground_truth(index)), _coco(index, _detected(index, results)), "bbox")
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    # [IoU thresholds, recalls, classes, areas, detections allowed]; -1 where there is nothing to measure.
-    precision = evaluation.eval["precision"][:, :, :, 0, -1]
-    class_ap = [_mean_of_measured(precision[:, :, position]) for position in range(len(index.class_names))]
+        for position in range(classes):
+            alive = functools.partial(tell, position)
+            measured = _OneClass(truth.of_label(position + 1), found.of_label(position + 1), alive).measure()
+            precision[:, :, position], recall[:, position] = measured["precision"][:, :, 0], measured["recall"][:, 0]
+            tell(position + 1)
+        summary.eval = {"precision": precision, "recall": recall}
+        summary.summarize()
+    class_ap = [_mean_of_measured(precision[:, :, position, 0, -1]) for position in range(classes)]
     return Metrics(
-        summary={name: _nan_if_unmeasured(value) for name, value in zip(SUMMARY_NAMES, evaluation.stats, strict=True)},
+        summary={name: _nan_if_unmeasured(value) for name, value in zip(SUMMARY_NAMES, summary.stats, strict=True)},
         class_ap=dict(zip(index.class_names, class_ap, strict=True)),
         images=len(index.images),
         objects=sum(int((~record.crowd).sum()) for record in index.images),
@@ -108,47 +134,101 @@ def coco_results(image_id: int, detections: Detections, category_ids: tuple[int,
     ]
 
 
-def _ground_truth(index: Index) -> list[dict[str, Any]]:
-    columns = [
-        (record.image_id, label, box, float(area), int(crowd))
-        for record in index.images
-        for label, box, area, crowd in zip(record.labels, _xywh(record.boxes), record.areas, record.crowd, strict=True)
-    ]
-    return _annotations(columns)
+class _Columns(NamedTuple):
+    """Objects or detections of many images by label, one a row: a tenth of what pycocotools' dictionaries take.
+
+    Attributes:
+        labels: ``[N]``, ascending; within a label the rows are in the order in which they were given.
+        image_ids: ``[N]`` int64.
+        boxes: ``[N, 4]`` float32, corners.
+        areas: ``[N]`` float64, square pixels.
+        crowd: ``[N]`` bool.
+        scores: ``[N]`` float32; 0 for objects, where nobody asks.
+    """
+
+    labels: np.ndarray
+    image_ids: np.ndarray
+    boxes: np.ndarray
+    areas: np.ndarray
+    crowd: np.ndarray
+    scores: np.ndarray
+
+    @classmethod
+    def sorted(cls, labels: np.ndarray, *others: np.ndarray) -> _Columns:
+        """Columns of these rows, ``others`` in the order of the attributes."""
+        order = np.argsort(labels, kind="stable")
+        return cls(*(column[order] for column in (labels, *others)))
+
+    def of_label(self, label: int) -> list[dict[str, Any]]:
+        """The label's rows as COCO annotations, all of category 1."""
+        rows = slice(*np.searchsorted(self.labels, [label, label + 1]))
+        columns = (self.image_ids[rows].tolist(), _xywh(self.boxes[rows]), *(column[rows].tolist() for column in self[3:]))
+        # Ids are counted from 1 here whatever the file has: pycocotools marks "no match" by id 0, so an object with that id is never found.
+        return [
+            {"id": number, "image_id": image_id, "category_id": 1, "bbox": box, "area": area, "iscrowd": int(crowd), "score": score}
+            for number, (image_id, box, area, crowd, score) in enumerate(zip(*columns, strict=True), start=1)
+        ]
 
 
-def _detected(index: Index, results: Mapping[int, Detections]) -> list[dict[str, Any]]:
+def _ground_truth(index: Index) -> _Columns:
+    records = index.images
+    labels = _joined([record.labels for record in records], np.int32)
+    return _Columns.sorted(
+        labels,
+        np.repeat(np.array([record.image_id for record in records], np.int64), [len(record.labels) for record in records]),
+        _joined([record.boxes for record in records], np.float32).reshape(-1, 4),
+        _joined([record.areas for record in records], np.float64),
+        _joined([record.crowd for record in records], np.bool_),
+        np.zeros(len(labels), np.float32),
+    )
+
+
+def _detected(index: Index, results: Mapping[int, Detections]) -> _Columns:
     unknown = set(results) - {record.image_id for record in index.images}
     if unknown:
         raise ValueError(f"results for image {min(unknown)} and {len(unknown) - 1} more, which {index.source} does not list")
-    columns = [
-        (image_id, label, box, box[2] * box[3], 0)
-        for image_id, detections in results.items()
-        for label, box in zip(detections.labels, _xywh(detections.boxes), strict=True)
-    ]
-    annotations = _annotations(columns)
-    scores = [float(score) for detections in results.values() for score in detections.scores]
-    for annotation, score in zip(annotations, scores, strict=True):
-        annotation["score"] = score
-    return annotations
+    found = list(results.values())
+    boxes = _joined([detections.boxes for detections in found], np.float32).reshape(-1, 4)
+    return _Columns.sorted(
+        _joined([detections.labels for detections in found], np.int32),
+        np.repeat(np.array(list(results), np.int64), [len(detections.labels) for detections in found]),
+        boxes,
+        (boxes[:, 2:].astype(np.float64) - boxes[:, :2]).prod(axis=1),
+        np.zeros(len(boxes), np.bool_),
+        _joined([detections.scores for detections in found], np.float32),
+    )
 
 
-def _annotations(columns: list[tuple[int, int, list[float], float, int]]) -> list[dict[str, Any]]:
-    # Ids are counted from 1 here whatever the file has: pycocotools marks "no match" by id 0, so an object with that id is never found.
-    return [
-        {"id": number, "image_id": image_id, "category_id": int(label), "bbox": box, "area": area, "iscrowd": crowd}
-        for number, (image_id, label, box, area, crowd) in enumerate(columns, start=1)
-    ]
+def _joined(arrays: list[np.ndarray], dtype: type[np.generic]) -> np.ndarray:
+    return np.concatenate([array.ravel() for array in arrays]).astype(dtype) if arrays else np.zeros(0, dtype)
 
 
-def _coco(index: Index, annotations: list[dict[str, Any]]) -> Any:
-    """A COCO object whose category ids are the labels 1..K, so that class k is position k - 1 of every result."""
+class _OneClass(COCOeval):
+    """pycocotools on the annotations of one class, over the images that have any; ``alive`` is called every so often."""
+
+    def __init__(self, truth: list[dict[str, Any]], found: list[dict[str, Any]], alive: Callable[[], None]) -> None:
+        image_ids = {annotation["image_id"] for annotation in truth + found}
+        super().__init__(_coco(image_ids, truth), _coco(image_ids, found), "bbox")
+        self._alive = alive
+        self._compared = 0
+
+    def measure(self) -> dict[str, np.ndarray]:
+        """``precision`` ``[IoU thresholds, recalls, 1, areas, detections allowed]`` and ``recall``, the same without recalls."""
+        self.evaluate()
+        self.accumulate()
+        return self.eval
+
+    def evaluateImg(self, *arguments: Any) -> Any:
+        """One image in one area range, as ``evaluate`` asks for it."""
+        self._compared += 1
+        if self._compared % SIGN_OF_LIFE == 0:
+            self._alive()
+        return super().evaluateImg(*arguments)
+
+
+def _coco(image_ids: set[int], annotations: list[dict[str, Any]]) -> Any:
     coco = COCO()
-    coco.dataset = {
-        "images": [{"id": record.image_id, "width": record.width, "height": record.height} for record in index.images],
-        "categories": [{"id": label, "name": name} for label, name in enumerate(index.class_names, start=1)],
-        "annotations": annotations,
-    }
+    coco.dataset = {"images": [{"id": image_id} for image_id in image_ids], "categories": [{"id": 1}], "annotations": annotations}
     coco.createIndex()
     return coco
 

@@ -12,6 +12,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from frcnn.data.coco import Index, load_index
+from frcnn.evaluation import coco
 from frcnn.evaluation.coco import SUMMARY_NAMES, coco_results, evaluate_detections, to_coco_results
 from frcnn.inference import Detections
 
@@ -84,6 +85,113 @@ def test_equals_pycocotools_called_on_files(
         expected = precision[precision > -1].mean() if (precision > -1).any() else math.nan
         class_name = index.class_names[index.category_ids.index(category_id)]
         np.testing.assert_allclose(metrics.class_ap[class_name], expected, atol=1e-3)
+
+
+def crowded_index(folder: Path, seed: int) -> Index:
+    """40 images with objects of all sizes and some crowds in 6 of 8 classes, of which class 50 has crowds alone; the last 5 are empty."""
+    random = np.random.default_rng(seed)
+    annotations = []
+    for number in range(250):
+        corner, side = random.integers(0, 150, 2), np.minimum(random.integers(8, 130, 2), 50 + random.integers(0, 80))
+        category = int(random.choice([3, 7, 8, 20, 21, 50], p=[0.4, 0.2, 0.2, 0.1, 0.05, 0.05]))
+        annotations.append(
+            {
+                "id": number,
+                "image_id": 10 + int(random.integers(0, 35)),
+                "category_id": category,
+                "bbox": [*corner.tolist(), *np.minimum(side, 200 - corner).tolist()],
+                "area": float(random.integers(100, 12000)),
+                "iscrowd": int(category == 50 or random.random() < 0.1),
+            }
+        )
+    return index_of(folder, annotations, images=40, categories=(3, 7, 8, 20, 21, 50, 60, 61))
+
+
+def all_at_once(index: Index, results: dict[int, Detections]) -> COCOeval:
+    """pycocotools on all classes and images together, category ids being our labels."""
+
+    def entry(record_id: int, label: int, box: np.ndarray, **others: float) -> dict:
+        x1, y1, x2, y2 = box.astype(np.float64).tolist()
+        return {"image_id": record_id, "category_id": int(label), "bbox": [x1, y1, x2 - x1, y2 - y1], **others}
+
+    truth = [
+        entry(record.image_id, label, box, area=float(area), iscrowd=int(crowd))
+        for record in index.images
+        for label, box, area, crowd in zip(record.labels, record.boxes, record.areas, record.crowd, strict=True)
+    ]
+    found = [
+        entry(image_id, label, box, score=float(score))
+        for image_id, one in results.items()
+        for label, box, score in zip(one.labels, one.boxes, one.scores, strict=True)
+    ]
+    file = COCO()
+    file.dataset = {
+        "info": {},
+        "images": [{"id": record.image_id} for record in index.images],
+        "categories": [{"id": position + 1} for position in range(len(index.class_names))],
+        "annotations": [{"id": number, **annotation} for number, annotation in enumerate(truth, start=1)],
+    }
+    file.createIndex()
+    oracle = COCOeval(file, file.loadRes(found), "bbox")
+    oracle.evaluate()
+    oracle.accumulate()
+    oracle.summarize()
+    return oracle
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_class_by_class_gives_what_all_classes_at_once_give_to_the_last_digit(tmp_path: Path, seed: int) -> None:
+    index = crowded_index(tmp_path, seed)
+    results = jittered(index, seed)
+    # Wrong classes among them, so that class 60 without objects has detections; class 61 has neither.
+    kept = {image_id: one.labels < 8 for image_id, one in results.items()}
+    results = {image_id: Detections(*(column[kept[image_id]] for column in one)) for image_id, one in results.items()}
+    # The order in which images come must not matter, nor images that nobody looked at.
+    shuffled = {image_id: results[image_id] for image_id in reversed(list(results)) if image_id != 12}
+    metrics = evaluate_detections(index, shuffled)
+    oracle = all_at_once(index, {image_id: one for image_id, one in results.items() if image_id != 12})
+    assert [metrics.summary[name] for name in SUMMARY_NAMES] == oracle.stats.tolist()
+    assert 0.1 < metrics.summary["AP"] < 0.9
+    measured = oracle.eval["precision"][:, :, :, 0, -1]
+    for position, name in enumerate(index.class_names):
+        precision = measured[:, :, position][measured[:, :, position] > -1]
+        assert metrics.class_ap[name] == precision.mean() if precision.size else math.isnan(metrics.class_ap[name])
+    assert [name for name, value in metrics.class_ap.items() if math.isnan(value)] == ["class 50", "class 60", "class 61"]
+
+
+def test_progress_counts_classes_and_gives_signs_of_life_on_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    index = index_of(tmp_path, [{"id": number, "image_id": 10 + number, "bbox": [0, 0, 50, 50]} for number in range(4)], images=5)
+    told = []
+
+    def progress(*counts: int) -> None:
+        told.append(counts)
+        print("heard")
+
+    evaluate_detections(index, {}, progress)
+    assert told == [(1, 2), (2, 2)]
+    told.clear()
+    monkeypatch.setattr(coco, "SIGN_OF_LIFE", 5)
+    evaluate_detections(index, {}, progress)
+    # Class 3 stands in 4 images, each looked at in 4 area ranges; class 7 in none.
+    assert told == [(0, 2)] * 3 + [(1, 2), (2, 2)]
+    assert capsys.readouterr().out == "heard\n" * 7
+
+
+def test_what_progress_raises_ends_the_evaluation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    index = index_of(tmp_path, [{"id": 1, "bbox": [0, 0, 50, 50]}])
+    told = []
+
+    def stop(*counts: int) -> None:
+        told.append(counts)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_detections(index, {}, stop)
+    assert told == [(1, 2)]
+    print("not swallowed")
+    assert capsys.readouterr().out == "not swallowed\n"
 
 
 def test_perfect_detections_score_one_and_missing_sizes_are_not_a_number(tmp_path: Path) -> None:
