@@ -59,15 +59,12 @@ def import_weights(file: Path, framework: str, folder: Path) -> Account:
         converted = convert(checkpoint.tensors, translation, {path: tuple(variable.shape) for path, variable in variables.items()})
     except UserError as mistake:
         raise UserError(f"{file}: {mistake}") from None
-    try:
-        if translation.backbone_only:
-            write_backbone_folder(folder, converted, config)
-        else:
-            for path, values in converted.items():
-                variables[path].assign(values)
-            write_model_folder(folder, model, config, translation.class_names, translation.category_ids, {"imported_from": file.name})
-    except OSError as error:
-        raise UserError(f"model folder {folder} cannot be written ({error.strerror or error}); choose another") from error
+    if translation.backbone_only:
+        write_backbone_folder(folder, converted, config)
+    else:
+        for path, values in converted.items():
+            variables[path].assign(values)
+        write_model_folder(folder, model, config, translation.class_names, translation.category_ids, {"imported_from": file.name})
     kept = {name: f"not a tensor: {value}" for name, value in checkpoint.others.items()}
     network = config.backbone.name + ("" if translation.backbone_only else " Faster R-CNN")
     return Account(network, translation.class_names, len(translation.targets), translation.settings, translation.left_out | kept)

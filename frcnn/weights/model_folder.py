@@ -106,8 +106,8 @@ def _write_together(folder: Path, files: dict[str, Callable[[Path], object]], ob
             os.replace(aside / name, folder / name)
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(
-            f"the model cannot be written into {folder} ({' '.join(str(error).split())}); make room there, or mend what is wrong with "
-            "the folder, and run the same command again"
+            f"model folder {folder} cannot be written ({' '.join(str(error).split())}); make room there or choose another, and run the "
+            "same command again"
         ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)

@@ -146,7 +146,7 @@ def test_a_backbone_leaves_no_labels_of_a_detector_that_was_there(detector_file:
 
 def test_a_folder_that_cannot_be_written_is_named(detector_file: Path, tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file")
-    with pytest.raises(UserError, match=r"model folder .*taken cannot be written \(File exists\); choose another"):
+    with pytest.raises(UserError, match=r"model folder .*taken cannot be written \(.*File exists.*\); make room there or choose another"):
         import_weights(detector_file, "torchvision", tmp_path / "taken")
 
 

@@ -61,7 +61,7 @@ def test_a_full_disk_leaves_the_model_that_was_there(folder: Path, at: int, metr
     model, before = small_model(20_000), {path.name: path.read_bytes() for path in folder.iterdir()}
     with (
         full_disk(at),
-        pytest.raises(UserError, match=r"the model cannot be written into .*model \(.*[Ff]ile too large.*\); make room there"),
+        pytest.raises(UserError, match=r"model folder .*model cannot be written \(.*[Ff]ile too large.*\); make room there"),
     ):
         write_model_folder(folder, model, Config(seed=6), ["new"], [1], metrics)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
@@ -69,7 +69,7 @@ def test_a_full_disk_leaves_the_model_that_was_there(folder: Path, at: int, metr
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"the model cannot be written into .*file/model \(.*Not a directory"):
+    with pytest.raises(UserError, match=r"model folder .*file/model cannot be written \(.*Not a directory"):
         write_model_folder(tmp_path / "file" / "model", small_model(), Config(), ["a", "b"], [1, 2], {})
 
 
