@@ -256,7 +256,7 @@ class Trainer:
         self._save(progress)
 
     def _measure(self, index: Index, results: dict[int, Detections], unreadable: int, progress: Progress | Silence) -> None:
-        metrics = evaluate_detections(index, results)
+        metrics = evaluate_detections(index, results, lambda *_: self.watchdog.tick())
         progress.evaluation(self.step, {**metrics.to_json(), "unreadable_images": unreadable})
         first, folder = index.images[:PICTURES], self.folders.output / "pictures"
         progress.pictures(self.step, "validation", draw_comparisons(first, results, self.detector.class_names, folder))
