@@ -75,11 +75,11 @@ SPLITS = ("train", "validation", "test")
 
 
 @contextlib.contextmanager
-def counted(total: int, doing: str) -> Iterator[Callable[[int, int], None]]:
+def counted(total: int, doing: str, unit: str = "image") -> Iterator[Callable[[int, int], None]]:
     """A bar on standard error where that is a terminal; gives the function that is told (done, all)."""
     from tqdm import tqdm
 
-    with tqdm(total=total, desc=doing, unit="image", disable=None) as bar:
+    with tqdm(total=total, desc=doing, unit=unit, disable=None) as bar:
 
         def count(done: int, _: int) -> None:
             bar.update(done - bar.n)

@@ -97,7 +97,8 @@ def evaluate(
             bad_images.check(unread)
     if not world.leads or results is None:
         return
-    metrics = evaluate_detections(index, results)
+    with counted(len(index.class_names), "comparing", "class") as count:
+        metrics = evaluate_detections(index, results, count)
     blank = f", {len(unread)} of the images could not be read" if unread else ""
     click.echo(f"{index.source}: {metrics.images} images, {metrics.objects} objects{blank}")
     for name, value in metrics.summary.items():
