@@ -147,12 +147,12 @@ def fails(world: World, recipe: Path, output: Path) -> Arrays:
 
 def rank_0_works_alone(world: World, recipe: Path, output: Path) -> Arrays:
     """Rank 0 gets something done now and then, for three times as long as a run may stand still; the others wait."""
-    watchdog.GRACE_SECONDS = 1.0
-    watching = watchdog.Watchdog(world, limit=4.0)
+    watchdog.GRACE_SECONDS = 2.0
+    watching = watchdog.Watchdog(world, limit=8.0)
     for step in range(3):
         watching.tick(step)
     if world.leads:
-        for _ in range(15):
+        for _ in range(30):
             time.sleep(1)
             watching.tick()
     world.barrier()
