@@ -11,8 +11,9 @@ import numpy as np
 import tensorflow as tf
 
 from frcnn.config import Config
+from frcnn.data.bad_images import BadImages
 from frcnn.data.coco import Index
-from frcnn.data.pipeline import BadImages, inference_batches, prepare_image
+from frcnn.data.pipeline import inference_batches, prepare_image
 from frcnn.modeling.faster_rcnn import FasterRCNN, build_model
 from frcnn.modeling.roi_head import BatchDetections
 from frcnn.weights.model_folder import load_weights, read_model_folder

@@ -72,8 +72,8 @@ def evaluate(
     if (images is None) != (annotations is None):
         raise UserError("--images and --annotations belong together; give both, or neither to use --data and --split")
     import_tensorflow()
+    from frcnn.data.bad_images import BadImages
     from frcnn.data.coco import match_classes
-    from frcnn.data.pipeline import BadImages
     from frcnn.distributed import connect
     from frcnn.evaluation.coco import evaluate_detections
     from frcnn.evaluation.split import detect_split, unreadable
@@ -95,7 +95,7 @@ def evaluate(
         unread = unreadable(bad_images, world)
         with world.together():
             bad_images.check(unread)
-    if not world.leads or results is None:
+    if not world.leads:
         return
     with counted(len(index.class_names), "comparing", "class") as count:
         metrics = evaluate_detections(index, results, count)

@@ -10,18 +10,16 @@ import atexit
 import contextlib
 import dataclasses
 import functools
-import logging
 import os
-import threading
 import weakref
-from collections.abc import Callable, Generator, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Generator, Iterator
 
 import numpy as np
 import tensorflow as tf
 
 from frcnn import config
 from frcnn.data.annotations import few
+from frcnn.data.bad_images import BadImages
 from frcnn.data.batch import Batch
 from frcnn.data.coco import ImageRecord, Index
 from frcnn.data.decode import UnreadableImage, decode_image
@@ -29,51 +27,11 @@ from frcnn.data.plan import Plan, batches_per_epoch, canvas_number, canvas_numbe
 from frcnn.data.transforms import Changes, change_pixels, draw_changes, place, resize_bilinear, resize_pillow, to_canvas, transform_boxes
 from frcnn.errors import UserError
 
-__all__ = ["BadImages", "canvases", "ground_truth_slots", "inference_batches", "prepare_image", "steps_per_epoch", "training_batches"]
+__all__ = ["canvases", "ground_truth_slots", "inference_batches", "prepare_image", "steps_per_epoch", "training_batches"]
 
 SLOT_MULTIPLE = 8  # ground-truth slots are rounded up to this, so that small changes of the data keep the shapes
 PREFETCHED_BATCHES = 2
 MOST_WORKERS = 16  # by default: each holds a canvas of some 13 MB, and takes its turn at the interpreter that the training loop needs too
-
-logger = logging.getLogger(__name__)
-
-
-class BadImages:
-    """Images that could not be read: logged once each, counted, and too many of them end the run.
-
-    Safe to use from the pipeline's threads. ``reasons`` maps each path to a sentence; ``total`` is the images of all processes,
-    where the index has only some of them.
-    """
-
-    def __init__(self, index: Index, max_share: float, total: int | None = None) -> None:
-        self.reasons: dict[Path, str] = {}
-        self._total = total or len(index.images)
-        self._max_share = max_share
-        self._lock = threading.Lock()
-
-    def __len__(self) -> int:
-        return len(self.reasons)
-
-    def add(self, path: Path, reason: str) -> None:
-        with self._lock:
-            known = path in self.reasons
-            self.reasons[path] = reason
-        if not known:
-            logger.warning("unreadable image replaced by a blank one: %s", reason)
-
-    def known(self) -> dict[str, str]:
-        """Path and reason of each so far."""
-        with self._lock:
-            return {str(path): reason for path, reason in self.reasons.items()}
-
-    def check(self, known: Mapping[str, str]) -> None:
-        """Raise UserError where the share of these, the bad images of all processes, exceeds ``data.max_bad_image_share``."""
-        reasons = list(known.values())
-        if len(reasons) > self._max_share * self._total:
-            raise UserError(
-                f"{len(reasons)} of {self._total} images could not be read, more than data.max_bad_image_share={self._max_share:g} allows: "
-                f"{'; '.join(reasons[:3])}{' …' if len(reasons) > 3 else ''}; `frcnn check-dataset` lists them all"
-            )
 
 
 def ground_truth_slots(index: Index) -> int:

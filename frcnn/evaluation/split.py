@@ -6,11 +6,15 @@ import contextlib
 import json
 from collections.abc import Callable
 
+from frcnn.data.bad_images import BadImages
 from frcnn.data.coco import Index
-from frcnn.data.pipeline import BadImages
 from frcnn.distributed import World
 from frcnn.evaluation.coco import gather_detections
 from frcnn.inference import Detections, Detector
+
+
+class Stopped(Exception):
+    """A split was given up on the way."""
 
 
 def detect_split(
@@ -21,7 +25,7 @@ def detect_split(
     batch_size: int = 1,
     progress: Callable[[int, int], None] = lambda done, images: None,
     stopped: Callable[[], bool] = lambda: False,
-) -> dict[int, Detections] | None:
+) -> dict[int, Detections]:
     """Detections by image id of every image, the same on all ranks, each of which finds those of its share.
 
     Args:
@@ -29,26 +33,24 @@ def detect_split(
         progress: told (images done, all images of the index) by each rank of its own share.
         stopped: asked after each batch; once it is true on some rank, all give up.
 
-    Returns:
-        None where they gave up.
+    Raises:
+        Stopped: on all ranks, where they gave up.
     """
 
     def tell(done: int, images: int) -> None:
         progress(done, images)
         if stopped():
-            raise _Stopped
+            raise Stopped
 
     found: dict[int, Detections] = {}
-    with contextlib.suppress(_Stopped):
+    with contextlib.suppress(Stopped):
         found = detector.detect_index(index, batch_size, tell, world.rank, world.size, bad_images)
-    return None if world.largest(int(stopped())) else gather_detections(index, found, world)
+    if world.largest(int(stopped())):
+        raise Stopped
+    return gather_detections(index, found, world)
 
 
 def unreadable(bad_images: BadImages, world: World) -> dict[str, str]:
     """Path and reason of each image that some rank could not read."""
     everyones = [json.loads(text) for text in world.texts(json.dumps(bad_images.known()))]
     return {path: reason for known in everyones for path, reason in known.items()}
-
-
-class _Stopped(Exception):
-    """Breaks off a share."""

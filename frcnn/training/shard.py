@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from frcnn.config import Config
+from frcnn.data.bad_images import BadImages
 from frcnn.data.batch import Batch
 from frcnn.data.coco import Index, check_same_classes, find_channel, load_index
-from frcnn.data.pipeline import BadImages, steps_per_epoch, training_batches
+from frcnn.data.pipeline import steps_per_epoch, training_batches
 from frcnn.distributed import World
 from frcnn.errors import UserError
 

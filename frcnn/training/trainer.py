@@ -18,14 +18,14 @@ import numpy as np
 import tensorflow as tf
 
 from frcnn.config import Config, save_config
+from frcnn.data.bad_images import BadImages
 from frcnn.data.batch import Batch
 from frcnn.data.coco import Index
-from frcnn.data.pipeline import BadImages
 from frcnn.distributed import AgreedError, World
 from frcnn.distributed.watchdog import Watchdog
 from frcnn.errors import UserError
 from frcnn.evaluation.coco import Metrics, evaluate_detections
-from frcnn.evaluation.split import detect_split, unreadable
+from frcnn.evaluation.split import Stopped, detect_split, unreadable
 from frcnn.evaluation.visualize import draw_comparisons
 from frcnn.inference import Detections, Detector
 from frcnn.modeling.faster_rcnn import build_model
@@ -242,8 +242,9 @@ class Trainer:
                 self._write_model({"step": self.step})
             else:
                 bad_images = BadImages(self.validation_index, self.config.data.max_bad_image_share)
-                results = self._detect(self.validation_index, bad_images)
-                if results is None:
+                try:
+                    results = self._detect(self.validation_index, bad_images)
+                except Stopped:
                     self.stopping = True
                     return
                 unread = unreadable(bad_images, self.world)
@@ -255,18 +256,21 @@ class Trainer:
         self.owes_evaluation = False
         self._save(progress)
 
-    def _measure(self, index: Index, results: dict[int, Detections], unreadable: int, progress: Progress | Silence) -> None:
+    def _measure(self, index: Index, results: dict[int, Detections], unread: int, progress: Progress | Silence) -> None:
         metrics = evaluate_detections(index, results, lambda *_: self.watchdog.tick())
-        progress.evaluation(self.step, {**metrics.to_json(), "unreadable_images": unreadable})
+        progress.evaluation(self.step, {**metrics.to_json(), "unreadable_images": unread})
         first, folder = index.images[:PICTURES], self.folders.output / "pictures"
         progress.pictures(self.step, "validation", draw_comparisons(first, results, self.detector.class_names, folder))
         if self.best_ap is None or _ap(metrics) >= self.best_ap:
             self.best_ap = _ap(metrics)
             self._write_model({**metrics.to_json(), "split": "validation", "step": self.step})
 
-    def _detect(self, index: Index, bad_images: BadImages) -> dict[int, Detections] | None:
-        """Detections of every image, with rank 0's statistics where batch norm keeps its own on each rank; None where a signal to any
-        rank broke it off."""
+    def _detect(self, index: Index, bad_images: BadImages) -> dict[int, Detections]:
+        """Detections of every image, with rank 0's statistics where batch norm keeps its own on each rank.
+
+        Raises:
+            Stopped: some rank got a signal.
+        """
         world = self.world
         world.broadcast(self.model.non_trainable_variables)
         # A GPU takes as many at a time as it trains with; a CPU is busy with one.

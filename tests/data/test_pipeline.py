@@ -14,6 +14,7 @@ import pytest
 
 from frcnn.config import Config, load_config
 from frcnn.data import pipeline
+from frcnn.data.bad_images import BadImages
 from frcnn.data.batch import Batch
 from frcnn.data.coco import Index, Problem, find_channel, load_index
 from frcnn.data.decode import decode_image
@@ -157,7 +158,7 @@ def test_unreadable_images_become_blank_are_counted_and_end_the_run_above_the_sh
     records[1] = dataclasses.replace(missing, path=tmp_path / "missing.jpg")
     records[2] = dataclasses.replace(other, width=other.width + 5)
     damaged = dataclasses.replace(index, images=tuple(records))
-    bad = pipeline.BadImages(damaged, max_share=0.1)
+    bad = BadImages(damaged, max_share=0.1)
     for batch in take(pipeline.inference_batches(damaged, options, 4, bad_images=bad), 100):
         for row, image_id in enumerate(batch.image_ids.tolist()):
             height, width = batch.image_sizes[row]
@@ -173,7 +174,7 @@ def test_unreadable_images_become_blank_are_counted_and_end_the_run_above_the_sh
         UserError, match=r"3 of 16 images could not be read, more than data.max_bad_image_share=0.1 allows: .*cut.jpg cannot be decoded"
     ):
         bad.check(bad.known())
-    lenient = pipeline.BadImages(damaged, max_share=0.2)
+    lenient = BadImages(damaged, max_share=0.2)
     for path, reason in bad.reasons.items():
         lenient.add(path, reason)
         lenient.add(path, reason)

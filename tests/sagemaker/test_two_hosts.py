@@ -159,30 +159,28 @@ def long_job(job: Job, shapes_channel: Path) -> Job:
 
 
 def test_sigterm_stops_both_hosts_with_a_checkpoint(long_job: Job) -> None:
-    job = long_job
-    job.wait_for("algo-1", "train step=3 ")
-    assert "ranks: algo-1: 0; algo-2: 1" in job.log("algo-1")
-    assert "network: eth0 (SageMaker said ethwe)" in job.log("algo-1")
+    long_job.wait_for("algo-1", "train step=3 ")
+    assert "ranks: algo-1: 0; algo-2: 1" in long_job.log("algo-1")
+    assert "network: eth0 (SageMaker said ethwe)" in long_job.log("algo-1")
     for name in NAMES:
-        os.kill(job.process_one(name), signal.SIGTERM)
+        os.kill(long_job.process_one(name), signal.SIGTERM)
     began = time.monotonic()
-    assert [job.ended(name) for name in NAMES] == [0, 0], job.log("algo-1") + job.log("algo-2")
+    assert [long_job.ended(name) for name in NAMES] == [0, 0], long_job.log("algo-1") + long_job.log("algo-2")
     assert time.monotonic() - began < 90
-    assert len(list((job.folder / "algo-1" / "checkpoints").glob("step-*"))) == 1
-    assert not list((job.folder / "algo-2" / "checkpoints").iterdir())
-    assert not any((job.folder / name / "output" / "failure").exists() for name in NAMES)
+    assert len(list((long_job.folder / "algo-1" / "checkpoints").glob("step-*"))) == 1
+    assert not list((long_job.folder / "algo-2" / "checkpoints").iterdir())
+    assert not any((long_job.folder / name / "output" / "failure").exists() for name in NAMES)
 
 
 @pytest.mark.parametrize("killed", NAMES)
 def test_a_host_that_is_killed_ends_the_other_with_its_name(long_job: Job, killed: str) -> None:
-    job = long_job
-    job.wait_for("algo-1", "train step=3 ")
-    os.kill(job.process_one(killed), signal.SIGKILL)
+    long_job.wait_for("algo-1", "train step=3 ")
+    os.kill(long_job.process_one(killed), signal.SIGKILL)
     began = time.monotonic()
     (other,) = set(NAMES) - {killed}
-    assert job.ended(other) not in (0, 143), job.log(other)
+    assert long_job.ended(other) not in (0, 143), long_job.log(other)
     assert time.monotonic() - began < 60
-    assert killed in job.failure(other).splitlines()[0]
+    assert killed in long_job.failure(other).splitlines()[0]
 
 
 def test_hosts_that_hold_parts_of_the_pictures_train_together(job: Job, shapes_channel: Path) -> None:

@@ -26,6 +26,15 @@ def checkpoints(tmp_path: Path, warnings: list[str]) -> Checkpoints:
     return Checkpoints(tmp_path / "checkpoints", keep=2, warn=warnings.append)
 
 
+def newest(checkpoints: Checkpoints) -> tuple[int, dict[str, object], list[float]]:
+    """Step, state and variables of the checkpoint that a run would go on from."""
+    latest = checkpoints.latest()
+    assert latest is not None
+    target = tracked(0.0)
+    checkpoints.restore(latest, target)
+    return latest.step, latest.state, target.weights.numpy().tolist()
+
+
 def test_nothing_there(checkpoints: Checkpoints) -> None:
     assert checkpoints.latest() is None
 
@@ -34,23 +43,13 @@ def test_round_trip_and_the_newest_are_kept(checkpoints: Checkpoints) -> None:
     for step in (5, 10, 15):
         checkpoints.save(tracked(float(step)), step, {"best": step / 100})
     assert sorted(folder.name for folder in checkpoints.folder.iterdir()) == ["step-00000010", "step-00000015"]
-    latest = checkpoints.latest()
-    assert latest is not None
-    assert (latest.step, latest.state) == (15, {"best": 0.15})
-    target = tracked(0.0)
-    checkpoints.restore(latest, target)
-    assert target.weights.numpy().tolist() == [15.0] * 3
+    assert newest(checkpoints) == (15, {"best": 0.15}, [15.0] * 3)
 
 
 def test_what_is_stored_beside_the_variables_is_replaced(checkpoints: Checkpoints) -> None:
     checkpoints.save(tracked(5.0), 5, {"best": 0.1})
     checkpoints.restate(5, {"best": 0.2})
-    latest = checkpoints.latest()
-    assert latest is not None
-    assert (latest.step, latest.state) == (5, {"best": 0.2})
-    target = tracked(0.0)
-    checkpoints.restore(latest, target)
-    assert target.weights.numpy().tolist() == [5.0] * 3
+    assert newest(checkpoints) == (5, {"best": 0.2}, [5.0] * 3)
 
 
 def test_a_kill_while_writing_leaves_the_one_before(checkpoints: Checkpoints) -> None:
