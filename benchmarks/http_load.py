@@ -64,7 +64,9 @@ class Load:
         connection.close()
 
     def _request(self, connection: http.client.HTTPConnection, number: int, started: float) -> None:
-        connection.request("POST", "/invocations", self._bodies[number % len(self._bodies)], {"Content-Type": "image/jpeg"})
+        connection.request(
+            "POST", "/invocations", self._bodies[number % len(self._bodies)], {"Content-Type": "image/jpeg"}
+        )
         response = connection.getresponse()
         response.read()
         self.statuses[response.status] += 1

@@ -29,7 +29,15 @@ from frcnn.data.coco import ImageRecord, Index, find_channel, load_index
 from frcnn.data.decode import decode_image
 from frcnn.data.pipeline import canvases, training_batches
 from frcnn.data.plan import canvas_number
-from frcnn.data.transforms import change_pixels, draw_changes, place, resize_bilinear, resize_pillow, to_canvas, transform_boxes
+from frcnn.data.transforms import (
+    change_pixels,
+    draw_changes,
+    place,
+    resize_bilinear,
+    resize_pillow,
+    to_canvas,
+    transform_boxes,
+)
 
 
 class Rate(NamedTuple):
@@ -108,7 +116,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="COCO folder")
     parser.add_argument("--json", type=Path, help="file for the figures")
     parser.add_argument("--seconds", type=float, default=8.0, help="of each measurement")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="options of the run, such as image.min_size=[800]")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="options of the run, such as image.min_size=[800]"
+    )
     arguments = parser.parse_args()
     defaults = ["image.min_size=[320]", "image.max_size=533", "training.batch_size=4"]
     options = load_config(overrides=[f"data.root={arguments.data}", *defaults, *arguments.overrides])
@@ -118,7 +128,9 @@ def main() -> None:
     rates = {}
     for workers in sorted({1, threads}):
         rates[f"pipeline, {workers} threads"] = measure(pipeline_batches(index, options, workers), arguments.seconds)
-        rates[f"Pillow and NumPy, {workers} threads"] = measure(plain_batches(index, options, workers), arguments.seconds)
+        rates[f"Pillow and NumPy, {workers} threads"] = measure(
+            plain_batches(index, options, workers), arguments.seconds
+        )
     stage_times(index, options, count=3)  # the first calls of the operations build them
     stages = stage_times(index, options, min(len(index.images), 100))
 
@@ -126,7 +138,9 @@ def main() -> None:
     print(f"{len(index.images)} images of {arguments.data} at image.min_size={list(options.image.min_size)}")
     for name, rate in rates.items():
         ratio = rate.images_per_second / peer
-        print(f"  {name:<28} {rate.images_per_second:8.1f} images/s  x{ratio:.2f}  {rate.cpu_milliseconds:8.2f} ms of CPU an image")
+        print(
+            f"  {name:<28} {rate.images_per_second:8.1f} images/s  x{ratio:.2f}  {rate.cpu_milliseconds:8.2f} ms of CPU an image"
+        )
     print("CPU milliseconds an image by stage, outside tf.data")
     for name, milliseconds in stages.items():
         print(f"  {name:<28} {milliseconds:8.2f}  {milliseconds / sum(stages.values()):.0%}")

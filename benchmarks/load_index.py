@@ -44,10 +44,19 @@ def write_annotations(file: Path, images: int, boxes: int) -> None:
     for number in range(images * boxes):
         box = (rng.random(4) * 200 + 1).round(2).tolist()
         polygon = (rng.random(40) * 200).round(2).tolist()
-        entry = {"id": number, "image_id": number // boxes, "category_id": number % 80, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+        entry = {
+            "id": number,
+            "image_id": number // boxes,
+            "category_id": number % 80,
+            "bbox": box,
+            "area": box[2] * box[3],
+            "iscrowd": 0,
+        }
         annotations.append({**entry, "segmentation": [polygon]})
     tables = {
-        "images": [{"id": number, "file_name": f"{number:012d}.jpg", "width": 640, "height": 480} for number in range(images)],
+        "images": [
+            {"id": number, "file_name": f"{number:012d}.jpg", "width": 640, "height": 480} for number in range(images)
+        ],
         "annotations": annotations,
         "categories": [{"id": number, "name": f"class {number}"} for number in range(80)],
     }

@@ -56,7 +56,10 @@ def measure(runs: Runs, rounds: int) -> dict[str, tuple[float, float]]:
             wall, cpu = time.perf_counter(), time.process_time()
             run()
             times[name].append((time.perf_counter() - wall, time.process_time() - cpu))
-    return {name: (statistics.median(t[0] for t in all_), statistics.median(t[1] for t in all_)) for name, all_ in times.items()}
+    return {
+        name: (statistics.median(t[0] for t in all_), statistics.median(t[1] for t in all_))
+        for name, all_ in times.items()
+    }
 
 
 def bandwidth(rounds: int) -> tuple[float, float]:
@@ -92,7 +95,9 @@ def roi_align_rows(count: int, rounds: int, rates: tuple[float, float]) -> list[
 
     def crop_and_resize(pyramid: list[tf.Tensor]) -> tf.Tensor:
         crops = [
-            tf.image.crop_and_resize(level, tf.gather(normal, which), tf.zeros(len(which), tf.int32), [2 * POOLED, 2 * POOLED])
+            tf.image.crop_and_resize(
+                level, tf.gather(normal, which), tf.zeros(len(which), tf.int32), [2 * POOLED, 2 * POOLED]
+            )
             for level, which in zip(pyramid, members, strict=True)
         ]
         return tf.nn.avg_pool2d(tf.concat(crops, axis=0), 2, 2, "VALID")
@@ -101,7 +106,10 @@ def roi_align_rows(count: int, rounds: int, rates: tuple[float, float]) -> list[
         return lambda pyramid: [pool(pyramid), *tf.gradients(pool(pyramid), pyramid, upstream)]
 
     torch_maps = [torch.from_numpy(level.transpose(0, 3, 1, 2).copy()).requires_grad_() for level in maps]
-    torch_rois = [torch.from_numpy(np.concatenate([np.zeros((len(which), 1), np.float32), boxes[which]], axis=1)) for which in members]
+    torch_rois = [
+        torch.from_numpy(np.concatenate([np.zeros((len(which), 1), np.float32), boxes[which]], axis=1))
+        for which in members
+    ]
     torch_upstream = [torch.from_numpy(upstream.numpy()[which].transpose(0, 3, 1, 2).copy()) for which in members]
 
     def torch_pool() -> list[torch.Tensor]:
@@ -138,14 +146,30 @@ def roi_align_rows(count: int, rounds: int, rates: tuple[float, float]) -> list[
     read, write, pooled = touched_bytes(boxes, levels), pyramid_bytes(), pooled_bytes(count)
     forward_floor, backward_floor = read / rates[0] + pooled / rates[1], pooled / rates[0] + write / rates[1]
     return [
-        row(f"roi_align forward, {count} RoIs", times, "forward", {"torchvision": "torch", "crop_and_resize": "crop"}, forward_floor),
-        row(f"roi_align forward bfloat16, {count} RoIs", times, "bfloat16", {"torchvision": "torch"}, forward_floor / 2),
+        row(
+            f"roi_align forward, {count} RoIs",
+            times,
+            "forward",
+            {"torchvision": "torch", "crop_and_resize": "crop"},
+            forward_floor,
+        ),
+        row(
+            f"roi_align forward bfloat16, {count} RoIs", times, "bfloat16", {"torchvision": "torch"}, forward_floor / 2
+        ),
         row(f"roi_align backward, {count} RoIs", times, "backward", {"torchvision": "torch backward"}, backward_floor),
-        row(f"roi_align forward+backward, {count} RoIs", times, "both", {"crop_and_resize": "crop both"}, forward_floor + backward_floor),
+        row(
+            f"roi_align forward+backward, {count} RoIs",
+            times,
+            "both",
+            {"crop_and_resize": "crop both"},
+            forward_floor + backward_floor,
+        ),
     ]
 
 
-def row(name: str, times: dict[str, tuple[float, float]], ours: str, peers: dict[str, str], floor: float | None = None) -> Row:
+def row(
+    name: str, times: dict[str, tuple[float, float]], ours: str, peers: dict[str, str], floor: float | None = None
+) -> Row:
     wall, cpu = times[ours]
     result: Row = {"case": name, "wall_ms": wall * 1e3, "cpu_ms": cpu * 1e3}
     for peer, key in peers.items():
@@ -161,10 +185,14 @@ def nms_row(count: int, rounds: int, max_outputs: int) -> Row:
     corner = rng.uniform(0, 20000, (count, 2)).astype(np.float32)
     boxes, scores = np.concatenate([corner, corner + 40], axis=1), rng.uniform(size=count).astype(np.float32)
     ours = tf.function(
-        lambda b, s: ops.nms(b, s, tf.zeros_like(s, tf.int32), iou_threshold=0.7, max_outputs=max_outputs, kernel="compiled")
+        lambda b, s: ops.nms(
+            b, s, tf.zeros_like(s, tf.int32), iou_threshold=0.7, max_outputs=max_outputs, kernel="compiled"
+        )
     )
     image = tf.function(lambda b, s: tf.image.non_max_suppression(b, s, max_outputs, 0.7))
-    combined = tf.function(lambda b, s: tf.image.combined_non_max_suppression(b, s, max_outputs, max_outputs, 0.7, clip_boxes=False))
+    combined = tf.function(
+        lambda b, s: tf.image.combined_non_max_suppression(b, s, max_outputs, max_outputs, 0.7, clip_boxes=False)
+    )
     tensors, torches = (tf.constant(boxes), tf.constant(scores)), (torch.from_numpy(boxes), torch.from_numpy(scores))
     nothing = tf.function(lambda b, s: s)
     batch, classes = [tensor[None] for tensor in tensors], [tensor[None, :, None] for tensor in tensors]
@@ -191,12 +219,17 @@ def class_nms_row(dense: bool, rounds: int) -> Row:
     usable = np.where(scores > 0.05, scores, -np.inf).astype(np.float32).reshape(1, -1)
     repeated = tf.constant(np.repeat(boxes, 80, axis=0)[None])
     groups, usable_tensor = tf.constant(np.tile(np.arange(80, dtype=np.int32), 1000)[None]), tf.constant(usable)
-    ours = tf.function(lambda: ops.nms(repeated, usable_tensor, groups, iou_threshold=0.5, max_outputs=100, kernel="compiled"))
+    ours = tf.function(
+        lambda: ops.nms(repeated, usable_tensor, groups, iou_threshold=0.5, max_outputs=100, kernel="compiled")
+    )
     box_tensor, score_tensor = tf.constant(boxes[None, :, None]), tf.constant(scores[None])
-    combined = tf.function(lambda b, s: tf.image.combined_non_max_suppression(b, s, 100, 100, 0.5, 0.05, clip_boxes=False))
+    combined = tf.function(
+        lambda b, s: tf.image.combined_non_max_suppression(b, s, 100, 100, 0.5, 0.05, clip_boxes=False)
+    )
     chosen = np.flatnonzero(usable[0] > 0)
     torches = [
-        torch.from_numpy(array) for array in (np.repeat(boxes, 80, axis=0)[chosen], usable[0, chosen], np.tile(np.arange(80), 1000)[chosen])
+        torch.from_numpy(array)
+        for array in (np.repeat(boxes, 80, axis=0)[chosen], usable[0, chosen], np.tile(np.arange(80), 1000)[chosen])
     ]
     runs: Runs = {
         "ours": ours,

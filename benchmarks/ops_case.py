@@ -17,7 +17,9 @@ def random_boxes(rng: np.random.Generator, count: int) -> np.ndarray:
     size, aspect = np.exp(rng.uniform(np.log(32), np.log(600), count)), np.exp(rng.uniform(-0.7, 0.7, count))
     center = rng.uniform(0, 1, (count, 2)) * (WIDTH, HEIGHT)
     half = np.stack([size * np.sqrt(aspect), size / np.sqrt(aspect)], axis=1) / 2
-    return np.concatenate([(center - half).clip(0), np.minimum(center + half, (WIDTH, HEIGHT))], axis=1).astype(np.float32)
+    return np.concatenate([(center - half).clip(0), np.minimum(center + half, (WIDTH, HEIGHT))], axis=1).astype(
+        np.float32
+    )
 
 
 def levels_of(boxes: np.ndarray) -> np.ndarray:

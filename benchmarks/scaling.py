@@ -43,7 +43,17 @@ def main() -> None:
             arguments.rank_of.write_text(json.dumps(found))
         return
     core = str(min(os.sched_getaffinity(0)))
-    two = ["mpirun", "--allow-run-as-root", "-np", "2", "--bind-to", "none", "-mca", "btl_vader_single_copy_mechanism", "none"]
+    two = [
+        "mpirun",
+        "--allow-run-as-root",
+        "-np",
+        "2",
+        "--bind-to",
+        "none",
+        "-mca",
+        "btl_vader_single_copy_mechanism",
+        "none",
+    ]
     alone, together = (run([*start, sys.executable, *sys.argv]) for start in (["taskset", "-c", core], two))
     results = {
         "one rank, step (ms)": alone["step"],

@@ -75,7 +75,9 @@ def computation(gpus: int, machine: Machine, one_canvas: bool, rng: np.random.Ge
     return (draws * noise).max(axis=1) * machine.images * machine.image_seconds
 
 
-def step_seconds(gpus: int, machine: Machine, compression: float = 1.0, overlap: bool = True, one_canvas: bool = True) -> float:
+def step_seconds(
+    gpus: int, machine: Machine, compression: float = 1.0, overlap: bool = True, one_canvas: bool = True
+) -> float:
     """Mean step; ``compression`` 0.5 is fp16."""
     compute = computation(gpus, machine, one_canvas, np.random.default_rng(0))
     size = GRADIENT_BYTES * compression
@@ -96,7 +98,8 @@ def table(machine: Machine) -> list[dict[str, float]]:
         "neither": {"overlap": False, "one_canvas": False},
     }
     return [
-        {"gpus": gpus} | {name: machine.images / step_seconds(gpus, machine, **options) for name, options in ways.items()}  # type: ignore[arg-type]
+        {"gpus": gpus}
+        | {name: machine.images / step_seconds(gpus, machine, **options) for name, options in ways.items()}  # type: ignore[arg-type]
         for gpus in GPUS
     ]
 

@@ -92,7 +92,18 @@ def endpoint(model: Path, *flags: str) -> Iterator[tuple[int, subprocess.Popen[b
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "frcnn.cli", "serve", "--model", str(model), "--port", str(port), "--no-page", *flags]
+    command = [
+        sys.executable,
+        "-m",
+        "frcnn.cli",
+        "serve",
+        "--model",
+        str(model),
+        "--port",
+        str(port),
+        "--no-page",
+        *flags,
+    ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
         while not ping(port):
@@ -117,7 +128,15 @@ def ping(port: int) -> float | None:
 
 def load(port: int, pictures: Path, *flags: str) -> dict[str, Any]:
     """Summary of the load generator, and the slowest of the pings that were sent meanwhile."""
-    command = [sys.executable, str(REPOSITORY / "benchmarks" / "http_load.py"), "--port", str(port), "--pictures", str(pictures), *flags]
+    command = [
+        sys.executable,
+        str(REPOSITORY / "benchmarks" / "http_load.py"),
+        "--port",
+        str(port),
+        "--pictures",
+        str(pictures),
+        *flags,
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as generator:
         slowest = 0.0
         while generator.poll() is None:
@@ -129,9 +148,14 @@ def load(port: int, pictures: Path, *flags: str) -> dict[str, Any]:
 
 def compare(model: Path, pictures: Path, seconds: float, batch: int) -> dict[str, Any]:
     """Bare rates and those over HTTP, without and with batching, each compared with the bare rate of the same batches."""
-    result: dict[str, Any] = {"bare": {str(size): bare_rates(model, pictures, size, seconds) for size in (1, batch)}, "http": {}}
+    result: dict[str, Any] = {
+        "bare": {str(size): bare_rates(model, pictures, size, seconds) for size in (1, batch)},
+        "http": {},
+    }
     for size, rates in result["bare"].items():
-        print(f"bare, batches of {size}: {rates['from_bytes']:6.1f} pictures/s from bytes, {rates['model']:6.1f} the model alone")
+        print(
+            f"bare, batches of {size}: {rates['from_bytes']:6.1f} pictures/s from bytes, {rates['model']:6.1f} the model alone"
+        )
     for size in (1, batch):
         with endpoint(model, "--max-batch", str(size)) as (port, _):
             load(port, pictures, "--concurrency", "4", "--seconds", "2")
@@ -166,7 +190,9 @@ def soak(model: Path, pictures: Path, minutes: float) -> dict[str, Any]:
             number += 1
     settled = np.array([sample for sample in samples if sample[0] > 60] or samples)
     slope = np.polyfit(settled[:, 0] / 60, settled[:, 1], 1)[0]
-    print(f"after the first minute: {settled[0, 1]:.1f} MiB, at the end {settled[-1, 1]:.1f} MiB, {slope:+.2f} MiB a minute")
+    print(
+        f"after the first minute: {settled[0, 1]:.1f} MiB, at the end {settled[-1, 1]:.1f} MiB, {slope:+.2f} MiB a minute"
+    )
     return {"samples": samples, "mebibytes_a_minute": float(slope)}
 
 
@@ -184,7 +210,9 @@ def resident(process: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, help="model folder")
-    parser.add_argument("--recipe", type=Path, default=REPOSITORY / "configs" / "shapes_r18_fpn.yaml", help="in place of --model")
+    parser.add_argument(
+        "--recipe", type=Path, default=REPOSITORY / "configs" / "shapes_r18_fpn.yaml", help="in place of --model"
+    )
     parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
     parser.add_argument("--batch", type=int, default=4, help="largest batch")
     parser.add_argument("--soak", type=float, metavar="MINUTES", help="watch memory instead")
@@ -193,7 +221,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         model = options.model or make_model(options.recipe, Path(folder) / "model")
         pictures = make_pictures(Path(folder) / "pictures")
-        result = soak(model, pictures, options.soak) if options.soak else compare(model, pictures, options.seconds, options.batch)
+        result = (
+            soak(model, pictures, options.soak)
+            if options.soak
+            else compare(model, pictures, options.seconds, options.batch)
+        )
     if options.json:
         options.json.write_text(json.dumps({**result, "cores": os.cpu_count()}, indent=1) + "\n")
 

@@ -140,7 +140,9 @@ def matrix_product(precision: str) -> Callable[[], object]:
 def float_operations(function: Any) -> float:
     """Multiplications and additions of the convolutions and matrix products of one call."""
     graph = function.get_concrete_function().graph
-    counted = profile(graph, options=ProfileOptionBuilder(ProfileOptionBuilder.float_operation()).with_empty_output().build())
+    counted = profile(
+        graph, options=ProfileOptionBuilder(ProfileOptionBuilder.float_operation()).with_empty_output().build()
+    )
     return float(counted.total_float_ops)
 
 
@@ -154,14 +156,18 @@ def torchvision_step(config: Config, batch: Batch, classes: int, threads: int) -
     norms = {"gn": lambda channels: torch.nn.GroupNorm(32, channels), "bn": torch.nn.BatchNorm2d}
     frozen = torchvision.ops.FrozenBatchNorm2d
     backbone = resnet_fpn_backbone(
-        backbone_name=config.backbone.name, weights=None, norm_layer=norms.get(config.backbone.norm, frozen), trainable_layers=5
+        backbone_name=config.backbone.name,
+        weights=None,
+        norm_layer=norms.get(config.backbone.norm, frozen),
+        trainable_layers=5,
     )
     rpn, head = config.rpn, config.roi_head
     model = FasterRCNN(
         backbone,
         classes + 1,
         rpn_anchor_generator=AnchorGenerator(
-            tuple((int(size),) for size in config.anchors.sizes), (config.anchors.aspect_ratios,) * len(config.anchors.sizes)
+            tuple((int(size),) for size in config.anchors.sizes),
+            (config.anchors.aspect_ratios,) * len(config.anchors.sizes),
         ),
         min_size=config.image.min_size[-1],
         max_size=config.image.max_size,
@@ -172,7 +178,9 @@ def torchvision_step(config: Config, batch: Batch, classes: int, threads: int) -
     ).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9, weight_decay=1e-4)
     images, targets = [], []
-    for image, size, boxes, labels in zip(batch.images, batch.image_sizes.numpy(), batch.boxes.numpy(), batch.labels.numpy(), strict=True):
+    for image, size, boxes, labels in zip(
+        batch.images, batch.image_sizes.numpy(), batch.boxes.numpy(), batch.labels.numpy(), strict=True
+    ):
         pixels = image.numpy()[: size[0], : size[1]] * np.array(config.image.std) + np.array(config.image.mean)
         images.append(torch.from_numpy((pixels / 255).astype(np.float32)).permute(2, 0, 1).contiguous())
         real = labels > 0

@@ -89,7 +89,9 @@ def describe_processor(cpuinfo: str) -> Finding:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     found = f"{fields.get('model name') or platform.processor() or platform.machine()}, {cores} cores"
     if flags and "avx" not in flags:
-        return Finding("processor", f"{found}, no AVX", works=False, advice="TensorFlow's wheels need AVX; use another machine")
+        return Finding(
+            "processor", f"{found}, no AVX", works=False, advice="TensorFlow's wheels need AVX; use another machine"
+        )
     return Finding("processor", f"{found}; {' '.join(features) or 'instructions unknown'}")
 
 
@@ -97,7 +99,10 @@ def _devices() -> Finding:
     import_tensorflow()
     import tensorflow as tf
 
-    names = [tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name) for gpu in tf.config.list_physical_devices("GPU")]
+    names = [
+        tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
+        for gpu in tf.config.list_physical_devices("GPU")
+    ]
     if names:
         return Finding("GPU", f"{len(names)} x {names[0]}" if len(set(names)) == 1 else ", ".join(names))
     if shutil.which("nvidia-smi"):
@@ -124,14 +129,24 @@ def _compiler() -> Finding:
 
 def _horovod() -> Finding:
     if not importlib.util.find_spec("horovod"):
-        return Finding("Horovod", "none; training uses one process", advice="for several: scripts/build_horovod.sh, or the Docker image")
+        return Finding(
+            "Horovod",
+            "none; training uses one process",
+            advice="for several: scripts/build_horovod.sh, or the Docker image",
+        )
     # In a process of its own: a Horovod that was built for another TensorFlow may take its process down.
-    question = "import horovod.tensorflow as h; print(*[n for n in ('mpi', 'gloo', 'nccl') if getattr(h, n + '_built')()])"
+    question = (
+        "import horovod.tensorflow as h; print(*[n for n in ('mpi', 'gloo', 'nccl') if getattr(h, n + '_built')()])"
+    )
     probe = subprocess.run([sys.executable, "-c", question], capture_output=True, text=True, timeout=PROBE_SECONDS)
     version = importlib.metadata.version("horovod")
     if probe.returncode:
         reason = (probe.stderr.strip().splitlines() or [f"exit code {probe.returncode}"])[-1]
-        return Finding("Horovod", f"{version} does not load: {reason}", advice="build it for this TensorFlow: scripts/build_horovod.sh")
+        return Finding(
+            "Horovod",
+            f"{version} does not load: {reason}",
+            advice="build it for this TensorFlow: scripts/build_horovod.sh",
+        )
     return Finding("Horovod", f"{version} with {probe.stdout.strip() or 'no'} operations")
 
 

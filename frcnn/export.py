@@ -65,7 +65,9 @@ class ExportedDetector(tf.Module):
             return detect
 
         # A branch a canvas: inside the network all shapes are static.
-        return tf.switch_case(in_graph.canvas_number(original, self._image), [on(canvas) for canvas in canvases(self._image)])
+        return tf.switch_case(
+            in_graph.canvas_number(original, self._image), [on(canvas) for canvas in canvases(self._image)]
+        )
 
 
 def export_savedmodel(model: Path, out: Path, kernel: Literal["reference", "compiled"]) -> None:

@@ -50,7 +50,9 @@ class Prepared(NamedTuple):
 class Detector:
     """A model with its classes, ready for pictures of any size. Traces once per canvas and batch size."""
 
-    def __init__(self, model: FasterRCNN, config: Config, class_names: Sequence[str], category_ids: Sequence[int]) -> None:
+    def __init__(
+        self, model: FasterRCNN, config: Config, class_names: Sequence[str], category_ids: Sequence[int]
+    ) -> None:
         self.model = model
         self.config = config
         self.class_names = tuple(class_names)

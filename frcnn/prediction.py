@@ -36,13 +36,17 @@ def find_pictures(paths: Sequence[Path], out: Path) -> list[Job]:
     for path in paths:
         for source in _pictures_below(path, out) if path.is_dir() else [path]:
             inside = source.relative_to(path) if path.is_dir() else Path(source.name)
-            target = _free(out / inside.with_suffix(".jpg" if source.suffix.lower() in (".jpg", ".jpeg") else ".png"), taken)
+            target = _free(
+                out / inside.with_suffix(".jpg" if source.suffix.lower() in (".jpg", ".jpeg") else ".png"), taken
+            )
             taken.add(target)
             jobs.append(Job(source, target))
     sources = {job.source.resolve() for job in jobs}
     for job in jobs:
         if job.target.resolve() in sources:
-            raise UserError(f"the drawn copy of {job.source} would replace {job.target}; choose another folder than {out} for --out")
+            raise UserError(
+                f"the drawn copy of {job.source} would replace {job.target}; choose another folder than {out} for --out"
+            )
     return jobs
 
 
@@ -77,7 +81,9 @@ def predict_pictures(
             unreadable += 1
         else:
             (detections,) = detector.detect([image])
-            entries += [{**entry, "file_name": str(source)} for entry in coco_results(number, detections, detector.category_ids)]
+            entries += [
+                {**entry, "file_name": str(source)} for entry in coco_results(number, detections, detector.category_ids)
+            ]
             target.parent.mkdir(parents=True, exist_ok=True)
             draw_detections(image, detections, detector.class_names, score_threshold).save(target, quality=92)
         progress(number, len(jobs))

@@ -55,7 +55,11 @@ def layers(archive: BinaryIO) -> Iterator[tuple[str, tarfile.TarFile]]:
         raise Unreadable(f"docker save did not give a whole image ({error})") from error
     missing = [name for name in named if links.get(name, name) not in read]
     if missing or not named:
-        raise Unreadable(f"not read: {', '.join(missing)}; expected layers that are tar files" if named else "the image names no layers")
+        raise Unreadable(
+            f"not read: {', '.join(missing)}; expected layers that are tar files"
+            if named
+            else "the image names no layers"
+        )
 
 
 def _as_tar(content: BinaryIO) -> tarfile.TarFile | None:
@@ -103,7 +107,9 @@ def main(arguments: list[str] | None = None) -> int:
                 for file, what in findings(layer, forbidden):
                     count += 1
                     if what:
-                        wrong.append(f"{file}: {what} (layer {name.removesuffix('/layer.tar').rpartition('/')[2][:12]})")
+                        wrong.append(
+                            f"{file}: {what} (layer {name.removesuffix('/layer.tar').rpartition('/')[2][:12]})"
+                        )
         except Unreadable as error:
             print(f"check_image: {options.image}: {error}", file=sys.stderr)
             return 2
@@ -113,7 +119,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     if PRIVATE_KEY.search(settings.replace(b"\\n", b"\n")):
         wrong.append("the image's settings: a private key")
-    print("\n".join(wrong) if wrong else f"{count} files in all layers: no private key, no compiler, none of {len(forbidden)} certificates")
+    print(
+        "\n".join(wrong)
+        if wrong
+        else f"{count} files in all layers: no private key, no compiler, none of {len(forbidden)} certificates"
+    )
     return 1 if wrong else 0
 
 

@@ -75,7 +75,9 @@ sides = st.floats(0.125, 500, width=32)
 
 @given(hnp.arrays(np.float32, (3, 2), elements=coordinates), hnp.arrays(np.float32, (3, 2), elements=sides),
        hnp.arrays(np.float32, (3, 2), elements=coordinates), hnp.arrays(np.float32, (3, 2), elements=sides))  # fmt: skip
-def test_decode_inverts_encode(corner: np.ndarray, side: np.ndarray, anchor_corner: np.ndarray, anchor_side: np.ndarray) -> None:
+def test_decode_inverts_encode(
+    corner: np.ndarray, side: np.ndarray, anchor_corner: np.ndarray, anchor_side: np.ndarray
+) -> None:
     side = np.minimum(side, anchor_side * 60)  # within the bound of growth
     target = np.concatenate([corner, corner + side], axis=1)
     anchor = np.concatenate([anchor_corner, anchor_corner + anchor_side], axis=1)

@@ -106,13 +106,23 @@ def test_evaluate_works_from_the_model_folder_alone(model: Path, tmp_path: Path)
     assert "2 images" in result.stdout
     numbers = json.loads((tmp_path / "deep" / "metrics.json").read_text())
     trained = json.loads((model / "metrics.json").read_text())
-    assert [numbers[key] for key in ("AP", "AP50", "AR100", "class_AP")] == [trained[key] for key in ("AP", "AP50", "AR100", "class_AP")]
+    assert [numbers[key] for key in ("AP", "AP50", "AR100", "class_AP")] == [
+        trained[key] for key in ("AP", "AP50", "AR100", "class_AP")
+    ]
     assert re.search(rf"^AP50 +{trained['AP50']:.4f}$", result.stdout, re.M)
     assert re.search(r"^AP of triangle +", result.stdout, re.M)
 
 
 def test_evaluate_takes_other_data(model: Path, shapes: Path) -> None:
-    result = frcnn("evaluate", "--model", model, "--images", shapes / "val", "--annotations", shapes / "annotations/instances_val.json")
+    result = frcnn(
+        "evaluate",
+        "--model",
+        model,
+        "--images",
+        shapes / "val",
+        "--annotations",
+        shapes / "annotations/instances_val.json",
+    )
     assert result.exit_code == 0, result.output
     trained = json.loads((model / "metrics.json").read_text())
     assert re.search(rf"^AR100 +{trained['AR100']:.4f}$", result.stdout, re.M)
@@ -120,22 +130,39 @@ def test_evaluate_takes_other_data(model: Path, shapes: Path) -> None:
     assert "nowhere" in result.stderr
 
 
-def test_evaluate_gives_no_numbers_of_pictures_that_it_could_not_read(model: Path, shapes: Path, tmp_path: Path) -> None:
+def test_evaluate_gives_no_numbers_of_pictures_that_it_could_not_read(
+    model: Path, shapes: Path, tmp_path: Path
+) -> None:
     broken = shutil.copytree(shapes / "val", tmp_path / "val")
     for picture in broken.iterdir():
         picture.write_bytes(picture.read_bytes()[:200])
-    result = frcnn("evaluate", "--model", model, "--images", broken, "--annotations", shapes / "annotations/instances_val.json")
+    result = frcnn(
+        "evaluate", "--model", model, "--images", broken, "--annotations", shapes / "annotations/instances_val.json"
+    )
     assert result.exit_code == 2
     assert "2 of 2 images could not be read, more than data.max_bad_image_share=0.01 allows" in result.stderr
     assert "AP" not in result.stdout
 
 
-def test_predict_draws_every_picture_and_reports_those_it_cannot_read(model: Path, shapes: Path, tmp_path: Path) -> None:
+def test_predict_draws_every_picture_and_reports_those_it_cannot_read(
+    model: Path, shapes: Path, tmp_path: Path
+) -> None:
     (tmp_path / "in" / "deep").mkdir(parents=True)
     Image.fromarray(np.full((40, 60, 3), 128, np.uint8)).save(tmp_path / "in" / "deep" / "grey.bmp")
     (tmp_path / "in" / "broken.png").write_text("not a picture")
     out = tmp_path / "out"
-    result = frcnn("predict", shapes / "val", tmp_path / "in", tmp_path / "nowhere.jpg", "--model", model, "--out", out, "--score", "0.01")
+    result = frcnn(
+        "predict",
+        shapes / "val",
+        tmp_path / "in",
+        tmp_path / "nowhere.jpg",
+        "--model",
+        model,
+        "--out",
+        out,
+        "--score",
+        "0.01",
+    )
     assert result.exit_code == 1
     assert f"{tmp_path / 'in' / 'broken.png'} is not a picture of a known format" in result.stderr
     assert f"{tmp_path / 'nowhere.jpg'} does not exist" in result.stderr
@@ -157,7 +184,9 @@ def test_import_weights_refuses_what_it_does_not_know(tmp_path: Path) -> None:
     """tests/weights has the imports that work."""
     file = REPOSITORY / "tests" / "weights" / "golden" / "archive.pth"
     told = mistake("import-weights", file, "--from", "detectron2", "--out", tmp_path / "m")
-    assert told.startswith(f"frcnn: {file}: no network of Detectron2's that frcnn knows: it has neither 'res2_0_branch2a_w'")
+    assert told.startswith(
+        f"frcnn: {file}: no network of Detectron2's that frcnn knows: it has neither 'res2_0_branch2a_w'"
+    )
     assert not (tmp_path / "m").exists()
 
 
@@ -178,18 +207,26 @@ def test_check_dataset_exits_with_one_where_something_is_bad(real_data: Path, tm
 def test_mistakes_are_one_sentence(shapes: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("training: {epochs: 1}")
-    assert "unknown option 'trainin.epochs'; did you mean 'training.epochs'?" in mistake("train", "--config", recipe, "trainin.epochs=3")
+    assert "unknown option 'trainin.epochs'; did you mean 'training.epochs'?" in mistake(
+        "train", "--config", recipe, "trainin.epochs=3"
+    )
     assert "nowhere.yaml cannot be read" in mistake("train", "--config", tmp_path / "nowhere.yaml")
     assert "nothing says where the train split is" in mistake("train", "--config", recipe)
     assert "is not a model folder" in mistake("evaluate", "--model", tmp_path)
-    assert "--images and --annotations belong together" in mistake("evaluate", "--model", tmp_path, "--images", tmp_path)
+    assert "--images and --annotations belong together" in mistake(
+        "evaluate", "--model", tmp_path, "--images", tmp_path
+    )
     assert "is not a model folder" in mistake("predict", shapes, "--model", tmp_path, "--out", tmp_path / "out")
-    assert "has no pictures; expected files that end in .jpg" in mistake("predict", tmp_path, "--model", tmp_path, "--out", tmp_path / "o")
+    assert "has no pictures; expected files that end in .jpg" in mistake(
+        "predict", tmp_path, "--model", tmp_path, "--out", tmp_path / "o"
+    )
     assert "is not a folder" in mistake("check-dataset", tmp_path / "nowhere")
     assert "was not written by make-shapes" in mistake("make-shapes", REPOSITORY / "frcnn")
 
 
-def test_outputs_are_looked_at_before_the_work(model: Path, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outputs_are_looked_at_before_the_work(
+    model: Path, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file, folder = tmp_path / "file", tmp_path / "folder"
     file.touch()
     folder.mkdir()
@@ -201,7 +238,9 @@ def test_outputs_are_looked_at_before_the_work(model: Path, shapes: Path, tmp_pa
         ("import-weights", file, "--from", "torchvision"),
     ):
         for out in (file, file / "x"):
-            assert f"--out is {out}, which cannot be written: {file} is a file, where a folder is needed" in mistake(*verb, "--out", out)
+            assert f"--out is {out}, which cannot be written: {file} is a file, where a folder is needed" in mistake(
+                *verb, "--out", out
+            )
     monkeypatch.setattr(Detector, "load", lambda *_: pytest.fail("the work has begun"))
     for option, verb in (
         ("--json", ("evaluate", "--model", model)),
@@ -209,7 +248,9 @@ def test_outputs_are_looked_at_before_the_work(model: Path, shapes: Path, tmp_pa
         ("--out", ("manifest-to-coco", file, "--images", tmp_path)),
     ):
         told = mistake(*verb, option, folder)
-        assert told.startswith(f"frcnn: {option} is {folder}, which cannot be written: {folder} is a folder, where a file is needed")
+        assert told.startswith(
+            f"frcnn: {option} is {folder}, which cannot be written: {folder} is a folder, where a file is needed"
+        )
         assert f"{file} is a file, where a folder is needed" in mistake(*verb, option, file / "x")
 
 
@@ -220,7 +261,9 @@ def test_a_file_that_cannot_be_used_is_one_sentence_and_a_mistake_of_ours_keeps_
         raising = Verbs(commands={"raise": click.Command("raise", callback=functools.partial(_raise, error))})
         assert CliRunner().invoke(raising, ["raise"]).exception is error
     full = OSError(errno.ENOSPC, "No space left on device")
-    result = CliRunner().invoke(Verbs(commands={"raise": click.Command("raise", callback=functools.partial(_raise, full))}), ["raise"])
+    result = CliRunner().invoke(
+        Verbs(commands={"raise": click.Command("raise", callback=functools.partial(_raise, full))}), ["raise"]
+    )
     assert (result.exit_code, result.stderr) == (2, "frcnn: there is no room to write (No space left on device)\n")
 
 
@@ -282,6 +325,8 @@ def test_the_commands_of_the_readme_and_contributing_exist() -> None:
 
 def test_recipes_named_in_examples_exist() -> None:
     context = click.Context(main)
-    named = {name for verb in main.commands.values() for name in re.findall(r"configs/\S+\.yaml", verb.get_help(context))}
+    named = {
+        name for verb in main.commands.values() for name in re.findall(r"configs/\S+\.yaml", verb.get_help(context))
+    }
     assert named
     assert all((REPOSITORY / name).exists() for name in named)

@@ -60,7 +60,10 @@ def test_texts_become_what_their_option_asks_for(name: str, text: str, value: ob
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("training.batch_size", "'training.batch_size' is not of the form KEY=VALUE, for example training.batch_size=4"),
+        (
+            "training.batch_size",
+            "'training.batch_size' is not of the form KEY=VALUE, for example training.batch_size=4",
+        ),
         ("training.batchsize=4", "unknown option 'training.batchsize'; did you mean 'training.batch_size'?"),
         ("trainig.batch_size=4", "unknown option 'trainig.batch_size'; did you mean 'training.batch_size'?"),
         ("batch_size=4", "unknown option 'batch_size'; did you mean 'training.batch_size'?"),
@@ -75,10 +78,16 @@ def test_texts_become_what_their_option_asks_for(name: str, text: str, value: ob
         ("training.deterministic=maybe", "option 'training.deterministic' is 'maybe'; expected a valid boolean"),
         ("training.epochs=NaN", "option 'training.epochs' is nan; expected a finite number"),
         ("optimizer.ema=1", "option 'optimizer.ema' is 1; expected a number less than 1"),
-        ("backbone.name=resnet19", "option 'backbone.name' is 'resnet19'; expected 'resnet18', 'resnet34', 'resnet50', 'resnet101' or"),
+        (
+            "backbone.name=resnet19",
+            "option 'backbone.name' is 'resnet19'; expected 'resnet18', 'resnet34', 'resnet50', 'resnet101' or",
+        ),
         ("image.min_size=320", "option 'image.min_size' is 320; expected a list such as [1, 2]"),
         ("image.min_size=[320, 0]", "option 'image.min_size[1]' is 0; expected a number greater than or equal to 1"),
-        ("image.min_size=[2000]", "section 'image': min_size [2000] must hold at least one size and none above max_size 1333"),
+        (
+            "image.min_size=[2000]",
+            "section 'image': min_size [2000] must hold at least one size and none above max_size 1333",
+        ),
         ("image.mean=[1, 2]", "option 'image.mean[2]' is [1, 2]; expected one more value"),
         ("anchors.sizes=[1, 2]", "option 'anchors.sizes' is [1, 2]; expected at least 5 values"),
         ("augment.scale_range=[2, 1]", "section 'augment': scale_range [2.0, 1.0] must be [smallest, largest]"),
@@ -101,11 +110,20 @@ def test_mistakes_are_told_in_one_sentence(override: str, message: str) -> None:
         ("- 1", "holds a list; expected sections such as 'training:' with options below them"),
         ("training: 3", "option 'training' is 3; expected a section with options below it"),
         ("training:\n  epochs: 3\n  batch_size: [", "is not valid YAML: line 3, column 16: expected the node content"),
-        ("seed: 1\ntraining:\n  epochs: 3\ntraining:\n  batch_size: 2", "line 1, column 1: 'training' stands there twice"),
+        (
+            "seed: 1\ntraining:\n  epochs: 3\ntraining:\n  batch_size: 2",
+            "line 1, column 1: 'training' stands there twice",
+        ),
         ("training:\n  epochs: 3\n  epochs: 4", "line 2, column 3: 'epochs' stands there twice"),
         ("1: 2", "option '1' is 1; expected the name of an option"),
-        ("a: !!python/object/apply:os.getpid []", "is not valid YAML: line 1, column 4: could not determine a constructor"),
-        ("seed: -1\nnoise: 3", "option 'seed' is -1; expected a number greater than or equal to 0; unknown option 'noise'"),
+        (
+            "a: !!python/object/apply:os.getpid []",
+            "is not valid YAML: line 1, column 4: could not determine a constructor",
+        ),
+        (
+            "seed: -1\nnoise: 3",
+            "option 'seed' is -1; expected a number greater than or equal to 0; unknown option 'noise'",
+        ),
     ],
 )
 def test_mistakes_in_a_file_name_the_file(tmp_path: Path, text: str, message: str) -> None:
@@ -118,7 +136,9 @@ def test_mistakes_in_a_file_name_the_file(tmp_path: Path, text: str, message: st
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"nowhere\.yaml cannot be read \(No such file or directory\); give the path of a YAML file"):
+    with pytest.raises(
+        UserError, match=r"nowhere\.yaml cannot be read \(No such file or directory\); give the path of a YAML file"
+    ):
         load_config(tmp_path / "nowhere.yaml")
     (tmp_path / "picture.yaml").write_bytes(b"\xff\xd8\xff\xe0")
     with pytest.raises(UserError, match=r"picture\.yaml is not valid YAML"):
@@ -128,7 +148,9 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 def test_an_override_does_not_hide_a_broken_section(tmp_path: Path) -> None:
     file = tmp_path / "recipe.yaml"
     file.write_text("training: 3")
-    with pytest.raises(UserError, match=r"option 'training\.epochs' cannot be set: 'training' is 3; expected a section"):
+    with pytest.raises(
+        UserError, match=r"option 'training\.epochs' cannot be set: 'training' is 3; expected a section"
+    ):
         load_config(file, ["training.epochs=2"])
 
 
@@ -147,10 +169,15 @@ def test_hyperparameters_leave_the_base_alone() -> None:
 
 
 def test_a_saved_configuration_loads_as_the_same(tmp_path: Path) -> None:
-    config = load_config(None, ["data.root=/a b", "optimizer.clip_norm=3", "augment.scale_range=[0.1, 2]", "fpn.norm=none", "weights=true"])
+    config = load_config(
+        None,
+        ["data.root=/a b", "optimizer.clip_norm=3", "augment.scale_range=[0.1, 2]", "fpn.norm=none", "weights=true"],
+    )
     save_config(config, tmp_path / "config.yaml")
     assert load_config(tmp_path / "config.yaml") == config
-    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["roi_head"]["nms_iou"] == 0.5  # defaults are written too
+    assert (
+        yaml.safe_load((tmp_path / "config.yaml").read_text())["roi_head"]["nms_iou"] == 0.5
+    )  # defaults are written too
 
 
 def test_a_configuration_is_frozen() -> None:
@@ -186,7 +213,9 @@ def test_every_option_is_described() -> None:
 
 def test_the_configuration_page_is_current() -> None:
     """docs/configuration.md is what tools/config_reference.py writes."""
-    check = subprocess.run([sys.executable, "tools/config_reference.py", "--check"], cwd=REPOSITORY, capture_output=True, text=True)
+    check = subprocess.run(
+        [sys.executable, "tools/config_reference.py", "--check"], cwd=REPOSITORY, capture_output=True, text=True
+    )
     assert check.returncode == 0, check.stderr
 
 

@@ -16,7 +16,9 @@ import check_docs  # noqa: E402
 import error_page  # noqa: E402
 
 PAGES = check_docs.pages(REPOSITORY)
-EXECUTED = [page for page in PAGES if any(block.language == "sh" and not block.reason for block in check_docs.blocks(page))]
+EXECUTED = [
+    page for page in PAGES if any(block.language == "sh" and not block.reason for block in check_docs.blocks(page))
+]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -38,10 +40,15 @@ def test_what_a_reader_types(page: Path, tmp_path: Path) -> None:
     """The blocks fenced as sh, one after the other in one shell, in a folder that has the recipes."""
     (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
     script = "\n".join(
-        ["set -euo pipefail", *(block.text for block in check_docs.blocks(page) if block.language == "sh" and not block.reason)]
+        [
+            "set -euo pipefail",
+            *(block.text for block in check_docs.blocks(page) if block.language == "sh" and not block.reason),
+        ]
     )
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env={**os.environ, "PATH": path}, capture_output=True, text=True)
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, env={**os.environ, "PATH": path}, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
 
 
@@ -61,7 +68,9 @@ def test_the_first_run_is_among_them() -> None:
     ],
 )
 def test_what_is_found(tmp_path: Path, text: str, said: str) -> None:
-    (tmp_path / "page.md").write_text(f"# A heading\n\n[ok](#a-heading) [ok](page.md) frcnn trains\n\n    frcnn doctor  # fine\n\n{text}\n")
+    (tmp_path / "page.md").write_text(
+        f"# A heading\n\n[ok](#a-heading) [ok](page.md) frcnn trains\n\n    frcnn doctor  # fine\n\n{text}\n"
+    )
     problems = list(check_docs.problems(tmp_path / "page.md", tmp_path))
     assert len(problems) == 1, problems
     assert said in problems[0]

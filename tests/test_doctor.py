@@ -15,7 +15,9 @@ def test_this_machine_works() -> None:
     findings = {finding.topic: finding for finding in examine()}
     assert all(finding.works for finding in findings.values())
     assert findings["tensorflow"].found == importlib.metadata.version("tensorflow")
-    assert {"Python", "keras", "processor", "memory", "GPU", "kernels", "C++ compiler", "Horovod", "mpirun"} <= set(findings)
+    assert {"Python", "keras", "processor", "memory", "GPU", "kernels", "C++ compiler", "Horovod", "mpirun"} <= set(
+        findings
+    )
 
 
 def test_missing_and_wrong_packages_are_named_with_the_command_that_mends_them() -> None:

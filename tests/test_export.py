@@ -85,7 +85,9 @@ def assert_same(found: dict[str, np.ndarray], way: str, detector: Detector, imag
         count = found[f"{way}_counts"][row]
         assert count == len(detections.scores)
         for name, tolerance in (("boxes", 1e-3), ("scores", 1e-3), ("labels", 0)):
-            np.testing.assert_allclose(found[f"{way}_{name}"][row, :count], getattr(detections, name), atol=tolerance, rtol=0)
+            np.testing.assert_allclose(
+                found[f"{way}_{name}"][row, :count], getattr(detections, name), atol=tolerance, rtol=0
+            )
         assert not found[f"{way}_scores"][row, count:].any()
 
 
@@ -131,7 +133,9 @@ def test_the_kernels_travel_along(tmp_path, pictures):
     np.save(tmp_path / "pixels.npy", images[0][None])
     with pytest.raises(AssertionError, match="Op type not registered 'Frcnn"):
         found_by_a_stranger(tmp_path / "out", pictures, tmp_path)
-    assert_same(found_by_a_stranger(tmp_path / "out", pictures, tmp_path, library), "bytes", Detector.load(model), images)
+    assert_same(
+        found_by_a_stranger(tmp_path / "out", pictures, tmp_path, library), "bytes", Detector.load(model), images
+    )
 
 
 def test_a_folder_with_something_in_it_is_left_alone(tmp_path):

@@ -53,9 +53,16 @@ def test_a_real_run_takes_no_more_than_the_quotas_that_the_page_names() -> None:
     values: dict[str, Any] = {}
     exec(cells["parameters"].replace("DRY_RUN = True", "DRY_RUN = False"), values)
     deployed: list[Endpoint] = []
-    names = {"NAME": "n-1", "IMAGE": "123456789012.dkr.ecr.us-east-1.amazonaws.com/frcnn:1", "artifact": "s3://bucket/m.tar.gz"}
+    names = {
+        "NAME": "n-1",
+        "IMAGE": "123456789012.dkr.ecr.us-east-1.amazonaws.com/frcnn:1",
+        "artifact": "s3://bucket/m.tar.gz",
+    }
     account = SimpleNamespace(deploy=lambda models, endpoint: deployed.append(endpoint))
-    exec(cells["deploy"], {**values, **names, "account": account, "Endpoint": Endpoint, "Model": Model, "Variant": Variant})
+    exec(
+        cells["deploy"],
+        {**values, **names, "account": account, "Endpoint": Endpoint, "Model": Model, "Variant": Variant},
+    )
     [variant] = deployed[0].variants
     page = (REPOSITORY / "docs" / "sagemaker.md").read_text()
     assert f"*{variant.instance_type} for endpoint usage* | {variant.instance_count} |" in page
@@ -68,7 +75,9 @@ def test_the_dry_run_goes_all_the_way(tmp_path: Path, monkeypatch: pytest.Monkey
     """From drawn shapes to answers of two variants, and nothing is left; with SDK 3 where that is installed, else with boto3."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
-    monkeypatch.setenv("SAGEMAKER_VALIDATE_ROLE", "false")  # SDK 3 would ask IAM's policy simulator, which moto does not have
+    monkeypatch.setenv(
+        "SAGEMAKER_VALIDATE_ROLE", "false"
+    )  # SDK 3 would ask IAM's policy simulator, which moto does not have
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
@@ -77,7 +86,9 @@ def test_the_dry_run_goes_all_the_way(tmp_path: Path, monkeypatch: pytest.Monkey
     parameters.source = re.sub(r"(?m)^HYPERPARAMETERS = .*$", f"HYPERPARAMETERS = {SMALL!r}", parameters.source)
     notebook.metadata.kernelspec.name = "python3"
 
-    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}, kernel_name="python3").execute()
+    NotebookClient(
+        notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}, kernel_name="python3"
+    ).execute()
 
     said = {cell.id: "".join(_texts(cell)) for cell in notebook.cells if cell.cell_type == "code"}
     assert said["setup"].split()[0] == ("v3" if installed_sdk() == 3 else "boto3")

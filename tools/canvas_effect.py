@@ -30,9 +30,13 @@ SHAPES = Path(__file__).resolve().parent.parent / "tests" / "weights" / "golden"
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with val2017/ and annotations/instances_val2017.json")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder with val2017/ and annotations/instances_val2017.json"
+    )
     parser.add_argument("--pictures", type=int, default=20)
-    parser.add_argument("--min-size", type=int, default=320, help="short side after the resize; the long one is at most 5/3 of it")
+    parser.add_argument(
+        "--min-size", type=int, default=320, help="short side after the resize; the long one is at most 5/3 of it"
+    )
     parser.add_argument("--json", type=Path, help="write the numbers into this file too")
     arguments = parser.parse_args()
     rows = measure(arguments.data, arguments.pictures, arguments.min_size)

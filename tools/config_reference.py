@@ -37,13 +37,17 @@ def reference() -> str:
     return HEADER + "".join(tables)
 
 
-def _add_tables(section: dict[str, Any], name: str, defaults: dict[str, Any], definitions: dict[str, Any], tables: list[str]) -> None:
+def _add_tables(
+    section: dict[str, Any], name: str, defaults: dict[str, Any], definitions: dict[str, Any], tables: list[str]
+) -> None:
     rows, below = [], []
     for option, field in section["properties"].items():
         if "$ref" in field:
             below.append((option, definitions[field["$ref"].rpartition("/")[2]]))
         else:
-            rows.append(f"| `{option}` | {_type(field)} | `{_default(defaults[option])}` | {_cell(field['description'])} |")
+            rows.append(
+                f"| `{option}` | {_type(field)} | `{_default(defaults[option])}` | {_cell(field['description'])} |"
+            )
     if rows:
         tables.append(f"\n## {name or 'Top level'}\n\n")
         meaning = section.get("description", "")
@@ -63,7 +67,9 @@ def _type(field: dict[str, Any]) -> str:
         return _list_type(field)
     if field.get("format") == "path":
         return "path"
-    return {"integer": "integer", "number": "number", "boolean": "true or false", "null": "null"}[field["type"]] + _range(field)
+    return {"integer": "integer", "number": "number", "boolean": "true or false", "null": "null"}[
+        field["type"]
+    ] + _range(field)
 
 
 def _list_type(field: dict[str, Any]) -> str:

@@ -29,7 +29,16 @@ SECTIONS = (
         "Starting jobs and endpoints on SageMaker",
         tuple(
             f"sagemaker/{name}"
-            for name in ("account", "hosting", "image_uri", "inputs", "instances", "launch", "model_trainer", "mpi_options")
+            for name in (
+                "account",
+                "hosting",
+                "image_uri",
+                "inputs",
+                "instances",
+                "launch",
+                "model_trainer",
+                "mpi_options",
+            )
         )
         + ("sagemaker/rehearsal", "sagemaker/service_model", "sagemaker/training_job"),
     ),

@@ -21,11 +21,15 @@ CANVAS = (512, 640)
 
 def pooling_inputs(rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Small integers as features, so that the file compresses; boxes at the levels' borders among them."""
-    inputs = {f"p{k}": rng.integers(-8, 8, size=(2, CANVAS[0] >> k, CANVAS[1] >> k, 1)).astype(np.int8) for k in range(2, 6)}
+    inputs = {
+        f"p{k}": rng.integers(-8, 8, size=(2, CANVAS[0] >> k, CANVAS[1] >> k, 1)).astype(np.int8) for k in range(2, 6)
+    }
     size = np.exp(rng.uniform(np.log(6), np.log(500), size=(40, 2)))
     corner = rng.uniform(0, 1, size=(40, 2)) * (np.array(CANVAS[::-1]) - size).clip(0)
     boxes = np.concatenate([corner, np.minimum(corner + size, CANVAS[::-1])], axis=1).astype(np.float32)
-    for row, side in enumerate((112, 224, 448, np.nextafter(np.float32(112), np.float32(0)), np.nextafter(np.float32(224), np.float32(0)))):
+    for row, side in enumerate(
+        (112, 224, 448, np.nextafter(np.float32(112), np.float32(0)), np.nextafter(np.float32(224), np.float32(0)))
+    ):
         boxes[row] = (0, 0, side, side)
     boxes[5:8] = [[0, 0, 640, 512], [600, 480, 640, 512], [30, 40, 30.5, 40.25]]
     return {**inputs, "boxes": boxes, "box_image": rng.integers(0, 2, size=40).astype(np.int32)}
@@ -33,7 +37,10 @@ def pooling_inputs(rng: np.random.Generator) -> dict[str, np.ndarray]:
 
 def pool(inputs: dict[str, np.ndarray], sampling_ratio: int, aligned: bool) -> dict[str, np.ndarray]:
     """Pooled values of torchvision's roi_align on the levels its own mapper chooses, and the gradients of their weighted sum."""
-    levels = [torch.from_numpy(inputs[f"p{k}"].astype(np.float32)).permute(0, 3, 1, 2).contiguous().requires_grad_() for k in range(2, 6)]
+    levels = [
+        torch.from_numpy(inputs[f"p{k}"].astype(np.float32)).permute(0, 3, 1, 2).contiguous().requires_grad_()
+        for k in range(2, 6)
+    ]
     boxes, images = torch.from_numpy(inputs["boxes"]), torch.from_numpy(inputs["box_image"])
     level_of = torchvision.ops.poolers.LevelMapper(2, 5)([boxes])
     pooled = torch.zeros(len(boxes), 1, 7, 7)
@@ -44,7 +51,9 @@ def pool(inputs: dict[str, np.ndarray], sampling_ratio: int, aligned: bool) -> d
     weights = torch.arange(pooled.numel()).reshape(pooled.shape) % 5 - 2.0
     (pooled * weights).sum().backward()
     name = f"s{sampling_ratio}{'_aligned' if aligned else ''}"
-    gradients = {f"{name}_p{k}": level.grad.permute(0, 2, 3, 1).numpy() for k, level in zip(range(2, 6), levels, strict=True)}
+    gradients = {
+        f"{name}_p{k}": level.grad.permute(0, 2, 3, 1).numpy() for k, level in zip(range(2, 6), levels, strict=True)
+    }
     return {f"{name}_pooled": pooled.detach().permute(0, 2, 3, 1).numpy(), **gradients}
 
 
@@ -58,7 +67,9 @@ def suppression(rng: np.random.Generator) -> dict[str, np.ndarray]:
     for threshold in (0.3, 0.5, 0.7):
         results[f"nms_{threshold}"] = torchvision.ops.nms(*tensors, threshold).numpy().astype(np.int32)
         results[f"nms_{threshold}_grouped"] = (
-            torchvision.ops.boxes._batched_nms_vanilla(*tensors, torch.from_numpy(groups), threshold).numpy().astype(np.int32)
+            torchvision.ops.boxes._batched_nms_vanilla(*tensors, torch.from_numpy(groups), threshold)
+            .numpy()
+            .astype(np.int32)
         )
     return results
 
@@ -77,7 +88,9 @@ def main() -> None:
     print(f"{FILE}: {FILE.stat().st_size} bytes from torch {torch.__version__}, torchvision {torchvision.__version__}")
     if arguments.json:
         versions = {"torch": torch.__version__, "torchvision": torchvision.__version__}
-        arguments.json.write_text(json.dumps(versions | {name: list(array.shape) for name, array in contents.items()}, indent=2))
+        arguments.json.write_text(
+            json.dumps(versions | {name: list(array.shape) for name, array in contents.items()}, indent=2)
+        )
 
 
 if __name__ == "__main__":

@@ -115,7 +115,9 @@ def compiled_kernels(source: str, architecture: int, folder: Path) -> Iterator[K
 def readable(mangled: str) -> str:
     """``pool<float, 4>`` for the symbol of ``frcnn::pool_kernel<float, 4>``."""
     symbol = subprocess.run(["c++filt", mangled], capture_output=True, text=True, check=True).stdout
-    name, arguments = re.search(r"(\w+)_kernel(<[^()]*>)?\(", symbol.replace("frcnn::", "").replace("(int)", "")).groups()
+    name, arguments = re.search(
+        r"(\w+)_kernel(<[^()]*>)?\(", symbol.replace("frcnn::", "").replace("(int)", "")
+    ).groups()
     return name + (arguments or "")
 
 
@@ -128,7 +130,11 @@ def moved_bytes(program: Path, operation: str, count: int) -> int:
     head = np.int32([len(strides), 1, channels, ops_case.POOLED, 2, 1, 0, count])
     sizes = np.int32(ops_case.MAP_SIZES)
     starts = np.float32([0, *ops_case.level_starts(ops_case.STRIDES, "torchvision")])
-    values = maps if operation == "roi_align" else [np.zeros([count, ops_case.POOLED, ops_case.POOLED, channels], np.float32)]
+    values = (
+        maps
+        if operation == "roi_align"
+        else [np.zeros([count, ops_case.POOLED, ops_case.POOLED, channels], np.float32)]
+    )
     call = (head, sizes[:, 0], sizes[:, 1], 1 / strides, starts, boxes, np.zeros(count, np.int32), *values)
     moved = shim_runs.run(program, operation, "forward", *call, timeout=600)[1]
     if operation == "roi_align_gradient":  # and its memset, which is no kernel of ours
@@ -171,7 +177,11 @@ def main() -> None:
             if k.name == kernel
         }
         print(f"| `{kernel}` | " + " | ".join(cells[architecture] for architecture in architectures) + " |")
-    print("\n| operation | moved, MB | floor, MB | moved / floor | " + " | ".join(f"floor on {gpu}, µs" for gpu in MEMORY) + " |")
+    print(
+        "\n| operation | moved, MB | floor, MB | moved / floor | "
+        + " | ".join(f"floor on {gpu}, µs" for gpu in MEMORY)
+        + " |"
+    )
     print("|---|---|---|---|" + "---|" * len(MEMORY))
     for name, moved, floor in rows:
         times = " | ".join(f"{floor / rate * 1e6:.0f}" for rate in MEMORY.values())
@@ -179,7 +189,10 @@ def main() -> None:
     if arguments.json:
         traffic_rows = [{"operation": name, "moved": moved, "floor": floor} for name, moved, floor in rows]
         arguments.json.write_text(
-            json.dumps({"kernels": [k._asdict() | {"resident": k.resident} for k in kernels], "traffic": traffic_rows}, indent=2)
+            json.dumps(
+                {"kernels": [k._asdict() | {"resident": k.resident} for k in kernels], "traffic": traffic_rows},
+                indent=2,
+            )
         )
 
 

@@ -22,13 +22,21 @@ PEERS = ("torchvision", "torchvision_v2", "detectron2", "detectron2_r101")
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", choices=PEERS, required=True)
-    parser.add_argument("--data", type=Path, required=True, help="folder with val2017/ and annotations/instances_val2017.json")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder with val2017/ and annotations/instances_val2017.json"
+    )
     parser.add_argument("--pictures", type=int, default=20, help="of inference; 0: none")
-    parser.add_argument("--skip", type=int, default=0, help="pictures to leave out first, so that a long run can be done in pieces")
-    parser.add_argument("--sizes", action="store_true", help="compare the sizes that 3900 shapes of pictures are resized to")
+    parser.add_argument(
+        "--skip", type=int, default=0, help="pictures to leave out first, so that a long run can be done in pieces"
+    )
+    parser.add_argument(
+        "--sizes", action="store_true", help="compare the sizes that 3900 shapes of pictures are resized to"
+    )
     parser.add_argument("--training", type=int, default=0, help="batches of two pictures for losses and gradients")
     parser.add_argument("--double", action="store_true", help="compute both sides' gradients in float64 as well")
-    parser.add_argument("--min-size", type=int, default=800, help="short side after the resize; the long one is at most 5/3 of it")
+    parser.add_argument(
+        "--min-size", type=int, default=800, help="short side after the resize; the long one is at most 5/3 of it"
+    )
     parser.add_argument("--seed", type=int, default=1, help="of the drawn weights")
     parser.add_argument("--weights", type=Path, help="the peer's own file instead of drawn weights")
     parser.add_argument("--json", type=Path, help="write the numbers into this file too")

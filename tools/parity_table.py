@@ -60,7 +60,12 @@ def _rows() -> Iterable[tuple[str, Callable[[list[dict[str, Any]]], str]]]:
         yield title, lambda pieces, stages=stages: _largest(_stages(pieces, stages))
     yield "training batches", lambda pieces: str(len(_batches(pieces)) or "")
     for title, key in TRAINING.items():
-        yield title, lambda pieces, key=key: _largest(value for batch in _batches(pieces) for value in batch.get(key, {}).values())
+        yield (
+            title,
+            lambda pieces, key=key: _largest(
+                value for batch in _batches(pieces) for value in batch.get(key, {}).values()
+            ),
+        )
 
 
 def _pictures(pieces: list[dict[str, Any]]) -> list[dict[str, Any]]:

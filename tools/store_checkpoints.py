@@ -27,7 +27,12 @@ def main() -> None:
         parameter=torch.nn.Parameter(torch.tensor([1.0, 2.0])),
     )
     weights._metadata = {"": {"version": 1}}  # as state_dict() has it
-    checkpoint = {"model": weights, "epoch": 12, "args": argparse.Namespace(lr=0.02), "optimizer": {"state": {0: counted}}}
+    checkpoint = {
+        "model": weights,
+        "epoch": 12,
+        "args": argparse.Namespace(lr=0.02),
+        "optimizer": {"state": {0: counted}},
+    }
     torch.save(checkpoint, GOLDEN / "archive.pth")
     torch.save(checkpoint, GOLDEN / "legacy.pth", _use_new_zipfile_serialization=False)
 

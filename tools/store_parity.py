@@ -40,7 +40,11 @@ def store(peer: Any, name: str) -> None:
     peer.set_sizes(MIN_SIZE, MAX_SIZE)
     outputs = reduce_inference(peer.stages(drawn_picture(0)))
     truth = [drawn_truth(number) for number in range(2)]
-    batch = [drawn_picture(number) for number in range(2)], [boxes for boxes, _ in truth], [labels for _, labels in truth]
+    batch = (
+        [drawn_picture(number) for number in range(2)],
+        [boxes for boxes, _ in truth],
+        [labels for _, labels in truth],
+    )
     found = peer.training(*batch)
     exact = peer.training(*batch, replay=found)
     targets: dict[str, Target] = TRANSLATE[peer.framework](weights).targets

@@ -14,7 +14,9 @@ from frcnn.cli.console import example
         "frcnn launch --hosts localhost:2 -- train --config configs/shapes_r18_fpn.yaml data.root=shapes",
     ),
 )
-@click.option("--hosts", required=True, metavar="HOST:PROCESSES,...", help="Machines, and how many processes (GPUs) on each.")
+@click.option(
+    "--hosts", required=True, metavar="HOST:PROCESSES,...", help="Machines, and how many processes (GPUs) on each."
+)
 @click.option("--interface", help="Network interface between the hosts, such as eth0.  [default: mpirun's choice]")
 @click.argument("arguments", nargs=-1, required=True, metavar="VERB [ARGUMENT]...", type=click.UNPROCESSED)
 def launch(hosts: str, interface: str | None, arguments: tuple[str, ...]) -> None:

@@ -51,9 +51,13 @@ def check_output(path: Path, option: str, *, folder: bool) -> None:
     found = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
     if found.is_dir() != (folder or found != path.absolute()):
         kind, wanted = ("folder", "file") if found.is_dir() else ("file", "folder")
-        raise UserError(f"{option} is {path}, which cannot be written: {found} is a {kind}, where a {wanted} is needed; give another place")
+        raise UserError(
+            f"{option} is {path}, which cannot be written: {found} is a {kind}, where a {wanted} is needed; give another place"
+        )
     if not os.access(found, os.W_OK):
-        raise UserError(f"{option} is {path}, which cannot be written: this user has no right to {found}; give another place")
+        raise UserError(
+            f"{option} is {path}, which cannot be written: this user has no right to {found}; give another place"
+        )
 
 
 class Output(click.Path):

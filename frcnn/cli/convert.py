@@ -37,10 +37,17 @@ def voc_to_coco(folder: Path, names: Path | None, classes: str | None, out: Path
 
 @click.command(
     "manifest-to-coco",
-    epilog=example("frcnn manifest-to-coco output.manifest --images pictures --out coco/annotations/instances_train.json"),
+    epilog=example(
+        "frcnn manifest-to-coco output.manifest --images pictures --out coco/annotations/instances_train.json"
+    ),
 )
 @click.argument("manifest", type=PATH)
-@click.option("--images", type=PATH, required=True, help="Folder with the pictures that the manifest names by their address in S3.")
+@click.option(
+    "--images",
+    type=PATH,
+    required=True,
+    help="Folder with the pictures that the manifest names by their address in S3.",
+)
 @click.option("--out", type=OUT_FILE, required=True, help="COCO instances JSON file to write.")
 def manifest_to_coco(manifest: Path, images: Path, out: Path) -> None:
     """Convert a manifest of SageMaker Ground Truth.
@@ -63,4 +70,6 @@ def _lines(file: Path) -> list[str]:
 def _write(tables: dict[str, Any], out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(tables) + "\n")
-    click.echo(f"{out}: {len(tables['images'])} images, {len(tables['annotations'])} objects, {len(tables['categories'])} classes")
+    click.echo(
+        f"{out}: {len(tables['images'])} images, {len(tables['annotations'])} objects, {len(tables['categories'])} classes"
+    )

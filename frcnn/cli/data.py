@@ -20,9 +20,20 @@ from frcnn.startup import import_tensorflow
     ),
 )
 @click.argument("folder", type=PATH, metavar="DIR")
-@click.option("--split", type=click.Choice(SPLITS), multiple=True, help="Only this one; may be given again.  [default: all that are there]")
+@click.option(
+    "--split",
+    type=click.Choice(SPLITS),
+    multiple=True,
+    help="Only this one; may be given again.  [default: all that are there]",
+)
 @click.option("--config", "file", type=PATH, help="Recipe whose sizes and anchors suggestions are compared with.")
-@click.option("--out", type=OUT_FOLDER, default=Path("runs/check"), show_default=True, help="Folder for a picture of examples per split.")
+@click.option(
+    "--out",
+    type=OUT_FOLDER,
+    default=Path("runs/check"),
+    show_default=True,
+    help="Folder for a picture of examples per split.",
+)
 def check_dataset(folder: Path, split: tuple[str, ...], file: Path | None, out: Path) -> None:
     """Check a COCO folder before training.
 
@@ -46,7 +57,13 @@ def check_dataset(folder: Path, split: tuple[str, ...], file: Path | None, out: 
 
 @click.command("make-shapes", epilog=example("frcnn make-shapes shapes --images 800 --seed 0"))
 @click.argument("folder", type=PATH, metavar="DIR")
-@click.option("--images", type=click.IntRange(5), default=800, show_default=True, help="Pictures in all; one in five is for validation.")
+@click.option(
+    "--images",
+    type=click.IntRange(5),
+    default=800,
+    show_default=True,
+    help="Pictures in all; one in five is for validation.",
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Other seeds draw other pictures.")
 def make_shapes(folder: Path, images: int, seed: int) -> None:
     """Draw a data set of simple shapes.

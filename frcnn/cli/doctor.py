@@ -19,6 +19,8 @@ def doctor() -> None:
     for finding in examine():
         broken += not finding.works
         mark = " " if finding.works else "!"
-        click.echo(f"{mark} {finding.topic:<14} {finding.found}" + (f"\n{'':17}-> {finding.advice}" if finding.advice else ""))
+        click.echo(
+            f"{mark} {finding.topic:<14} {finding.found}" + (f"\n{'':17}-> {finding.advice}" if finding.advice else "")
+        )
     if broken:
         raise click.exceptions.Exit(1)

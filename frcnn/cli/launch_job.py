@@ -20,7 +20,9 @@ from frcnn.cli.console import PATH, example
 @click.option("--config", "file", type=PATH, required=True, help="Job: a YAML file such as those under configs/jobs/.")
 @click.option("--dry-run", is_flag=True, help="Check everything, print the request, and ask AWS for nothing.")
 @click.option("--follow", is_flag=True, help="Print the job's log until it ends.")
-@click.option("--price", type=click.FloatRange(0), help="What an instance costs an hour, to say what the job costs at most.")
+@click.option(
+    "--price", type=click.FloatRange(0), help="What an instance costs an hour, to say what the job costs at most."
+)
 @click.argument("overrides", nargs=-1, metavar="[FIELD=VALUE]...")
 def launch_job(file: Path, dry_run: bool, follow: bool, price: float | None, overrides: tuple[str, ...]) -> None:
     """Start a training job on SageMaker.
@@ -36,7 +38,9 @@ def launch_job(file: Path, dry_run: bool, follow: bool, price: float | None, ove
     if dry_run:
         click.echo(json.dumps(request, indent=2))
     instances = cost(job.instance_count, job.instance_type, job.max_hours + job.keep_alive_minutes / 60, price)
-    click.echo(f"{job.processes()} processes; paid at most: {instances}{', less on spot' if job.spot else ''}", err=True)
+    click.echo(
+        f"{job.processes()} processes; paid at most: {instances}{', less on spot' if job.spot else ''}", err=True
+    )
     if dry_run:
         return
     launcher = Launcher(job.region())

@@ -63,7 +63,13 @@ def train(file: Path, overrides: tuple[str, ...]) -> None:
 @click.option("--batch-size", type=click.IntRange(1), default=1, show_default=True, help="Images at a time.")
 @click.option("--json", "json_file", type=PATH, help="Write the numbers into this file too.")
 def evaluate(
-    model: Path, data: Path | None, split: str, images: Path | None, annotations: Path | None, batch_size: int, json_file: Path | None
+    model: Path,
+    data: Path | None,
+    split: str,
+    images: Path | None,
+    annotations: Path | None,
+    batch_size: int,
+    json_file: Path | None,
 ) -> None:
     """Measure a model.
 
@@ -107,7 +113,10 @@ def evaluate(
     for name, value in metrics.class_ap.items():
         click.echo(f"AP of {name:<{width}} {value:.4f}")
     if json_file:
-        write_json(json_file, {**metrics.to_json(), "unreadable_images": len(unread), "model": str(model), "data": index.fingerprint})
+        write_json(
+            json_file,
+            {**metrics.to_json(), "unreadable_images": len(unread), "model": str(model), "data": index.fingerprint},
+        )
 
 
 @click.command(
@@ -118,7 +127,13 @@ def evaluate(
 @click.argument("pictures", nargs=-1, required=True, type=PATH, metavar="IMAGE_OR_DIR...")
 @click.option("--model", type=PATH, required=True, help="Model folder that train wrote.")
 @click.option("--out", type=OUT_FOLDER, required=True, help="Folder for the drawn pictures and detections.json.")
-@click.option("--score", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Draw detections of at least this score.")
+@click.option(
+    "--score",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
+    help="Draw detections of at least this score.",
+)
 def predict(pictures: tuple[Path, ...], model: Path, out: Path, score: float) -> None:
     """Find objects in pictures.
 

@@ -18,7 +18,9 @@ from frcnn.startup import import_tensorflow
     ),
 )
 @click.argument("file", type=PATH)
-@click.option("--from", "framework", type=click.Choice(("torchvision", "detectron2")), required=True, help="Whose file it is.")
+@click.option(
+    "--from", "framework", type=click.Choice(("torchvision", "detectron2")), required=True, help="Whose file it is."
+)
 @click.option("--out", type=OUT_FOLDER, required=True, help="Model folder to write.")
 def import_weights(file: Path, framework: str, out: Path) -> None:
     """Make a model folder of another framework's weights.
@@ -31,7 +33,10 @@ def import_weights(file: Path, framework: str, out: Path) -> None:
     from frcnn.weights.import_weights import import_weights as run
 
     account = run(file, framework, out)
-    click.echo(f"{file}: {account.network}" + (f", {len(account.class_names)} classes" if account.class_names else ", backbone alone"))
+    click.echo(
+        f"{file}: {account.network}"
+        + (f", {len(account.class_names)} classes" if account.class_names else ", backbone alone")
+    )
     click.echo(f"{account.used} tensors used")
     for name, option in sorted(account.settings.items()):
         click.echo(f"became {option}: {name}")

@@ -94,7 +94,9 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     if tree is None:
         return {}
     if not isinstance(tree, dict):
-        raise UserError(f"config file {file} holds a {type(tree).__name__}; expected sections such as 'training:' with options below them")
+        raise UserError(
+            f"config file {file} holds a {type(tree).__name__}; expected sections such as 'training:' with options below them"
+        )
     return tree
 
 
@@ -113,7 +115,9 @@ def _insert(tree: dict[str, Any], key: str, text: str) -> None:
     for section in sections:
         child = tree.get(section)
         if child is not None and not isinstance(child, dict):
-            raise UserError(f"option {key!r} cannot be set: {section!r} is {child!r}; expected a section with options below it")
+            raise UserError(
+                f"option {key!r} cannot be set: {section!r} is {child!r}; expected a section with options below it"
+            )
         tree[section] = dict(child or {})
         tree = tree[section]
     tree[option] = _decode(text, annotation)

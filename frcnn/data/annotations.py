@@ -74,7 +74,9 @@ class AnnotationFile(NamedTuple):
 
 # One annotation as it is packed while reading: ids, crowd flag, area, bbox as COCO has it (x, y, width, height).
 _ROW = struct.Struct("=qqqq5d")
-_ROW_DTYPE = np.dtype([("id", "=i8"), ("image", "=i8"), ("category", "=i8"), ("crowd", "=i8"), ("area", "=f8"), ("bbox", "=f8", 4)])
+_ROW_DTYPE = np.dtype(
+    [("id", "=i8"), ("image", "=i8"), ("category", "=i8"), ("crowd", "=i8"), ("area", "=f8"), ("bbox", "=f8", 4)]
+)
 
 
 def read_annotation_file(file: Path, folder: Path) -> AnnotationFile:
@@ -89,7 +91,9 @@ def read_annotation_file(file: Path, folder: Path) -> AnnotationFile:
     table, problems = _read_annotations(tree["annotations"])
     positions, referable = _check_references(table, images, category_ids, problems)
     boxes, clipped, good = _check_boxes(table, images, positions, referable, problems)
-    return AnnotationFile(images, category_ids, class_names, table[good], positions[good], boxes[good], clipped, problems)
+    return AnnotationFile(
+        images, category_ids, class_names, table[good], positions[good], boxes[good], clipped, problems
+    )
 
 
 def _read_json(file: Path) -> dict[str, Any]:
@@ -104,9 +108,13 @@ def _read_json(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"annotation file {file} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"annotation file {file} is not UTF-8 text (byte {error.start}); expected COCO instances JSON") from error
+        raise UserError(
+            f"annotation file {file} is not UTF-8 text (byte {error.start}); expected COCO instances JSON"
+        ) from error
     except json.JSONDecodeError as error:
-        raise UserError(f"annotation file {file} is not valid JSON: line {error.lineno}, column {error.colno}: {error.msg}") from error
+        raise UserError(
+            f"annotation file {file} is not valid JSON: line {error.lineno}, column {error.colno}: {error.msg}"
+        ) from error
     except RecursionError as error:
         raise UserError(f"annotation file {file} is nested too deeply to be COCO instances JSON") from error
     finally:
@@ -130,7 +138,9 @@ def _read_categories(entries: list[Any], file: Path) -> tuple[tuple[int, ...], t
     for position, entry in enumerate(entries):
         category_id, name = (entry.get("id"), entry.get("name")) if isinstance(entry, dict) else (None, None)
         if not _is_integer(category_id) or not isinstance(name, str) or not name.strip():
-            raise UserError(f"{file}: entry {position} of 'categories' is {_short(entry)}; expected an integer 'id' and a text 'name'")
+            raise UserError(
+                f"{file}: entry {position} of 'categories' is {_short(entry)}; expected an integer 'id' and a text 'name'"
+            )
         if category_id in names:
             raise UserError(
                 f"{file}: category id {category_id} stands for both {names[category_id]!r} and {name!r}; give every category its own id"
@@ -154,12 +164,18 @@ def _read_images(entries: list[Any], file: Path, folder: Path) -> list[ImageEntr
     images: dict[int, ImageEntry] = {}
     for position, entry in enumerate(entries):
         if not isinstance(entry, dict):
-            raise UserError(f"{file}: entry {position} of 'images' is {_short(entry)}; expected an object with 'id' and 'file_name'")
+            raise UserError(
+                f"{file}: entry {position} of 'images' is {_short(entry)}; expected an object with 'id' and 'file_name'"
+            )
         image_id, name = entry.get("id"), entry.get("file_name")
         if not _is_integer(image_id) or image_id < 0:
-            raise UserError(f"{file}: entry {position} of 'images' has the id {_short(image_id)}; expected an integer of 0 or more")
+            raise UserError(
+                f"{file}: entry {position} of 'images' has the id {_short(image_id)}; expected an integer of 0 or more"
+            )
         if not isinstance(name, str) or not name:
-            raise UserError(f"{file}: image {image_id} has the file_name {_short(name)}; expected a path inside the images folder")
+            raise UserError(
+                f"{file}: image {image_id} has the file_name {_short(name)}; expected a path inside the images folder"
+            )
         check_file_name(name, file)
         if image_id in images:
             raise UserError(
@@ -174,7 +190,9 @@ def _read_images(entries: list[Any], file: Path, folder: Path) -> list[ImageEntr
             )
         images[image_id] = ImageEntry(image_id, name, width, height)
     if not images:
-        raise UserError(f"{file}: 'images' is empty; expected one entry with 'id', 'file_name', 'width' and 'height' per image")
+        raise UserError(
+            f"{file}: 'images' is empty; expected one entry with 'id', 'file_name', 'width' and 'height' per image"
+        )
     return [images[image_id] for image_id in sorted(images)]
 
 
@@ -183,7 +201,9 @@ def _size_in_file(folder: Path, name: str, image_id: int, file: Path) -> tuple[i
     try:
         return upright_size(folder / name)
     except UnreadableImage as error:
-        raise UserError(f"{file}: image {image_id} has no 'width' and 'height', and its file does not tell them: {error}") from error
+        raise UserError(
+            f"{file}: image {image_id} has no 'width' and 'height', and its file does not tell them: {error}"
+        ) from error
 
 
 def _read_annotations(entries: list[Any]) -> tuple[np.ndarray, list[Problem]]:
@@ -213,13 +233,20 @@ def _read_annotations(entries: list[Any]) -> tuple[np.ndarray, list[Problem]]:
 
 def _malformed(position: int, entry: Any) -> Problem:
     if not isinstance(entry, dict):
-        return Problem("malformed", None, None, f"entry {position} of 'annotations' is {_short(entry)}; expected an object")
+        return Problem(
+            "malformed", None, None, f"entry {position} of 'annotations' is {_short(entry)}; expected an object"
+        )
     annotation_id = entry["id"] if _is_integer(entry.get("id")) else None
     image_id = entry["image_id"] if _is_integer(entry.get("image_id")) else None
     name = f"annotation {annotation_id}" if annotation_id is not None else f"entry {position} of 'annotations'"
     for key in ("id", "image_id", "category_id"):
         if not _is_integer(entry.get(key)):
-            return Problem("malformed", annotation_id, image_id, f"{name} has the {key} {_short(entry.get(key))}; expected an integer")
+            return Problem(
+                "malformed",
+                annotation_id,
+                image_id,
+                f"{name} has the {key} {_short(entry.get(key))}; expected an integer",
+            )
     wrong = "bbox" if not _is_box(entry.get("bbox")) else "area or iscrowd"
     value = entry.get("bbox") if wrong == "bbox" else (entry.get("area"), entry.get("iscrowd"))
     expected = "four numbers x, y, width, height" if wrong == "bbox" else "a number, and 0 or 1"
@@ -241,7 +268,9 @@ def _check_references(
         good[bad] = False
 
     reject(
-        image_ids[positions] != table["image"], "unknown_image", "annotation {id} belongs to image {image}, which 'images' does not list"
+        image_ids[positions] != table["image"],
+        "unknown_image",
+        "annotation {id} belongs to image {image}, which 'images' does not list",
     )
     reject(
         ~np.isin(table["category"], category_ids),
@@ -250,7 +279,11 @@ def _check_references(
     )
     repeated = np.ones(len(table), bool)
     repeated[np.unique(table["id"], return_index=True)[1]] = False
-    reject(repeated, "duplicate_id", "annotation id {id} (image {image}) was used before in the file; the first one is kept")
+    reject(
+        repeated,
+        "duplicate_id",
+        "annotation id {id} (image {image}) was used before in the file; the first one is kept",
+    )
     return positions, good
 
 
@@ -266,7 +299,11 @@ def _check_boxes(
     boxes = np.clip(corners, 0.0, limits).astype(np.float32)
     sided = (bbox[:, 2] > 0) & (bbox[:, 3] > 0)
     visible = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-    for kind, bad in (("not_finite", ~finite), ("no_area", finite & ~sided), ("outside_image", finite & sided & ~visible)):
+    for kind, bad in (
+        ("not_finite", ~finite),
+        ("no_area", finite & ~sided),
+        ("outside_image", finite & sided & ~visible),
+    ):
         for row in np.flatnonzero(bad & good):
             entry = entries[positions[row]]
             reason = {
@@ -275,7 +312,9 @@ def _check_boxes(
                 "outside_image": f"lies outside the image of {entry.width} x {entry.height} pixels",
             }[kind]
             numbers = ", ".join(f"{value:g}" for value in bbox[row])
-            sentence = f"annotation {table['id'][row]} (image {entry.image_id}, {entry.file_name}): bbox [{numbers}] {reason}"
+            sentence = (
+                f"annotation {table['id'][row]} (image {entry.image_id}, {entry.file_name}): bbox [{numbers}] {reason}"
+            )
             problems.append(Problem(kind, table["id"][row].item(), entry.image_id, sentence))
     good = good & finite & sided & visible
     cut = good & (np.abs(boxes - corners).max(axis=1, initial=0.0) > EDGE_TOLERANCE)

@@ -36,16 +36,25 @@ def find_channel(data: config.Data, split: str) -> tuple[Path, Path]:
     if split not in SPLIT_NAMES:
         raise UserError(f"unknown split {split!r}; expected one of {', '.join(SPLIT_NAMES)}")
     channel = getattr(data, split, config.Channel())  # `test` has no options of its own
-    for option, path, there in (("images", channel.images, os.path.isdir), ("annotations", channel.annotations, os.path.isfile)):
+    for option, path, there in (
+        ("images", channel.images, os.path.isdir),
+        ("annotations", channel.annotations, os.path.isfile),
+    ):
         if path is not None and not there(path):
             kind = "folder" if option == "images" else "file"
-            raise UserError(f"option 'data.{split}.{option}' is {str(path)!r}, which is not a {kind}; give the path of an existing {kind}")
+            raise UserError(
+                f"option 'data.{split}.{option}' is {str(path)!r}, which is not a {kind}; give the path of an existing {kind}"
+            )
     if channel.images and channel.annotations:
         return channel.images, channel.annotations
     if data.root is None:
-        raise UserError(f"nothing says where the {split} split is: set data.root to a COCO folder{_explicit_options(split)}")
+        raise UserError(
+            f"nothing says where the {split} split is: set data.root to a COCO folder{_explicit_options(split)}"
+        )
     if not data.root.is_dir():
-        raise UserError(f"option 'data.root' is {str(data.root)!r}, which is not a folder; give the path of a COCO folder")
+        raise UserError(
+            f"option 'data.root' is {str(data.root)!r}, which is not a folder; give the path of a COCO folder"
+        )
     return _search(data.root, split, channel)
 
 

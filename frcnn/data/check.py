@@ -67,7 +67,13 @@ class Report:
         return not self.annotation_problems and not self.image_problems
 
     def to_text(self) -> str:
-        parts = [self._counts(), self.classes.to_text(), self.sizes.to_text(), self.aspects.to_text(), self._suggestions()]
+        parts = [
+            self._counts(),
+            self.classes.to_text(),
+            self.sizes.to_text(),
+            self.aspects.to_text(),
+            self._suggestions(),
+        ]
         parts += [_problem_list("Bad annotations (skipped in training)", self.annotation_problems)]
         parts += [_problem_list("Bad images (blank in training)", self.image_problems)]
         if self.contact_sheet:
@@ -107,7 +113,9 @@ class Report:
         return "\n".join(lines)
 
 
-def check_dataset(images: Path, annotations: Path, options: config.Config | None = None, *, contact_sheet: Path | None = None) -> Report:
+def check_dataset(
+    images: Path, annotations: Path, options: config.Config | None = None, *, contact_sheet: Path | None = None
+) -> Report:
     """Check a split: its annotation file and every image, each decoded in full.
 
     Args:
@@ -127,7 +135,9 @@ def check_dataset(images: Path, annotations: Path, options: config.Config | None
         image_problems = tuple(problem for problem in shown if problem is not None)
     if contact_sheet is not None:
         bad_ids = {problem.image_id for problem in image_problems}
-        draw_contact_sheet(index, contact_sheet, without={record.path for record in index.images if record.image_id in bad_ids})
+        draw_contact_sheet(
+            index, contact_sheet, without={record.path for record in index.images if record.image_id in bad_ids}
+        )
     suggestions = suggest(index, options)
     size = suggestions.min_size or options.image.min_size[-1]
     size = suggestions.min_size or options.image.min_size[-1]
@@ -135,7 +145,9 @@ def check_dataset(images: Path, annotations: Path, options: config.Config | None
     return Report(
         index=index,
         classes=Histogram("Boxes by class", index.class_names, tuple(class_counts(index).tolist())),
-        sizes=_histogram(f"Box sizes at image.min_size=[{size}] (root of the area, pixels)", np.sqrt(sides.prod(axis=1)), SIZE_EDGES),
+        sizes=_histogram(
+            f"Box sizes at image.min_size=[{size}] (root of the area, pixels)", np.sqrt(sides.prod(axis=1)), SIZE_EDGES
+        ),
         aspects=_histogram("Box aspects (height / width)", sides[:, 1] / sides[:, 0], ASPECT_EDGES),
         suggestions=suggestions,
         annotation_problems=index.problems,

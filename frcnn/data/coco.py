@@ -101,7 +101,9 @@ def load_index(
     columns = _columns(file)
     fingerprint = _fingerprint(file, columns)
     records = _records(file.images, columns, images)
-    return Index(records, file.class_names, file.category_ids, tuple(file.problems), file.clipped, fingerprint, annotations)
+    return Index(
+        records, file.class_names, file.category_ids, tuple(file.problems), file.clipped, fingerprint, annotations
+    )
 
 
 def match_classes(index: Index, class_names: Sequence[str]) -> Index:

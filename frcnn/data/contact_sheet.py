@@ -29,7 +29,9 @@ def draw_contact_sheet(index: Index, file: Path, without: Collection[Path] = ())
     sheet = Image.new("RGB", (COLUMNS * TILE[0], rows * TILE[1]), (245, 245, 245))
     for number, tile in enumerate(tiles):
         column, row = number % COLUMNS, number // COLUMNS
-        sheet.paste(tile, (column * TILE[0] + (TILE[0] - tile.width) // 2, row * TILE[1] + (TILE[1] - tile.height) // 2))
+        sheet.paste(
+            tile, (column * TILE[0] + (TILE[0] - tile.width) // 2, row * TILE[1] + (TILE[1] - tile.height) // 2)
+        )
     file.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(file, format="PNG")
 
@@ -57,7 +59,9 @@ def _examples(index: Index, without: Collection[Path]) -> list[ImageRecord]:
 def _tile(record: ImageRecord, class_names: tuple[str, ...]) -> Image.Image:
     picture = Image.fromarray(decode_image(record.path))
     scale = min((TILE[0] - 8) / picture.width, (TILE[1] - 8) / picture.height)
-    tile = picture.resize((max(round(picture.width * scale), 1), max(round(picture.height * scale), 1)), Image.Resampling.BOX)
+    tile = picture.resize(
+        (max(round(picture.width * scale), 1), max(round(picture.height * scale), 1)), Image.Resampling.BOX
+    )
     draw = ImageDraw.Draw(tile)
     ratio = np.array([tile.width / record.width, tile.height / record.height] * 2)
     for box, label, crowd in zip(record.boxes * ratio, record.labels.tolist(), record.crowd.tolist(), strict=True):

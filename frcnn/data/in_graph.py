@@ -29,7 +29,9 @@ def decode(encoded: tf.Tensor) -> tf.Tensor:
     is_jpeg = tf.strings.substr(encoded, 0, 3) == b"\xff\xd8\xff"
     pixels = tf.cond(
         is_jpeg,
-        lambda: upright(tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE"), exif_orientation(encoded)),
+        lambda: upright(
+            tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE"), exif_orientation(encoded)
+        ),
         lambda: tf.io.decode_image(encoded, channels=3, expand_animations=False),
     )
     return tf.ensure_shape(pixels, [None, None, 3])
@@ -63,7 +65,9 @@ def exif_orientation(jpeg: tf.Tensor) -> tf.Tensor:
         """Unsigned numbers of ``length`` bytes in the file's order."""
         digits = byte(place[..., None] + tf.range(length, dtype=tf.int64))
         powers = [256**digit for digit in range(length)]
-        return tf.reduce_sum(digits * tf.where(little, tf.constant(powers, tf.int64), tf.constant(powers[::-1], tf.int64)), axis=-1)
+        return tf.reduce_sum(
+            digits * tf.where(little, tf.constant(powers, tf.int64), tf.constant(powers[::-1], tf.int64)), axis=-1
+        )
 
     directory = start + number(start + 4, 4)
     entries = directory + 2 + 12 * tf.range(number(directory, 2))
@@ -76,7 +80,9 @@ def exif_orientation(jpeg: tf.Tensor) -> tf.Tensor:
 def upright(pixels: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     """Pixels ``[H, W, 3]`` turned as an EXIF orientation asks."""
     pixels = tf.cond(orientation >= 5, lambda: tf.transpose(pixels, [1, 0, 2]), lambda: pixels)
-    flip_x, flip_y = (tf.reduce_any(orientation == tf.constant(which, tf.int64)) for which in ([2, 3, 6, 7], [3, 4, 7, 8]))
+    flip_x, flip_y = (
+        tf.reduce_any(orientation == tf.constant(which, tf.int64)) for which in ([2, 3, 6, 7], [3, 4, 7, 8])
+    )
     return tf.raw_ops.Reverse(tensor=pixels, dims=tf.stack([flip_y, flip_x, False]))
 
 
@@ -98,7 +104,9 @@ def resized_size(size: tf.Tensor, min_size: int, image: config.Image) -> tf.Tens
 
 def canvas_number(size: tf.Tensor, image: config.Image) -> tf.Tensor:
     """Number of the canvas of pictures of ``size`` ``[2]``, scalar int32: :func:`plan.canvas_number` as a graph."""
-    fits = tf.reduce_all(resized_size(size, max(image.min_size), image) <= tf.constant(canvases(image), tf.int32), axis=1)
+    fits = tf.reduce_all(
+        resized_size(size, max(image.min_size), image) <= tf.constant(canvases(image), tf.int32), axis=1
+    )
     return tf.argmax(fits, output_type=tf.int32)
 
 
@@ -112,7 +120,11 @@ def resize_pillow(pixels: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
 
     def resample(pixels: tf.Tensor, axes: tuple[int, int]) -> tf.Tensor:
         for axis in axes:
-            pixels = tf.cond(tf.shape(pixels)[axis] == size[axis], lambda p=pixels: p, lambda p=pixels, a=axis: _resample(p, size[a], a))
+            pixels = tf.cond(
+                tf.shape(pixels)[axis] == size[axis],
+                lambda p=pixels: p,
+                lambda p=pixels, a=axis: _resample(p, size[a], a),
+            )
         return pixels
 
     lost = tf.shape(pixels)[:2] - size
@@ -144,6 +156,9 @@ def _resample(pixels: tf.Tensor, length: tf.Tensor, axis: int) -> tf.Tensor:
     half = tf.fill(shape, 1 << (WEIGHT_BITS - 1))
     shapes = [tf.TensorShape([]), tf.TensorShape([None, None, 3])]
     _, total = tf.while_loop(
-        lambda tap, _: tap < taps, add, (tf.constant(0), tf.ensure_shape(half, shapes[1])), shape_invariants=tuple(shapes)
+        lambda tap, _: tap < taps,
+        add,
+        (tf.constant(0), tf.ensure_shape(half, shapes[1])),
+        shape_invariants=tuple(shapes),
     )
     return tf.cast(tf.clip_by_value(tf.bitwise.right_shift(total, WEIGHT_BITS), 0, 255), tf.uint8)

@@ -60,7 +60,9 @@ def manifest_to_coco(manifest: Path, images: Path) -> dict[str, Any]:
             raise UserError(f"{where}: {source} stands in an earlier line already; join the two lines")
         named[name] = _labels_of(entry, where)
     if missing:
-        raise UserError(f"{len(missing)} pictures of {manifest} are not in {images}: {few(missing)}; give the channel that holds them")
+        raise UserError(
+            f"{len(missing)} pictures of {manifest} are not in {images}: {few(missing)}; give the channel that holds them"
+        )
     return _tables(named, str(manifest))
 
 
@@ -92,7 +94,9 @@ def stream_to_coco(records: Iterable[bytes], images: Path) -> dict[str, Any]:
         else:
             content = _object(record, f"record {position} of the stream")
             entry["labels-metadata" if "class-map" in content else "labels"] = content
-    return _tables({name: _labels_of(named[name], f"picture {name} of the stream") for name in sorted(named)}, "the stream")
+    return _tables(
+        {name: _labels_of(named[name], f"picture {name} of the stream") for name in sorted(named)}, "the stream"
+    )
 
 
 class _Pictures:
@@ -138,7 +142,9 @@ def _tables(named: Mapping[str, Labels], source: str) -> dict[str, Any]:
     for picture, labels in named.items():
         for number, name in labels.class_map.items():
             if names.setdefault(number, name) != name:
-                raise UserError(f"{source}: class {number} is {names[number]!r} and, for {picture}, {name!r}; label with one class map")
+                raise UserError(
+                    f"{source}: class {number} is {names[number]!r} and, for {picture}, {name!r}; label with one class map"
+                )
     for labels in named.values():
         for number, *_ in labels.boxes:
             names.setdefault(number, f"class {number}")
@@ -150,7 +156,11 @@ def _tables(named: Mapping[str, Labels], source: str) -> dict[str, Any]:
         for class_id, left, top, width, height in labels.boxes:
             box = {"bbox": [left, top, width, height], "area": width * height, "iscrowd": 0}
             annotations.append({"id": len(annotations) + 1, "image_id": image_id, "category_id": class_id, **box})
-    return {"images": images, "categories": [{"id": number, "name": names[number]} for number in sorted(names)], "annotations": annotations}
+    return {
+        "images": images,
+        "categories": [{"id": number, "name": names[number]} for number in sorted(names)],
+        "annotations": annotations,
+    }
 
 
 def _object(text: str | bytes, where: str) -> dict[str, Any]:

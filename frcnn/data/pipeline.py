@@ -24,10 +24,26 @@ from frcnn.data.batch import Batch
 from frcnn.data.coco import ImageRecord, Index
 from frcnn.data.decode import UnreadableImage, decode_image
 from frcnn.data.plan import Plan, batches_per_epoch, canvas_number, canvas_numbers, canvases, plan_epoch, plan_inference
-from frcnn.data.transforms import Changes, change_pixels, draw_changes, place, resize_bilinear, resize_pillow, to_canvas, transform_boxes
+from frcnn.data.transforms import (
+    Changes,
+    change_pixels,
+    draw_changes,
+    place,
+    resize_bilinear,
+    resize_pillow,
+    to_canvas,
+    transform_boxes,
+)
 from frcnn.errors import UserError
 
-__all__ = ["canvases", "ground_truth_slots", "inference_batches", "prepare_image", "steps_per_epoch", "training_batches"]
+__all__ = [
+    "canvases",
+    "ground_truth_slots",
+    "inference_batches",
+    "prepare_image",
+    "steps_per_epoch",
+    "training_batches",
+]
 
 SLOT_MULTIPLE = 8  # ground-truth slots are rounded up to this, so that small changes of the data keep the shapes
 PREFETCHED_BATCHES = 2
@@ -102,7 +118,12 @@ def training_batches(
 
 
 def inference_batches(
-    index: Index, options: config.Config, batch_size: int, rank: int = 0, size: int = 1, bad_images: BadImages | None = None
+    index: Index,
+    options: config.Config,
+    batch_size: int,
+    rank: int = 0,
+    size: int = 1,
+    bad_images: BadImages | None = None,
 ) -> Iterator[Batch]:
     """Every image exactly once over the ranks, unchanged but for the resize, in batches of one canvas each.
 
@@ -129,7 +150,9 @@ def prepare_image(pixels: np.ndarray, image: config.Image) -> tuple[np.ndarray, 
     if image.resize == "pillow":
         pixels = resize_pillow(pixels, geometry.resized)
     with tf.device("CPU:0"):
-        prepared = _onto_canvas(tf.convert_to_tensor(pixels), tf.constant(geometry.resized), tf.constant(geometry.offset), canvas, image)
+        prepared = _onto_canvas(
+            tf.convert_to_tensor(pixels), tf.constant(geometry.resized), tf.constant(geometry.offset), canvas, image
+        )
     return prepared.numpy(), np.array(geometry.visible, np.int32)
 
 
@@ -166,10 +189,16 @@ def _batches(
         return tf.ensure_shape(tf.numpy_function(rows, [step], tf.int64, stateful=False), [batch_size, 4])
 
     def example(row: tf.Tensor) -> Batch:
-        load = functools.partial(_load, index=index, image=options.image, slots=slots, changes=changes, bad_images=bad_images)
-        loaded = tf.numpy_function(load, [row], [tf.uint8, tf.int32, tf.float32, tf.int32, tf.bool, tf.int64], stateful=False)
+        load = functools.partial(
+            _load, index=index, image=options.image, slots=slots, changes=changes, bad_images=bad_images
+        )
+        loaded = tf.numpy_function(
+            load, [row], [tf.uint8, tf.int32, tf.float32, tf.int32, tf.bool, tf.int64], stateful=False
+        )
         shapes = ([None, None, 3], [3, 2], [slots, 4], [slots], [slots], [3])
-        pixels, geometry, boxes, labels, crowd, numbers = (tf.ensure_shape(t, shape) for t, shape in zip(loaded, shapes, strict=True))
+        pixels, geometry, boxes, labels, crowd, numbers = (
+            tf.ensure_shape(t, shape) for t, shape in zip(loaded, shapes, strict=True)
+        )
         picture = _onto_canvas(pixels, geometry[0], geometry[1], tf.cast(row[2:], tf.int32), options.image)
         return Batch(picture, geometry[2], tf.cast(numbers[1:], tf.int32), boxes, labels, crowd, numbers[0])
 
@@ -218,7 +247,13 @@ def _usable_cores() -> int:
 
 
 def _load(
-    row: np.ndarray, *, index: Index, image: config.Image, slots: int, changes: Callable[[ImageRecord, int], Changes], bad_images: BadImages
+    row: np.ndarray,
+    *,
+    index: Index,
+    image: config.Image,
+    slots: int,
+    changes: Callable[[ImageRecord, int], Changes],
+    bad_images: BadImages,
 ) -> tuple[np.ndarray, ...]:
     """The part of an example that runs in Python: decode, flips, boxes.
 
@@ -229,7 +264,14 @@ def _load(
     position, epoch, *canvas = row.tolist()
     boxes, labels, crowd = np.zeros((slots, 4), np.float32), np.zeros(slots, np.int32), np.zeros(slots, bool)
     if position < 0:
-        return _blank(image), np.array([canvas, (0, 0), canvas], np.int32), boxes, labels, crowd, np.array([-1, *canvas])
+        return (
+            _blank(image),
+            np.array([canvas, (0, 0), canvas], np.int32),
+            boxes,
+            labels,
+            crowd,
+            np.array([-1, *canvas]),
+        )
     record = index.images[position]
     change = changes(record, epoch)
     geometry = place(record.height, record.width, image, change, (canvas[0], canvas[1]))
@@ -264,7 +306,9 @@ def _blank(image: config.Image) -> np.ndarray:
     return np.round(mean).clip(0, 255).astype(np.uint8).reshape(1, 1, 3)
 
 
-def _onto_canvas(pixels: tf.Tensor, resized: tf.Tensor, offset: tf.Tensor, canvas: tf.Tensor, image: config.Image) -> tf.Tensor:
+def _onto_canvas(
+    pixels: tf.Tensor, resized: tf.Tensor, offset: tf.Tensor, canvas: tf.Tensor, image: config.Image
+) -> tf.Tensor:
     """Resize where Pillow did not do it already, crop, normalise and pad: the TensorFlow part of every picture's way."""
     if image.resize == "bilinear":
         pixels = resize_bilinear(pixels, resized)

@@ -75,7 +75,9 @@ def plan_epoch(numbers: np.ndarray, sizes: Sequence[tuple[int, int]], batch_size
         batch_size: of the global batch; rank r of n takes the r-th of n equal slices of each.
     """
     rng = np.random.default_rng([ORDER_STREAM, seed, epoch])
-    groups = _merge_leftovers([rng.permutation(np.flatnonzero(numbers == number)) for number in range(len(sizes))], sizes, batch_size)
+    groups = _merge_leftovers(
+        [rng.permutation(np.flatnonzero(numbers == number)) for number in range(len(sizes))], sizes, batch_size
+    )
     # np.resize repeats a group from its start: the fewest repetitions, and never two of one image before all were used.
     batches = [np.resize(group, (-(-len(group) // batch_size), batch_size)) for group in groups]
     positions = np.concatenate(batches)
@@ -84,7 +86,9 @@ def plan_epoch(numbers: np.ndarray, sizes: Sequence[tuple[int, int]], batch_size
     return Plan(positions[order], of[order], positions.size - len(numbers))
 
 
-def plan_inference(numbers: np.ndarray, sizes: Sequence[tuple[int, int]], batch_size: int, rank: int = 0, size: int = 1) -> Plan:
+def plan_inference(
+    numbers: np.ndarray, sizes: Sequence[tuple[int, int]], batch_size: int, rank: int = 0, size: int = 1
+) -> Plan:
     """A rank's batches of a pass in which every image stands exactly once over all ranks; -1 fills the last of a canvas.
 
     Every image has its own canvas here whatever the batch size: group norm sees the padding, so another canvas gives other scores.

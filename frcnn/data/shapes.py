@@ -44,7 +44,9 @@ def make_shapes(folder: Path, images: int = 800, seed: int = 0) -> Path:
         UserError: too few images, or the folder holds something else.
     """
     if images < VALIDATION_SHARE or seed < 0:
-        raise UserError(f"shapes: {images} images with seed {seed}; expected at least {VALIDATION_SHARE} images and a seed of 0 or more")
+        raise UserError(
+            f"shapes: {images} images with seed {seed}; expected at least {VALIDATION_SHARE} images and a seed of 0 or more"
+        )
     recipe = {"made_by": "frcnn make-shapes", "format": FORMAT_VERSION, "images": images, "seed": seed}
     if _holds(folder, recipe):
         return folder
@@ -117,14 +119,28 @@ def _write_split(root: Path, split: str, numbers: range, seed: int) -> None:
         for (x1, y1, x2, y2), label in zip(boxes.tolist(), labels.tolist(), strict=True):
             box = [x1, y1, x2 - x1, y2 - y1]
             annotations.append(
-                {"id": len(annotations) + 1, "image_id": number, "category_id": label, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": number,
+                    "category_id": label,
+                    "bbox": box,
+                    "area": box[2] * box[3],
+                    "iscrowd": 0,
+                }
             )
     categories = [{"id": label, "name": name} for label, name in enumerate(CLASSES, start=1)]
-    tables = {"info": {"description": f"frcnn shapes, seed {seed}"}, "images": images, "annotations": annotations, "categories": categories}
+    tables = {
+        "info": {"description": f"frcnn shapes, seed {seed}"},
+        "images": images,
+        "annotations": annotations,
+        "categories": categories,
+    }
     (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(tables))
 
 
-def _place(rng: np.random.Generator, label: int, visible: list[np.ndarray], areas: list[int], width: int, height: int) -> np.ndarray | None:
+def _place(
+    rng: np.random.Generator, label: int, visible: list[np.ndarray], areas: list[int], width: int, height: int
+) -> np.ndarray | None:
     """Supersampled bool mask of a new shape that leaves enough of the others to be seen; None where there is no room."""
     for _ in range(12):
         diameter = math.exp(rng.uniform(math.log(SIDES[0]), math.log(SIDES[1])))
@@ -164,7 +180,9 @@ def _paint(rng: np.random.Generator, picture: Image.Image, mask: np.ndarray, lab
 
 def _background(rng: np.random.Generator, width: int, height: int) -> Image.Image:
     """A pale gradient under one of three textures: clouds, stripes or dots."""
-    ends = [np.array(colorsys.hsv_to_rgb(rng.random(), rng.uniform(0.05, 0.3), rng.uniform(0.6, 0.98))) for _ in range(2)]
+    ends = [
+        np.array(colorsys.hsv_to_rgb(rng.random(), rng.uniform(0.05, 0.3), rng.uniform(0.6, 0.98))) for _ in range(2)
+    ]
     mix = 0.5 + 0.5 * _ramp(rng, width, height)[..., None]
     texture = (_clouds, _stripes, _dots)[rng.integers(3)](rng, width, height)
     values = ends[0] * mix + ends[1] * (1 - mix) + rng.uniform(0.03, 0.1) * texture[..., None]
@@ -216,7 +234,9 @@ def _cross(turn: float) -> np.ndarray:
     arm, half = 0.94, 0.33  # the outer corners lie on the unit circle
     quarter = np.array([(half, -arm), (half, -half), (arm, -half)])
     turns = [turn + quarter_turn * math.pi / 2 for quarter_turn in range(4)]
-    return np.concatenate([quarter @ np.array([[math.cos(a), math.sin(a)], [-math.sin(a), math.cos(a)]]) for a in turns])
+    return np.concatenate(
+        [quarter @ np.array([[math.cos(a), math.sin(a)], [-math.sin(a), math.cos(a)]]) for a in turns]
+    )
 
 
 def _regular(corners: int, turn: float) -> np.ndarray:

@@ -49,7 +49,11 @@ def suggest(index: Index, options: config.Config) -> Suggestions:
     every = -(-len(sides) // MOST_BOXES)
     sides, labels, ratios = sides[::every], labels[::every], options.anchors.aspect_ratios
     before = _coverage(sides, labels, options.anchors.sizes, ratios)
-    ladders = [tuple(float(round(first * step**level)) for level in range(5)) for first in SMALLEST_ANCHORS for step in ANCHOR_STEPS]
+    ladders = [
+        tuple(float(round(first * step**level)) for level in range(5))
+        for first in SMALLEST_ANCHORS
+        for step in ANCHOR_STEPS
+    ]
     covered = [_coverage(sides, labels, ladder, ratios) for ladder in ladders]
     best = int(np.argmax(covered))
     if covered[best] < before + WORTHWHILE:
@@ -118,5 +122,7 @@ def _watch(index: Index) -> tuple[str, ...]:
     if without:
         lines.append(f"{len(without)} without any box, neither learned nor measured here: {', '.join(without)}")
     if rare:
-        lines.append(f"{len(rare)} with fewer than {FEW_BOXES} boxes, learned and measured uncertainly: {', '.join(rare)}")
+        lines.append(
+            f"{len(rare)} with fewer than {FEW_BOXES} boxes, learned and measured uncertainly: {', '.join(rare)}"
+        )
     return tuple(lines)

@@ -91,7 +91,9 @@ def place(height: int, width: int, image: config.Image, changes: Changes, canvas
     return Geometry(resized, offset, (min(resized[0], canvas[0]), min(resized[1], canvas[1])))
 
 
-def transform_boxes(boxes: np.ndarray, size: tuple[int, int], changes: Changes, geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:
+def transform_boxes(
+    boxes: np.ndarray, size: tuple[int, int], changes: Changes, geometry: Geometry
+) -> tuple[np.ndarray, np.ndarray]:
     """Boxes ``[N, 4]`` of a picture of ``size`` (height, width) on its canvas, and which of them ``[N]`` are still there."""
     height, width = size
     x1, y1, x2, y2 = boxes.T
@@ -118,7 +120,9 @@ def change_pixels(pixels: np.ndarray, changes: Changes) -> np.ndarray:
         pixels = pixels[::-1]
     if changes.colors != (1.0, 1.0, 1.0):
         picture = Image.fromarray(pixels)
-        for enhance, factor in zip((ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color), changes.colors, strict=True):
+        for enhance, factor in zip(
+            (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color), changes.colors, strict=True
+        ):
             picture = enhance(picture).enhance(factor)
         pixels = np.asarray(picture)
     return np.ascontiguousarray(pixels)

@@ -40,15 +40,21 @@ def voc_to_coco(annotations: Path, classes: Sequence[str] = (), names: Sequence[
         if size is None:
             raise UserError(f"{file}: there is no <size>; expected a VOC annotation")
         image = {"id": len(images) + 1, "file_name": _text(root, "filename", file)}
-        images.append(image | {"width": int(_number(size, "width", file)), "height": int(_number(size, "height", file))})
+        images.append(
+            image | {"width": int(_number(size, "width", file)), "height": int(_number(size, "height", file))}
+        )
         boxes += [_box(found, image["id"], file) for found in root.iter("object")]
     found = sorted({box["name"] for box in boxes})
     if unknown := [name for name in found if classes and name not in classes]:
-        raise UserError(f"{annotations}: class {unknown[0]!r} is none of {', '.join(classes)}; name it too, or leave the classes out")
+        raise UserError(
+            f"{annotations}: class {unknown[0]!r} is none of {', '.join(classes)}; name it too, or leave the classes out"
+        )
     ids = {name: number for number, name in enumerate(classes or found, start=1)}
     return {
         "images": images,
-        "annotations": [{"id": number, "category_id": ids[box.pop("name")], **box} for number, box in enumerate(boxes, start=1)],
+        "annotations": [
+            {"id": number, "category_id": ids[box.pop("name")], **box} for number, box in enumerate(boxes, start=1)
+        ],
         "categories": [{"id": number, "name": name} for name, number in ids.items()],
     }
 
@@ -61,7 +67,13 @@ def _box(element: ElementTree.Element, image_id: Any, file: Path) -> dict[str, A
     width, height = x2 - x1 + 1, y2 - y1 + 1
     crowd = int(element.findtext("difficult", "0").strip() == "1")
     bbox = [x1 - 1, y1 - 1, width, height]
-    return {"name": _text(element, "name", file), "image_id": image_id, "bbox": bbox, "area": width * height, "iscrowd": crowd}
+    return {
+        "name": _text(element, "name", file),
+        "image_id": image_id,
+        "bbox": bbox,
+        "area": width * height,
+        "iscrowd": crowd,
+    }
 
 
 def _parse(file: Path) -> ElementTree.Element:

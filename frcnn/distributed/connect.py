@@ -48,7 +48,9 @@ def _mpi_world(launched: int) -> World:
     communicator = MPI.COMM_WORLD.Dup()
     local = communicator.Split_type(MPI.COMM_TYPE_SHARED)
     hosts = tuple(communicator.allgather(MPI.Get_processor_name()))
-    world = MPIWorld(communicator.rank, communicator.size, local.rank, local.size, hosts[communicator.rank], communicator, hosts)
+    world = MPIWorld(
+        communicator.rank, communicator.size, local.rank, local.size, hosts[communicator.rank], communicator, hosts
+    )
     logging.basicConfig(format=f"{world.name_of(world.rank)}: %(message)s", level=logging.WARNING)
     logging.captureWarnings(True)
     _take_own_cores(local)

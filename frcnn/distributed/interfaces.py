@@ -22,4 +22,6 @@ def check_interfaces() -> None:
             if not name or "/" in name or value.startswith("^"):  # a subnet, or what not to use
                 continue
             if not any(known == name if exact else known.startswith(name) for known in existing):
-                raise UserError(f"{variable} names the network interface {name!r}, which does not exist; there are {', '.join(existing)}")
+                raise UserError(
+                    f"{variable} names the network interface {name!r}, which does not exist; there are {', '.join(existing)}"
+                )

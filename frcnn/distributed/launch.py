@@ -21,7 +21,15 @@ from frcnn.errors import UserError
 CONNECT_SECONDS = 10
 # A host that vanishes closes no connection. With the system's own keep-alive mpirun noticed it after 484 seconds; so after 5 + 3 * 2.
 KEEPALIVE = {"oob_tcp_keepalive_time": "5", "oob_tcp_keepalive_intvl": "2", "oob_tcp_keepalive_probes": "3"}
-EXPORTED = ("PATH", "LD_LIBRARY_PATH", "HOROVOD_", "NCCL_", "TF_", "CUDA_", "FRCNN_")  # beginnings of variables that go along
+EXPORTED = (
+    "PATH",
+    "LD_LIBRARY_PATH",
+    "HOROVOD_",
+    "NCCL_",
+    "TF_",
+    "CUDA_",
+    "FRCNN_",
+)  # beginnings of variables that go along
 LOCAL = ("localhost", "127.0.0.1")
 
 
@@ -47,7 +55,9 @@ def parse_hosts(text: str) -> list[Host]:
         hosts.append(Host(name, int(ranks or 1)))
     names = [host.name for host in hosts]
     if twice := {name for name in names if names.count(name) > 1}:
-        raise UserError(f"--hosts names {', '.join(sorted(twice))} more than once; give each host once, with all its processes")
+        raise UserError(
+            f"--hosts names {', '.join(sorted(twice))} more than once; give each host once, with all its processes"
+        )
     return hosts
 
 
@@ -70,7 +80,12 @@ def mpirun_command(hosts: Sequence[Host], arguments: Sequence[str], interface: s
     return [
         "mpirun",
         *(["--allow-run-as-root"] if os.geteuid() == 0 else []),
-        *("--host", ",".join(f"{host.name}:{host.ranks}" for host in hosts), "-np", str(sum(host.ranks for host in hosts))),
+        *(
+            "--host",
+            ",".join(f"{host.name}:{host.ranks}" for host in hosts),
+            "-np",
+            str(sum(host.ranks for host in hosts)),
+        ),
         *("--bind-to", "none", "--map-by", "slot"),
         *(word for name, value in settings.items() for word in ("-mca", name, value)),
         *(word for name in sorted(exported) for word in ("-x", name)),
@@ -94,7 +109,9 @@ def _check_host(name: str) -> str:
     )
     command = ["ssh", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={CONNECT_SECONDS}", name, look]
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=6 * CONNECT_SECONDS, check=False)
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=6 * CONNECT_SECONDS, check=False
+        )
     except subprocess.TimeoutExpired:
         return f"{name}: ssh got no answer within {6 * CONNECT_SECONDS} seconds"
     if done.returncode == 0:

@@ -19,7 +19,9 @@ from frcnn.errors import UserError
 if TYPE_CHECKING:
     import tensorflow as tf
 
-BUCKET_BYTES = 32 << 20  # of gradients that travel together: enough for the bandwidth, few enough to set off while others are computed
+BUCKET_BYTES = (
+    32 << 20
+)  # of gradients that travel together: enough for the bandwidth, few enough to set off while others are computed
 INSTALL = "run scripts/build_horovod.sh --install"
 _POST_TAG = 7
 
@@ -49,12 +51,16 @@ class MPIWorld(World):
         super().join()
         # Which gradients Horovod finds ready at a time varies from run to run. If it fused them so, sums would too in their last digit.
         os.environ.setdefault("HOROVOD_DISABLE_GROUP_FUSION", "1")
-        if not tf.config.get_visible_devices("GPU"):  # Horovod asks all ranks what is ready once a millisecond, on the cores that compute
+        if not tf.config.get_visible_devices(
+            "GPU"
+        ):  # Horovod asks all ranks what is ready once a millisecond, on the cores that compute
             os.environ.setdefault("HOROVOD_CYCLE_TIME", "10")
         hvd = _horovod()
         hvd.init()
         if not hvd.mpi_enabled() or hvd.size() != self.size:
-            raise UserError(f"Horovod counts {hvd.size()} processes where MPI counts {self.size}: it was built without MPI; {INSTALL}")
+            raise UserError(
+                f"Horovod counts {hvd.size()} processes where MPI counts {self.size}: it was built without MPI; {INSTALL}"
+            )
 
     def _pin_gpu(self) -> None:
         import tensorflow as tf
@@ -66,22 +72,31 @@ class MPIWorld(World):
         if not gpus or given_by_launcher:
             return
         if self.local_size > len(gpus):
-            raise UserError(f"{self.host} has {len(gpus)} GPUs for {self.local_size} processes; start one process per GPU")
+            raise UserError(
+                f"{self.host} has {len(gpus)} GPUs for {self.local_size} processes; start one process per GPU"
+            )
         tf.config.set_visible_devices(gpus[self.local_rank], "GPU")
 
     def average(self, gradients: Sequence[tf.Tensor | None], compression: str = "none") -> list[tf.Tensor | None]:
         import tensorflow as tf
 
         hvd = _horovod()
-        dense = {number: tf.convert_to_tensor(gradient) for number, gradient in enumerate(gradients) if gradient is not None}
+        dense = {
+            number: tf.convert_to_tensor(gradient) for number, gradient in enumerate(gradients) if gradient is not None
+        }
         averaged: list[tf.Tensor | None] = [None] * len(gradients)
         # The backward pass ends with the first layers. A bucket's sum depends on its own gradients alone, so those of the last layers
         # travel while the others are computed.
         sizes = {number: dense[number].shape.num_elements() * 4 for number in reversed(dense)}
         for count, bucket in enumerate(buckets(sizes, BUCKET_BYTES)):
             # Divided before they are summed: the sum then stays in float16's range wherever the mean does. Horovod knows no bfloat16.
-            parts = [tf.cast(dense[number], tf.float16 if compression == "fp16" else tf.float32) / self.size for number in bucket]
-            for number, total in zip(bucket, hvd.grouped_allreduce(parts, op=hvd.Sum, name=f"gradients.{count}"), strict=True):
+            parts = [
+                tf.cast(dense[number], tf.float16 if compression == "fp16" else tf.float32) / self.size
+                for number in bucket
+            ]
+            for number, total in zip(
+                bucket, hvd.grouped_allreduce(parts, op=hvd.Sum, name=f"gradients.{count}"), strict=True
+            ):
                 averaged[number] = tf.cast(total, dense[number].dtype)
         return averaged
 
@@ -135,7 +150,11 @@ class MPIWorld(World):
     def is_aftermath(self, error: BaseException) -> bool:
         from mpi4py import MPI
 
-        return isinstance(error, MPI.Exception) or "Horovod has been shut down" in str(error) or "see MPI output for details" in str(error)
+        return (
+            isinstance(error, MPI.Exception)
+            or "Horovod has been shut down" in str(error)
+            or "see MPI output for details" in str(error)
+        )
 
     def abort(self, code: int) -> None:
         sys.stdout.flush()

@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 
 from frcnn.distributed.world import FAILURE, World, tell
 
-START_SECONDS = 1800.0  # beyond the limit for what precedes the second step: reading data, building, tracing, none of which reports
+START_SECONDS = (
+    1800.0  # beyond the limit for what precedes the second step: reading data, building, tracing, none of which reports
+)
 STARTED = 2  # ticks: the second step has begun
 GRACE_SECONDS = 30.0  # what rank 0 gets to end the run before others conclude that it is the one that hangs
 

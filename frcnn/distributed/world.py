@@ -175,7 +175,9 @@ class World:
         except (Exception, KeyboardInterrupt) as error:
             if self.is_aftermath(error):
                 cause = f"{type(error).__name__}: {error}".splitlines()[0]
-                tell(f"{self.name_of(self.rank)}: lost the other ranks ({cause}); the first message, of the rank that ended, says why")
+                tell(
+                    f"{self.name_of(self.rank)}: lost the other ranks ({cause}); the first message, of the rank that ended, says why"
+                )
             else:
                 tell(f"{self.name_of(self.rank)}: {type(error).__name__}: {error}\n{traceback.format_exc()}")
             self.abort(FAILURE)

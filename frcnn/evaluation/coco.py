@@ -53,7 +53,9 @@ class Metrics:
         }
 
 
-def evaluate_detections(index: Index, results: Mapping[int, Detections], progress: Callable[[int, int], None] | None = None) -> Metrics:
+def evaluate_detections(
+    index: Index, results: Mapping[int, Detections], progress: Callable[[int, int], None] | None = None
+) -> Metrics:
     """The 12 COCO numbers and the AP of each class over all images of the index.
 
     One class at a time, over the images that have it as an object or a detection: the metric is defined class by class, an image
@@ -69,7 +71,12 @@ def evaluate_detections(index: Index, results: Mapping[int, Detections], progres
         ValueError: a result belongs to an image that the index does not have.
     """
     summary = COCOeval(iouType="bbox")
-    counts = (len(summary.params.iouThrs), len(summary.params.recThrs), len(summary.params.areaRng), len(summary.params.maxDets))
+    counts = (
+        len(summary.params.iouThrs),
+        len(summary.params.recThrs),
+        len(summary.params.areaRng),
+        len(summary.params.maxDets),
+    )
     thresholds, recalls, areas, allowed = counts
     classes = len(index.class_names)
     # -1 where there is nothing to measure.
@@ -122,7 +129,11 @@ def gather_detections(index: Index, results: Mapping[int, Detections], world: Wo
 
 def to_coco_results(index: Index, results: Mapping[int, Detections]) -> list[dict[str, Any]]:
     """Detections as the COCO results format has them: ``bbox`` is ``[x, y, width, height]``, ``category_id`` is the file's."""
-    return [entry for image_id, detections in results.items() for entry in coco_results(image_id, detections, index.category_ids)]
+    return [
+        entry
+        for image_id, detections in results.items()
+        for entry in coco_results(image_id, detections, index.category_ids)
+    ]
 
 
 def coco_results(image_id: int, detections: Detections, category_ids: tuple[int, ...]) -> list[dict[str, Any]]:
@@ -162,10 +173,22 @@ class _Columns(NamedTuple):
     def of_label(self, label: int) -> list[dict[str, Any]]:
         """The label's rows as COCO annotations, all of category 1."""
         rows = slice(*np.searchsorted(self.labels, [label, label + 1]))
-        columns = (self.image_ids[rows].tolist(), _xywh(self.boxes[rows]), *(column[rows].tolist() for column in self[3:]))
+        columns = (
+            self.image_ids[rows].tolist(),
+            _xywh(self.boxes[rows]),
+            *(column[rows].tolist() for column in self[3:]),
+        )
         # Ids are counted from 1 here whatever the file has: pycocotools marks "no match" by id 0, so an object with that id is never found.
         return [
-            {"id": number, "image_id": image_id, "category_id": 1, "bbox": box, "area": area, "iscrowd": int(crowd), "score": score}
+            {
+                "id": number,
+                "image_id": image_id,
+                "category_id": 1,
+                "bbox": box,
+                "area": area,
+                "iscrowd": int(crowd),
+                "score": score,
+            }
             for number, (image_id, box, area, crowd, score) in enumerate(zip(*columns, strict=True), start=1)
         ]
 
@@ -175,7 +198,9 @@ def _ground_truth(index: Index) -> _Columns:
     labels = _joined([record.labels for record in records], np.int32)
     return _Columns.sorted(
         labels,
-        np.repeat(np.array([record.image_id for record in records], np.int64), [len(record.labels) for record in records]),
+        np.repeat(
+            np.array([record.image_id for record in records], np.int64), [len(record.labels) for record in records]
+        ),
         _joined([record.boxes for record in records], np.float32).reshape(-1, 4),
         _joined([record.areas for record in records], np.float64),
         _joined([record.crowd for record in records], np.bool_),
@@ -186,7 +211,9 @@ def _ground_truth(index: Index) -> _Columns:
 def _detected(index: Index, results: Mapping[int, Detections]) -> _Columns:
     unknown = set(results) - {record.image_id for record in index.images}
     if unknown:
-        raise ValueError(f"results for image {min(unknown)} and {len(unknown) - 1} more, which {index.source} does not list")
+        raise ValueError(
+            f"results for image {min(unknown)} and {len(unknown) - 1} more, which {index.source} does not list"
+        )
     found = list(results.values())
     boxes = _joined([detections.boxes for detections in found], np.float32).reshape(-1, 4)
     return _Columns.sorted(
@@ -228,7 +255,11 @@ class _OneClass(COCOeval):
 
 def _coco(image_ids: set[int], annotations: list[dict[str, Any]]) -> Any:
     coco = COCO()
-    coco.dataset = {"images": [{"id": image_id} for image_id in image_ids], "categories": [{"id": 1}], "annotations": annotations}
+    coco.dataset = {
+        "images": [{"id": image_id} for image_id in image_ids],
+        "categories": [{"id": 1}],
+        "annotations": annotations,
+    }
     coco.createIndex()
     return coco
 

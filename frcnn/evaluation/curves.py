@@ -40,7 +40,13 @@ def _plot(axes: Axes, records: Sequence[Mapping[str, Any]], names: Sequence[str]
     steps = [record["step"] for record in records]
     for name in names:
         values = [record.get(name) for record in records]
-        axes.plot(steps, [float("nan") if value is None else value for value in values], label=name, marker=marker, markersize=3)
+        axes.plot(
+            steps,
+            [float("nan") if value is None else value for value in values],
+            label=name,
+            marker=marker,
+            markersize=3,
+        )
     axes.grid(alpha=0.3)
     if records:
         axes.legend(loc="best", fontsize="small")

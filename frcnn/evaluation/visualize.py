@@ -41,7 +41,9 @@ def class_color(label: int) -> Color:
     return tuple(round(255 - (255 - value) * (2 - shade)) for value in hue)  # type: ignore[return-value]
 
 
-def draw_detections(image: np.ndarray, detections: Detections, class_names: Sequence[str], score_threshold: float = 0.5) -> Image.Image:
+def draw_detections(
+    image: np.ndarray, detections: Detections, class_names: Sequence[str], score_threshold: float = 0.5
+) -> Image.Image:
     """Picture with the boxes, class names and scores of the detections at or above a score.
 
     Args:
@@ -50,7 +52,9 @@ def draw_detections(image: np.ndarray, detections: Detections, class_names: Sequ
     """
     shown = np.flatnonzero(detections.scores >= score_threshold)[::-1]  # best last, so that nothing covers it
     captions = [f"{class_names[detections.labels[i] - 1]} {detections.scores[i]:.2f}" for i in shown]
-    return _draw(image, detections.boxes[shown], [class_color(int(label)) for label in detections.labels[shown]], captions)
+    return _draw(
+        image, detections.boxes[shown], [class_color(int(label)) for label in detections.labels[shown]], captions
+    )
 
 
 def draw_objects(image: np.ndarray, record: ImageRecord, class_names: Sequence[str]) -> Image.Image:
@@ -59,12 +63,19 @@ def draw_objects(image: np.ndarray, record: ImageRecord, class_names: Sequence[s
     Args:
         image: ``[H, W, 3]`` uint8 RGB, upright, of the record's size.
     """
-    captions = [class_names[label - 1] + (" (crowd)" if crowd else "") for label, crowd in zip(record.labels, record.crowd, strict=True)]
+    captions = [
+        class_names[label - 1] + (" (crowd)" if crowd else "")
+        for label, crowd in zip(record.labels, record.crowd, strict=True)
+    ]
     return _draw(image, record.boxes, [class_color(int(label)) for label in record.labels], captions)
 
 
 def draw_comparison(
-    image: np.ndarray, record: ImageRecord, detections: Detections, class_names: Sequence[str], score_threshold: float = 0.5
+    image: np.ndarray,
+    record: ImageRecord,
+    detections: Detections,
+    class_names: Sequence[str],
+    score_threshold: float = 0.5,
 ) -> Image.Image:
     """Annotated objects on the left, detections on the right, each under its heading."""
     left = draw_objects(image, record, class_names)
@@ -110,7 +121,9 @@ def _draw(image: np.ndarray, boxes: np.ndarray, colors: Sequence[Color], caption
     # A strip of 1 x 5000 pixels must not become an enormous picture.
     scale = min(scale, max(1.0, 4 * SMALLEST_SIDE / max(picture.size)))
     if scale > 1:
-        picture = picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.BICUBIC)
+        picture = picture.resize(
+            (round(picture.width * scale), round(picture.height * scale)), Image.Resampling.BICUBIC
+        )
     draw = ImageDraw.Draw(picture)
     reach = (picture.width * picture.height) ** 0.5
     line = max(2, round(reach / 300))

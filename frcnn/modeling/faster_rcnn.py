@@ -76,7 +76,9 @@ class FasterRCNN(keras.Model):
         gt_valid = (batch.labels > 0) & ~batch.crowd
         pyramid = self.pyramid(batch.images, training=True)
         anchors = self.anchors((batch.images.shape[1], batch.images.shape[2]), pyramid)
-        anchor_seeds, roi_seeds = (_image_seeds(fold_in(seed, stage), first_image, batch.images.shape[0]) for stage in range(2))
+        anchor_seeds, roi_seeds = (
+            _image_seeds(fold_in(seed, stage), first_image, batch.images.shape[0]) for stage in range(2)
+        )
         matches, drawn = rpn.assign(anchors, batch.boxes, gt_valid, options.rpn, anchor_seeds)
         first = rpn.rpn_losses(*self.rpn.at(pyramid, drawn.indices), anchors, batch.boxes, matches, drawn, options.rpn)
         predictions = self.rpn([tf.stop_gradient(features) for features in pyramid])
@@ -91,9 +93,13 @@ class FasterRCNN(keras.Model):
         options = self.options
         pyramid = self.pyramid(images)
         anchors = self.anchors((images.shape[1], images.shape[2]), pyramid)
-        proposals = rpn.propose(self.rpn(pyramid), anchors, image_sizes, options.rpn, options.ops.kernel, training=False)
+        proposals = rpn.propose(
+            self.rpn(pyramid), anchors, image_sizes, options.rpn, options.ops.kernel, training=False
+        )
         logits, deltas = self.roi_head(roi_head.pool(pyramid, proposals.boxes, options.roi_head, options.ops.kernel))
-        return roi_head.detect(logits, deltas, proposals, image_sizes, original_sizes, options.roi_head, options.ops.kernel)
+        return roi_head.detect(
+            logits, deltas, proposals, image_sizes, original_sizes, options.roi_head, options.ops.kernel
+        )
 
 
 def _image_seeds(seed: tf.Tensor, first: int, count: int) -> tf.Tensor:

@@ -18,7 +18,8 @@ class FPN(keras.layers.Layer):
         super().__init__(name=name)
         kinds = [("lateral", 1), ("output", 3)]
         self.laterals, self.outputs = (
-            [_PyramidConv(options, kernel, name=f"{kind}{level + 2}") for level in range(levels)] for kind, kernel in kinds
+            [_PyramidConv(options, kernel, name=f"{kind}{level + 2}") for level in range(levels)]
+            for kind, kernel in kinds
         )
 
     def call(self, features: list[tf.Tensor], training: bool = False) -> list[tf.Tensor]:
@@ -37,7 +38,9 @@ class _PyramidConv(keras.layers.Layer):
     def __init__(self, options: config.FPN, kernel: int, name: str) -> None:
         super().__init__(name=name)
         initializer = keras.initializers.VarianceScaling(1.0, "fan_in", "uniform")
-        self.conv = conv(options.channels, kernel, use_bias=options.norm == "none", initializer=initializer, name="conv")
+        self.conv = conv(
+            options.channels, kernel, use_bias=options.norm == "none", initializer=initializer, name="conv"
+        )
         self.norm = None if options.norm == "none" else norm(options.norm, NORM_EPS, name="norm")
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:

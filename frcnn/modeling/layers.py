@@ -35,7 +35,11 @@ class StridedConv2D(keras.layers.Conv2D):
 
 def norm(kind: Norm, epsilon: float, name: str) -> keras.layers.Layer:
     """The normalisation that ``config.backbone.norm`` names."""
-    kinds: dict[str, Callable[..., keras.layers.Layer]] = {"frozen_bn": FrozenBatchNorm, "bn": BatchNorm, "gn": GroupNorm}
+    kinds: dict[str, Callable[..., keras.layers.Layer]] = {
+        "frozen_bn": FrozenBatchNorm,
+        "bn": BatchNorm,
+        "gn": GroupNorm,
+    }
     return kinds[kind](epsilon=epsilon, name=name)
 
 
@@ -64,7 +68,9 @@ class FrozenBatchNorm(_ChannelScale):
     def build(self, shape: tuple[int | None, ...]) -> None:
         super().build(shape)
         self.moving_mean = self.add_weight(shape=(shape[-1],), initializer="zeros", name="moving_mean", autocast=False)
-        self.moving_variance = self.add_weight(shape=(shape[-1],), initializer="ones", name="moving_variance", autocast=False)
+        self.moving_variance = self.add_weight(
+            shape=(shape[-1],), initializer="ones", name="moving_variance", autocast=False
+        )
         self.trainable = False
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
@@ -85,19 +91,27 @@ class BatchNorm(_ChannelScale):
 
     def build(self, shape: tuple[int | None, ...]) -> None:
         super().build(shape)
-        self.moving_mean = self.add_weight(shape=(shape[-1],), initializer="zeros", trainable=False, name="moving_mean", autocast=False)
+        self.moving_mean = self.add_weight(
+            shape=(shape[-1],), initializer="zeros", trainable=False, name="moving_mean", autocast=False
+        )
         self.moving_variance = self.add_weight(
             shape=(shape[-1],), initializer="ones", trainable=False, name="moving_variance", autocast=False
         )
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         if not (training and self.trainable):
-            return self.scaled(inputs, tf.convert_to_tensor(self.moving_mean), tf.convert_to_tensor(self.moving_variance))
+            return self.scaled(
+                inputs, tf.convert_to_tensor(self.moving_mean), tf.convert_to_tensor(self.moving_variance)
+            )
         if self.sum:
             outputs, mean, variance = self._over_all_processes(inputs, self.sum)
         else:
             outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
-                inputs, tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta), epsilon=self.epsilon, is_training=True
+                inputs,
+                tf.convert_to_tensor(self.gamma),
+                tf.convert_to_tensor(self.beta),
+                epsilon=self.epsilon,
+                is_training=True,
             )
         for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
             moving.assign(moving + self.MOMENTUM * (tf.stop_gradient(batch) - moving))

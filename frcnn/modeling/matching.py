@@ -29,7 +29,13 @@ class Sample(NamedTuple):
 
 
 def match(
-    candidates: tf.Tensor, gt_boxes: tf.Tensor, gt_valid: tf.Tensor, *, foreground_iou: float, background_iou: float, low_quality: bool
+    candidates: tf.Tensor,
+    gt_boxes: tf.Tensor,
+    gt_valid: tf.Tensor,
+    *,
+    foreground_iou: float,
+    background_iou: float,
+    low_quality: bool,
 ) -> tf.Tensor:
     """Match every candidate box to a ground-truth box, as torchvision's ``Matcher``.
 
@@ -54,7 +60,9 @@ def match(
     filled = tf.reduce_max(tf.where(tf.reduce_any(valid, axis=[0, 2]), tf.range(1, chunks + 1), 0))
 
     def add_chunk(number: tf.Tensor, best: tf.Tensor, index: tf.Tensor, tied: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        in_chunk = _match_chunk(candidates, tf.gather(boxes, number, axis=1), tf.gather(valid, number, axis=1), low_quality)
+        in_chunk = _match_chunk(
+            candidates, tf.gather(boxes, number, axis=1), tf.gather(valid, number, axis=1), low_quality
+        )
         # Strictly better only: of equal ones the first stands.
         index = tf.where(in_chunk.iou > best, in_chunk.index + number * CHUNK, index)
         return number + 1, tf.maximum(best, in_chunk.iou), index, tied | in_chunk.tied
@@ -90,7 +98,9 @@ def _match_chunk(candidates: tf.Tensor, gt_boxes: tf.Tensor, gt_valid: tf.Tensor
     return _ChunkMatch(best, index, tied)
 
 
-def sample(matches: tf.Tensor, usable: tf.Tensor | None, *, count: int, positive_fraction: float, seed: tf.Tensor) -> Sample:
+def sample(
+    matches: tf.Tensor, usable: tf.Tensor | None, *, count: int, positive_fraction: float, seed: tf.Tensor
+) -> Sample:
     """Draw up to ``count * positive_fraction`` positives at random, and fill up with random negatives.
 
     Args:
@@ -108,7 +118,10 @@ def sample(matches: tf.Tensor, usable: tf.Tensor | None, *, count: int, positive
     # Priorities lie strictly inside (0, 1): the chosen positives are those above the most_positives-th largest. Lifting them by 2 and
     # the negatives by 1 makes one top-k deliver positives first, then negatives, then nothing (0).
     priority = tf.stack(
-        [tf.random.stateless_uniform(tf.shape(matches)[1:], of_image, minval=1e-6, maxval=0.999) for of_image in tf.unstack(seed)]
+        [
+            tf.random.stateless_uniform(tf.shape(matches)[1:], of_image, minval=1e-6, maxval=0.999)
+            for of_image in tf.unstack(seed)
+        ]
     )
     positive_priority = tf.where(positive, priority, 0.0)
     threshold = tf.math.top_k(positive_priority, most_positives).values[:, -1:]

@@ -28,7 +28,9 @@ INITIALIZER = "he_normal"
 class ConvNorm(keras.layers.Layer):
     """Convolution without bias, norm, and optionally ReLU."""
 
-    def __init__(self, filters: int, kernel: int, stride: int, options: config.Backbone, *, relu: bool, name: str) -> None:
+    def __init__(
+        self, filters: int, kernel: int, stride: int, options: config.Backbone, *, relu: bool, name: str
+    ) -> None:
         super().__init__(name=name)
         self.conv = conv(filters, kernel, stride, use_bias=False, initializer=INITIALIZER, name="conv")
         self.norm = norm(options.norm, options.norm_eps, name="norm")
@@ -42,7 +44,9 @@ class ConvNorm(keras.layers.Layer):
 class Block(keras.layers.Layer):
     """Residual block: two 3x3, or 1x1-3x3-1x1 for bottlenecks; projection shortcut where the shape changes."""
 
-    def __init__(self, filters: int, stride: int, options: config.Backbone, *, bottleneck: bool, project: bool, name: str) -> None:
+    def __init__(
+        self, filters: int, stride: int, options: config.Backbone, *, bottleneck: bool, project: bool, name: str
+    ) -> None:
         super().__init__(name=name)
         width = filters * BOTTLENECK_EXPANSION if bottleneck else filters
         first, second = (stride, 1) if options.stride_in_1x1 else (1, stride)
@@ -50,7 +54,9 @@ class Block(keras.layers.Layer):
             plan = [(filters, 1, first, True), (filters, 3, second, True), (width, 1, 1, False)]
         else:
             plan = [(filters, 3, stride, True), (filters, 3, 1, False)]
-        self.convs = [ConvNorm(f, k, s, options, relu=r, name=f"conv{i}") for i, (f, k, s, r) in enumerate(plan, start=1)]
+        self.convs = [
+            ConvNorm(f, k, s, options, relu=r, name=f"conv{i}") for i, (f, k, s, r) in enumerate(plan, start=1)
+        ]
         self.shortcut = ConvNorm(width, 1, stride, options, relu=False, name="shortcut") if project else None
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:

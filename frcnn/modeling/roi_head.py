@@ -59,10 +59,15 @@ class RoIHead(keras.layers.Layer):
     def __init__(self, options: config.RoIHead, num_classes: int, channels: int, name: str = "roi_head") -> None:
         super().__init__(name=name)
         self.num_classes = num_classes
-        self.convs = [conv(channels, 3, use_bias=False, initializer="he_normal", name=f"conv{i + 1}") for i in range(options.convs)]
+        self.convs = [
+            conv(channels, 3, use_bias=False, initializer="he_normal", name=f"conv{i + 1}")
+            for i in range(options.convs)
+        ]
         self.norms = [norm("bn", NORM_EPS, name=f"norm{i + 1}") for i in range(options.convs)]
         self.dense = [
-            keras.layers.Dense(options.fc_channels, activation="relu", kernel_initializer="glorot_uniform", name=f"fc{i + 1}")
+            keras.layers.Dense(
+                options.fc_channels, activation="relu", kernel_initializer="glorot_uniform", name=f"fc{i + 1}"
+            )
             for i in range(options.fc_layers)
         ]
         small, smaller = (keras.initializers.RandomNormal(stddev=stddev) for stddev in (0.01, 0.001))
@@ -98,18 +103,30 @@ def pool(pyramid: list[tf.Tensor], boxes: tf.Tensor, options: config.RoIHead, ke
 
 
 def assign(
-    proposals: Proposals, gt_boxes: tf.Tensor, gt_labels: tf.Tensor, gt_valid: tf.Tensor, options: config.RoIHead, seed: tf.Tensor
+    proposals: Proposals,
+    gt_boxes: tf.Tensor,
+    gt_labels: tf.Tensor,
+    gt_valid: tf.Tensor,
+    options: config.RoIHead,
+    seed: tf.Tensor,
 ) -> RoISample:
     """Match proposals, with the ground truth among them, and draw those that train."""
     candidates = tf.concat([proposals.boxes, gt_boxes], axis=1)
     usable = tf.concat([proposals.valid, gt_valid], axis=1)
     matches = match(
-        candidates, gt_boxes, gt_valid, foreground_iou=options.foreground_iou, background_iou=options.foreground_iou, low_quality=False
+        candidates,
+        gt_boxes,
+        gt_valid,
+        foreground_iou=options.foreground_iou,
+        background_iou=options.foreground_iou,
+        low_quality=False,
     )
     drawn = sample(matches, usable, count=options.samples, positive_fraction=options.positive_fraction, seed=seed)
     matched = tf.maximum(tf.gather(matches, drawn.indices, batch_dims=1), 0)
     labels = tf.where(drawn.positive, tf.gather(gt_labels, matched, batch_dims=1), 0)
-    return RoISample(tf.gather(candidates, drawn.indices, batch_dims=1), labels, tf.gather(gt_boxes, matched, batch_dims=1), drawn)
+    return RoISample(
+        tf.gather(candidates, drawn.indices, batch_dims=1), labels, tf.gather(gt_boxes, matched, batch_dims=1), drawn
+    )
 
 
 def roi_losses(logits: tf.Tensor, deltas: tf.Tensor, rois: RoISample, options: config.RoIHead) -> dict[str, tf.Tensor]:
@@ -139,7 +156,9 @@ def detect(
     batch, number = proposals.boxes.shape[:2]
     classes = deltas.shape[1]
     scores = tf.reshape(tf.nn.softmax(logits)[:, 1:], [batch, number * classes])
-    boxes = box_ops.decode(tf.reshape(deltas, [batch, number, classes, 4]), proposals.boxes[:, :, None], options.box_weights)
+    boxes = box_ops.decode(
+        tf.reshape(deltas, [batch, number, classes, 4]), proposals.boxes[:, :, None], options.box_weights
+    )
     boxes = box_ops.clip(tf.reshape(boxes, [batch, number * classes, 4]), image_sizes)
     sides = boxes[..., 2:] - boxes[..., :2]
     usable = tf.repeat(proposals.valid, classes, axis=1)

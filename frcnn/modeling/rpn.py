@@ -56,7 +56,9 @@ class RPNHead(keras.layers.Layer):
     def __init__(self, options: config.RPN, channels: int, anchors_per_cell: int, name: str = "rpn") -> None:
         super().__init__(name=name)
         initializer = keras.initializers.RandomNormal(stddev=0.01)
-        self.convs = [conv(channels, 3, use_bias=True, initializer=initializer, name=f"conv{i + 1}") for i in range(options.convs)]
+        self.convs = [
+            conv(channels, 3, use_bias=True, initializer=initializer, name=f"conv{i + 1}") for i in range(options.convs)
+        ]
         self.objectness = conv(anchors_per_cell, 1, use_bias=True, initializer=initializer, name="objectness")
         self.deltas = conv(4 * anchors_per_cell, 1, use_bias=True, initializer=initializer, name="deltas")
         self.anchors_per_cell = anchors_per_cell
@@ -69,7 +71,9 @@ class RPNHead(keras.layers.Layer):
                 features = tf.nn.relu(layer(features))
             logits.append(_flatten(self.objectness(features), 1)[..., 0])
             deltas.append(_flatten(self.deltas(features), 4))
-        return Predictions(tf.concat(logits, axis=1), tf.concat(deltas, axis=1), tuple(level.shape[1] for level in logits))
+        return Predictions(
+            tf.concat(logits, axis=1), tf.concat(deltas, axis=1), tuple(level.shape[1] for level in logits)
+        )
 
     def at(self, pyramid: list[tf.Tensor], anchors: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Logits ``[B, S]`` and deltas ``[B, S, 4]`` of the anchors with indices ``[B, S]``, computed from what these see alone."""
@@ -99,7 +103,9 @@ def _patches(pyramid: list[tf.Tensor], cells: tf.Tensor, radius: int) -> tuple[t
     row = (cells[..., None, None] - first) // width + around[:, None]
     column = (cells[..., None, None] - first) % width + around[None, :]
     inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-    flat = tf.concat([tf.reshape(level, [-1, area, channels]) for level, area in zip(pyramid, areas, strict=True)], axis=1)
+    flat = tf.concat(
+        [tf.reshape(level, [-1, area, channels]) for level, area in zip(pyramid, areas, strict=True)], axis=1
+    )
     patches = tf.gather(flat, tf.where(inside, first + row * width + column, 0), batch_dims=1)
     return tf.where(inside[..., None], patches, 0), inside[..., None]
 
@@ -122,13 +128,21 @@ def _flatten(outputs: tf.Tensor, values: int) -> tf.Tensor:
 
 
 def propose(
-    predictions: Predictions, anchors: tf.Tensor, image_sizes: tf.Tensor, options: config.RPN, kernel: ops.Kernel, *, training: bool
+    predictions: Predictions,
+    anchors: tf.Tensor,
+    image_sizes: tf.Tensor,
+    options: config.RPN,
+    kernel: ops.Kernel,
+    *,
+    training: bool,
 ) -> Proposals:
     """The best boxes of each level, clipped to the image, after NMS within levels and a top-k across them.
 
     No gradient passes: the RoI head must not train the RPN through its boxes' coordinates.
     """
-    before, after = (options.pre_nms_train, options.post_nms_train) if training else (options.pre_nms_test, options.post_nms_test)
+    before, after = (
+        (options.pre_nms_train, options.post_nms_train) if training else (options.pre_nms_test, options.post_nms_test)
+    )
     boxes, logits, levels = [], [], []
     start = 0
     for level, size in enumerate(predictions.level_sizes):
@@ -151,10 +165,17 @@ def propose(
     return Proposals(tf.where(valid[..., None], chosen, 0.0), valid)
 
 
-def assign(anchors: tf.Tensor, gt_boxes: tf.Tensor, gt_valid: tf.Tensor, options: config.RPN, seed: tf.Tensor) -> tuple[tf.Tensor, Sample]:
+def assign(
+    anchors: tf.Tensor, gt_boxes: tf.Tensor, gt_valid: tf.Tensor, options: config.RPN, seed: tf.Tensor
+) -> tuple[tf.Tensor, Sample]:
     """Match all anchors and draw those that train: ``[B, A]`` matches and the sample. No border filter, as in both peers."""
     matches = match(
-        anchors, gt_boxes, gt_valid, foreground_iou=options.foreground_iou, background_iou=options.background_iou, low_quality=True
+        anchors,
+        gt_boxes,
+        gt_valid,
+        foreground_iou=options.foreground_iou,
+        background_iou=options.background_iou,
+        low_quality=True,
     )
     return matches, sample(matches, None, count=options.samples, positive_fraction=options.positive_fraction, seed=seed)
 

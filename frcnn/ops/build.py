@@ -69,7 +69,13 @@ def default_cache() -> Path:
 def key(tensorflow_version: str = tf.version.VERSION) -> str:
     """Names the library of these sources for one TensorFlow and one architecture."""
     digest = hashlib.sha256()
-    for part in (*_tensorflow_flags()[0], *COMMON, *CUDA_FLAGS, *map(str, CUDA_TARGETS), *map(str, CPU_SOURCES.items())):
+    for part in (
+        *_tensorflow_flags()[0],
+        *COMMON,
+        *CUDA_FLAGS,
+        *map(str, CUDA_TARGETS),
+        *map(str, CPU_SOURCES.items()),
+    ):
         digest.update(part.replace(tf.sysconfig.get_include(), "").encode() + b"\0")
     for source in sorted(SOURCES.iterdir()):
         digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
@@ -150,7 +156,10 @@ def _locked(file: Path) -> Iterator[None]:
 
 def _tensorflow_flags() -> tuple[list[str], list[str]]:
     """Flags to compile and to link; the headers as system headers, whose warnings are not ours to mend."""
-    compile_flags = [flag.replace("-I", "-isystem", 1) if flag.startswith("-I") else flag for flag in tf.sysconfig.get_compile_flags()]
+    compile_flags = [
+        flag.replace("-I", "-isystem", 1) if flag.startswith("-I") else flag
+        for flag in tf.sysconfig.get_compile_flags()
+    ]
     return [flag for flag in compile_flags if "std=" not in flag], tf.sysconfig.get_link_flags()
 
 
@@ -159,7 +168,10 @@ def _compile(scratch: Path, cuda: bool) -> list[Path]:
     gcc = _gcc()
     sources = {name: _tensorflow_flags()[0] for name in (TENSORFLOW_SOURCES if cuda else TENSORFLOW_SOURCES[:1])}
     sources.update(CPU_SOURCES)
-    jobs = [[gcc, *COMMON, *flags, "-c", str(SOURCES / name), "-o", str(scratch / f"{name}.o")] for name, flags in sources.items()]
+    jobs = [
+        [gcc, *COMMON, *flags, "-c", str(SOURCES / name), "-o", str(scratch / f"{name}.o")]
+        for name, flags in sources.items()
+    ]
     if cuda:
         jobs += [cuda_command(SOURCES / name, scratch / f"{name}.o") for name in CUDA_SOURCES]
     with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -70,7 +70,11 @@ def _obtain() -> Serving:
 
 def _fallback(reason: str) -> Serving:
     reason = " ".join(reason.split())
-    print(f"frcnn: plain TensorFlow serves for RoIAlign and NMS, which is slower, because {reason}", file=sys.stderr, flush=True)
+    print(
+        f"frcnn: plain TensorFlow serves for RoIAlign and NMS, which is slower, because {reason}",
+        file=sys.stderr,
+        flush=True,
+    )
     return Serving(None, False, reason)
 
 
@@ -78,7 +82,9 @@ def operations() -> Any:
     """The loaded operations. Raises UserError where there are none."""
     state = serving()
     if state.library is None:
-        raise UserError(f"ops.kernel is 'compiled', but {state.reason}; mend that, or set ops.kernel to auto or reference")
+        raise UserError(
+            f"ops.kernel is 'compiled', but {state.reason}; mend that, or set ops.kernel to auto or reference"
+        )
     return _load(state.library)
 
 
@@ -112,9 +118,15 @@ def _roi_align_gradient(op: tf.Operation, upstream: tf.Tensor) -> list[tf.Tensor
 tf.no_gradient("FrcnnNms")
 
 
-def nms(boxes: tf.Tensor, scores: tf.Tensor, groups: tf.Tensor, *, iou_threshold: float, max_outputs: int) -> tuple[tf.Tensor, tf.Tensor]:
+def nms(
+    boxes: tf.Tensor, scores: tf.Tensor, groups: tf.Tensor, *, iou_threshold: float, max_outputs: int
+) -> tuple[tf.Tensor, tf.Tensor]:
     """See :func:`frcnn.ops.nms`."""
     result = operations().frcnn_nms(
-        boxes=boxes, scores=scores, groups=groups, iou_threshold=round_down_to_float32(iou_threshold), max_outputs=max_outputs
+        boxes=boxes,
+        scores=scores,
+        groups=groups,
+        iou_threshold=round_down_to_float32(iou_threshold),
+        max_outputs=max_outputs,
     )
     return result.indices, result.counts

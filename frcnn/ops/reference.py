@@ -93,7 +93,9 @@ def roi_align(pyramid: Sequence[tf.Tensor], boxes: tf.Tensor, box_image: tf.Tens
     @tf.custom_gradient
     def pool(*levels: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], list[tf.Tensor]]]:
         # One row more, so that boxes of no image have something to read where there are no images at all.
-        features = tf.concat([*(tf.reshape(level, [-1, channels]) for level in levels), tf.zeros([1, channels], dtype)], axis=0)
+        features = tf.concat(
+            [*(tf.reshape(level, [-1, channels]) for level in levels), tf.zeros([1, channels], dtype)], axis=0
+        )
 
         def add_sample(total: tf.Tensor, iy: tf.Tensor, ix: tf.Tensor) -> tf.Tensor:
             taps = _taps(geometry, iy, ix, output_size)
@@ -124,7 +126,8 @@ def roi_align(pyramid: Sequence[tf.Tensor], boxes: tf.Tensor, box_image: tf.Tens
             total = _over_samples(geometry, sampling_ratio, add_sample_gradient, tf.zeros(tf.shape(features)))
             sizes = [tf.size(level) // tf.maximum(channels, 1) for level in levels]
             return [
-                tf.cast(tf.reshape(part, tf.shape(level)), dtype) for part, level in zip(tf.split(total, [*sizes, 1]), levels, strict=False)
+                tf.cast(tf.reshape(part, tf.shape(level)), dtype)
+                for part, level in zip(tf.split(total, [*sizes, 1]), levels, strict=False)
             ]
 
         return tf.cast(pooled, dtype), gradient
@@ -143,7 +146,9 @@ def _geometry(pyramid: Sequence[tf.Tensor], boxes: tf.Tensor, box_image: tf.Tens
 
     sides = tf.maximum(boxes[:, 2:] - boxes[:, :2], 0.0)
     size = tf.sqrt(sides[:, 0] * sides[:, 1])
-    level = tf.reduce_sum(tf.cast(size[:, None] >= tf.constant(pooling.starts, tf.float32, [1, len(pooling.starts)]), tf.int32), axis=1)
+    level = tf.reduce_sum(
+        tf.cast(size[:, None] >= tf.constant(pooling.starts, tf.float32, [1, len(pooling.starts)]), tf.int32), axis=1
+    )
 
     extent = tf.where(valid[:, None], tf.gather(extents, level), 1)
     first = tf.gather(tf.cumsum(images_rows, exclusive=True), level)
@@ -179,7 +184,9 @@ def _over_samples(geometry: _Geometry, sampling_ratio: int, add: _Add, total: tf
         total.set_shape(shape)
         return step + 1, total
 
-    return tf.while_loop(lambda step, _: step < grid_y * grid_x, body, (tf.constant(0), total), parallel_iterations=1)[1]
+    return tf.while_loop(lambda step, _: step < grid_y * grid_x, body, (tf.constant(0), total), parallel_iterations=1)[
+        1
+    ]
 
 
 class _Taps(NamedTuple):
@@ -227,7 +234,9 @@ def round_down_to_float32(value: float) -> float:
     return float(rounded if float(rounded) <= value else np.nextafter(rounded, np.float32(-np.inf)))
 
 
-def nms(boxes: tf.Tensor, scores: tf.Tensor, groups: tf.Tensor, *, iou_threshold: float, max_outputs: int) -> tuple[tf.Tensor, tf.Tensor]:
+def nms(
+    boxes: tf.Tensor, scores: tf.Tensor, groups: tf.Tensor, *, iou_threshold: float, max_outputs: int
+) -> tuple[tf.Tensor, tf.Tensor]:
     """See :func:`frcnn.ops.nms`."""
     threshold = round_down_to_float32(iou_threshold)
     candidates = tf.shape(scores)[1]
@@ -243,8 +252,12 @@ def nms(boxes: tf.Tensor, scores: tf.Tensor, groups: tf.Tensor, *, iou_threshold
     def keep_best(step: tf.Tensor, alive: tf.Tensor, kept: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         found = tf.reduce_any(alive, axis=1, keepdims=True)
         best = tf.argmax(alive, axis=1, output_type=tf.int32)[:, None]
-        kept = tf.tensor_scatter_nd_update(kept, [[step]], tf.transpose(tf.where(found, tf.gather(order, best, batch_dims=1), -1)))
-        u1, v1, u2, v2, area, group = (tf.gather(value, best, batch_dims=1) for value in (x1, y1, x2, y2, areas, groups))
+        kept = tf.tensor_scatter_nd_update(
+            kept, [[step]], tf.transpose(tf.where(found, tf.gather(order, best, batch_dims=1), -1))
+        )
+        u1, v1, u2, v2, area, group = (
+            tf.gather(value, best, batch_dims=1) for value in (x1, y1, x2, y2, areas, groups)
+        )
         width = tf.maximum(tf.minimum(x2, u2) - tf.maximum(x1, u1), 0.0)
         height = tf.maximum(tf.minimum(y2, v2) - tf.maximum(y1, v1), 0.0)
         shared = width * height

@@ -24,10 +24,14 @@ def open_session(region: str | None = None) -> Any:
     try:
         import boto3
     except ImportError as error:
-        raise UserError(f"starting SageMaker jobs needs boto3 ({error}); pip install -e '.[sagemaker]' in frcnn's folder") from error
+        raise UserError(
+            f"starting SageMaker jobs needs boto3 ({error}); pip install -e '.[sagemaker]' in frcnn's folder"
+        ) from error
     session = boto3.session.Session(region_name=region)
     if not session.region_name:
-        raise UserError("no AWS region is given or configured; name one, such as us-east-1, or set AWS_REGION or 'aws configure'")
+        raise UserError(
+            "no AWS region is given or configured; name one, such as us-east-1, or set AWS_REGION or 'aws configure'"
+        )
     return session
 
 
@@ -44,7 +48,9 @@ def call_aws(method: Callable[..., Any], **request: Any) -> Any:
     except ClientError as refused:
         error = refused.response["Error"]
         hint = _HINTS.get(error["Code"], "")
-        raise UserError(f"AWS refused {refused.operation_name}: {error.get('Message') or error['Code']}{hint}") from refused
+        raise UserError(
+            f"AWS refused {refused.operation_name}: {error.get('Message') or error['Code']}{hint}"
+        ) from refused
     except BotoCoreError as failed:
         raise UserError(f"AWS could not be called: {failed}") from failed
 
@@ -125,7 +131,9 @@ class Account:
         found = self.objects(uri)
         if not found:
             raise UserError(f"nothing lies at {uri}; has the job ended?")
-        names = {key: key.rpartition("/")[2] if key == prefix else key.removeprefix(prefix).lstrip("/") for key in found}
+        names = {
+            key: key.rpartition("/")[2] if key == prefix else key.removeprefix(prefix).lstrip("/") for key in found
+        }
         return self._fetch(bucket, names, folder)
 
     def _fetch(self, bucket: str, names: dict[str, str], folder: Path) -> Path:
@@ -146,10 +154,14 @@ class Account:
         pages = self.client("s3").get_paginator("list_objects_v2")
 
         def listed() -> dict[str, int]:
-            found = (entry for page in pages.paginate(Bucket=bucket, Prefix=folder) for entry in page.get("Contents", []))
+            found = (
+                entry for page in pages.paginate(Bucket=bucket, Prefix=folder) for entry in page.get("Contents", [])
+            )
             sizes = {entry["Key"]: entry["Size"] for entry in found}
             # "data" must not find "database".
-            return {name: size for name, size in sizes.items() if not folder or name == key or name.startswith(f"{folder}/")}
+            return {
+                name: size for name, size in sizes.items() if not folder or name == key or name.startswith(f"{folder}/")
+            }
 
         return dict(call_aws(listed))
 
@@ -193,7 +205,9 @@ class Account:
             if errors := answer.get("Errors"):  # S3 answers 200 even where it deletes none of them
                 first = errors[0]
                 reason = f"{first.get('Message') or first['Code']}{_HINTS.get(first['Code'], '')}"
-                raise UserError(f"S3 did not delete {len(errors)} of the objects below {uri}, first {first['Key']!r}: {reason}")
+                raise UserError(
+                    f"S3 did not delete {len(errors)} of the objects below {uri}, first {first['Key']!r}: {reason}"
+                )
 
     def _ledger_of(self, run: str | None) -> Path:
         return self.ledger if run is None else self.ledger.with_name(f"{run}.json")

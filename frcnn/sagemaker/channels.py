@@ -68,7 +68,11 @@ def refuse_parts(channels: Sequence[Channel], hosts: int, sharded: bool) -> None
         UserError: a channel that every host needs whole is spread over them.
     """
     roles, _ = _roles(channels)
-    may_be_parts = [roles.get("weights"), roles.get("config"), roles.get("train") if sharded and "annotations" in roles else None]
+    may_be_parts = [
+        roles.get("weights"),
+        roles.get("config"),
+        roles.get("train") if sharded and "annotations" in roles else None,
+    ]
     for channel in channels:
         if channel.distribution == "ShardedByS3Key" and hosts > 1 and channel not in may_be_parts:
             raise UserError(
@@ -109,14 +113,20 @@ def _roles(channels: Sequence[Channel]) -> tuple[dict[str, Channel], list[Channe
     return found, others
 
 
-def _data(roles: dict[str, Channel], others: list[Channel], scratch: Path, channels: Sequence[Channel]) -> dict[str, Any]:
+def _data(
+    roles: dict[str, Channel], others: list[Channel], scratch: Path, channels: Sequence[Channel]
+) -> dict[str, Any]:
     train = roles.get("train")
-    candidates = [train] if train and not {"validation", "annotations"} & set(roles) else others if train is None else []
+    candidates = (
+        [train] if train and not {"validation", "annotations"} & set(roles) else others if train is None else []
+    )
     whole = [channel for channel in candidates if channel.mode != "Pipe" and _is_coco_folder(channel.folder)]
     if len(whole) == 1:
         return {"root": whole[0].folder}
     if train is None:
-        raise UserError(f"no channel holds training data; name one 'train', or give one with a COCO folder. Found {_listing(channels)}")
+        raise UserError(
+            f"no channel holds training data; name one 'train', or give one with a COCO folder. Found {_listing(channels)}"
+        )
     annotations = roles.get("annotations")
     data: dict[str, Any] = {}
     for split in ("train", "validation"):
@@ -166,11 +176,15 @@ def _annotation_names(name: str) -> Iterator[Path]:
 def _annotation_file(folder: Path, split: str, only_one: bool) -> Path | None:
     """By the split's name, by Roboflow's, or the only one there is."""
     named = [folder / path for name in SPLIT_NAMES[split] for path in _annotation_names(name)]
-    usual = [folder / "_annotations.coco.json", folder / "annotations.json", folder / "instances.json"] if only_one else []
+    usual = (
+        [folder / "_annotations.coco.json", folder / "annotations.json", folder / "instances.json"] if only_one else []
+    )
     for file in (*named, *usual):
         if file.is_file():
             return file
-    single = [path for suffix in (".json", *MANIFESTS) for path in sorted(folder.glob(f"*{suffix}"))] if only_one else []
+    single = (
+        [path for suffix in (".json", *MANIFESTS) for path in sorted(folder.glob(f"*{suffix}"))] if only_one else []
+    )
     return single[0] if len(single) == 1 else None
 
 
@@ -205,7 +219,9 @@ def _read_pipe(channel: Channel, split: str, scratch: Path) -> tuple[Path, Path]
     images = scratch / split
     pipe = channel.pipe(0)
     if not pipe.exists():
-        raise UserError(f"channel {channel.name!r} is piped, but {pipe} does not exist; SageMaker makes it before the container starts")
+        raise UserError(
+            f"channel {channel.name!r} is piped, but {pipe} does not exist; SageMaker makes it before the container starts"
+        )
     with pipe.open("rb") as stream:
         tables = stream_to_coco(read_records(stream, str(pipe)), images)
     return images, _write_tables(tables, split, scratch)
@@ -231,7 +247,9 @@ def _weights(channel: Channel, scratch: Path) -> Path:
 def _only(channel: Channel, patterns: tuple[str, ...], what: str) -> Path:
     files = [file for pattern in patterns for file in sorted(channel.folder.glob(pattern))]
     if len(files) != 1:
-        raise UserError(f"expected one {what} ({', '.join(patterns)}) in channel {channel.name!r}; found {_listing([channel])}")
+        raise UserError(
+            f"expected one {what} ({', '.join(patterns)}) in channel {channel.name!r}; found {_listing([channel])}"
+        )
     return files[0]
 
 

@@ -46,7 +46,9 @@ def read_gpus(library: Any) -> list[Gpu]:
     """All GPUs, by an open :func:`management_library`, none where it is None; a value that a GPU does not tell is 0."""
     if library is None:
         return []
-    return [_read(library, library.nvmlDeviceGetHandleByIndex(number)) for number in range(library.nvmlDeviceGetCount())]
+    return [
+        _read(library, library.nvmlDeviceGetHandleByIndex(number)) for number in range(library.nvmlDeviceGetCount())
+    ]
 
 
 def _read(library: Any, handle: Any) -> Gpu:
@@ -57,4 +59,6 @@ def _read(library: Any, handle: Any) -> Gpu:
         memory = library.nvmlDeviceGetMemoryInfo(handle)
     with contextlib.suppress(library.NVMLError):
         use = float(library.nvmlDeviceGetUtilizationRates(handle).gpu)
-    return Gpu(name, memory.total / 2**30 if memory else 0.0, use, 100.0 * memory.used / memory.total if memory else 0.0)
+    return Gpu(
+        name, memory.total / 2**30 if memory else 0.0, use, 100.0 * memory.used / memory.total if memory else 0.0
+    )

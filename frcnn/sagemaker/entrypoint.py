@@ -33,7 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return init.run((sys.executable, "-m", "frcnn.sagemaker.serve"), variables)
     if not words:
         return init.run(SHELL, os.environ)
-    if words[0].startswith("-") or words[0] in ("train", "serve") or (shutil.which(words[0]) is None and _is_verb(words[0])):
+    if (
+        words[0].startswith("-")
+        or words[0] in ("train", "serve")
+        or (shutil.which(words[0]) is None and _is_verb(words[0]))
+    ):
         words = [sys.executable, "-m", "frcnn.cli", *words]
     return init.run(words, os.environ)
 

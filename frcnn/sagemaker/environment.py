@@ -169,7 +169,9 @@ class Hosting:
             workers=_integer(variables, *(f"{prefix}WORKERS" for prefix in prefixes)),
             timeout=_integer(variables, *(f"{prefix}TIMEOUT" for prefix in prefixes)),
             payload_mb=None if _is_zero(variables, PAYLOAD) else _integer(variables, PAYLOAD),
-            options={name[len(SERVE) :].lower(): text for name, text in sorted(variables.items()) if name.startswith(SERVE)},
+            options={
+                name[len(SERVE) :].lower(): text for name, text in sorted(variables.items()) if name.startswith(SERVE)
+            },
             service_module=variables.get("SAGEMAKER_SERVICE_MODULE") or None,
         )
 

@@ -26,7 +26,9 @@ class Model(Inputs):
     name: str = Field(description="unique in account and region: letters, digits and hyphens, at most 63")
     image: str = Field(description="full ECR name, the same image that trained it")
     role: str = Field(description="ARN of the execution role")
-    artifact: S3Uri = Field(description="model.tar.gz of a training job, or a folder, which must end in / (not for batch transform)")
+    artifact: S3Uri = Field(
+        description="model.tar.gz of a training job, or a folder, which must end in / (not for batch transform)"
+    )
     network: Network = Field(Network(), description="VPC, isolation")
     environment: dict[str, str] = Field({}, description="environment variables of the containers; see docs/serving.md")
     tags: dict[str, str] = Field({}, description="for bills and permissions")
@@ -68,10 +70,16 @@ class Variant(Inputs):
     name: str | None = Field(None, description="null: the model's")
     instance_type: str = Field("ml.g5.xlarge", description="of every instance")
     instance_count: Annotated[int, Field(ge=1)] = Field(1, description="instances, all paid from the start")
-    weight: Annotated[float, Field(ge=0)] = Field(1.0, description="share of the requests, in relation to the other variants'")
-    health_seconds: Seconds = Field(600, description="time for the container to load and warm up, before the endpoint counts as failed")
+    weight: Annotated[float, Field(ge=0)] = Field(
+        1.0, description="share of the requests, in relation to the other variants'"
+    )
+    health_seconds: Seconds = Field(
+        600, description="time for the container to load and warm up, before the endpoint counts as failed"
+    )
     download_seconds: Seconds = Field(600, description="time to fetch the model from S3")
-    ami: str | None = Field(None, description="InferenceAmiVersion, which decides on the host's driver; null: one that fits the image")
+    ami: str | None = Field(
+        None, description="InferenceAmiVersion, which decides on the host's driver; null: one that fits the image"
+    )
 
     def member(self) -> dict[str, Any]:
         """Entry of the request's ``ProductionVariants``."""
@@ -94,7 +102,9 @@ class Endpoint(Inputs):
     name: str = Field(description="of the endpoint and of its configuration: letters, digits and hyphens, at most 63")
     variants: Annotated[tuple[Variant, ...], Field(min_length=1)] = Field(description="what answers, and how often")
     disk_key: str | None = Field(None, description="KMS key of the instances' disks; not for types with NVMe disks")
-    async_output: S3Uri | None = Field(None, description="S3 folder: requests name pictures in S3, and answers are put here")
+    async_output: S3Uri | None = Field(
+        None, description="S3 folder: requests name pictures in S3, and answers are put here"
+    )
     tags: dict[str, str] = Field({}, description="for bills and permissions")
 
     @model_validator(mode="after")
@@ -139,17 +149,25 @@ class Transform(Inputs):
     instance_type: str = Field("ml.g5.xlarge", description="of every instance")
     instance_count: Annotated[int, Field(ge=1)] = Field(1, description="instances, which share the objects")
     content_type: str = Field("application/x-image", description="application/jsonlines: the files are cut into lines")
-    accept: str | None = Field(None, description="form of the answers, see docs/serving.md; null: JSON lines for JSON lines, else JSON")
-    payload_mb: Annotated[int, Field(ge=1, le=LARGEST_TRANSFORM_MB)] = Field(20, description="largest picture, or longest line")
+    accept: str | None = Field(
+        None, description="form of the answers, see docs/serving.md; null: JSON lines for JSON lines, else JSON"
+    )
+    payload_mb: Annotated[int, Field(ge=1, le=LARGEST_TRANSFORM_MB)] = Field(
+        20, description="largest picture, or longest line"
+    )
     at_once: Annotated[int, Field(ge=1)] = Field(4, description="requests that an instance gets at a time")
-    ami: str | None = Field(None, description="TransformAmiVersion, which decides on the host's driver; null: one that fits the image")
+    ami: str | None = Field(
+        None, description="TransformAmiVersion, which decides on the host's driver; null: one that fits the image"
+    )
     output_key: str | None = Field(None, description="KMS key of what is written to S3")
     tags: dict[str, str] = Field({}, description="for bills and permissions")
 
     @model_validator(mode="after")
     def _belongs_together(self) -> Transform:
         if self.payload_mb * self.at_once > LARGEST_TRANSFORM_MB:
-            raise ValueError(f"payload_mb {self.payload_mb} times at_once {self.at_once} exceeds the {LARGEST_TRANSFORM_MB} MB allowed")
+            raise ValueError(
+                f"payload_mb {self.payload_mb} times at_once {self.at_once} exceeds the {LARGEST_TRANSFORM_MB} MB allowed"
+            )
         return self
 
     @property
@@ -164,7 +182,11 @@ class Transform(Inputs):
 
     def request(self) -> dict[str, Any]:
         """Keyword arguments of ``create_transform_job``."""
-        output = {"S3OutputPath": self.output, "Accept": self.answer_type, "AssembleWith": "Line" if self.lines else "None"}
+        output = {
+            "S3OutputPath": self.output,
+            "Accept": self.answer_type,
+            "AssembleWith": "Line" if self.lines else "None",
+        }
         if self.output_key:
             output["KmsKeyId"] = self.output_key
         resources: dict[str, Any] = {"InstanceType": self.instance_type, "InstanceCount": self.instance_count}

@@ -112,7 +112,9 @@ class Worker:
         if now - silent_since < SUCCESS_SECONDS and now - self._ended < SUCCESS_SECONDS + TELLING_SECONDS * self._hosts:
             return None
         return (
-            STOPPED if self.stopped else self._fail(f"training ended on the leader {self._leader} without success, or the leader went away")
+            STOPPED
+            if self.stopped
+            else self._fail(f"training ended on the leader {self._leader} without success, or the leader went away")
         )
 
     def exit_code(self, code: int) -> int:
@@ -140,7 +142,9 @@ class Worker:
                 self._answered = time.monotonic()
 
     def _fail(self, what: str) -> int:
-        self.failure = Failure(what, f"The reason is in the log of {self._leader}; mend it and start the job again.", self._host)
+        self.failure = Failure(
+            what, f"The reason is in the log of {self._leader}; mend it and start the job again.", self._host
+        )
         return 1
 
 

@@ -26,7 +26,9 @@ def get_image_uri(repository: str, tag: str, *, account: str | None = None, regi
         UserError: a part is not of the form that ECR takes, or there are no credentials or region to ask with.
     """
     if not _REPOSITORY.fullmatch(repository):
-        raise UserError(f"repository {repository!r} is no name for ECR; expected lower-case letters, digits and . _ - / between them")
+        raise UserError(
+            f"repository {repository!r} is no name for ECR; expected lower-case letters, digits and . _ - / between them"
+        )
     digest = bool(_DIGEST.fullmatch(tag))
     if not digest and not _TAG.fullmatch(tag):
         raise UserError(f"tag {tag!r} is neither a tag (letters, digits, . _ -, at most 128) nor a digest sha256:…")
@@ -45,7 +47,9 @@ def region_of_image(image: str) -> str:
     """
     parts = _URI.fullmatch(image)
     if not parts:
-        raise UserError(f"image {image!r} is not in Amazon ECR, from which alone SageMaker pulls; scripts/push_ecr.sh puts it there")
+        raise UserError(
+            f"image {image!r} is not in Amazon ECR, from which alone SageMaker pulls; scripts/push_ecr.sh puts it there"
+        )
     return parts[2]
 
 

@@ -79,7 +79,10 @@ class Init:
             os.kill(self.pid, number)
 
     def _wait(
-        self, selector: selectors.BaseSelector, on_signal: Callable[[int], None], every_second: Callable[[], int | None] | None
+        self,
+        selector: selectors.BaseSelector,
+        on_signal: Callable[[int], None],
+        every_second: Callable[[], int | None] | None,
     ) -> int:
         while self._exit_code is None:
             self._turn(selector, 1.0 if every_second else None)

@@ -106,7 +106,9 @@ def read_channels(file: Path, data: Path) -> tuple[Channel, ...]:
     channels = []
     for name, entry in sorted(_read_object(file).items()):
         if not isinstance(entry, dict):
-            raise UserError(f"{file}: channel {name!r} is {json.dumps(entry)}; expected an object with 'TrainingInputMode'")
+            raise UserError(
+                f"{file}: channel {name!r} is {json.dumps(entry)}; expected an object with 'TrainingInputMode'"
+            )
         mode = _one_of(MODES, entry, "TrainingInputMode", name, file)
         distribution = _one_of(DISTRIBUTIONS, entry, "S3DistributionType", name, file)
         wrapper = entry.get("RecordWrapperType") or "None"
@@ -129,7 +131,9 @@ def read_resources(file: Path) -> Resources:
     hosts = content.get("hosts") or [current]
     groups = content.get("instance_groups") or []
     if not (isinstance(hosts, list) and all(isinstance(host, str) for host in hosts) and current in hosts):
-        raise UserError(f"{file}: 'hosts' is {json.dumps(hosts)}; expected a list of names with the current host {current!r} in it")
+        raise UserError(
+            f"{file}: 'hosts' is {json.dumps(hosts)}; expected a list of names with the current host {current!r} in it"
+        )
     if not (isinstance(groups, list) and all(isinstance(group, dict) for group in groups)):
         raise UserError(f"{file}: 'instance_groups' is {json.dumps(groups)}; expected a list of objects")
     listed = [host for group in groups for host in group.get("hosts") or [] if host in hosts]
@@ -162,7 +166,9 @@ def _read_object(file: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise UserError(f"{file} cannot be read ({error.strerror}); SageMaker mounts it for root, so run the container as root") from error
+        raise UserError(
+            f"{file} cannot be read ({error.strerror}); SageMaker mounts it for root, so run the container as root"
+        ) from error
     except ValueError as error:
         raise UserError(f"{file} is not valid JSON ({error}); SageMaker writes an object there") from error
     if not isinstance(content, dict):

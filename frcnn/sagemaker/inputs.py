@@ -34,8 +34,12 @@ class Network(Inputs):
     """A VPC's place for the containers: subnets and security groups; and whether they may reach anything but each other."""
 
     subnets: tuple[str, ...] = Field((), description="subnet ids; they need a way to S3, such as a gateway endpoint")
-    security_groups: tuple[str, ...] = Field((), description="security group ids; members of a job must be let through to each other")
-    isolated: bool = Field(False, description="no network but to the other hosts of the job; nothing of frcnn needs one")
+    security_groups: tuple[str, ...] = Field(
+        (), description="security group ids; members of a job must be let through to each other"
+    )
+    isolated: bool = Field(
+        False, description="no network but to the other hosts of the job; nothing of frcnn needs one"
+    )
 
     def vpc(self) -> dict[str, Any]:
         """The request's member ``VpcConfig``, or nothing.
@@ -45,7 +49,11 @@ class Network(Inputs):
         """
         if bool(self.subnets) != bool(self.security_groups):
             raise UserError("Network: subnets and security_groups belong together; give both, or neither")
-        return {"VpcConfig": {"Subnets": list(self.subnets), "SecurityGroupIds": list(self.security_groups)}} if self.subnets else {}
+        return (
+            {"VpcConfig": {"Subnets": list(self.subnets), "SecurityGroupIds": list(self.security_groups)}}
+            if self.subnets
+            else {}
+        )
 
 
 def tag_list(tags: dict[str, str]) -> dict[str, Any]:
@@ -57,7 +65,9 @@ def _describe(model: type[BaseModel], error: Any) -> str:
     where = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(error["loc"][-1]), model.model_fields, n=1)
-        return f"unknown field {where!r}" + (f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(model.model_fields)}")
+        return f"unknown field {where!r}" + (
+            f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(model.model_fields)}"
+        )
     if error["type"] == "missing":
         return f"field {where!r} is missing"
     if error["type"] == "value_error":

@@ -45,11 +45,15 @@ def prepare(environment: Environment) -> Job:
         UserError: a channel or a hyperparameter cannot be used.
     """
     if "output" in environment.options:
-        raise UserError(f"hyperparameter 'output' cannot be set in a training job, whose results go to {environment.base}; leave it out")
+        raise UserError(
+            f"hyperparameter 'output' cannot be set in a training job, whose results go to {environment.base}; leave it out"
+        )
     scratch = scratch_folder(environment.base)
     said = any(name == "data.root" or name.startswith("data.train.") for name in environment.options)
     hosts = len(environment.resources.hosts)
-    refuse_parts(environment.channels, hosts, sharded=True)  # no option allows these, and what a host lacks would be told in their place
+    refuse_parts(
+        environment.channels, hosts, sharded=True
+    )  # no option allows these, and what a host lacks would be told in their place
     inputs = find_inputs(environment.channels, scratch, want_data=not said)
     base = load_config(inputs.config).model_dump(exclude_unset=True) if inputs.config else {}
     base["data"] = {**base.get("data", {}), "root": None, "train": {}, "validation": {}, **inputs.data}
@@ -59,7 +63,10 @@ def prepare(environment: Environment) -> Job:
     config = config_from_texts(environment.options, base)
     refuse_parts(environment.channels, hosts, config.data.sharded)
     unknown = [name for name in environment.reserved if name not in RESERVED_NAMES]
-    notes = (*inputs.notes, *(f"hyperparameter {name!r} is none that SageMaker's toolkit knows; it has no effect" for name in unknown))
+    notes = (
+        *inputs.notes,
+        *(f"hyperparameter {name!r} is none that SageMaker's toolkit knows; it has no effect" for name in unknown),
+    )
     return Job(config, folders(environment), notes)
 
 

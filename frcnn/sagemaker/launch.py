@@ -57,7 +57,9 @@ def cost(instances: int, instance_type: str, hours: float, price_per_hour: float
         return "nothing, it runs on this machine"
     spent = instances * hours
     hours_text = f"{instances} x {instance_type} for {hours:g} h: {spent:g} instance hours"
-    return hours_text + (f", {spent * price_per_hour:.2f} at {price_per_hour:g} an hour" if price_per_hour is not None else "")
+    return hours_text + (
+        f", {spent * price_per_hour:.2f} at {price_per_hour:g} an hour" if price_per_hour is not None else ""
+    )
 
 
 def load_job(file: Path, overrides: list[str] | None = None) -> TrainingJob:
@@ -74,7 +76,9 @@ def load_job(file: Path, overrides: list[str] | None = None) -> TrainingJob:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"job file {file} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(fields, dict):
-        raise UserError(f"job file {file} holds a {type(fields).__name__}; expected fields such as name, image and channels")
+        raise UserError(
+            f"job file {file} holds a {type(fields).__name__}; expected fields such as name, image and channels"
+        )
     for override in overrides or []:
         field, equals, text = override.partition("=")
         if not equals:
@@ -137,7 +141,11 @@ class Launcher(Account):
 
     def artifact(self, name: str) -> str:
         """S3 address of the model that a training job left."""
-        return str(call_aws(self.client("sagemaker").describe_training_job, TrainingJobName=name)["ModelArtifacts"]["S3ModelArtifacts"])
+        return str(
+            call_aws(self.client("sagemaker").describe_training_job, TrainingJobName=name)["ModelArtifacts"][
+                "S3ModelArtifacts"
+            ]
+        )
 
     def deploy(self, models: list[Model], endpoint: Endpoint) -> str:
         """Create models, endpoint configuration and endpoint, and wait until it answers; its name.
@@ -182,7 +190,9 @@ class Launcher(Account):
         if not self.objects(transform.output):
             self.remember("folder", transform.output)
         call_aws(sagemaker.create_transform_job, **request)
-        while (job := call_aws(sagemaker.describe_transform_job, TransformJobName=transform.name))["TransformJobStatus"] not in _ENDED:
+        while (job := call_aws(sagemaker.describe_transform_job, TransformJobName=transform.name))[
+            "TransformJobStatus"
+        ] not in _ENDED:
             time.sleep(seconds)
         status, reason = job["TransformJobStatus"], job.get("FailureReason", "no reason given")
         if status != "Completed":
@@ -193,14 +203,20 @@ class Launcher(Account):
         """New lines of a job's log streams; ``tokens`` remembers per stream how far they were read."""
         logs = self.client("logs")
         try:
-            pages = list(logs.get_paginator("describe_log_streams").paginate(logGroupName=LOG_GROUP, logStreamNamePrefix=f"{name}/"))
+            pages = list(
+                logs.get_paginator("describe_log_streams").paginate(
+                    logGroupName=LOG_GROUP, logStreamNamePrefix=f"{name}/"
+                )
+            )
         except logs.exceptions.ResourceNotFoundException:  # nothing was ever printed in this account
             return
         for stream in sorted(entry["logStreamName"] for page in pages for entry in page["logStreams"]):
             host = stream.partition("/")[2].rpartition("-")[0]
             while True:
                 where = {"nextToken": tokens[stream]} if stream in tokens else {}
-                page = call_aws(logs.get_log_events, logGroupName=LOG_GROUP, logStreamName=stream, startFromHead=True, **where)
+                page = call_aws(
+                    logs.get_log_events, logGroupName=LOG_GROUP, logStreamName=stream, startFromHead=True, **where
+                )
                 yield from (f"{host} {event['message']}" for event in page["events"])
                 if page["nextForwardToken"] == tokens.get(stream):
                     break

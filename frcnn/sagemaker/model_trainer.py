@@ -41,7 +41,9 @@ def model_trainer(job: TrainingJob, session: Any) -> Any:
         ) from error
     job.request_for_aws()  # checks it
     if any(channel.ground_truth for channel in job.training_channels().values()):
-        raise UserError("a channel with ground_truth needs the request itself; use Launcher.start in place of ModelTrainer")
+        raise UserError(
+            "a channel with ground_truth needs the request itself; use Launcher.start in place of ModelTrainer"
+        )
     channels = [
         sdk.Channel(
             channel_name=name,
@@ -77,7 +79,9 @@ def model_trainer(job: TrainingJob, session: Any) -> Any:
             max_wait_time_in_seconds=round(3600 * (job.max_wait_hours or 2 * job.max_hours)) if job.spot else None,
         ),
         output_data_config=sdk.OutputDataConfig(
-            s3_output_path=job.output, kms_key_id=job.output_key, compression_type="GZIP" if job.compress_output else "NONE"
+            s3_output_path=job.output,
+            kms_key_id=job.output_key,
+            compression_type="GZIP" if job.compress_output else "NONE",
         ),
         checkpoint_config=sdk.CheckpointConfig(s3_uri=job.checkpoint_folder()),
         networking=sdk.Networking(
@@ -89,4 +93,6 @@ def model_trainer(job: TrainingJob, session: Any) -> Any:
         environment=job.environment or None,
         tags=[{"key": key, "value": value} for key, value in job.tags.items()] or None,
     )
-    return trainer.with_metric_definitions([sdk.MetricDefinition(name=d["Name"], regex=d["Regex"]) for d in METRIC_DEFINITIONS])
+    return trainer.with_metric_definitions(
+        [sdk.MetricDefinition(name=d["Name"], regex=d["Regex"]) for d in METRIC_DEFINITIONS]
+    )

@@ -32,13 +32,21 @@ def check_mpi_options(text: str) -> None:
     for word, after in zip_longest(words, words[1:], fillvalue=""):
         name = word.partition("=")[0]
         if "'" in word or '"' in word:
-            raise UserError(f"{_WHERE}: {word!r} has a quote, which the toolkit takes as part of the word; write it without quotes")
+            raise UserError(
+                f"{_WHERE}: {word!r} has a quote, which the toolkit takes as part of the word; write it without quotes"
+            )
         if len(name) > 2 and "--help".startswith(name):
-            raise UserError(f"{_WHERE}: {word!r} makes the toolkit print its help and end the job as if it had succeeded; leave it out")
+            raise UserError(
+                f"{_WHERE}: {word!r} makes the toolkit print its help and end the job as if it had succeeded; leave it out"
+            )
         if name.startswith("-h"):
-            raise UserError(f"{_WHERE}: the toolkit reads {word!r} as a call for help; the hosts are its own business, leave it out")
+            raise UserError(
+                f"{_WHERE}: the toolkit reads {word!r} as a call for help; the hosts are its own business, leave it out"
+            )
         if len(name) > 2 and "--NCCL_DEBUG".startswith(name) and name != "--NCCL_DEBUG":
-            raise UserError(f"{_WHERE}: the toolkit reads {word!r} as --NCCL_DEBUG; write --NCCL_DEBUG in full, or leave it out")
+            raise UserError(
+                f"{_WHERE}: the toolkit reads {word!r} as --NCCL_DEBUG; write --NCCL_DEBUG in full, or leave it out"
+            )
         if name == "--NCCL_DEBUG" and not (after or "=" in word):
             raise UserError(f"{_WHERE}: --NCCL_DEBUG has no value; write --NCCL_DEBUG WARN or another of NCCL's levels")
         if word.lstrip("-") in ("mca", "gmca") and word.startswith("-") and after in TOOLKIT_PARAMETERS:

@@ -135,7 +135,12 @@ class Rehearsal(Launcher):
         job = call_aws(self.client("sagemaker").describe_training_job, TrainingJobName=name)
         base = self.folder / name
         self._lay_out(base, job)
-        variables = {**os.environ, "SAGEMAKER_BASE_DIR": str(base.absolute()), "TRAINING_JOB_NAME": name, "PYTHONUNBUFFERED": "1"}
+        variables = {
+            **os.environ,
+            "SAGEMAKER_BASE_DIR": str(base.absolute()),
+            "TRAINING_JOB_NAME": name,
+            "PYTHONUNBUFFERED": "1",
+        }
         command = [sys.executable, "-m", "frcnn.sagemaker.entrypoint", "train"]
         done = subprocess.run(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         self._log(name, done.stdout.splitlines())
@@ -197,9 +202,20 @@ class Rehearsal(Launcher):
         folder = self.download(described["PrimaryContainer"]["ModelDataUrl"], self.folder / "served" / model)
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
-        command = [sys.executable, "-m", "frcnn.cli", "serve", "--model", str(folder / "model.tar.gz"), "--port", str(port)]
+        command = [
+            sys.executable,
+            "-m",
+            "frcnn.cli",
+            "serve",
+            "--model",
+            str(folder / "model.tar.gz"),
+            "--port",
+            str(port),
+        ]
         with (folder / "log").open("wb") as log:
-            server = subprocess.Popen([*command, "--no-nginx", "--no-page", "--variant", model], stdout=log, stderr=subprocess.STDOUT)
+            server = subprocess.Popen(
+                [*command, "--no-nginx", "--no-page", "--variant", model], stdout=log, stderr=subprocess.STDOUT
+            )
         self._servers[model] = (server, port)
 
     def _wait_for(self, model: str) -> None:
@@ -224,4 +240,6 @@ class Rehearsal(Launcher):
             with urllib.request.urlopen(urllib.request.Request(address, body, headers), timeout=60) as answer:
                 return answer.read(), answer.headers["Content-Type"]
         except urllib.error.HTTPError as refused:
-            raise UserError(f"the container refused with {refused.code}: {refused.read().decode(errors='replace')}") from refused
+            raise UserError(
+                f"the container refused with {refused.code}: {refused.read().decode(errors='replace')}"
+            ) from refused

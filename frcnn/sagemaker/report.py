@@ -22,7 +22,16 @@ from frcnn.sagemaker.input_files import Channel
 from frcnn.training.folders import Folders
 
 EFA_DEVICES = Path("/dev/infiniband")
-PACKAGES = ("frcnn", "tensorflow", "tensorflow-cpu", "keras", "horovod", "mpi4py", "sagemaker-training", "nvidia-nccl-cu12")
+PACKAGES = (
+    "frcnn",
+    "tensorflow",
+    "tensorflow-cpu",
+    "keras",
+    "horovod",
+    "mpi4py",
+    "sagemaker-training",
+    "nvidia-nccl-cu12",
+)
 MOST_FILES = 100_000  # that are looked at for a channel's size: in FastFile mode each costs a request
 
 
@@ -37,19 +46,28 @@ def describe_job(environment: Environment, folders: Folders, hosts: Sequence[str
     yield f"job: {environment.job_name or 'without a name'}, {count} x {resources.instance_type or 'this machine'}, {len(hosts)} processes"
     yield f"host: {resources.current_host}, {os.cpu_count()} processors, {_memory_gib():.0f} GiB memory, Linux {platform.release()}"
     yield f"GPUs: {_gpus()}"
-    renamed = "" if resources.interface == resources.wanted_interface else f" (SageMaker said {resources.wanted_interface})"
+    renamed = (
+        "" if resources.interface == resources.wanted_interface else f" (SageMaker said {resources.wanted_interface})"
+    )
     yield f"network: {resources.interface}{renamed}, EFA: {_efa_devices() or 'none'}, Open MPI: {_open_mpi() or 'none'}"
     yield f"versions: Python {platform.python_version()}, {', '.join(_versions())}"
     for channel in environment.channels:
         yield f"channel {channel.name}: {channel.mode}, {channel_size(channel)}"
     yield f"ranks: {'; '.join(ranks_by_host(hosts))}"
-    kept = "" if environment.checkpoints else ", which no one keeps: an interrupted job starts afresh (set a checkpoint location)"
+    kept = (
+        ""
+        if environment.checkpoints
+        else ", which no one keeps: an interrupted job starts afresh (set a checkpoint location)"
+    )
     yield f"checkpoints: {folders.checkpoints}{kept}"
 
 
 def ranks_by_host(hosts: Sequence[str]) -> list[str]:
     """``"host: its ranks"``, of each rank's host."""
-    return [f"{host}: {' '.join(str(rank) for rank, its in enumerate(hosts) if its == host)}" for host in dict.fromkeys(hosts)]
+    return [
+        f"{host}: {' '.join(str(rank) for rank, its in enumerate(hosts) if its == host)}"
+        for host in dict.fromkeys(hosts)
+    ]
 
 
 def channel_size(channel: Channel) -> str:

@@ -62,7 +62,9 @@ class ResourceMonitor:
             self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._stop.set()
         if self._thread:
             self._thread.join()
@@ -100,7 +102,9 @@ def rates(before: Counters, now: Counters) -> dict[str, float]:
     """Megabytes a second (10^6) between two readings."""
     seconds = max(now.seconds - before.seconds, 1e-9)
     names = ("disk_read_mb_s", "disk_write_mb_s", "network_in_mb_s", "network_out_mb_s")
-    return {name: (after - first) / seconds / 1e6 for name, first, after in zip(names, before[1:], now[1:], strict=True)}
+    return {
+        name: (after - first) / seconds / 1e6 for name, first, after in zip(names, before[1:], now[1:], strict=True)
+    }
 
 
 def gpu_use(samples: list[list[Gpu]]) -> dict[str, float]:
@@ -110,7 +114,12 @@ def gpu_use(samples: list[list[Gpu]]) -> dict[str, float]:
         return {}
     means = [sum(gpu.use for gpu in readings) / len(readings) for readings in gpus]
     memory = max(gpu.memory_use for readings in gpus for gpu in readings)
-    return {"gpus": len(gpus), "gpu_percent": sum(means) / len(means), "gpu_lowest_percent": min(means), "gpu_memory_percent": memory}
+    return {
+        "gpus": len(gpus),
+        "gpu_percent": sum(means) / len(means),
+        "gpu_lowest_percent": min(means),
+        "gpu_memory_percent": memory,
+    }
 
 
 def read_counters() -> Counters:

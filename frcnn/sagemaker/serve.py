@@ -39,7 +39,11 @@ def serve_options(hosting: Hosting) -> ServeOptions:
         UserError: an option is unknown or out of range.
     """
     values: dict[str, Any] = {"model": hosting.model, "port": hosting.port or PORT, "bind": "0.0.0.0", "page": False}
-    for name, value in (("workers", hosting.workers), ("request_timeout", hosting.timeout), ("max_body_mb", hosting.payload_mb)):
+    for name, value in (
+        ("workers", hosting.workers),
+        ("request_timeout", hosting.timeout),
+        ("max_body_mb", hosting.payload_mb),
+    ):
         if value is not None:
             values[name] = value
     known = {field.name: str(field.type) for field in dataclasses.fields(ServeOptions) if field.name not in _CONTAINERS}
@@ -47,7 +51,9 @@ def serve_options(hosting: Hosting) -> ServeOptions:
         variable = f"FRCNN_SERVE_{name.upper()}"
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
-            raise UserError(f"unknown variable {variable}" + (f"; did you mean FRCNN_SERVE_{near[0].upper()}?" if near else ""))
+            raise UserError(
+                f"unknown variable {variable}" + (f"; did you mean FRCNN_SERVE_{near[0].upper()}?" if near else "")
+            )
         values[name] = _value(variable, text, known[name])
     return ServeOptions(**values)
 
@@ -82,7 +88,9 @@ def _value(variable: str, text: str, kind: str) -> Any:
         number = None
     wanted: tuple[type, ...] = (int,) if kind.startswith("int") else (int, float)
     if kind.startswith("bool") or isinstance(number, bool) or not isinstance(number, wanted):
-        expected = "true or false" if kind.startswith("bool") else "an integer" if kind.startswith("int") else "a number"
+        expected = (
+            "true or false" if kind.startswith("bool") else "an integer" if kind.startswith("int") else "a number"
+        )
         raise UserError(f"variable {variable} is {text!r}; expected {expected}")
     return number
 

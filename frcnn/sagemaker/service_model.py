@@ -11,7 +11,15 @@ from typing import Any
 from frcnn.errors import UserError
 
 # Java's character classes, which the patterns of some members use, in Python's words; wider, never narrower.
-_CLASSES = {r"\p{L}": r"\w", r"\p{N}": r"\d", r"\p{Z}": r"\s", r"\p{M}": r"\w", r"\p{Alnum}": r"\w", r"\p{P}": r"\W", r"\p{S}": r"\W"}
+_CLASSES = {
+    r"\p{L}": r"\w",
+    r"\p{N}": r"\d",
+    r"\p{Z}": r"\s",
+    r"\p{M}": r"\w",
+    r"\p{Alnum}": r"\w",
+    r"\p{P}": r"\W",
+    r"\p{S}": r"\W",
+}
 _CLASSES |= {r"\p{ASCII}": r"[\x00-\x7f]"}
 
 
@@ -112,4 +120,6 @@ def _botocore(module: str) -> Any:
     try:
         return importlib.import_module(f"botocore.{module}")
     except ImportError as error:
-        raise UserError(f"starting SageMaker jobs needs boto3 ({error}); pip install -e '.[sagemaker]' in frcnn's folder") from error
+        raise UserError(
+            f"starting SageMaker jobs needs boto3 ({error}); pip install -e '.[sagemaker]' in frcnn's folder"
+        ) from error

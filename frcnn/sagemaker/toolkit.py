@@ -83,9 +83,16 @@ def mend_toolkit(environment: Environment, mpi: bool = False) -> None:
         "network_interface_name": resources.interface,
     }
     read = _or_empty(toolkit_environment.read_resource_config)
-    toolkit_environment.read_resource_config = lambda: {**found, **read(), "network_interface_name": resources.interface}
+    toolkit_environment.read_resource_config = lambda: {
+        **found,
+        **read(),
+        "network_interface_name": resources.interface,
+    }
     hyperparameters = _or_empty(toolkit_environment.read_hyperparameters)
-    toolkit_environment.read_hyperparameters = lambda: {**hyperparameters(), **({params.MPI_ENABLED: True} if mpi else {})}
+    toolkit_environment.read_hyperparameters = lambda: {
+        **hyperparameters(),
+        **({params.MPI_ENABLED: True} if mpi else {}),
+    }
     # Only to know TensorFlow's exceptions by name, in output that is not captured, the toolkit would import it: ten seconds, half a GB.
     process.get_tensorflow_exception_classes = list
     toolkit_environment.read_input_data_config = _or_empty(toolkit_environment.read_input_data_config)

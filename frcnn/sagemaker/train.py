@@ -51,7 +51,10 @@ def _reported(environment: Environment, world: World | None) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        report(environment.failure_file, failure_of(error, environment.resources.current_host, world.rank if world else None))
+        report(
+            environment.failure_file,
+            failure_of(error, environment.resources.current_host, world.rank if world else None),
+        )
         raise
 
 

@@ -29,8 +29,12 @@ class TrainingChannel(Inputs):
     """Where a channel's files lie and how they come to the container."""
 
     s3: S3Uri = Field(description="folder, or an augmented manifest with ground_truth")
-    mode: Literal["File", "FastFile"] = Field("File", description="File: copied before the start; FastFile: read from S3 when asked for")
-    ground_truth: str | None = Field(None, description="attribute of a Ground Truth manifest with the boxes; the channel is then piped")
+    mode: Literal["File", "FastFile"] = Field(
+        "File", description="File: copied before the start; FastFile: read from S3 when asked for"
+    )
+    ground_truth: str | None = Field(
+        None, description="attribute of a Ground Truth manifest with the boxes; the channel is then piped"
+    )
 
     @property
     def address(self) -> str:
@@ -64,20 +68,38 @@ class TrainingJob(Inputs):
     role: str = Field(description="ARN of the execution role that the containers act with")
     channels: dict[str, S3Uri | TrainingChannel] = Field(description="channel name: S3 folder, or a TrainingChannel")
     output: S3Uri = Field(description="S3 folder; SageMaker writes below NAME/output/")
-    instance_type: str = Field("ml.g5.2xlarge", description="of every host; local: this machine's Docker, by SDK 2 alone")
+    instance_type: str = Field(
+        "ml.g5.2xlarge", description="of every host; local: this machine's Docker, by SDK 2 alone"
+    )
     instance_count: Annotated[int, Field(ge=1)] = Field(1, description="hosts")
     recipe: Path | None = Field(None, description="YAML file under configs/; its options travel as hyperparameters")
-    hyperparameters: dict[str, Any] = Field({}, description="options that differ from the recipe, such as training.epochs: 12")
-    processes_per_host: Annotated[int, Field(ge=1)] | None = Field(None, description="null: one a GPU, from the instance type")
+    hyperparameters: dict[str, Any] = Field(
+        {}, description="options that differ from the recipe, such as training.epochs: 12"
+    )
+    processes_per_host: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="null: one a GPU, from the instance type"
+    )
     mpi_options: str = Field("", description="further options of mpirun, such as -x HOROVOD_FUSION_THRESHOLD=33554432")
-    volume_gb: Annotated[int, Field(ge=1)] = Field(100, description="disk of each host; types with NVMe disks have theirs instead")
+    volume_gb: Annotated[int, Field(ge=1)] = Field(
+        100, description="disk of each host; types with NVMe disks have theirs instead"
+    )
     max_hours: Hours = Field(24, description="SageMaker stops the job after so long")
-    spot: bool = Field(False, description="cheaper capacity that AWS may take back; the job then goes on from its checkpoint")
-    max_wait_hours: Hours | None = Field(None, description="with spot: end after so long, waiting included; null: twice max_hours")
-    checkpoints: S3Uri | None = Field(None, description="S3 folder; the same one in a later job resumes; null: OUTPUT/NAME/checkpoints")
-    keep_alive_minutes: Annotated[int, Field(ge=0)] = Field(0, description="warm pool: hosts are kept, and paid, so long for the next job")
+    spot: bool = Field(
+        False, description="cheaper capacity that AWS may take back; the job then goes on from its checkpoint"
+    )
+    max_wait_hours: Hours | None = Field(
+        None, description="with spot: end after so long, waiting included; null: twice max_hours"
+    )
+    checkpoints: S3Uri | None = Field(
+        None, description="S3 folder; the same one in a later job resumes; null: OUTPUT/NAME/checkpoints"
+    )
+    keep_alive_minutes: Annotated[int, Field(ge=0)] = Field(
+        0, description="warm pool: hosts are kept, and paid, so long for the next job"
+    )
     network: Network = Field(Network(), description="VPC, isolation")
-    encrypt_traffic: bool = Field(False, description="between hosts; slows many-host jobs, and needs UDP 500 and protocol 50 in a VPC")
+    encrypt_traffic: bool = Field(
+        False, description="between hosts; slows many-host jobs, and needs UDP 500 and protocol 50 in a VPC"
+    )
     disk_key: str | None = Field(None, description="KMS key of the hosts' disks; not for types with NVMe disks")
     output_key: str | None = Field(None, description="KMS key of what is written to S3")
     compress_output: bool = Field(True, description="false: the model lies as files in S3, not as model.tar.gz")
@@ -94,13 +116,21 @@ class TrainingJob(Inputs):
         if self.max_wait_hours is not None and not self.spot:
             raise ValueError("max_wait_hours has a meaning with spot: true only; leave it out")
         if self.max_wait_hours is not None and self.max_wait_hours < self.max_hours:
-            raise ValueError(f"max_wait_hours {self.max_wait_hours:g} is less than max_hours {self.max_hours:g}, which it includes")
+            raise ValueError(
+                f"max_wait_hours {self.max_wait_hours:g} is less than max_hours {self.max_hours:g}, which it includes"
+            )
         if self.keep_alive_minutes and self.spot:
-            raise ValueError("keep_alive_minutes cannot be had with spot: SageMaker keeps no warm pool of spot instances")
+            raise ValueError(
+                "keep_alive_minutes cannot be had with spot: SageMaker keeps no warm pool of spot instances"
+            )
         if self.keep_alive_minutes > LONGEST_POOL_MINUTES:
-            raise ValueError(f"keep_alive_minutes is {self.keep_alive_minutes}; a warm pool is kept {LONGEST_POOL_MINUTES} at most")
+            raise ValueError(
+                f"keep_alive_minutes is {self.keep_alive_minutes}; a warm pool is kept {LONGEST_POOL_MINUTES} at most"
+            )
         if self.disk_key and has_own_disks(self.instance_type):
-            raise ValueError(f"disk_key has no effect on {self.instance_type}, whose NVMe disks the hardware encrypts; leave it out")
+            raise ValueError(
+                f"disk_key has no effect on {self.instance_type}, whose NVMe disks the hardware encrypts; leave it out"
+            )
         self.config()
         return self
 
@@ -120,9 +150,13 @@ class TrainingJob(Inputs):
         """
         for name in self.hyperparameters:
             if name.startswith("sagemaker_"):
-                raise UserError(f"hyperparameter {name!r} is set by this request; use processes_per_host and mpi_options")
+                raise UserError(
+                    f"hyperparameter {name!r} is set by this request; use processes_per_host and mpi_options"
+                )
             if name.startswith(SET_BY_CONTAINER):
-                raise UserError(f"hyperparameter {name!r} is set in the container, from its channels and SageMaker's folders; leave it out")
+                raise UserError(
+                    f"hyperparameter {name!r} is set in the container, from its channels and SageMaker's folders; leave it out"
+                )
         config = config_from_texts({name: _text(value) for name, value in self._options().items()})
         if config.backbone.freeze and "weights" not in map(role_of, self.channels):
             raise UserError(
@@ -212,7 +246,10 @@ class TrainingJob(Inputs):
 
     def training_channels(self) -> dict[str, TrainingChannel]:
         """The channels, those that are only an address in full."""
-        return {name: TrainingChannel(s3=channel) if isinstance(channel, str) else channel for name, channel in self.channels.items()}
+        return {
+            name: TrainingChannel(s3=channel) if isinstance(channel, str) else channel
+            for name, channel in self.channels.items()
+        }
 
     def checkpoint_folder(self) -> str:
         """S3 folder that the containers' checkpoints are kept in."""

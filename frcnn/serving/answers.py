@@ -103,7 +103,14 @@ def json_of(found: Found, style: Style, class_names: Sequence[str], identity: di
         return {
             "image_size": [{"width": found.width, "height": found.height, "depth": 3}],
             "annotations": [
-                {"class_id": label - 1, "score": score, "left": x1, "top": y1, "width": round(x2 - x1, 3), "height": round(y2 - y1, 3)}
+                {
+                    "class_id": label - 1,
+                    "score": score,
+                    "left": x1,
+                    "top": y1,
+                    "width": round(x2 - x1, 3),
+                    "height": round(y2 - y1, 3),
+                }
                 for label, score, (x1, y1, x2, y2) in zip(labels.tolist(), rounded, pixels, strict=True)
             ],
         }

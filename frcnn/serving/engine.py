@@ -92,7 +92,9 @@ class Engine:
         else:
             self._stage = None
             self._report(None)
-            logger.info("ready after %.1f s: model %s, version %s", time.monotonic() - started, self._folder, self.model_version)
+            logger.info(
+                "ready after %.1f s: model %s, version %s", time.monotonic() - started, self._folder, self.model_version
+            )
 
     def _detect(self, pictures: Sequence[Prepared]) -> list[Detections]:
         found = self.detector.detect_batch(pictures)
@@ -136,7 +138,9 @@ class Engine:
     def _report(self, trouble: str | None) -> None:
         try:
             self._health.report(trouble)
-        except OSError as error:  # such as a full disk: the next report may succeed, and without one the worker counts as stuck
+        except (
+            OSError
+        ) as error:  # such as a full disk: the next report may succeed, and without one the worker counts as stuck
             logger.error("the worker's health cannot be written: %s", error)
 
 

@@ -32,11 +32,15 @@ def detect_and_answer(request: Request, engine: Engine, options: ServeOptions, r
     if not engine.loaded:
         raise Refusal(503, engine.trouble() or "the model is being loaded", retry_after=5)
     detector = engine.detector
-    selection = read_selection(request.args.items(multi=True), request.headers.get(CUSTOM_ATTRIBUTES, ""), detector.class_names)
+    selection = read_selection(
+        request.args.items(multi=True), request.headers.get(CUSTOM_ATTRIBUTES, ""), detector.class_names
+    )
     with record.stage("read"):
         body = read_body(content_type, request.get_data(cache=False), options)
     if answer.drawn and body.many:
-        raise Refusal(406, f"{answer.media} has room for one picture and the body is a list; expected Accept: application/json")
+        raise Refusal(
+            406, f"{answer.media} has room for one picture and the body is a list; expected Accept: application/json"
+        )
     outcomes = _detect_all(body, engine, deadline, record)
     with record.stage("answer"):
         encoded = _write(body, outcomes, answer, selection, engine, options, record)
@@ -69,7 +73,9 @@ def _detect_all(body: Body, engine: Engine, deadline: float, record: RequestReco
                 job.outcome.cancel()  # where the request failed before its turn
 
 
-def _start(picture: Pixels | Refusal, number: int, body: Body, engine: Engine, deadline: float, record: RequestRecord) -> _Job | Refusal:
+def _start(
+    picture: Pixels | Refusal, number: int, body: Body, engine: Engine, deadline: float, record: RequestRecord
+) -> _Job | Refusal:
     """Decode a picture and put it into the queue."""
     if isinstance(picture, Refusal):
         return picture
@@ -78,7 +84,9 @@ def _start(picture: Pixels | Refusal, number: int, body: Body, engine: Engine, d
     except Refusal as refusal:
         if body.each_for_itself and refusal.status != 503:
             return refusal
-        raise Refusal(refusal.status, f"image {number}: {refusal}" if body.many else str(refusal), refusal.retry_after) from None
+        raise Refusal(
+            refusal.status, f"image {number}: {refusal}" if body.many else str(refusal), refusal.retry_after
+        ) from None
 
 
 def _decode_and_submit(picture: Pixels, engine: Engine, deadline: float, record: RequestRecord) -> _Job:
@@ -111,7 +119,9 @@ def _finish(job: _Job, deadline: float, record: RequestRecord) -> Found:
 
 
 def _too_late() -> Refusal:
-    return Refusal(503, "the request took longer than a request may; try again with fewer or smaller pictures", retry_after=5)
+    return Refusal(
+        503, "the request took longer than a request may; try again with fewer or smaller pictures", retry_after=5
+    )
 
 
 def _write(
@@ -125,7 +135,9 @@ def _write(
 ) -> bytes:
     threshold = DRAWN_THRESHOLD if answer.drawn else 0.0
     selected = [
-        outcome if isinstance(outcome, Refusal) else outcome._replace(detections=selection.of(outcome.detections, threshold))
+        outcome
+        if isinstance(outcome, Refusal)
+        else outcome._replace(detections=selection.of(outcome.detections, threshold))
         for outcome in outcomes
     ]
     found = [outcome for outcome in selected if isinstance(outcome, Found)]

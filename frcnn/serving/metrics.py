@@ -12,9 +12,13 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 REQUESTS = Counter("frcnn_requests", "Requests to /invocations by status.", ["status", "model_version"])
 IMAGES = Counter("frcnn_images", "Pictures that were detected in.", ["model_version"])
 DETECTIONS = Counter("frcnn_detections", "Detections in answers.", ["model_version"])
-REQUEST_SECONDS = Histogram("frcnn_request_seconds", "Time from a request's arrival in a worker to its answer.", buckets=_SECONDS)
+REQUEST_SECONDS = Histogram(
+    "frcnn_request_seconds", "Time from a request's arrival in a worker to its answer.", buckets=_SECONDS
+)
 STAGE_SECONDS = Histogram("frcnn_stage_seconds", "Time of a request in each stage.", ["stage"], buckets=_SECONDS)
-BATCH_SIZE = Histogram("frcnn_batch_size", "Pictures that ran together, counted by picture.", buckets=(1, 2, 4, 8, 16, 32, 64))
+BATCH_SIZE = Histogram(
+    "frcnn_batch_size", "Pictures that ran together, counted by picture.", buckets=(1, 2, 4, 8, 16, 32, 64)
+)
 QUEUE_DEPTH = Gauge("frcnn_queue_depth", "Pictures that wait.", multiprocess_mode="livesum")
 IN_FLIGHT = Gauge("frcnn_requests_in_flight", "Requests that are being answered.", multiprocess_mode="livesum")
 HEALTHY = Gauge("frcnn_worker_healthy", "1 where the worker can detect.", multiprocess_mode="livemin")

@@ -7,7 +7,11 @@ from pathlib import Path
 
 from frcnn.errors import UserError
 
-FILES = ("weights.safetensors", "config.yaml", "labels.json")  # of a model folder; importing what reads it takes seconds
+FILES = (
+    "weights.safetensors",
+    "config.yaml",
+    "labels.json",
+)  # of a model folder; importing what reads it takes seconds
 ARCHIVE = "model.tar.gz"
 
 
@@ -25,9 +29,13 @@ def find_model(source: Path, scratch: Path) -> Path:
     if (source / ARCHIVE).is_file():
         return _unpack(source / ARCHIVE, scratch)
     if not source.is_dir():
-        raise UserError(f"model {source} does not exist; give the folder 'model' that frcnn train wrote, or a {ARCHIVE} of it")
+        raise UserError(
+            f"model {source} does not exist; give the folder 'model' that frcnn train wrote, or a {ARCHIVE} of it"
+        )
     found = ", ".join(sorted(path.name for path in source.iterdir())[:8]) or "nothing"
-    raise UserError(f"{source} has no model; expected {', '.join(FILES)}, there or in model/, or a {ARCHIVE}; found {found}")
+    raise UserError(
+        f"{source} has no model; expected {', '.join(FILES)}, there or in model/, or a {ARCHIVE}; found {found}"
+    )
 
 
 def _unpack(archive: Path, scratch: Path) -> Path:
@@ -40,4 +48,6 @@ def _unpack(archive: Path, scratch: Path) -> Path:
     for folder in (target, target / "model"):
         if all((folder / name).is_file() for name in FILES):
             return folder
-    raise UserError(f"{archive} holds no model; expected {', '.join(FILES)} at its top, as `tar -C MODEL -czf {ARCHIVE} .` makes it")
+    raise UserError(
+        f"{archive} holds no model; expected {', '.join(FILES)} at its top, as `tar -C MODEL -czf {ARCHIVE} .` makes it"
+    )

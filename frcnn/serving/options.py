@@ -71,7 +71,9 @@ class ServeOptions:
             if value is not None and not low <= value <= high:
                 raise UserError(f"serving option {name!r} is {value}; expected a number from {low:g} to {high:g}")
         if self.max_images > self.queue_size:
-            raise UserError(f"serving option 'max_images' is {self.max_images}, more than 'queue_size' {self.queue_size} has room for")
+            raise UserError(
+                f"serving option 'max_images' is {self.max_images}, more than 'queue_size' {self.queue_size} has room for"
+            )
 
     def to_json(self) -> str:
         """For the worker processes; :meth:`from_json` is the way back."""

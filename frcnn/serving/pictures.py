@@ -51,7 +51,10 @@ def read_body(content_type: str, body: bytes, options: ServeOptions) -> Body:
         Refusal: 415 unknown content type, 400 broken, 413 too many pictures, 422 an array that is no picture.
     """
     if not body:
-        raise Refusal(400, f"the body is empty; expected the bytes of a picture or a document of type {', '.join(CONTENT_TYPES[2:])}")
+        raise Refusal(
+            400,
+            f"the body is empty; expected the bytes of a picture or a document of type {', '.join(CONTENT_TYPES[2:])}",
+        )
     if content_type == JSON:
         return _read_json(body, options)
     if content_type == JSON_LINES:
@@ -76,8 +79,12 @@ def _decode(encoded: bytes, max_pixels: int) -> np.ndarray:
             width, height = picture.size
     except Exception as error:  # Pillow's readers raise many kinds on hostile bytes
         if isinstance(error, Image.DecompressionBombError):
-            raise Refusal(413, f"the image has more pixels than Pillow deems safe; at most {max_pixels:,} are taken") from None
-        raise Refusal(400, f"the image is not a whole picture of a known format; expected {', '.join(FILE_FORMATS)}") from None
+            raise Refusal(
+                413, f"the image has more pixels than Pillow deems safe; at most {max_pixels:,} are taken"
+            ) from None
+        raise Refusal(
+            400, f"the image is not a whole picture of a known format; expected {', '.join(FILE_FORMATS)}"
+        ) from None
     _check_pixels(width, height, max_pixels)
     try:
         return decode_image(encoded)
@@ -94,7 +101,10 @@ def _read_json(body: bytes, options: ServeOptions) -> Body:
     document = _parse_json(body)
     keys = [key for key in ("image", "images", "instances") if isinstance(document, dict) and key in document]
     if len(keys) != 1:
-        raise Refusal(400, f"the JSON body has {keys or 'none'} of 'image', 'images' and 'instances'; expected an object with one of them")
+        raise Refusal(
+            400,
+            f"the JSON body has {keys or 'none'} of 'image', 'images' and 'instances'; expected an object with one of them",
+        )
     if keys == ["image"]:
         return Body([_from_json(document, options)], many=False)
     entries = document[keys[0]]
@@ -136,11 +146,16 @@ def _read_npy(body: bytes, options: ServeOptions) -> Body:
     if dtype != np.uint8:
         raise Refusal(422, f"the array holds {dtype}; expected uint8, red, green and blue from 0 to 255")
     if len(shape) not in (3, 4) or shape[-1] != 3 or min(shape) < 1:
-        raise Refusal(422, f"the array has the shape {list(shape)}; expected [height, width, 3] or [images, height, width, 3]")
+        raise Refusal(
+            422, f"the array has the shape {list(shape)}; expected [height, width, 3] or [images, height, width, 3]"
+        )
     data = np.frombuffer(body, np.uint8, offset=stream.tell())
     expected = int(np.prod([int(side) for side in shape], dtype=object))
     if data.size != expected:
-        raise Refusal(400, f"the array of the shape {list(shape)} is cut short or too long: it has {data.size} values, not {expected}")
+        raise Refusal(
+            400,
+            f"the array of the shape {list(shape)} is cut short or too long: it has {data.size} values, not {expected}",
+        )
     array = data.reshape(shape, order="F" if fortran else "C")
     _check_pixels(shape[-2], shape[-3], options.max_pixels)
     if len(shape) == 3:
@@ -151,7 +166,9 @@ def _read_npy(body: bytes, options: ServeOptions) -> Body:
 
 def _parse_json(text: bytes) -> Any:
     if sum(map(text.count, (b",", b"[", b"{"))) > MAX_JSON_MARKS:
-        raise Refusal(413, f"the JSON has more than {MAX_JSON_MARKS:,} values; expected images in Base64 and little else")
+        raise Refusal(
+            413, f"the JSON has more than {MAX_JSON_MARKS:,} values; expected images in Base64 and little else"
+        )
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -165,7 +182,10 @@ def _from_json(entry: Any, options: ServeOptions) -> Pixels:
     if isinstance(entry, dict):
         entry = entry.get("b64")
     if not isinstance(entry, str):
-        raise Refusal(400, f'there is {_shown(entry)} in place of an image; expected Base64: "…", {{"b64": "…"}} or {{"image": "…"}}')
+        raise Refusal(
+            400,
+            f'there is {_shown(entry)} in place of an image; expected Base64: "…", {{"b64": "…"}} or {{"image": "…"}}',
+        )
     if entry.startswith("data:"):
         entry = entry.partition(",")[2]
     try:

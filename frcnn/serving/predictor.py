@@ -76,8 +76,14 @@ def create_app(options: ServeOptions, engine: Engine, health: Health, metrics_fo
 
     @app.get("/execution-parameters")
     def execution_parameters() -> Response:
-        concurrent = min(2 * (options.max_batch or 1) * (options.workers or 1), MAX_TRANSFORM_MB // TRANSFORM_PAYLOAD_MB)
-        parameters = {"MaxConcurrentTransforms": concurrent, "BatchStrategy": "SINGLE_RECORD", "MaxPayloadInMB": TRANSFORM_PAYLOAD_MB}
+        concurrent = min(
+            2 * (options.max_batch or 1) * (options.workers or 1), MAX_TRANSFORM_MB // TRANSFORM_PAYLOAD_MB
+        )
+        parameters = {
+            "MaxConcurrentTransforms": concurrent,
+            "BatchStrategy": "SINGLE_RECORD",
+            "MaxPayloadInMB": TRANSFORM_PAYLOAD_MB,
+        }
         return Response(json.dumps(parameters), content_type="application/json")
 
     @app.post("/invocations")
@@ -199,7 +205,9 @@ def _answer_errors_in_json(app: Flask) -> None:
 
 def _serve_page(app: Flask) -> None:
     """The page on which a person drops a picture; it needs nothing from elsewhere."""
-    policy = "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; base-uri 'none'; frame-ancestors 'none'"
+    policy = (
+        "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; base-uri 'none'; frame-ancestors 'none'"
+    )
 
     @app.get("/", defaults={"name": "index.html"})
     @app.get("/page/<name>")

@@ -46,7 +46,9 @@ class RequestRecord:
             "id": self.request_id,
             "status": status,
             **self.fields,
-            "ms": {name: round(seconds * 1000, 1) for name, seconds in [*self.seconds.items(), ("total", self.elapsed())]},
+            "ms": {
+                name: round(seconds * 1000, 1) for name, seconds in [*self.seconds.items(), ("total", self.elapsed())]
+            },
         }
         sys.stdout.write(json.dumps(line) + "\n")
         sys.stdout.flush()

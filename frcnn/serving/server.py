@@ -150,7 +150,9 @@ def _ending(code: int) -> str:
 def _find_nginx() -> str:
     found = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
     if not found:
-        raise UserError("nginx is not installed; run scripts/install_system_packages.sh serve, or serve without it: --no-nginx")
+        raise UserError(
+            "nginx is not installed; run scripts/install_system_packages.sh serve, or serve without it: --no-nginx"
+        )
     return found
 
 
@@ -182,7 +184,9 @@ def _check_port(options: ServeOptions) -> None:
 
 def _settled(options: ServeOptions, gpus: int) -> ServeOptions:
     """The options with what None leaves to the machine."""
-    return dataclasses.replace(options, workers=options.workers or gpus or 1, max_batch=options.max_batch or (GPU_BATCH if gpus else 1))
+    return dataclasses.replace(
+        options, workers=options.workers or gpus or 1, max_batch=options.max_batch or (GPU_BATCH if gpus else 1)
+    )
 
 
 def _count_gpus() -> int:

@@ -26,7 +26,12 @@ if TYPE_CHECKING:
 
     from frcnn.serving.engine import Engine
 
-OPTIONS, MODEL, METRICS, SOCKET = "options.json", "model-folder.txt", "metrics", "gunicorn.sock"  # in the scratch folder
+OPTIONS, MODEL, METRICS, SOCKET = (
+    "options.json",
+    "model-folder.txt",
+    "metrics",
+    "gunicorn.sock",
+)  # in the scratch folder
 SPARE_THREADS = 8  # beyond those that detect: for pings, and to turn callers away
 WORKER_DIED = 1
 

@@ -17,8 +17,23 @@ from frcnn.weights.starting_point import at_random, start_from
 
 # Beginnings of options that decide where things lie, how long a run goes on and what it reports, not what is learnt.
 NOT_LEARNT_FROM = (
-    *("output", "data.root", "data.train.", "data.validation.", "data.workers", "data.max_bad_image_share", "ops.", "distributed."),
-    *("training.epochs", "training.evaluate_every", "training.checkpoint_minutes", "training.keep_checkpoints", "training.log_every"),
+    *(
+        "output",
+        "data.root",
+        "data.train.",
+        "data.validation.",
+        "data.workers",
+        "data.max_bad_image_share",
+        "ops.",
+        "distributed.",
+    ),
+    *(
+        "training.epochs",
+        "training.evaluate_every",
+        "training.checkpoint_minutes",
+        "training.keep_checkpoints",
+        "training.log_every",
+    ),
 )
 
 
@@ -95,7 +110,9 @@ class Beginning:
         step = round(checkpoint.step * self.steps_per_epoch / before)
         optimizer = self.tracked.optimizer
         getattr(optimizer, "inner_optimizer", optimizer)._iterations.assign(step)
-        self.notes.append(f"an epoch has {self.steps_per_epoch} steps instead of {before}: step {checkpoint.step} became {step}")
+        self.notes.append(
+            f"an epoch has {self.steps_per_epoch} steps instead of {before}: step {checkpoint.step} became {step}"
+        )
         return step
 
     def _tell(self, checkpoint: Checkpoint, step: int, finished: bool) -> None:
@@ -107,5 +124,6 @@ class Beginning:
                 "Choose another output folder (option 'output'), or delete that run"
             )
         self.notes.append(
-            f"resumed at step {step} of {self.total_steps}" + (f" with other options: {', '.join(changed)}" if changed else "")
+            f"resumed at step {step} of {self.total_steps}"
+            + (f" with other options: {', '.join(changed)}" if changed else "")
         )

@@ -124,7 +124,9 @@ class Checkpoints:
                 return checkpoint
             self.warn(f"checkpoint {folder} is damaged ({problem}) and is not used")
         if found:
-            raise UserError(f"all {len(found)} checkpoints in {self.folder} are damaged; restore one, or delete the folder to start afresh")
+            raise UserError(
+                f"all {len(found)} checkpoints in {self.folder} are damaged; restore one, or delete the folder to start afresh"
+            )
         return None
 
     def restore(self, checkpoint: Checkpoint, tracked: tf.train.Checkpoint) -> None:

@@ -48,7 +48,9 @@ class Folders:
                 folder.mkdir(parents=True, exist_ok=True)
                 tempfile.TemporaryFile(dir=folder).close()
             except OSError as error:
-                raise UserError(f"{folder} cannot be written into ({error.strerror}); choose another place: option 'output'") from error
+                raise UserError(
+                    f"{folder} cannot be written into ({error.strerror}); choose another place: option 'output'"
+                ) from error
 
     def keep_history(self) -> None:
         """Leave what was recorded so far beside checkpoints that are not in the output."""

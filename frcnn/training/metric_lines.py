@@ -22,7 +22,9 @@ _OF_RECORD = {
 # ``AlgorithmSpecification.MetricDefinitions`` of a training job. A key is preceded by a space, so that AP is not found in mAP;
 # what mpirun puts before a line does not matter.
 METRIC_DEFINITIONS = tuple(
-    {"Name": f"{record}:{name}", "Regex": f"{record} (?:.* )?{name}={_NUMBER}"} for record, names in _OF_RECORD.items() for name in names
+    {"Name": f"{record}:{name}", "Regex": f"{record} (?:.* )?{name}={_NUMBER}"}
+    for record, names in _OF_RECORD.items()
+    for name in names
 )
 
 

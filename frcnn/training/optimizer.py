@@ -57,6 +57,8 @@ class AveragedWeights:
         for variable, average in zip(self.variables, self.averages, strict=True):
             variable.assign(average)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for variable, raw in zip(self.variables, self._raw, strict=True):
             variable.assign(raw)

@@ -40,7 +40,13 @@ class Progress:
     """
 
     def __init__(
-        self, folder: Path, total_steps: int, batch_size: int, start_step: int = 0, log_every: int = 20, stream: TextIO | None = None
+        self,
+        folder: Path,
+        total_steps: int,
+        batch_size: int,
+        start_step: int = 0,
+        log_every: int = 20,
+        stream: TextIO | None = None,
     ) -> None:
         self._folder = folder
         self._total_steps = total_steps
@@ -58,12 +64,19 @@ class Progress:
         self._bar = None
         if _is_screen(self._stream):
             self._bar = tqdm(
-                total=self._total_steps, initial=self._start_step, unit="step", dynamic_ncols=True, file=self._stream, smoothing=0.05
+                total=self._total_steps,
+                initial=self._start_step,
+                unit="step",
+                dynamic_ncols=True,
+                file=self._stream,
+                smoothing=0.05,
             )
         self._clock = time.perf_counter()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._bar is not None:
             self._bar.close()
         self._summaries.close()
@@ -136,7 +149,9 @@ class Progress:
             self._bar.set_postfix({"images/s": f"{speed:.1f}", **shown, "lr": f"{learning_rate:.2g}"})
         else:
             left = (self._total_steps - step) * seconds / steps
-            self._say(metric_line("train", {"step": step, "steps": self._total_steps, **values, "seconds_left": round(left)}))
+            self._say(
+                metric_line("train", {"step": step, "steps": self._total_steps, **values, "seconds_left": round(left)})
+            )
 
     def _scalars(self, step: int, values: Mapping[str, float]) -> None:
         with self._summaries.as_default():
@@ -159,7 +174,9 @@ class Silence:
     def __enter__(self) -> Silence:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         pass
 
     def step(self, step: int, losses: Mapping[str, Any], learning_rate: Any) -> None:
@@ -199,7 +216,9 @@ class MetricsFile:
         if (kind, step) in self._recorded:
             return False
         self._recorded.add((kind, step))
-        self._lines.write(json.dumps({"record": kind, "step": step, **_null_if_not_finite(values)}, allow_nan=False) + "\n")
+        self._lines.write(
+            json.dumps({"record": kind, "step": step, **_null_if_not_finite(values)}, allow_nan=False) + "\n"
+        )
         self._lines.flush()
         return True
 

@@ -82,7 +82,9 @@ def present_images(index: Index) -> Index:
     """
     present = tuple(record for record in index.images if record.path.exists())
     if not present:
-        raise UserError(f"this host has none of the {len(index.images)} images that {index.source} names, and needs a part of them")
+        raise UserError(
+            f"this host has none of the {len(index.images)} images that {index.source} names, and needs a part of them"
+        )
     return replace(index, images=present)
 
 
@@ -92,7 +94,9 @@ def _with_batch_size(config: Config, batch_size: int) -> Config:
 
 def load_splits(config: Config, notes: list[str]) -> tuple[Index, Index | None]:
     """Training and validation index; the latter is None where neither the config nor the folder has one, and ``notes`` gets why."""
-    train_index = load_index(*find_channel(config.data, "train"), config.data.on_bad_annotation, require_images=not config.data.sharded)
+    train_index = load_index(
+        *find_channel(config.data, "train"), config.data.on_bad_annotation, require_images=not config.data.sharded
+    )
     if config.data.sharded:
         train_index = present_images(train_index)
     try:
@@ -112,5 +116,7 @@ def evenly_shared(config: Config, processes: int, notes: list[str]) -> Config:
     shared = max(wanted // processes, 1) * processes
     if shared == wanted:
         return config
-    notes.append(f"training.batch_size={wanted} cannot be shared evenly by {processes} processes: a step takes {shared} images")
+    notes.append(
+        f"training.batch_size={wanted} cannot be shared evenly by {processes} processes: a step takes {shared} images"
+    )
     return _with_batch_size(config, shared)

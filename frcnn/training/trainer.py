@@ -43,7 +43,9 @@ from frcnn.weights.model_folder import write_model_folder
 ALONE = World()
 
 
-def train(config: Config, folders: Folders | None = None, world: World = ALONE, stop: StopRequest | None = None) -> Path:
+def train(
+    config: Config, folders: Folders | None = None, world: World = ALONE, stop: StopRequest | None = None
+) -> Path:
     """Train, evaluate and leave a model folder; resumes by itself where there are checkpoints.
 
     Args:
@@ -80,7 +82,9 @@ class Trainer:
         world.agree(facts(config, self.train_index, self.validation_index))
         self.shard = Shard.of(world, self.train_index, config)
         self.bad_images = BadImages(self.train_index, config.data.max_bad_image_share, self.shard.images)
-        self.bad_reads = self.bad_reads_checked = 0.0  # the ranks' counts together, in which an image may stand more than once
+        self.bad_reads = self.bad_reads_checked = (
+            0.0  # the ranks' counts together, in which an image may stand more than once
+        )
         self.model = build_model(len(self.train_index.class_names), config)
         if config.distributed.sync_batch_norm and world.size > 1:
             self.model.synchronize_batch_norm(world.sum)
@@ -123,7 +127,9 @@ class Trainer:
                 if self.saved_step != self.step:
                     self._save(progress)
                 cause = self.stop.received.name if self.stop.received else "a signal to another rank"
-                progress.note(f"{cause}: saved step {self.step} of {self.total_steps}; the same command goes on from there")
+                progress.note(
+                    f"{cause}: saved step {self.step} of {self.total_steps}; the same command goes on from there"
+                )
         self.watchdog.end()
         return self.folders.model
 
@@ -164,7 +170,9 @@ class Trainer:
         self.watchdog.tick(self.step)
         flags = [float(self.stop.received is not None), float(len(self.bad_images))]
         try:
-            *values, stopping, self.bad_reads = self._step(batch, tf.constant(self.step), tf.constant(flags)).numpy().tolist()
+            *values, stopping, self.bad_reads = (
+                self._step(batch, tf.constant(self.step), tf.constant(flags)).numpy().tolist()
+            )
         except tf.errors.ResourceExhaustedError as error:
             raise UserError(
                 f"memory ran out at step {self.step} with {batch.images.shape[0]} images of {batch.images.shape[1]} x "
@@ -276,7 +284,13 @@ class Trainer:
         # A GPU takes as many at a time as it trains with; a CPU is busy with one.
         at_once = self.config.training.batch_size // world.size if tf.config.list_physical_devices("GPU") else 1
         return detect_split(
-            self.detector, index, world, bad_images, at_once, lambda *_: self.watchdog.tick(), lambda: self.stop.received is not None
+            self.detector,
+            index,
+            world,
+            bad_images,
+            at_once,
+            lambda *_: self.watchdog.tick(),
+            lambda: self.stop.received is not None,
         )
 
     def _write_model(self, metrics: dict[str, Any]) -> None:

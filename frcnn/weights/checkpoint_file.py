@@ -36,7 +36,9 @@ def read_checkpoint(file: Path) -> CheckpointFile:
         UserError: the file is missing, damaged, of another kind, or holds no tensors.
     """
     if not file.is_file():
-        raise UserError(f"{file} is not a file; give a checkpoint ({', '.join(CONTAINERS)}), see docs/weights.md for where to get one")
+        raise UserError(
+            f"{file} is not a file; give a checkpoint ({', '.join(CONTAINERS)}), see docs/weights.md for where to get one"
+        )
     if file.suffix not in CONTAINERS:
         raise UserError(f"{file} ends with {file.suffix!r}; expected one of {', '.join(CONTAINERS)}")
     if file.suffix == ".safetensors":

@@ -23,5 +23,7 @@ def classes_of(count: int) -> tuple[tuple[str, ...], tuple[int, ...]]:
         return NAMES, IDS
     if count == LARGEST_ID:
         name_of = dict(zip(IDS, NAMES, strict=True))
-        return tuple(name_of.get(number, f"unused {number}") for number in range(1, LARGEST_ID + 1)), tuple(range(1, LARGEST_ID + 1))
+        return tuple(name_of.get(number, f"unused {number}") for number in range(1, LARGEST_ID + 1)), tuple(
+            range(1, LARGEST_ID + 1)
+        )
     return tuple(f"class {number}" for number in range(1, count + 1)), tuple(range(1, count + 1))

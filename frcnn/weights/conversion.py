@@ -91,7 +91,9 @@ def dense_after_pooling(channels: int) -> Layout:
     return layout
 
 
-def convert(tensors: Mapping[str, np.ndarray], translation: Translation, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+def convert(
+    tensors: Mapping[str, np.ndarray], translation: Translation, shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, np.ndarray]:
     """Our variables by path, float32, from the foreign tensors.
 
     Args:
@@ -109,7 +111,9 @@ def convert(tensors: Mapping[str, np.ndarray], translation: Translation, shapes:
         except (ValueError, IndexError):  # too few axes, or sides that cannot be laid out
             values = tensors[name]
         if path not in shapes:
-            raise UserError(f"tensor {name!r} {tensors[name].shape} belongs to {path!r}, which a {_network(translation)} does not have")
+            raise UserError(
+                f"tensor {name!r} {tensors[name].shape} belongs to {path!r}, which a {_network(translation)} does not have"
+            )
         if values.shape != shapes[path]:
             laid_out = f", laid out as {values.shape}" if values.shape != tensors[name].shape else ""
             raise UserError(
@@ -117,7 +121,9 @@ def convert(tensors: Mapping[str, np.ndarray], translation: Translation, shapes:
                 f"of a {_network(translation)}"
             )
         if not np.isfinite(values).all():
-            raise UserError(f"tensor {name!r} holds values that are not finite; the file is damaged or its training had diverged")
+            raise UserError(
+                f"tensor {name!r} holds values that are not finite; the file is damaged or its training had diverged"
+            )
         converted[path] = np.ascontiguousarray(values, np.float32)
     for path, value in translation.implied.items():
         converted[path] = np.full(shapes[path], value, np.float32)

@@ -15,7 +15,17 @@ import numpy as np
 
 from frcnn.errors import UserError
 from frcnn.weights.coco_classes import classes_of
-from frcnn.weights.conversion import Layout, Target, Translation, convolution, dense, dense_after_pooling, plain, resnet_name, sides_of
+from frcnn.weights.conversion import (
+    Layout,
+    Target,
+    Translation,
+    convolution,
+    dense,
+    dense_after_pooling,
+    plain,
+    resnet_name,
+    sides_of,
+)
 
 NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
 PREDICTOR, LATERAL = "roi_heads.box_predictor.cls_score.weight", "backbone.fpn_lateral2.weight"
@@ -86,7 +96,9 @@ def translate(tensors: Mapping[str, np.ndarray]) -> Translation:
         else:
             left_out[name] = UNKNOWN
     cells = {int(match["level"]): name for name in tensors if (match := CELL_ANCHORS.fullmatch(name))}
-    options["anchors"] |= _anchors({level: tensors[name].reshape(sides_of(tensors, name, 2)) for level, name in cells.items()})
+    options["anchors"] |= _anchors(
+        {level: tensors[name].reshape(sides_of(tensors, name, 2)) for level, name in cells.items()}
+    )
     names, ids = classes_of(len(tensors[PREDICTOR]) - 1)
     return Translation(options, names, ids, targets, settings=settings, left_out=left_out)
 
@@ -104,11 +116,15 @@ def _target(name: str, channels: int) -> Target | None:
         return _kernel_or_bias(f"rpn/{RPN_PARTS[match['part']]}", match["what"], convolution)
     if match := HEAD.fullmatch(name):
         first = match["number"] == "1"
-        return _kernel_or_bias(f"roi_head/fc{match['number']}", match["what"], dense_after_pooling(channels) if first else dense)
+        return _kernel_or_bias(
+            f"roi_head/fc{match['number']}", match["what"], dense_after_pooling(channels) if first else dense
+        )
     if match := CLASSES.fullmatch(name):
         if match["part"] == "bbox_pred":
             return _kernel_or_bias("roi_head/box_deltas", match["what"], dense)
-        return _kernel_or_bias("roi_head/class_logits", match["what"], lambda kernel: dense(_background_first(kernel)), _background_first)
+        return _kernel_or_bias(
+            "roi_head/class_logits", match["what"], lambda kernel: dense(_background_first(kernel)), _background_first
+        )
     return None
 
 
@@ -134,7 +150,9 @@ def _anchors(cells: Mapping[int, np.ndarray]) -> dict[str, Any]:
     ratios = {level: tuple((side[:, 1] / side[:, 0]).round(4).tolist()) for level, side in sides.items()}
     sizes = tuple(float(np.sqrt(side[0].prod()).round(3)) for _, side in sorted(sides.items()))
     if len(sizes) != 5 or len(set(ratios.values())) > 1:
-        raise UserError(f"its anchors have the sizes {list(sizes)} and ratios {ratios}; expected five levels with the same ratios")
+        raise UserError(
+            f"its anchors have the sizes {list(sizes)} and ratios {ratios}; expected five levels with the same ratios"
+        )
     return {"sizes": sizes, "aspect_ratios": ratios[0]}
 
 

@@ -56,7 +56,9 @@ def import_weights(file: Path, framework: str, folder: Path) -> Account:
         model = build_model(max(len(translation.class_names), 1), config)
         filled = BACKBONE if translation.backbone_only else ""
         variables = {variable.path: variable for variable in model.variables if variable.path.startswith(filled)}
-        converted = convert(checkpoint.tensors, translation, {path: tuple(variable.shape) for path, variable in variables.items()})
+        converted = convert(
+            checkpoint.tensors, translation, {path: tuple(variable.shape) for path, variable in variables.items()}
+        )
     except UserError as mistake:
         raise UserError(f"{file}: {mistake}") from None
     if translation.backbone_only:
@@ -64,10 +66,14 @@ def import_weights(file: Path, framework: str, folder: Path) -> Account:
     else:
         for path, values in converted.items():
             variables[path].assign(values)
-        write_model_folder(folder, model, config, translation.class_names, translation.category_ids, {"imported_from": file.name})
+        write_model_folder(
+            folder, model, config, translation.class_names, translation.category_ids, {"imported_from": file.name}
+        )
     kept = {name: f"not a tensor: {value}" for name, value in checkpoint.others.items()}
     network = config.backbone.name + ("" if translation.backbone_only else " Faster R-CNN")
-    return Account(network, translation.class_names, len(translation.targets), translation.settings, translation.left_out | kept)
+    return Account(
+        network, translation.class_names, len(translation.targets), translation.settings, translation.left_out | kept
+    )
 
 
 def _translated(tensors: Mapping[str, np.ndarray], framework: str) -> Translation:

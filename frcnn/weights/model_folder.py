@@ -85,7 +85,10 @@ def write_backbone_folder(folder: Path, tensors: dict[str, np.ndarray], config: 
     """
     _write_together(
         folder,
-        {WEIGHTS: lambda path: safetensors.numpy.save_file(tensors, path), CONFIG: lambda path: save_config(config, path)},
+        {
+            WEIGHTS: lambda path: safetensors.numpy.save_file(tensors, path),
+            CONFIG: lambda path: save_config(config, path),
+        },
         obsolete=(LABELS, METRICS),  # of a detector that was there before
     )
 
@@ -125,13 +128,17 @@ def read_model_folder(folder: Path) -> ModelFolder:
     """
     for name in (WEIGHTS, CONFIG, LABELS):
         if not (folder / name).is_file():
-            raise UserError(f"{folder} is not a model folder: {name} is missing; give the folder 'model' that frcnn train wrote")
+            raise UserError(
+                f"{folder} is not a model folder: {name} is missing; give the folder 'model' that frcnn train wrote"
+            )
     try:
         labels = json.loads((folder / LABELS).read_text())
         names = tuple(str(entry["name"]) for entry in labels)
         category_ids = tuple(int(entry["category_id"]) for entry in labels)
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder / LABELS} is damaged ({error}); expected a list of label, name and category_id") from error
+        raise UserError(
+            f"{folder / LABELS} is damaged ({error}); expected a list of label, name and category_id"
+        ) from error
     return ModelFolder(folder, load_config(folder / CONFIG), names, category_ids)
 
 
@@ -140,7 +147,9 @@ def tensors_of(model: keras.Model) -> dict[str, np.ndarray]:
     return {variable.path: np.ascontiguousarray(variable.numpy()) for variable in model.variables}
 
 
-def load_weights(model: keras.Model, file: Path, *, new_classes: bool = False, own_predictors: bool = False) -> list[str]:
+def load_weights(
+    model: keras.Model, file: Path, *, new_classes: bool = False, own_predictors: bool = False
+) -> list[str]:
     """Set every variable of the model from a safetensors file.
 
     Args:
@@ -162,13 +171,18 @@ def load_weights(model: keras.Model, file: Path, *, new_classes: bool = False, o
     try:
         tensors = safetensors.numpy.load_file(file)
     except (OSError, safetensors.SafetensorError) as error:
-        raise UserError(f"weights file {file} cannot be read ({error}); expected a .safetensors file that frcnn wrote") from error
+        raise UserError(
+            f"weights file {file} cannot be read ({error}); expected a .safetensors file that frcnn wrote"
+        ) from error
     wanted = {variable.path: variable for variable in model.variables}
     kept = []
     if new_classes and all(name.startswith(BACKBONE) for name in tensors):
         kept = sorted({name.partition("/")[0] for name in wanted if not name.startswith(BACKBONE)})
         wanted = {name: variable for name, variable in wanted.items() if name.startswith(BACKBONE)}
-    for difference, names in (("lacks", wanted.keys() - tensors.keys()), ("has besides", tensors.keys() - wanted.keys())):
+    for difference, names in (
+        ("lacks", wanted.keys() - tensors.keys()),
+        ("has besides", tensors.keys() - wanted.keys()),
+    ):
         if names:
             raise UserError(
                 f"weights file {file} belongs to another architecture: it {difference} {len(names)} tensors, first {min(names)!r}; use the "
@@ -181,5 +195,7 @@ def load_weights(model: keras.Model, file: Path, *, new_classes: bool = False, o
         elif fits:
             variable.assign(tensors[name])
         else:
-            raise UserError(f"tensor {name!r} of {file} has shape {tensors[name].shape}, the model's has {tuple(variable.shape)}")
+            raise UserError(
+                f"tensor {name!r} of {file} has shape {tensors[name].shape}, the model's has {tuple(variable.shape)}"
+            )
     return kept

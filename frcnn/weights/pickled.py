@@ -55,7 +55,9 @@ def read_pickled(file: Path) -> Any:
         raise UserError(f"{file} was not read: {forbidden}; only files that hold nothing but tensors are") from None
     except DAMAGE as error:
         reason = f"{type(error).__name__}: {error}"
-        raise UserError(f"{file} cannot be read ({reason}); expected a file that torch.save wrote, or a .pkl of NumPy arrays") from error
+        raise UserError(
+            f"{file} cannot be read ({reason}); expected a file that torch.save wrote, or a .pkl of NumPy arrays"
+        ) from error
 
 
 class Forbidden(Exception):
@@ -73,7 +75,9 @@ class Storage:
 
     def fill(self, data: bytes) -> None:
         if len(data) != self.length * self.dtype.itemsize:
-            raise ValueError(f"a storage has {len(data)} bytes where {self.length * self.dtype.itemsize} were announced")
+            raise ValueError(
+                f"a storage has {len(data)} bytes where {self.length * self.dtype.itemsize} were announced"
+            )
         self.values = np.frombuffer(data, self.dtype)
 
 
@@ -186,7 +190,11 @@ class Reader(pickle.Unpickler):
 def _read_archive(file: Path) -> Any:
     """A ``torch.save`` archive: ``NAME/data.pkl``, and each storage as ``NAME/data/KEY``, stored uncompressed."""
     with zipfile.ZipFile(file) as archive:
-        roots = {name.removesuffix("data.pkl") for name in archive.namelist() if name.endswith("data.pkl") and name.count("/") <= 1}
+        roots = {
+            name.removesuffix("data.pkl")
+            for name in archive.namelist()
+            if name.endswith("data.pkl") and name.count("/") <= 1
+        }
         if len(roots) != 1:
             raise ValueError(f"an archive with {len(roots)} entries 'data.pkl', where torch.save writes one")
         (root,) = roots
@@ -197,7 +205,9 @@ def _read_archive(file: Path) -> Any:
         def storage(dtype: np.dtype, key: str, length: int) -> Storage:
             if key not in storages:
                 entry = archive.getinfo(f"{root}data/{key}")
-                storages[key] = Storage(dtype, length, entry.file_size if entry.compress_type == zipfile.ZIP_STORED else -1)
+                storages[key] = Storage(
+                    dtype, length, entry.file_size if entry.compress_type == zipfile.ZIP_STORED else -1
+                )
                 storages[key].fill(archive.read(entry))
             return storages[key]
 

@@ -10,11 +10,27 @@ import keras
 from frcnn.config import Config, load_config
 from frcnn.data.annotations import few
 from frcnn.errors import UserError
-from frcnn.weights.model_folder import BACKBONE, CONFIG, LABELS, PREDICTORS, WEIGHTS, ModelFolder, load_weights, read_model_folder
+from frcnn.weights.model_folder import (
+    BACKBONE,
+    CONFIG,
+    LABELS,
+    PREDICTORS,
+    WEIGHTS,
+    ModelFolder,
+    load_weights,
+    read_model_folder,
+)
 
 # Options that leave every tensor's shape alone and change what the network computes from it. Norms are not among them: the
 # same tensors as frozen or moving statistics are a choice of the recipe.
-OF_FEATURES = ("image.channel_order", "image.mean", "image.std", "image.resize", "backbone.stride_in_1x1", "backbone.norm_eps")
+OF_FEATURES = (
+    "image.channel_order",
+    "image.mean",
+    "image.std",
+    "image.resize",
+    "backbone.stride_in_1x1",
+    "backbone.norm_eps",
+)
 OF_BOXES = (
     "anchors.sizes", "anchors.aspect_ratios", "anchors.rounded", "anchors.stride", "roi_head.sampling_ratio", "roi_head.aligned",
     "roi_head.level_rule", "roi_head.box_weights",
@@ -43,7 +59,9 @@ def start_from(model: keras.Model, config: Config, class_names: Sequence[str]) -
     notes = [f"started from {config.weights}: {_taken(drawn, saved)}"]
     if (file.parent / CONFIG).is_file():
         made_with = saved.config if saved else load_config(file.parent / CONFIG)
-        differing = differing_conventions(made_with, config, OF_FEATURES if _backbone_alone(drawn) else (*OF_FEATURES, *OF_BOXES))
+        differing = differing_conventions(
+            made_with, config, OF_FEATURES if _backbone_alone(drawn) else (*OF_FEATURES, *OF_BOXES)
+        )
         if differing:
             notes.append(
                 f"{config.weights} was made with other conventions than this run's, and computes something else with these: "
@@ -64,7 +82,9 @@ def at_random(config: Config) -> list[str]:
             "(docs/weights.md), or set backbone.freeze=0 and backbone.norm=gn"
         )
     if config.backbone.norm == "frozen_bn":
-        return ["backbone.norm is frozen_bn, and there are no weights: nothing normalises; from random weights gn trains better"]
+        return [
+            "backbone.norm is frozen_bn, and there are no weights: nothing normalises; from random weights gn trains better"
+        ]
     return []
 
 
@@ -83,8 +103,14 @@ def _taken(drawn: list[str], saved: ModelFolder | None) -> str:
     return f"everything taken but the predictors of its classes{whose}; {layers} drawn at random for this run's classes"
 
 
-def differing_conventions(theirs: Config, ours: Config, options: Sequence[str] = (*OF_FEATURES, *OF_BOXES)) -> list[str]:
+def differing_conventions(
+    theirs: Config, ours: Config, options: Sequence[str] = (*OF_FEATURES, *OF_BOXES)
+) -> list[str]:
     """Those of ``options`` that the two have otherwise, with both values, as ``"section.option was 3, is 4"``."""
     before, now = (config.model_dump(mode="json") for config in (theirs, ours))
-    pairs = {name: (before[section][option], now[section][option]) for name in options for section, option in [name.split(".")]}
+    pairs = {
+        name: (before[section][option], now[section][option])
+        for name in options
+        for section, option in [name.split(".")]
+    }
     return [f"{name} was {json.dumps(old)}, is {json.dumps(new)}" for name, (old, new) in pairs.items() if old != new]

@@ -14,12 +14,24 @@ import numpy as np
 
 from frcnn.errors import UserError
 from frcnn.weights.coco_classes import LARGEST_ID, classes_of
-from frcnn.weights.conversion import Layout, Target, Translation, convolution, dense, dense_after_pooling, plain, resnet_name, sides_of
+from frcnn.weights.conversion import (
+    Layout,
+    Target,
+    Translation,
+    convolution,
+    dense,
+    dense_after_pooling,
+    plain,
+    resnet_name,
+    sides_of,
+)
 
 NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
 COUNTER = "num_batches_tracked"
 
-BLOCK = r"(?:backbone\.body\.)?layer(?P<stage>[1-4])\.(?P<block>\d+)\.(?:conv(?:(?P<conv3>3)|[12])|downsample\.0)\.weight$"
+BLOCK = (
+    r"(?:backbone\.body\.)?layer(?P<stage>[1-4])\.(?P<block>\d+)\.(?:conv(?:(?P<conv3>3)|[12])|downsample\.0)\.weight$"
+)
 
 # Our path of each foreign name; NORM's right side and the layouts come in where a group says so.
 STEM = re.compile(r"(?:backbone\.body\.)?(?P<part>conv1|bn1)\.(?P<what>\w+)")
@@ -27,7 +39,9 @@ IN_BLOCK = re.compile(
     r"(?:backbone\.body\.)?layer(?P<stage>[1-4])\.(?P<block>\d+)\.(?P<part>conv|bn|downsample\.)(?P<number>\d)\.(?P<what>\w+)"
 )
 # A norm is number 1 beside its convolution 0; checkpoints from before torchvision 0.13 have no such numbers.
-PYRAMID = re.compile(r"backbone\.fpn\.(?P<kind>inner|layer)_blocks\.(?P<level>[0-3])(?:\.(?P<part>[01]))?\.(?P<what>\w+)")
+PYRAMID = re.compile(
+    r"backbone\.fpn\.(?P<kind>inner|layer)_blocks\.(?P<level>[0-3])(?:\.(?P<part>[01]))?\.(?P<what>\w+)"
+)
 RPN_CONV = re.compile(r"rpn\.head\.conv(?:\.(?P<number>\d+)\.0)?\.(?P<what>\w+)")
 RPN_PREDICTOR = re.compile(r"rpn\.head\.(?P<part>cls_logits|bbox_pred)\.(?P<what>\w+)")
 HEAD_CONV = re.compile(r"roi_heads\.box_head\.(?P<number>\d+)\.(?P<part>[01])\.(?P<what>\w+)")
@@ -119,7 +133,9 @@ def _target(name: str, channels: int, first_dense: int) -> Target | None:
     if match := RPN_CONV.fullmatch(name):
         return _kernel_or_bias(f"rpn/conv{int(match['number'] or 0) + 1}", match["what"], convolution)
     if match := RPN_PREDICTOR.fullmatch(name):
-        return _kernel_or_bias("rpn/" + {"cls_logits": "objectness", "bbox_pred": "deltas"}[match["part"]], match["what"], convolution)
+        return _kernel_or_bias(
+            "rpn/" + {"cls_logits": "objectness", "bbox_pred": "deltas"}[match["part"]], match["what"], convolution
+        )
     if match := HEAD_CONV.fullmatch(name):
         number = int(match["number"]) + 1
         if match["part"] == "1":
@@ -127,11 +143,15 @@ def _target(name: str, channels: int, first_dense: int) -> Target | None:
         return _kernel_or_bias(f"roi_head/conv{number}", match["what"], convolution)
     if match := HEAD_DENSE.fullmatch(name):
         number = int(match["number"]) - first_dense + 1
-        return _kernel_or_bias(f"roi_head/fc{number}", match["what"], dense_after_pooling(channels) if number == 1 else dense)
+        return _kernel_or_bias(
+            f"roi_head/fc{number}", match["what"], dense_after_pooling(channels) if number == 1 else dense
+        )
     if match := PREDICTOR.fullmatch(name):
         if match["part"] == "cls_score":
             return _kernel_or_bias("roi_head/class_logits", match["what"], dense)
-        return _kernel_or_bias("roi_head/box_deltas", match["what"], lambda kernel: dense(_without_background(kernel)), _without_background)
+        return _kernel_or_bias(
+            "roi_head/box_deltas", match["what"], lambda kernel: dense(_without_background(kernel)), _without_background
+        )
     return None
 
 

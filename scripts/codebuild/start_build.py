@@ -66,7 +66,11 @@ def create_role(session: Any, values: dict[str, str]) -> None:
         iam.get_waiter("role_exists").wait(RoleName=values["BUILD_ROLE"])
     except iam.exceptions.EntityAlreadyExistsException:
         iam.update_assume_role_policy(RoleName=values["BUILD_ROLE"], PolicyDocument=policy("codebuild-trust", values))
-    iam.put_role_policy(RoleName=values["BUILD_ROLE"], PolicyName="build-and-push", PolicyDocument=policy("codebuild-permissions", values))
+    iam.put_role_policy(
+        RoleName=values["BUILD_ROLE"],
+        PolicyName="build-and-push",
+        PolicyDocument=policy("codebuild-permissions", values),
+    )
 
 
 def upload_source(session: Any, values: dict[str, str], revision: str) -> str:
@@ -82,9 +86,16 @@ def put_project(session: Any, values: dict[str, str], source: str, variables: di
     codebuild = session.client("codebuild")
     request = {
         "name": values["PROJECT"],
-        "source": {"type": "S3", "location": f"{values['BUCKET']}/{source}", "buildspec": "scripts/codebuild/buildspec.yml"},
+        "source": {
+            "type": "S3",
+            "location": f"{values['BUCKET']}/{source}",
+            "buildspec": "scripts/codebuild/buildspec.yml",
+        },
         "artifacts": {"type": "NO_ARTIFACTS"},
-        "environment": {**BUILD_MACHINE, "environmentVariables": [{"name": key, "value": value} for key, value in variables.items()]},
+        "environment": {
+            **BUILD_MACHINE,
+            "environmentVariables": [{"name": key, "value": value} for key, value in variables.items()],
+        },
         "serviceRole": f"arn:{values['PARTITION']}:iam::{values['ACCOUNT']}:role/{values['BUILD_ROLE']}",
         "timeoutInMinutes": TIMEOUT_MINUTES,
     }
@@ -107,7 +118,9 @@ def new_lines(logs: Any, stream: dict[str, str], token: str | None) -> tuple[lis
     while stream.get("streamName"):
         position = {"nextToken": token} if token else {}
         try:
-            page = logs.get_log_events(logGroupName=stream["groupName"], logStreamName=stream["streamName"], startFromHead=True, **position)
+            page = logs.get_log_events(
+                logGroupName=stream["groupName"], logStreamName=stream["streamName"], startFromHead=True, **position
+            )
         except logs.exceptions.ResourceNotFoundException:  # nothing has been written yet
             break
         lines += [event["message"].rstrip() for event in page["events"]]
@@ -136,16 +149,29 @@ def follow(session: Any, build: str) -> str | None:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bucket", required=True, help="S3 bucket of your account; the source lies in it for the time of the build")
+    parser.add_argument(
+        "--bucket", required=True, help="S3 bucket of your account; the source lies in it for the time of the build"
+    )
     parser.add_argument("--prefix", default="frcnn-image-source", help="folder in it (%(default)s)")
     parser.add_argument("--region", help="region of your SageMaker jobs; default: the configured one")
     parser.add_argument("--repository", default="frcnn", help="name in ECR (%(default)s)")
     parser.add_argument("--project", default="frcnn-image", help="name of the CodeBuild project (%(default)s)")
-    parser.add_argument("--role", default="frcnn-image-build", help="name of the role that CodeBuild takes on (%(default)s)")
-    parser.add_argument("--job-role", default="frcnn-training", help="name of the role of notebook and jobs, for its policy (%(default)s)")
-    parser.add_argument("--kms-key", help="ARN of a key for disks and S3, for the policy of its use; default: that policy is not printed")
+    parser.add_argument(
+        "--role", default="frcnn-image-build", help="name of the role that CodeBuild takes on (%(default)s)"
+    )
+    parser.add_argument(
+        "--job-role",
+        default="frcnn-training",
+        help="name of the role of notebook and jobs, for its policy (%(default)s)",
+    )
+    parser.add_argument(
+        "--kms-key",
+        help="ARN of a key for disks and S3, for the policy of its use; default: that policy is not printed",
+    )
     parser.add_argument("--create-role", action="store_true", help="make the role, or bring it up to date, first")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="variable of the scripts, such as DEVICE=cpu")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="variable of the scripts, such as DEVICE=cpu"
+    )
     parser.add_argument("--print-policies", action="store_true", help="print the policies filled in, and do nothing")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
     return parser.parse_args(arguments)
@@ -162,9 +188,17 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"# {file.name}\n{policy(file.stem, values)}")
         return 0
     revision = subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=ROOT, text=True).strip()
-    variables = {"REPOSITORY": options.repository, "GIT_REVISION": revision[:12], **dict(setting.split("=", 1) for setting in options.set)}
+    variables = {
+        "REPOSITORY": options.repository,
+        "GIT_REVISION": revision[:12],
+        **dict(setting.split("=", 1) for setting in options.set),
+    }
     if options.dry_run:
-        print(json.dumps({"project": values["PROJECT"], "machine": BUILD_MACHINE, "variables": variables, **values}, indent=1))
+        print(
+            json.dumps(
+                {"project": values["PROJECT"], "machine": BUILD_MACHINE, "variables": variables, **values}, indent=1
+            )
+        )
         return 0
     if options.create_role:
         create_role(session, values)

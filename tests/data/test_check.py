@@ -61,11 +61,15 @@ def test_clean_data_set_is_clean_and_one_without_boxes_is_reported(tmp_path: Pat
     assert "5 without any box" in report.to_text()
 
 
-def write_boxes(folder: Path, boxes: list[tuple[float, float, float, float]], width: int = 1000, height: int = 500) -> Path:
+def write_boxes(
+    folder: Path, boxes: list[tuple[float, float, float, float]], width: int = 1000, height: int = 500
+) -> Path:
     file = folder / "boxes.json"
     annotations = [{"id": k, "image_id": 1, "category_id": 1, "bbox": box} for k, box in enumerate(boxes)]
     images = [{"id": 1, "file_name": "a.jpg", "width": width, "height": height}]
-    file.write_text(json.dumps({"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "thing"}]}))
+    file.write_text(
+        json.dumps({"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "thing"}]})
+    )
     return file
 
 
@@ -87,7 +91,10 @@ def test_suggested_size_makes_small_objects_large_enough(tmp_path: Path) -> None
     boxes = [(0.0, 0.0, 300.0, 300.0)] * 60
     assert suggest(load_index(tmp_path, write_boxes(tmp_path, boxes), require_images=False), options).min_size == 224
     boxes = [(0.0, 0.0, 2.0, 2.0)] * 60  # never more than twice the file's own resolution
-    assert suggest(load_index(tmp_path, write_boxes(tmp_path, boxes, 900, 400), require_images=False), options).min_size == 800
+    assert (
+        suggest(load_index(tmp_path, write_boxes(tmp_path, boxes, 900, 400), require_images=False), options).min_size
+        == 800
+    )
 
 
 def test_suggested_anchors_fit_better_or_stay(tmp_path: Path) -> None:

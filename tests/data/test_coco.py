@@ -12,8 +12,16 @@ from frcnn.data import coco
 from frcnn.errors import UserError
 
 
-def annotation(id: Any = 1, image_id: Any = 1, category_id: Any = 7, bbox: Any = (10, 20, 30, 40), **more: Any) -> dict[str, Any]:
-    return {"id": id, "image_id": image_id, "category_id": category_id, "bbox": list(bbox) if isinstance(bbox, tuple) else bbox, **more}
+def annotation(
+    id: Any = 1, image_id: Any = 1, category_id: Any = 7, bbox: Any = (10, 20, 30, 40), **more: Any
+) -> dict[str, Any]:
+    return {
+        "id": id,
+        "image_id": image_id,
+        "category_id": category_id,
+        "bbox": list(bbox) if isinstance(bbox, tuple) else bbox,
+        **more,
+    }
 
 
 def image(id: Any = 1, file_name: Any = "a.jpg", width: Any = 100, height: Any = 80) -> dict[str, Any]:
@@ -26,7 +34,11 @@ CATEGORIES = [{"id": 90, "name": "zebra"}, {"id": 7, "name": "ant"}]
 def load(folder: Path, images: Any = None, annotations: Any = (), categories: Any = None, **options: Any) -> coco.Index:
     """Write the three tables as a COCO file and load it without image files."""
     file = folder / "instances.json"
-    tables = {"images": [image()] if images is None else images, "annotations": list(annotations), "categories": categories or CATEGORIES}
+    tables = {
+        "images": [image()] if images is None else images,
+        "annotations": list(annotations),
+        "categories": categories or CATEGORIES,
+    }
     file.write_text(json.dumps(tables))
     return coco.load_index(folder, file, **{"require_images": False, **options})
 
@@ -135,7 +147,9 @@ def test_broken_tables_are_refused(tmp_path: Path, tables: dict[str, Any], words
 
 
 def test_names_with_dots_and_folders_are_fine(tmp_path: Path) -> None:
-    assert load(tmp_path, images=[image(file_name="day..1/a..b.jpg")]).images[0].path == tmp_path / "day..1" / "a..b.jpg"
+    assert (
+        load(tmp_path, images=[image(file_name="day..1/a..b.jpg")]).images[0].path == tmp_path / "day..1" / "a..b.jpg"
+    )
 
 
 def test_broken_json_names_file_line_and_column(tmp_path: Path) -> None:
@@ -155,12 +169,16 @@ def test_missing_images_are_counted_and_the_first_named(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "3.jpg").touch()
     images = [image(i, f"sub/{i}.jpg") for i in range(9)]
-    with pytest.raises(UserError, match=r"8 of the 9 images .*: sub/0.jpg, sub/1.jpg, sub/2.jpg, sub/4.jpg, sub/5.jpg and 3 more"):
+    with pytest.raises(
+        UserError, match=r"8 of the 9 images .*: sub/0.jpg, sub/1.jpg, sub/2.jpg, sub/4.jpg, sub/5.jpg and 3 more"
+    ):
         load(tmp_path, images=images, require_images=True)
 
 
 def test_same_name_twice_is_told_apart(tmp_path: Path) -> None:
-    index = load(tmp_path, categories=[{"id": id, "name": name} for id, name in enumerate(["dog", "dog (2)", "dog", "dog"])])
+    index = load(
+        tmp_path, categories=[{"id": id, "name": name} for id, name in enumerate(["dog", "dog (2)", "dog", "dog"])]
+    )
     assert index.class_names == ("dog", "dog (2)", "dog (3)", "dog (4)")
 
 
@@ -210,19 +228,26 @@ def test_coco128_keeps_sparse_ids_crowds_and_images_without_objects(real_data: P
     assert index.category_ids[-1] == 90
     assert index.class_names[-1] == "toothbrush"
     assert sum(len(record.labels) == 0 for record in index.images) == 2
-    assert sum(record.crowd.sum() for record in index.images) == sum(entry["iscrowd"] for entry in raw["annotations"]) > 0
+    assert (
+        sum(record.crowd.sum() for record in index.images) == sum(entry["iscrowd"] for entry in raw["annotations"]) > 0
+    )
     by_id = {entry["id"]: entry for entry in raw["annotations"]}
     for record in index.images:
         for box, label, number in zip(record.boxes, record.labels, record.annotation_ids, strict=True):
             x, y, width, height = by_id[number]["bbox"]
             assert index.category_ids[label - 1] == by_id[number]["category_id"]
-            np.testing.assert_allclose(box, [max(x, 0), max(y, 0), min(x + width, record.width), min(y + height, record.height)], rtol=1e-6)
+            np.testing.assert_allclose(
+                box, [max(x, 0), max(y, 0), min(x + width, record.width), min(y + height, record.height)], rtol=1e-6
+            )
 
 
 def test_explicit_fields_win_over_the_layout(real_data: Path) -> None:
     bccd = real_data / "bccd"
     other = Channel(annotations=bccd / "annotations" / "instances_val.json", images=bccd / "val")
-    assert coco.find_channel(Data(root=bccd, train=other), "train") == (bccd / "val", bccd / "annotations" / "instances_val.json")
+    assert coco.find_channel(Data(root=bccd, train=other), "train") == (
+        bccd / "val",
+        bccd / "annotations" / "instances_val.json",
+    )
 
 
 @pytest.mark.parametrize(
@@ -245,12 +270,16 @@ def test_layouts_are_found(tmp_path: Path, images: str, annotations: str, split:
 
 
 def test_channel_errors_say_what_is_lacking(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"set data.root to a COCO folder, or set data.train.images and data.train.annotations"):
+    with pytest.raises(
+        UserError, match=r"set data.root to a COCO folder, or set data.train.images and data.train.annotations"
+    ):
         coco.find_channel(Data(), "train")
     with pytest.raises(UserError, match=r"'data.root' is '.*nowhere', which is not a folder"):
         coco.find_channel(Data(root=tmp_path / "nowhere"), "train")
     (tmp_path / "train").mkdir()
-    with pytest.raises(UserError, match=r"has no annotation file for .*train of the train split: looked for .*; found train/;"):
+    with pytest.raises(
+        UserError, match=r"has no annotation file for .*train of the train split: looked for .*; found train/;"
+    ):
         coco.find_channel(Data(root=tmp_path), "train")
     with pytest.raises(UserError, match=r"option 'data.train.annotations' is 'no.json', which is not a file"):
         coco.find_channel(Data(root=tmp_path, train=Channel(annotations="no.json")), "train")

@@ -65,7 +65,9 @@ def test_exif_orientation(orientation: int, tmp_path: Path) -> None:
     exif[0x0112] = orientation
     for extension in ("png", "jpg"):
         file = tmp_path / f"turned.{extension}"
-        Image.fromarray(scene()).save(file, exif=exif, **({"quality": 100, "subsampling": 0} if extension == "jpg" else {}))
+        Image.fromarray(scene()).save(
+            file, exif=exif, **({"quality": 100, "subsampling": 0} if extension == "jpg" else {})
+        )
         decoded = decode_image(file)
         expected = UPRIGHT[orientation](scene())
         assert decoded.shape == expected.shape
@@ -73,10 +75,14 @@ def test_exif_orientation(orientation: int, tmp_path: Path) -> None:
         assert upright_size(file) == (expected.shape[1], expected.shape[0])
 
 
-@pytest.mark.parametrize(("tag", "kind"), [(0x0100, 1), (0x0100, 5), (0x011A, 1), (0x0128, 5), (0x8769, 2), (0x8825, 7)])
+@pytest.mark.parametrize(
+    ("tag", "kind"), [(0x0100, 1), (0x0100, 5), (0x011A, 1), (0x0128, 5), (0x8769, 2), (0x8825, 7)]
+)
 def test_tags_of_an_unexpected_type_do_not_cost_the_picture(tag: int, kind: int) -> None:
     """ImageWidth as a byte, ResolutionUnit as a fraction and the like, beside an orientation of 180 degrees."""
-    value = (1, struct.pack("<L", 38)) if kind == 5 else (4, b"abcd")  # a fraction stands behind the table, of 8 + 2 + 2 * 12 + 4 bytes
+    value = (
+        (1, struct.pack("<L", 38)) if kind == 5 else (4, b"abcd")
+    )  # a fraction stands behind the table, of 8 + 2 + 2 * 12 + 4 bytes
     entries = sorted([(0x0112, 3, 1, struct.pack("<HH", 3, 0)), (tag, kind, *value)])
     table = struct.pack("<H", 2) + b"".join(struct.pack("<HHL", *entry[:3]) + entry[3] for entry in entries) + bytes(4)
     table += struct.pack("<LL", 72, 1)
@@ -88,7 +94,9 @@ def test_tags_of_an_unexpected_type_do_not_cost_the_picture(tag: int, kind: int)
 def test_greyscale_palette_and_alpha_become_rgb() -> None:
     grey = np.asarray(Image.fromarray(scene()).convert("L"))
     for options in ({"format": "PNG"}, {"format": "BMP"}):
-        np.testing.assert_array_equal(decode_image(encode(Image.fromarray(grey), **options)), np.stack([grey] * 3, axis=-1))
+        np.testing.assert_array_equal(
+            decode_image(encode(Image.fromarray(grey), **options)), np.stack([grey] * 3, axis=-1)
+        )
     assert np.abs(decode_image(encode(Image.fromarray(grey), format="JPEG")).astype(int) - grey[..., None]).max() < 40
     palette = Image.fromarray(scene()).quantize(16)
     np.testing.assert_array_equal(decode_image(encode(palette, format="PNG")), np.asarray(palette.convert("RGB")))
@@ -140,7 +148,9 @@ def test_missing_file_is_unreadable(tmp_path: Path) -> None:
             read(tmp_path / "gone.jpg")
 
 
-@pytest.mark.filterwarnings("ignore:.*:UserWarning", "ignore::PIL.Image.DecompressionBombWarning")  # of TIFF tags, and of sizes
+@pytest.mark.filterwarnings(
+    "ignore:.*:UserWarning", "ignore::PIL.Image.DecompressionBombWarning"
+)  # of TIFF tags, and of sizes
 def test_broken_bytes_anywhere_never_raise_another_error() -> None:
     rng = np.random.default_rng(0)
     exif = Image.Exif()

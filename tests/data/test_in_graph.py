@@ -100,7 +100,9 @@ def test_pillows_resize_to_the_bit(before, scale):
 def test_sizes_and_canvases_are_those_of_the_input_pipeline(resize):
     options = config.Image(min_size=(640, 800), max_size=1333, resize=resize)
     rng = np.random.default_rng(5)
-    sizes = np.concatenate([rng.integers(1, 3000, (600, 2)), [[1, 1], [1, 9000], [9000, 1], [480, 640], [800, 800], [640, 640]]])
+    sizes = np.concatenate(
+        [rng.integers(1, 3000, (600, 2)), [[1, 1], [1, 9000], [9000, 1], [480, 640], [800, 800], [640, 640]]]
+    )
 
     @tf.function(input_signature=[tf.TensorSpec([2], tf.int32)])
     def graph(size):

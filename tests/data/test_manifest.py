@@ -73,13 +73,19 @@ def test_mistakes_are_told_with_their_line(tmp_path: Path) -> None:
     images = pictures(tmp_path / "channel", "a.jpg", "b.jpg")
     good = line("s3://b/a.jpg", (0, 1, 2, 3, 4), names={"0": "dog"})
     for bad, message in (
-        ({"source-ref": "s3://b/b.jpg"}, r"line 2: expected one attribute with 'annotations' \(boxes of Ground Truth\), found none"),
+        (
+            {"source-ref": "s3://b/b.jpg"},
+            r"line 2: expected one attribute with 'annotations' \(boxes of Ground Truth\), found none",
+        ),
         ({**line("s3://b/b.jpg"), "more": {"annotations": []}}, "found bb, more"),
         ({"bb": good["bb"]}, r"line 2: 'source-ref' is null"),
         (line("s3://b/b.jpg", names={"0": "cat"}), "class 0 is 'dog' and, for b.jpg, 'cat'"),
         (line("s3://b/c.jpg"), r"1 pictures of .* are not in .*: s3://b/c.jpg"),
         (good, r"line 2: s3://b/a.jpg stands in an earlier line"),
-        ({"source-ref": "s3://b/b.jpg", "bb": {"annotations": [{"class_id": 0, "left": 1}]}}, "line 2: 'bb' is not of the form .*'top'"),
+        (
+            {"source-ref": "s3://b/b.jpg", "bb": {"annotations": [{"class_id": 0, "left": 1}]}},
+            "line 2: 'bb' is not of the form .*'top'",
+        ),
     ):
         with pytest.raises(UserError, match=message):
             manifest_to_coco(write(tmp_path / "m.manifest", good, bad), images)
@@ -92,7 +98,11 @@ def test_a_stream_in_any_order_gives_the_same_tables(tmp_path: Path) -> None:
     folder = pictures(tmp_path / "source", "a.jpg", "b.jpg")
     entries = [line("a.jpg", (0, 1, 2, 3, 4), names={"0": "dog"}), line("b.jpg", (3, 5, 6, 7, 8), names={"3": "cow"})]
     whole = [
-        [(folder / entry["source-ref"]).read_bytes(), json.dumps(entry["bb"]).encode(), json.dumps(entry["bb-metadata"]).encode()]
+        [
+            (folder / entry["source-ref"]).read_bytes(),
+            json.dumps(entry["bb"]).encode(),
+            json.dumps(entry["bb-metadata"]).encode(),
+        ]
         for entry in entries
     ]
     forth = stream_to_coco([part for group in whole for part in group], tmp_path / "forth")

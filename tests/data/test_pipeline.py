@@ -91,7 +91,8 @@ def test_an_epoch_holds_every_image_and_epochs_differ(options: Config, index: In
         assert set(epoch.tolist()) == {record.image_id for record in index.images}
     assert epochs[0].tolist() != epochs[1].tolist()
     flips = [
-        {i: batch.boxes[k].tolist() for batch in part for k, i in enumerate(batch.image_ids)} for part in (batches[:steps], batches[steps:])
+        {i: batch.boxes[k].tolist() for batch in part for k, i in enumerate(batch.image_ids)}
+        for part in (batches[:steps], batches[steps:])
     ]
     assert any(flips[0][i] != flips[1][i] for i in flips[0])
 
@@ -108,7 +109,15 @@ def test_batch_is_what_its_definition_says(root: Path, index: Index) -> None:
     slots = pipeline.ground_truth_slots(index)
     assert slots == 8
     assert batch.boxes.shape == (4, slots, 4)
-    assert [value.dtype for value in batch] == [np.float32, np.int32, np.int32, np.float32, np.int32, np.bool_, np.int64]
+    assert [value.dtype for value in batch] == [
+        np.float32,
+        np.int32,
+        np.int32,
+        np.float32,
+        np.int32,
+        np.bool_,
+        np.int64,
+    ]
     assert batch.images.shape[1:3] in pipeline.canvases(options.image)
     for row, image_id in enumerate(batch.image_ids.tolist()):
         record = records[image_id]
@@ -135,7 +144,9 @@ def test_inference_reads_every_image_once_over_the_ranks(options: Config, index:
 
 
 @pytest.mark.parametrize("overrides", [(), ("image.resize=pillow", "image.channel_order=bgr")])
-def test_prepare_image_is_the_path_of_the_inference_batches(root: Path, index: Index, overrides: tuple[str, ...]) -> None:
+def test_prepare_image_is_the_path_of_the_inference_batches(
+    root: Path, index: Index, overrides: tuple[str, ...]
+) -> None:
     options = small(root, *overrides)
     records = {record.image_id: record for record in index.images}
     rows = [(batch, row) for batch in pipeline.inference_batches(index, options, 2) for row in range(2)]
@@ -171,7 +182,8 @@ def test_unreadable_images_become_blank_are_counted_and_end_the_run_above_the_sh
     assert set(bad.reasons) == {cut, tmp_path / "missing.jpg", other.path}
     assert "missing.jpg does not exist" in caplog.text
     with pytest.raises(
-        UserError, match=r"3 of 16 images could not be read, more than data.max_bad_image_share=0.1 allows: .*cut.jpg cannot be decoded"
+        UserError,
+        match=r"3 of 16 images could not be read, more than data.max_bad_image_share=0.1 allows: .*cut.jpg cannot be decoded",
     ):
         bad.check(bad.known())
     lenient = BadImages(damaged, max_share=0.2)
@@ -183,7 +195,12 @@ def test_unreadable_images_become_blank_are_counted_and_end_the_run_above_the_sh
 
 
 def test_images_without_objects_are_background_or_left_out(real_data: Path) -> None:
-    overrides = [f"data.root={real_data / 'coco128'}", "image.min_size=[64]", "image.max_size=107", "training.batch_size=8"]
+    overrides = [
+        f"data.root={real_data / 'coco128'}",
+        "image.min_size=[64]",
+        "image.max_size=107",
+        "training.batch_size=8",
+    ]
     options = load_config(overrides=overrides)
     index = load_index(*find_channel(options.data, "train"))
     empty = {record.image_id for record in index.images if not len(record.labels)}
@@ -196,14 +213,18 @@ def test_images_without_objects_are_background_or_left_out(real_data: Path) -> N
 
 
 def test_batch_size_must_be_shared_evenly(options: Config, index: Index) -> None:
-    with pytest.raises(UserError, match=r"'training.batch_size' is 4, which 3 processes cannot share evenly; give a multiple of 3"):
+    with pytest.raises(
+        UserError, match=r"'training.batch_size' is 4, which 3 processes cannot share evenly; give a multiple of 3"
+    ):
         pipeline.training_batches(index, options, rank=0, size=3)
 
 
 def test_nothing_to_train_on_says_why(options: Config, index: Index) -> None:
     crowds = tuple(dataclasses.replace(record, crowd=np.ones(len(record.labels), bool)) for record in index.images)
     problems = (Problem("no_area", 3, 1, "annotation 3 has no area"),)
-    with pytest.raises(UserError, match=r"no image in .*instances_train.json has an object to train on: annotation 3 has no area"):
+    with pytest.raises(
+        UserError, match=r"no image in .*instances_train.json has an object to train on: annotation 3 has no area"
+    ):
         pipeline.training_batches(dataclasses.replace(index, images=crowds, problems=problems), options)
 
 
@@ -244,6 +265,8 @@ pipeline._decode = fails
 for batch in pipeline.training_batches(load_index(*find_channel(config.data, "train")), config):
     pass
 """
-    done = subprocess.run([sys.executable, "-c", script, str(root)], capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(root)], capture_output=True, text=True, timeout=300, check=False
+    )
     assert done.returncode == 1
     assert "RuntimeError: unforeseen" in done.stderr

@@ -17,7 +17,15 @@ def canvas(height: int, width: int, image: Image) -> tuple[int, int]:
 
 
 def test_canvases_of_the_reference_recipe() -> None:
-    assert set(canvases(Image())) == {(800, 800), (800, 1088), (1088, 800), (800, 1216), (1216, 800), (800, 1344), (1344, 800)}
+    assert set(canvases(Image())) == {
+        (800, 800),
+        (800, 1088),
+        (1088, 800),
+        (800, 1216),
+        (1216, 800),
+        (800, 1344),
+        (1344, 800),
+    }
 
 
 def test_canvases_by_hand() -> None:
@@ -28,7 +36,11 @@ def test_canvases_by_hand() -> None:
     assert canvas(300, 900, image) == (320, 544)
     assert canvases(Image(min_size=(320,), max_size=320)) == ((320, 320),)
     assert canvases(Image(min_size=(64, 100), max_size=128, canvas_aspects=())) == ((128, 128),)
-    assert canvases(Image(min_size=(300,), max_size=500, canvas_aspects=(1.0, 2.5))) == ((320, 320), (320, 512), (512, 320))
+    assert canvases(Image(min_size=(300,), max_size=500, canvas_aspects=(1.0, 2.5))) == (
+        (320, 320),
+        (320, 512),
+        (512, 320),
+    )
 
 
 @given(
@@ -58,7 +70,9 @@ holds = {(a, b): SIZES[a][0] <= SIZES[b][0] and SIZES[a][1] <= SIZES[b][1] for a
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=60), st.integers(1, 9), st.integers(0, 5), st.integers(0, 3))
 @settings(max_examples=200, deadline=None)
-def test_epoch_holds_every_image_on_a_canvas_that_holds_it(numbers: list[int], batch: int, seed: int, epoch: int) -> None:
+def test_epoch_holds_every_image_on_a_canvas_that_holds_it(
+    numbers: list[int], batch: int, seed: int, epoch: int
+) -> None:
     plan = plan_epoch(np.array(numbers), SIZES, batch, seed, epoch)
     assert plan.positions.shape == (batches_per_epoch(np.array(numbers), SIZES, batch), batch)
     counts = Counter(plan.positions.ravel().tolist())

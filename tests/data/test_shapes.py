@@ -15,7 +15,11 @@ from frcnn.errors import UserError
 
 
 def contents(folder: Path) -> dict[str, str]:
-    return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.rglob("*") if file.is_file()}
+    return {
+        str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in folder.rglob("*")
+        if file.is_file()
+    }
 
 
 def test_folder_is_a_coco_channel_with_sound_annotations(tmp_path: Path) -> None:
@@ -33,7 +37,9 @@ def test_folder_is_a_coco_channel_with_sound_annotations(tmp_path: Path) -> None
 
 
 def test_same_seed_same_bytes_and_other_seed_other_pictures(tmp_path: Path) -> None:
-    first, again, other = (shapes.make_shapes(tmp_path / name, 5, seed) for name, seed in (("a", 1), ("b", 1), ("c", 2)))
+    first, again, other = (
+        shapes.make_shapes(tmp_path / name, 5, seed) for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    )
     assert contents(first) == contents(again)
     assert contents(first)["train/000000.jpg"] != contents(other)["train/000000.jpg"]
 
@@ -46,7 +52,9 @@ def test_the_first_pictures_do_not_depend_on_how_many_follow() -> None:
     np.testing.assert_array_equal(labels, again[2])
 
 
-@pytest.mark.parametrize(("name", "width", "height"), [("circle", 2.0, 2.0), ("square", 2**0.5, 2**0.5), ("triangle", 3**0.5, 1.5)])
+@pytest.mark.parametrize(
+    ("name", "width", "height"), [("circle", 2.0, 2.0), ("square", 2**0.5, 2**0.5), ("triangle", 3**0.5, 1.5)]
+)
 def test_outlines_are_the_shapes_they_are_called(name: str, width: float, height: float) -> None:
     points = shapes.CLASSES[name](0.0)
     np.testing.assert_allclose(points.max(axis=0) - points.min(axis=0), (width, height), rtol=2e-3)

@@ -37,7 +37,9 @@ def test_torchvisions_truncation_makes_these_long_sides_1332() -> None:
     assert found[:12] == [149, 153, 298, 306, 311, 317, 329, 596, 601, 612, 622, 634]
 
 
-@given(st.integers(20, 3000), st.integers(20, 3000), st.sampled_from([(800, 1333), (640, 1333), (320, 533), (100, 100)]))
+@given(
+    st.integers(20, 3000), st.integers(20, 3000), st.sampled_from([(800, 1333), (640, 1333), (320, 533), (100, 100)])
+)
 @settings(max_examples=300, deadline=None)
 def test_detectron2s_sizes_are_rounded_half_up(height: int, width: int, sizes: tuple[int, int]) -> None:
     min_size, max_size = sizes
@@ -48,7 +50,9 @@ def test_detectron2s_sizes_are_rounded_half_up(height: int, width: int, sizes: t
             assert got == max(int(exact + Fraction(1, 2)), 1)
 
 
-@pytest.mark.parametrize(("size", "expected"), [((480, 640), (320, 426)), ((640, 480), (426, 320)), ((100, 1000), (53, 533))])
+@pytest.mark.parametrize(
+    ("size", "expected"), [((480, 640), (320, 426)), ((640, 480), (426, 320)), ((100, 1000), (53, 533))]
+)
 def test_sizes_by_hand(size: tuple[int, int], expected: tuple[int, int]) -> None:
     assert resized_size(*size, 320, 533, "bilinear") == expected
 
@@ -75,7 +79,9 @@ def slow_bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
 @pytest.mark.parametrize("size", [(7, 9), (30, 13), (11, 41), (1, 1), (17, 23)])
 def test_bilinear_is_its_definition(size: tuple[int, int]) -> None:
     image = np.random.default_rng(0).integers(0, 256, (17, 23, 3)).astype(np.uint8)
-    np.testing.assert_allclose(resize_bilinear(tf.constant(image), size), slow_bilinear(image.astype(float), *size), atol=2e-3)
+    np.testing.assert_allclose(
+        resize_bilinear(tf.constant(image), size), slow_bilinear(image.astype(float), *size), atol=2e-3
+    )
 
 
 def test_pillow_resize_is_antialiased() -> None:
@@ -98,7 +104,9 @@ def test_normalisation_and_padding_by_hand() -> None:
     assert (canvas[2:] == 0).all()
     assert (canvas[:, 3:] == 0).all()
     detectron2 = options("image.channel_order=bgr", "image.mean=[103.53,116.28,123.675]", "image.std=[1,1,1]").image
-    np.testing.assert_allclose(to_canvas(pixels, [0, 0], [4, 5], detectron2)[0, 0], [128 - 103.53, -116.28, 255 - 123.675], rtol=1e-6)
+    np.testing.assert_allclose(
+        to_canvas(pixels, [0, 0], [4, 5], detectron2)[0, 0], [128 - 103.53, -116.28, 255 - 123.675], rtol=1e-6
+    )
 
 
 def test_crop_takes_the_pixels_at_its_offset() -> None:
@@ -147,7 +155,9 @@ def test_boxes_stay_on_their_object_through_every_change(data: st.DataObject) ->
     pixels[y1:y2, x1:x2] = 255
     canvas = (64, 96) if width > height else (96, 64)
     geometry = place(height, width, config, changes, canvas)
-    picture = to_canvas(resize_bilinear(tf.constant(change_pixels(pixels, changes)), geometry.resized), geometry.offset, canvas, config)
+    picture = to_canvas(
+        resize_bilinear(tf.constant(change_pixels(pixels, changes)), geometry.resized), geometry.offset, canvas, config
+    )
     box, kept = transform_boxes(np.array([[x1, y1, x2, y2]], np.float32), (height, width), changes, geometry)
     rows, columns = np.nonzero(picture.numpy()[..., 0] > 0.5)
     if not kept[0]:
@@ -172,7 +182,12 @@ def test_flips_and_colours_of_pixels() -> None:
 
 
 def test_draws_depend_on_seed_epoch_and_image_alone_and_cover_their_ranges() -> None:
-    drawn = options("augment.horizontal_flip=0.3", "augment.scale_range=[0.5,2.0]", "augment.color_jitter=0.2", "image.min_size=[32,48,64]")
+    drawn = options(
+        "augment.horizontal_flip=0.3",
+        "augment.scale_range=[0.5,2.0]",
+        "augment.color_jitter=0.2",
+        "image.min_size=[32,48,64]",
+    )
     assert draw_changes(drawn, 3, 17) == draw_changes(drawn, 3, 17)
     many = [draw_changes(drawn, epoch, image_id) for epoch in range(20) for image_id in range(50)]
     assert len(set(many)) == 1000

@@ -29,7 +29,10 @@ def test_corners_become_boxes(tmp_path: Path) -> None:
     write(tmp_path, "a", ("dog", 0, 1, 1, 1, 1), ("cat", 1, 3, 2, 20, 10))
     write(tmp_path, "b")
     assert voc_to_coco(tmp_path) == {
-        "images": [{"id": 1, "file_name": "a.jpg", "width": 20, "height": 10}, {"id": 2, "file_name": "b.jpg", "width": 20, "height": 10}],
+        "images": [
+            {"id": 1, "file_name": "a.jpg", "width": 20, "height": 10},
+            {"id": 2, "file_name": "b.jpg", "width": 20, "height": 10},
+        ],
         "annotations": [
             {"id": 1, "category_id": 2, "image_id": 1, "bbox": [0, 0, 1, 1], "area": 1, "iscrowd": 0},
             {"id": 2, "category_id": 1, "image_id": 1, "bbox": [2, 1, 18, 9], "area": 162, "iscrowd": 1},
@@ -42,7 +45,15 @@ def test_the_verb_takes_a_list_and_classes(tmp_path: Path) -> None:
     write(tmp_path / "xml", "a", ("dog", 0, 1, 1, 5, 5))
     write(tmp_path / "xml", "b", ("cat", 0, 1, 1, 5, 5))
     (tmp_path / "train.txt").write_text("b  1\n\n")
-    command = ["voc-to-coco", str(tmp_path / "xml"), "--list", str(tmp_path / "train.txt"), "--classes", "dog, cat", "--out"]
+    command = [
+        "voc-to-coco",
+        str(tmp_path / "xml"),
+        "--list",
+        str(tmp_path / "train.txt"),
+        "--classes",
+        "dog, cat",
+        "--out",
+    ]
     result = CliRunner().invoke(main, [*command, str(tmp_path / "new" / "out.json")])
     assert result.output == f"{tmp_path}/new/out.json: 1 images, 1 objects, 2 classes\n"
     tables = json.loads((tmp_path / "new" / "out.json").read_text())
@@ -55,7 +66,10 @@ def test_the_verb_takes_a_list_and_classes(tmp_path: Path) -> None:
     [
         ("<annotation>", "is not valid XML"),
         ("<annotation/>", "there is no <size>"),
-        ("<annotation><size><width>20</width><height>10</height></size></annotation>", "<filename> of <annotation> is missing or empty"),
+        (
+            "<annotation><size><width>20</width><height>10</height></size></annotation>",
+            "<filename> of <annotation> is missing or empty",
+        ),
         (
             "<annotation><filename>a</filename><size><width>x</width><height>1</height></size></annotation>",
             "<width> is 'x'; expected a number",

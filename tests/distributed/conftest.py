@@ -59,10 +59,14 @@ training: {{batch_size: 2, epochs: 1.6667, log_every: 1, evaluate_every: null}}
 def _why_no_two_hosts() -> str:
     if sys.platform != "linux" or os.geteuid() != 0:
         return "two hosts on one machine need network namespaces: Linux, as root"
-    missing = [tool for tool in ("ip", "unshare", "nsenter", "ssh", "ssh-keygen", "/usr/sbin/sshd") if not shutil.which(tool)]
+    missing = [
+        tool for tool in ("ip", "unshare", "nsenter", "ssh", "ssh-keygen", "/usr/sbin/sshd") if not shutil.which(tool)
+    ]
     if missing:
         return f"two hosts need {', '.join(missing)}: scripts/install_system_packages.sh distributed"
-    tried = subprocess.run(["unshare", "--net", "--mount", "--uts", "--ipc", "--pid", "--fork", "true"], capture_output=True, check=False)
+    tried = subprocess.run(
+        ["unshare", "--net", "--mount", "--uts", "--ipc", "--pid", "--fork", "true"], capture_output=True, check=False
+    )
     return f"this machine forbids namespaces: {tried.stderr.decode().strip()}" if tried.returncode else ""
 
 

@@ -27,7 +27,12 @@ def train(world: World, recipe: Path, output: Path, *overrides: str) -> Arrays:
     trainer.run()
     after = _flat(trainer.model.variables)
     digest = hashlib.sha256(after.tobytes() + _flat(trainer.optimizer.variables).tobytes()).hexdigest()
-    return {"before": before, "after": after, "digests": np.array(len(set(world.texts(digest)))), "steps": np.array(trainer.step)}
+    return {
+        "before": before,
+        "after": after,
+        "digests": np.array(len(set(world.texts(digest)))),
+        "steps": np.array(trainer.step),
+    }
 
 
 def train_frozen_bn(world: World, recipe: Path, output: Path) -> Arrays:
@@ -62,7 +67,9 @@ def sync_bn(world: World, recipe: Path, output: Path) -> Arrays:
             loss = tf.reduce_sum(outputs * of_outputs)
         return outputs, *tape.gradient(loss, [inputs, layer.gamma.value, layer.beta.value])
 
-    outputs, of_inputs, of_gamma, of_beta = (tensor.numpy() for tensor in run(tf.constant(rows[share]), tf.constant(weights[share])))
+    outputs, of_inputs, of_gamma, of_beta = (
+        tensor.numpy() for tensor in run(tf.constant(rows[share]), tf.constant(weights[share]))
+    )
     everyones = world.gather([outputs, of_inputs, of_gamma[None], of_beta[None]])
     names = ("outputs", "of_inputs", "of_gamma", "of_beta")
     joined = {name: np.concatenate([arrays[i] for arrays in everyones]) for i, name in enumerate(names)}
@@ -85,7 +92,11 @@ def evaluate(world: World, recipe: Path, output: Path) -> Arrays:
         "counts": np.array(counts),
         "summary": np.array(list(metrics.summary.values())),
         "classes": np.array(list(metrics.class_ap.values())),
-        **{f"{name}{image}": getattr(found, name) for image, found in results.items() for name in ("boxes", "scores", "labels")},
+        **{
+            f"{name}{image}": getattr(found, name)
+            for image, found in results.items()
+            for name in ("boxes", "scores", "labels")
+        },
     }
 
 
@@ -93,11 +104,16 @@ def exchange(world: World, recipe: Path, output: Path) -> Arrays:
     """Operations between steps, and disagreements that must be told by rank."""
     import tensorflow as tf
 
-    variables = [tf.Variable(np.full((2, 3), world.rank + 1.5, np.float32)), tf.Variable(tf.cast(world.rank, tf.bfloat16))]
+    variables = [
+        tf.Variable(np.full((2, 3), world.rank + 1.5, np.float32)),
+        tf.Variable(tf.cast(world.rank, tf.bfloat16)),
+    ]
     world.broadcast(variables)
     gathered = world.gather([np.full((world.rank, 2), world.rank, np.int32)])
     told = []
-    facts = {"frcnn": "1.0", "option seed": str(world.rank)} | ({"training data": "shapes"} if world.leads else {"option new": "1"})
+    facts = {"frcnn": "1.0", "option seed": str(world.rank)} | (
+        {"training data": "shapes"} if world.leads else {"option new": "1"}
+    )
     for attempt in (lambda: world.agree(facts), lambda: _fails_on_last(world)):
         try:
             attempt()
@@ -114,7 +130,9 @@ def exchange(world: World, recipe: Path, output: Path) -> Arrays:
 
 def sharded(world: World, recipe: Path, output: Path) -> Arrays:
     """An epoch in which each rank stands for a host with its own images, of unequal number: who saw what, and steps taken."""
-    config = load_config(recipe, ["data.sharded=true", f"data.root={output / f'shard{world.rank}'}", f"output={output / 'sharded'}"])
+    config = load_config(
+        recipe, ["data.sharded=true", f"data.root={output / f'shard{world.rank}'}", f"output={output / 'sharded'}"]
+    )
     trainer = _trainer(replace(world, local_rank=0, local_size=1), config)
     seen: list[int] = []
     step = trainer._train_on
@@ -127,7 +145,9 @@ def sharded(world: World, recipe: Path, output: Path) -> Arrays:
     trainer.total_steps = trainer.steps_per_epoch
     trainer.run()
     everyones = world.gather([np.array(seen), np.array([trainer.step])])
-    return {"steps": np.array([int(steps[0]) for _, steps in everyones])} | {f"seen{i}": ids for i, (ids, _) in enumerate(everyones)}
+    return {"steps": np.array([int(steps[0]) for _, steps in everyones])} | {
+        f"seen{i}": ids for i, (ids, _) in enumerate(everyones)
+    }
 
 
 def fails(world: World, recipe: Path, output: Path) -> Arrays:

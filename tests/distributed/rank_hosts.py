@@ -19,7 +19,17 @@ ADDRESSES = {"alpha": "198.18.7.1", "beta": "198.18.7.2"}  # RFC 2544: for tests
 
 def mpirun(ranks: int, *arguments: str, timeout: float = 400) -> subprocess.CompletedProcess[str]:
     """Run a Python file with arguments as so many ranks of this machine."""
-    command = ["mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", *YIELD, "-np", str(ranks), sys.executable]
+    command = [
+        "mpirun",
+        "--allow-run-as-root",
+        "--oversubscribe",
+        "--bind-to",
+        "none",
+        *YIELD,
+        "-np",
+        str(ranks),
+        sys.executable,
+    ]
     return subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=timeout, check=False)
 
 
@@ -30,7 +40,11 @@ class Running:
         self.log = log
         with log.open("w") as out:
             self.process = subprocess.Popen(
-                command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True, env={**os.environ, **(environment or {})}
+                command,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env={**os.environ, **(environment or {})},
             )
 
     def text(self) -> str:
@@ -81,7 +95,9 @@ class TwoHosts:
         self.folder = folder
         key = folder / "key"
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
-        (folder / "hosts").write_text("127.0.0.1 localhost\n" + "".join(f"{ip} {name}\n" for name, ip in ADDRESSES.items()))
+        (folder / "hosts").write_text(
+            "127.0.0.1 localhost\n" + "".join(f"{ip} {name}\n" for name, ip in ADDRESSES.items())
+        )
         (folder / "authorized_keys").write_bytes(key.with_suffix(".pub").read_bytes())
         (folder / "ssh_config").write_text(
             f"IdentityFile {key}\nStrictHostKeyChecking no\nUserKnownHostsFile /dev/null\nLogLevel ERROR\nUser root\n"
@@ -101,7 +117,20 @@ class TwoHosts:
             f"hostname {name} && mount --bind {self.folder}/hosts /etc/hosts && mkdir -p /run/sshd && ip link set lo up && "
             f"exec /usr/sbin/sshd -D -e -f {self.folder}/sshd_config"
         )
-        isolated = ["unshare", "--net", "--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", inside]
+        isolated = [
+            "unshare",
+            "--net",
+            "--mount",
+            "--uts",
+            "--ipc",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+            "sh",
+            "-c",
+            inside,
+        ]
         return subprocess.Popen(isolated, stdout=subprocess.DEVNULL, stderr=(self.folder / f"{name}.log").open("wb"))
 
     def _connect(self) -> None:
@@ -131,7 +160,16 @@ class TwoHosts:
         """The words, to be run on a host."""
         namespaces = ["--net", "--mount", "--uts", "--ipc", "--pid"]
         path = f"{self.folder}/bin:{os.environ['PATH']}"
-        return ["nsenter", "--target", str(self.init_of(name)), *namespaces, f"--wd={Path.cwd()}", "env", f"PATH={path}", *words]
+        return [
+            "nsenter",
+            "--target",
+            str(self.init_of(name)),
+            *namespaces,
+            f"--wd={Path.cwd()}",
+            "env",
+            f"PATH={path}",
+            *words,
+        ]
 
     def run(self, name: str, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         return subprocess.run(self.command(name, *words), capture_output=True, text=True, check=check)

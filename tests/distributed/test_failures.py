@@ -35,7 +35,17 @@ def start(two_hosts: TwoHosts, recipe: Path, output: Path, tmp_path: Path) -> It
     started: list[Running] = []
 
     def run(*overrides: str) -> Running:
-        arguments = ["launch", "--hosts", "alpha:1,beta:1", "--interface", "eth0", "--", "train", "--config", str(recipe)]
+        arguments = [
+            "launch",
+            "--hosts",
+            "alpha:1,beta:1",
+            "--interface",
+            "eth0",
+            "--",
+            "train",
+            "--config",
+            str(recipe),
+        ]
         words = [sys.executable, "-m", "frcnn.cli", *arguments, f"output={output}", *SLOW, *overrides]
         started.append(Running(two_hosts.command("alpha", *words), tmp_path / "log"))
         started[-1].wait_for("train step=3 ")
@@ -155,7 +165,9 @@ def test_rank_0_may_work_alone_for_longer_than_a_run_may_stand_still(recipe: Pat
 def test_rank_that_lost_the_others_says_so_in_a_sentence(recipe: Path, tmp_path: Path) -> None:
     done = mpirun(2, str(HERE / "rank_checks.py"), str(recipe), str(tmp_path), "loses_others")
     assert done.returncode == 1
-    assert re.search(r"frcnn: rank 1 on .+: lost the other ranks \(Exception: MPI_ERR_COMM.*\); the first message", done.stderr)
+    assert re.search(
+        r"frcnn: rank 1 on .+: lost the other ranks \(Exception: MPI_ERR_COMM.*\); the first message", done.stderr
+    )
     assert "Traceback" not in done.stderr
 
 

@@ -27,7 +27,9 @@ from frcnn.errors import UserError
 )
 def test_interfaces_must_exist(monkeypatch: pytest.MonkeyPatch, variable: str, value: str, problem: bool) -> None:
     monkeypatch.setenv(variable, value)
-    told = pytest.raises(UserError, match=rf"^{variable} names the network interface '\w+', which does not exist; there are lo")
+    told = pytest.raises(
+        UserError, match=rf"^{variable} names the network interface '\w+', which does not exist; there are lo"
+    )
     with told if problem else contextlib.nullcontext():
         check_interfaces()
 

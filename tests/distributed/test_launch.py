@@ -33,9 +33,19 @@ def test_line_has_what_makes_it_fast_to_fail(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     line = mpirun_command([Host("a", 4), Host("b", 2)], ["train", "x=1"], "eth0")
     pairs = {(name, value) for kind, name, value in zip(line, line[1:], line[2:], strict=False) if kind == "-mca"}
-    assert {("oob_tcp_keepalive_time", "5"), ("oob_tcp_keepalive_intvl", "2"), ("oob_tcp_keepalive_probes", "3")} <= pairs
-    assert {("btl_tcp_if_include", "eth0"), ("oob_tcp_if_include", "eth0"), ("orte_abort_on_non_zero_status", "1")} <= pairs
-    assert len(pairs) == len({name for name, _ in pairs}) == line.count("-mca")  # mpirun refuses a name that stands twice
+    assert {
+        ("oob_tcp_keepalive_time", "5"),
+        ("oob_tcp_keepalive_intvl", "2"),
+        ("oob_tcp_keepalive_probes", "3"),
+    } <= pairs
+    assert {
+        ("btl_tcp_if_include", "eth0"),
+        ("oob_tcp_if_include", "eth0"),
+        ("orte_abort_on_non_zero_status", "1"),
+    } <= pairs
+    assert (
+        len(pairs) == len({name for name, _ in pairs}) == line.count("-mca")
+    )  # mpirun refuses a name that stands twice
     assert line[line.index("--host") + 1] == "a:4,b:2"
     assert line[line.index("-np") + 1] == "6"
     exported = {value for kind, value in itertools.pairwise(line) if kind == "-x"}

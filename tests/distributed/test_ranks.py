@@ -27,7 +27,9 @@ def folder(recipe: Path, shapes: Path, tmp_path_factory: pytest.TempPathFactory)
     folder = tmp_path_factory.mktemp("ranks")
     config = load_config(recipe, ["roi_head.score_threshold=0.0"])
     index = load_index(*find_channel(config.data, "train"))
-    write_model_folder(folder / "model", build_model(len(index.class_names), config), config, index.class_names, index.category_ids, {})
+    write_model_folder(
+        folder / "model", build_model(len(index.class_names), config), config, index.class_names, index.category_ids, {}
+    )
     pictures = sorted((shapes / "train").iterdir())
     for number, part in enumerate((pictures[:7], pictures[7:])):
         shutil.copytree(shapes / "annotations", folder / f"shard{number}" / "annotations")
@@ -90,7 +92,9 @@ def test_two_ranks_train_as_one_with_the_same_batches(
     assert losses[0][-1] != losses[0][0]
 
 
-def test_gradients_that_travel_as_float16_train_nearly_the_same(one: dict[str, Results], two: dict[str, Results]) -> None:
+def test_gradients_that_travel_as_float16_train_nearly_the_same(
+    one: dict[str, Results], two: dict[str, Results]
+) -> None:
     """A float16 has 11 bits, so what a step adds is off by up to 2^-11 of each gradient; not by more, and not by nothing."""
     alone, halves = one["train"], two["train_fp16"]
     way = alone["after"] - alone["before"]
@@ -109,13 +113,17 @@ def test_gradients_travel_while_others_are_computed(two: dict[str, Results], fol
     ahead = lead_of_sums(folder / "timeline.json")
     print("the first sum of a step began so many milliseconds before the last gradient was there:", ahead)
     assert len(ahead) >= 20
-    assert sum(milliseconds > 0 for milliseconds in ahead) >= 3  # on a busy machine the other rank is often the late one
+    assert (
+        sum(milliseconds > 0 for milliseconds in ahead) >= 3
+    )  # on a busy machine the other rank is often the late one
 
 
 def lead_of_sums(timeline: Path) -> list[float]:
     """By step: milliseconds from the beginning of its first bucket's sum to the offer of its last gradient, on rank 0."""
     text = timeline.read_text().rstrip()
-    events = json.loads(text if text.endswith("]") else text.rstrip(",") + "]")  # the bracket comes when Horovod ends in peace
+    events = json.loads(
+        text if text.endswith("]") else text.rstrip(",") + "]"
+    )  # the bracket comes when Horovod ends in peace
     names = {event["pid"]: event["args"]["name"] for event in events if "name" in event.get("args", {})}
     begins: dict[tuple[str, str], list[int]] = {}
     for event in events:
@@ -126,7 +134,10 @@ def lead_of_sums(timeline: Path) -> list[float]:
     assert max(bucket_of.values()) >= 3
     sums = [begins[name, "ALLREDUCE"] for name in bucket_of if (name, "ALLREDUCE") in begins]
     offers = [begins[name, "NEGOTIATE_ALLREDUCE"] for name in bucket_of]
-    return [(max(last) - min(first)) / 1000 for first, last in zip(zip(*sums, strict=False), zip(*offers, strict=False), strict=False)]
+    return [
+        (max(last) - min(first)) / 1000
+        for first, last in zip(zip(*sums, strict=False), zip(*offers, strict=False), strict=False)
+    ]
 
 
 def test_sync_batch_norm_is_batch_norm_of_the_whole_batch(one: dict[str, Results], two: dict[str, Results]) -> None:

@@ -29,7 +29,10 @@ def index_of(folder: Path, annotations: list[dict], images: int = 1, categories:
     tree = {
         "images": [{"id": 10 + n, "file_name": f"{n}.png", "width": 200, "height": 200} for n in range(images)],
         "categories": [{"id": category, "name": f"class {category}"} for category in categories],
-        "annotations": [{"iscrowd": 0, "area": a["bbox"][2] * a["bbox"][3], "image_id": 10, "category_id": 3, **a} for a in annotations],
+        "annotations": [
+            {"iscrowd": 0, "area": a["bbox"][2] * a["bbox"][3], "image_id": 10, "category_id": 3, **a}
+            for a in annotations
+        ],
     }
     file = folder / "instances.json"
     file.write_text(json.dumps(tree))
@@ -156,13 +159,19 @@ def test_class_by_class_gives_what_all_classes_at_once_give_to_the_last_digit(tm
     for position, name in enumerate(index.class_names):
         precision = measured[:, :, position][measured[:, :, position] > -1]
         assert metrics.class_ap[name] == precision.mean() if precision.size else math.isnan(metrics.class_ap[name])
-    assert [name for name, value in metrics.class_ap.items() if math.isnan(value)] == ["class 50", "class 60", "class 61"]
+    assert [name for name, value in metrics.class_ap.items() if math.isnan(value)] == [
+        "class 50",
+        "class 60",
+        "class 61",
+    ]
 
 
 def test_progress_counts_classes_and_gives_signs_of_life_on_the_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    index = index_of(tmp_path, [{"id": number, "image_id": 10 + number, "bbox": [0, 0, 50, 50]} for number in range(4)], images=5)
+    index = index_of(
+        tmp_path, [{"id": number, "image_id": 10 + number, "bbox": [0, 0, 50, 50]} for number in range(4)], images=5
+    )
     told = []
 
     def progress(*counts: int) -> None:
@@ -227,7 +236,9 @@ def test_an_object_with_annotation_id_zero_can_be_found(tmp_path: Path) -> None:
 
 
 def test_detections_inside_a_crowd_count_neither_way(tmp_path: Path) -> None:
-    index = index_of(tmp_path, [{"id": 1, "bbox": [0, 0, 50, 50]}, {"id": 2, "bbox": [100, 100, 100, 100], "iscrowd": 1}])
+    index = index_of(
+        tmp_path, [{"id": 1, "bbox": [0, 0, 50, 50]}, {"id": 2, "bbox": [100, 100, 100, 100], "iscrowd": 1}]
+    )
     crowd_first = detections(([110, 110, 130, 130], 0.9, 1), ([140, 140, 190, 190], 0.8, 1), ([0, 0, 50, 50], 0.5, 1))
     metrics = evaluate_detections(index, {10: crowd_first})
     assert metrics.summary["AP"] == pytest.approx(1)
@@ -235,7 +246,9 @@ def test_detections_inside_a_crowd_count_neither_way(tmp_path: Path) -> None:
 
 
 def test_images_without_results_count_as_missed(tmp_path: Path) -> None:
-    index = index_of(tmp_path, [{"id": 1, "bbox": [0, 0, 50, 50]}, {"id": 2, "image_id": 11, "bbox": [0, 0, 50, 50]}], images=3)
+    index = index_of(
+        tmp_path, [{"id": 1, "bbox": [0, 0, 50, 50]}, {"id": 2, "image_id": 11, "bbox": [0, 0, 50, 50]}], images=3
+    )
     metrics = evaluate_detections(index, {10: detections(([0, 0, 50, 50], 0.9, 1))})
     assert metrics.summary["AR100"] == 0.5
     assert evaluate_detections(index, {10: NOTHING}).summary["AP"] == 0.0

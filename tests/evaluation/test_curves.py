@@ -15,8 +15,13 @@ def colored_pixels(file: Path) -> np.ndarray:
 
 
 def test_curves_fall_where_the_losses_fall_and_gaps_are_allowed(tmp_path: Path) -> None:
-    losses = [{"record": "train", "step": step, "loss": math.exp(-step / 40), "learning_rate": 0.1} for step in range(1, 200)]
-    scores = [{"record": "evaluation", "step": step, "AP": None if step == 50 else step / 400, "AP50": 0.9} for step in (50, 100, 150)]
+    losses = [
+        {"record": "train", "step": step, "loss": math.exp(-step / 40), "learning_rate": 0.1} for step in range(1, 200)
+    ]
+    scores = [
+        {"record": "evaluation", "step": step, "AP": None if step == 50 else step / 400, "AP50": 0.9}
+        for step in (50, 100, 150)
+    ]
     plot_training(losses + scores, tmp_path / "deep" / "curves.png")
     both = colored_pixels(tmp_path / "deep" / "curves.png")
     plot_training(losses, tmp_path / "losses.png")

@@ -11,7 +11,14 @@ import pytest
 from PIL import Image
 
 from frcnn.data.coco import ImageRecord
-from frcnn.evaluation.visualize import SMALLEST_SIDE, class_color, draw_comparison, draw_comparisons, draw_detections, draw_objects
+from frcnn.evaluation.visualize import (
+    SMALLEST_SIDE,
+    class_color,
+    draw_comparison,
+    draw_comparisons,
+    draw_detections,
+    draw_objects,
+)
 from frcnn.inference import Detections
 
 GREY = 100
@@ -62,7 +69,9 @@ def test_outlines_are_on_the_edges_in_the_colour_of_the_class() -> None:
     assert color_at(picture, 202, 147) == class_color(2)
 
 
-@pytest.mark.parametrize("box", [[0, 0, 800, 600], [0, 0, 40, 20], [780, 590, 800, 600], [300, 0, 700, 600], [-5, -5, 805, 605]])
+@pytest.mark.parametrize(
+    "box", [[0, 0, 800, 600], [0, 0, 40, 20], [780, 590, 800, 600], [300, 0, 700, 600], [-5, -5, 805, 605]]
+)
 def test_captions_are_whole_inside_the_picture_wherever_the_box_is(box: list[float]) -> None:
     """With the caption gone, what is left of the drawing is the outline alone: the caption's share is the same everywhere."""
 
@@ -110,7 +119,9 @@ def test_the_first_classes_have_colours_of_their_own() -> None:
 
 
 def test_a_comparison_has_the_truth_left_and_the_detections_right() -> None:
-    sheet = draw_comparison(grey(600, 800), one_object(crowd=False), found(([500, 300, 700, 500], 0.9, 2)), ["cat", "dog"])
+    sheet = draw_comparison(
+        grey(600, 800), one_object(crowd=False), found(([500, 300, 700, 500], 0.9, 2)), ["cat", "dog"]
+    )
     halves = np.split(np.asarray(sheet), [sheet.width // 2], axis=1)
     counts = [[int((half == class_color(label)).all(axis=2).sum()) for label in (1, 2)] for half in halves]
     assert [[count > 100 for count in half] for half in counts] == [[True, False], [False, True]]

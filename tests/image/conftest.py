@@ -46,7 +46,9 @@ def docker(daemons: engine.Daemons) -> Callable[..., str]:
         os.environ["DOCKER_HOST"] = engine.start_engine(daemons, data)
 
     def run(*arguments: str | Path, check: bool = True, timeout: float = 1000) -> str:
-        done = subprocess.run([engine.DOCKER, *map(str, arguments)], capture_output=True, text=True, timeout=timeout, check=False)
+        done = subprocess.run(
+            [engine.DOCKER, *map(str, arguments)], capture_output=True, text=True, timeout=timeout, check=False
+        )
         assert done.returncode == 0 or not check, done.stderr
         return done.stdout.removesuffix("\n")
 
@@ -86,7 +88,11 @@ def image(docker: Callable[..., str], daemons: engine.Daemons, request: pytest.F
         (daemons.folder / "pip.conf").write_text("[global]\ncert = /run/secrets/ca_bundle\n")
         variables |= {"CA_BUNDLE": bundle, "PIP_CONF": str(daemons.folder / "pip.conf")}
     done = subprocess.run(
-        [REPOSITORY / "scripts/build_image.sh", "--", "--network", "host"], env=variables, capture_output=True, text=True, check=False
+        [REPOSITORY / "scripts/build_image.sh", "--", "--network", "host"],
+        env=variables,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return done.stdout.splitlines()[-1]

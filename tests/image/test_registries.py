@@ -30,7 +30,12 @@ def aws(daemons: engine.Daemons) -> dict[str, str]:
     host, port = MOTO.split(":")
     daemons.start("moto", Path(sys.executable).with_name("moto_server"), "-H", host, "-p", port)
     engine.wait_for("moto", lambda: engine.answers(f"http://{MOTO}/moto-api/"))
-    return {"AWS_ENDPOINT_URL": f"http://{MOTO}", "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_REGION": engine.REGION}
+    return {
+        "AWS_ENDPOINT_URL": f"http://{MOTO}",
+        "AWS_ACCESS_KEY_ID": "x",
+        "AWS_SECRET_ACCESS_KEY": "x",
+        "AWS_REGION": engine.REGION,
+    }
 
 
 @pytest.fixture
@@ -40,10 +45,14 @@ def login(tmp_path: Path) -> dict[str, str]:
 
 
 def push(name: str, variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([SCRIPTS / name], env={**os.environ, **variables}, capture_output=True, text=True, timeout=600, check=False)
+    return subprocess.run(
+        [SCRIPTS / name], env={**os.environ, **variables}, capture_output=True, text=True, timeout=600, check=False
+    )
 
 
-def pull_and_run(docker: Callable[..., str], name: str, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
+def pull_and_run(
+    docker: Callable[..., str], name: str, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> str:
     """What the image says of itself after it came back from the registry."""
     for key, value in variables.items():
         monkeypatch.setenv(key, value)
@@ -52,7 +61,9 @@ def pull_and_run(docker: Callable[..., str], name: str, variables: dict[str, str
     return docker("run", "--rm", name, "--version")
 
 
-def test_docker_hub(docker: Callable[..., str], image: str, registry: str, login: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_docker_hub(
+    docker: Callable[..., str], image: str, registry: str, login: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     variables = {"REGISTRY": registry, "DOCKERHUB_USER": USER, "SOURCE_IMAGE": image, "TAG": "tests"}
     refused = push("push_dockerhub.sh", {**variables, **login})
     assert refused.returncode != 0  # no one has logged in
@@ -62,7 +73,9 @@ def test_docker_hub(docker: Callable[..., str], image: str, registry: str, login
     assert pull_and_run(docker, f"{registry}/{USER}/frcnn:tests", login, monkeypatch).startswith("frcnn")
 
 
-def test_ecr(docker: Callable[..., str], image: str, aws: dict[str, str], login: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ecr(
+    docker: Callable[..., str], image: str, aws: dict[str, str], login: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     if engine.ECR not in Path(f"/proc/{docker_pid()}/root/etc/hosts").read_text():
         pytest.skip("the engine of DOCKER_HOST does not find ECR's host name here")
     done = push("push_ecr.sh", {**aws, **login, "SOURCE_IMAGE": image, "TAG": "tests"})

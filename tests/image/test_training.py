@@ -18,7 +18,9 @@ HARDENED = {
 
 
 @pytest.mark.parametrize("arguments", [(), *HARDENED.values()], ids=["plain", *HARDENED])
-def test_train_leaves_a_model(image: str, channel: Path, hosts: Callable[..., list[Host]], arguments: tuple[str, ...]) -> None:
+def test_train_leaves_a_model(
+    image: str, channel: Path, hosts: Callable[..., list[Host]], arguments: tuple[str, ...]
+) -> None:
     (host,) = hosts(SMALL)
     host.start(image, channel, *arguments)
     assert host.exit_code() == 0, host.log
@@ -39,7 +41,9 @@ def test_bad_channel_fails_with_a_reason(image: str, hosts: Callable[..., list[H
     assert len(failure.splitlines()) == 2
 
 
-def test_stopped_job_goes_on_from_its_step(image: str, channel: Path, hosts: Callable[..., list[Host]], docker: Callable[..., str]) -> None:
+def test_stopped_job_goes_on_from_its_step(
+    image: str, channel: Path, hosts: Callable[..., list[Host]], docker: Callable[..., str]
+) -> None:
     (host,) = hosts(ENDLESS)
     host.start(image, channel)
     host.wait_for_step(3)

@@ -23,11 +23,15 @@ def network(docker: Callable[..., str]) -> Iterator[str]:
 
 def start(both: list[Host], image: str, channel: Path, network: str) -> None:
     for host in both:
-        host.start(image, channel, "--network", network, "--network-alias", host.name, "--env", f"TRAINING_JOB_NAME={network}")
+        host.start(
+            image, channel, "--network", network, "--network-alias", host.name, "--env", f"TRAINING_JOB_NAME={network}"
+        )
 
 
 @pytest.fixture
-def removed_first(hosts: Callable[..., list[Host]], network: str, docker: Callable[..., str]) -> Iterator[Callable[..., list[Host]]]:
+def removed_first(
+    hosts: Callable[..., list[Host]], network: str, docker: Callable[..., str]
+) -> Iterator[Callable[..., list[Host]]]:
     """Containers leave a network before it can be removed."""
     made: list[Host] = []
 
@@ -41,7 +45,9 @@ def removed_first(hosts: Callable[..., list[Host]], network: str, docker: Callab
         host.container = ""
 
 
-def test_both_train_one_model(image: str, channel: Path, network: str, removed_first: Callable[..., list[Host]]) -> None:
+def test_both_train_one_model(
+    image: str, channel: Path, network: str, removed_first: Callable[..., list[Host]]
+) -> None:
     leader, worker = both = removed_first({**SMALL, "sagemaker_mpi_enabled": "true"})
     start(both, image, channel, network)
     assert leader.exit_code() == 0, leader.log
@@ -54,7 +60,12 @@ def test_both_train_one_model(image: str, channel: Path, network: str, removed_f
 
 @pytest.mark.parametrize("killed", [0, 1], ids=["leader", "worker"])
 def test_the_other_ends_soon_and_says_who_went_away(
-    killed: int, image: str, channel: Path, network: str, removed_first: Callable[..., list[Host]], docker: Callable[..., str]
+    killed: int,
+    image: str,
+    channel: Path,
+    network: str,
+    removed_first: Callable[..., list[Host]],
+    docker: Callable[..., str],
 ) -> None:
     both = removed_first(ENDLESS)
     start(both, image, channel, network)

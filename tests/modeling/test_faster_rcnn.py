@@ -49,10 +49,17 @@ def test_variables_have_readable_unique_names() -> None:
     model, _ = drawn_model()
     names = [variable.path for variable in model.variables]
     assert len(set(names)) == len(names)
-    assert {"backbone/stem/conv/kernel", "fpn/lateral2/conv/bias", "rpn/objectness/bias", "roi_head/box_deltas/kernel"} <= set(names)
+    assert {
+        "backbone/stem/conv/kernel",
+        "fpn/lateral2/conv/bias",
+        "rpn/objectness/bias",
+        "roi_head/box_deltas/kernel",
+    } <= set(names)
 
 
-@pytest.mark.parametrize(("freeze", "first_trained"), [(0, "stem"), (1, "stage2_block1"), (2, "stage3_block1"), (5, None)])
+@pytest.mark.parametrize(
+    ("freeze", "first_trained"), [(0, "stem"), (1, "stage2_block1"), (2, "stage3_block1"), (5, None)]
+)
 def test_frozen_stages_do_not_train(freeze: int, first_trained: str | None) -> None:
     model, _ = drawn_model("reference", f"backbone.freeze={freeze}")
     trained = [variable.path.split("/")[1] for variable in model.backbone.trainable_variables]

@@ -34,7 +34,9 @@ def test_group_norm_is_the_papers() -> None:
     layer = randomised(GroupNorm(1e-5, "norm"), tf.constant(inputs), rng)
     groups = inputs.astype(np.float64).reshape(2, 30, 32, 2)
     mean, variance = groups.mean(axis=(1, 3), keepdims=True), groups.var(axis=(1, 3), keepdims=True)
-    expected = ((groups - mean) / np.sqrt(variance + 1e-5)).reshape(inputs.shape) * layer.gamma.numpy() + layer.beta.numpy()
+    expected = ((groups - mean) / np.sqrt(variance + 1e-5)).reshape(
+        inputs.shape
+    ) * layer.gamma.numpy() + layer.beta.numpy()
     np.testing.assert_allclose(layer(tf.constant(inputs)), expected, rtol=1e-4, atol=1e-4)
 
 
@@ -61,7 +63,9 @@ def test_batch_norm_trains_and_remembers_as_pytorch_does() -> None:
     layer = BatchNorm(1e-5, "norm")
     outputs = layer(tf.constant(inputs), training=True).numpy()
     flat = inputs.reshape(-1, 8).astype(np.float64)
-    np.testing.assert_allclose(outputs.reshape(-1, 8), (flat - flat.mean(0)) / np.sqrt(flat.var(0) + 1e-5), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(
+        outputs.reshape(-1, 8), (flat - flat.mean(0)) / np.sqrt(flat.var(0) + 1e-5), rtol=1e-3, atol=1e-4
+    )
     np.testing.assert_allclose(layer.moving_mean.numpy(), 0.1 * flat.mean(0), rtol=1e-4)
     np.testing.assert_allclose(layer.moving_variance.numpy(), 0.9 + 0.1 * flat.var(0, ddof=1), rtol=1e-4)
 

@@ -25,7 +25,9 @@ def test_binary_cross_entropy() -> None:
     positive = np.array([False, True, True, False])
     probability = 1 / (1 + np.exp(-logits))
     expected = -np.where(positive, np.log(probability), np.log1p(-probability))
-    np.testing.assert_allclose(losses.binary_cross_entropy(tf.constant(logits), tf.constant(positive)), expected, rtol=1e-6, atol=1e-12)
+    np.testing.assert_allclose(
+        losses.binary_cross_entropy(tf.constant(logits), tf.constant(positive)), expected, rtol=1e-6, atol=1e-12
+    )
 
 
 def test_cross_entropy() -> None:

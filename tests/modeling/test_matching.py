@@ -11,7 +11,9 @@ from frcnn.modeling import matching
 from frcnn.modeling.matching import BACKGROUND, CHUNK, IGNORED, match, sample
 
 
-def slow_match(candidates: np.ndarray, gt: np.ndarray, valid: np.ndarray, high: float, low: float, low_quality: bool) -> list[int]:
+def slow_match(
+    candidates: np.ndarray, gt: np.ndarray, valid: np.ndarray, high: float, low: float, low_quality: bool
+) -> list[int]:
     """Ren et al. 2015, section 3.1.2, one candidate at a time."""
     objects = [j for j in range(len(gt)) if valid[j]]
     table = {(i, j): slow_iou(candidates[i], gt[j]) for i in range(len(candidates)) for j in objects}
@@ -41,7 +43,9 @@ def test_match_is_the_papers_rule(seed: int, slots: int, low_quality: bool) -> N
     # Whole coordinates make exact ties frequent, between candidates and between objects.
     corner = rng.integers(0, 12, (40, 2)).astype(np.float32)
     candidates = np.concatenate([corner, corner + rng.integers(2, 7, (40, 2))], axis=1).astype(np.float32)
-    gt = candidates[rng.integers(0, 40, (2, slots))] + rng.integers(0, 2, (2, slots, 4)).astype(np.float32) * [[[0, 0, 1, 2]]]
+    gt = candidates[rng.integers(0, 40, (2, slots))] + rng.integers(0, 2, (2, slots, 4)).astype(np.float32) * [
+        [[0, 0, 1, 2]]
+    ]
     valid = rng.random((2, slots)) < 0.7
     got = match(
         tf.constant(candidates),
@@ -143,19 +147,34 @@ def test_a_loss_on_matched_boxes_has_its_gradient_and_none_passes_through_the_ma
 
 def test_image_without_objects_is_all_background() -> None:
     candidates = tf.constant([[0, 0, 4, 4], [2, 2, 9, 9]], tf.float32)
-    got = match(candidates, tf.zeros([1, 3, 4]), tf.zeros([1, 3], tf.bool), foreground_iou=0.7, background_iou=0.3, low_quality=True)
+    got = match(
+        candidates,
+        tf.zeros([1, 3, 4]),
+        tf.zeros([1, 3], tf.bool),
+        foreground_iou=0.7,
+        background_iou=0.3,
+        low_quality=True,
+    )
     assert got.numpy().tolist() == [[BACKGROUND, BACKGROUND]]
 
 
 def test_crowd_regions_match_nothing() -> None:
     box = tf.constant([[[0, 0, 8, 8], [0, 0, 8, 8]]], tf.float32)
-    got = match(box[0, :1], box, tf.constant([[False, True]]), foreground_iou=0.5, background_iou=0.5, low_quality=False)
+    got = match(
+        box[0, :1], box, tf.constant([[False, True]]), foreground_iou=0.5, background_iou=0.5, low_quality=False
+    )
     assert got.numpy().tolist() == [[1]]
 
 
 def draw(matches: list[list[int]], count: int, fraction: float, seed: int = 0, usable: list[list[bool]] | None = None):
     seeds = tf.constant([[seed, 7]] * len(matches))
-    return sample(tf.constant(matches), tf.constant(usable) if usable else None, count=count, positive_fraction=fraction, seed=seeds)
+    return sample(
+        tf.constant(matches),
+        tf.constant(usable) if usable else None,
+        count=count,
+        positive_fraction=fraction,
+        seed=seeds,
+    )
 
 
 def test_sample_takes_the_allowed_positives_and_fills_with_negatives() -> None:
@@ -196,6 +215,9 @@ def test_draw_of_an_image_does_not_depend_on_its_batch() -> None:
     matches = [[0] * 10 + [BACKGROUND] * 30]
     seeds = tf.constant([[1, 7], [2, 7], [3, 7]])
     together = sample(tf.constant(matches * 3), None, count=8, positive_fraction=0.5, seed=seeds).indices.numpy()
-    alone = [sample(tf.constant(matches), None, count=8, positive_fraction=0.5, seed=seeds[i : i + 1]).indices.numpy()[0] for i in range(3)]
+    alone = [
+        sample(tf.constant(matches), None, count=8, positive_fraction=0.5, seed=seeds[i : i + 1]).indices.numpy()[0]
+        for i in range(3)
+    ]
     np.testing.assert_array_equal(together, alone)
     assert len({row.tobytes() for row in together}) == 3

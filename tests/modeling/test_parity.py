@@ -35,7 +35,9 @@ PEERS = {
     "detectron2": Peer("detectron2", -1, 2),
 }
 GRADIENT = 1e-3  # allowed relative difference from the peer's gradient in float64,
-ROUNDING = 3  # or so many times what the peer's own in float32 differs from it, where that is more: see docs/numerics.md
+ROUNDING = (
+    3  # or so many times what the peer's own in float32 differs from it, where that is more: see docs/numerics.md
+)
 
 
 @functools.lru_cache(maxsize=1)
@@ -76,7 +78,9 @@ def test_every_stage_of_inference(name: str, stored: dict[str, np.ndarray]) -> N
 def test_losses_and_gradients_on_what_the_peer_sampled(name: str, stored: dict[str, np.ndarray]) -> None:
     truth = [drawn_truth(number) for number in range(2)]
     pictures = [drawn_picture(number) for number in range(2)]
-    own = side(name).training(pictures, [boxes for boxes, _ in truth], [labels for _, labels in truth], restore_drawn(stored))
+    own = side(name).training(
+        pictures, [boxes for boxes, _ in truth], [labels for _, labels in truth], restore_drawn(stored)
+    )
     assert own["mismatched"] == 0
     losses = {key.removeprefix("loss:"): float(value) for key, value in stored.items() if key.startswith("loss:")}
     assert own["losses"] == pytest.approx(losses, rel=1e-4)

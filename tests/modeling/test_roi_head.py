@@ -13,7 +13,9 @@ from frcnn.modeling.matching import Sample
 from frcnn.modeling.rpn import Proposals
 
 
-def slow_detections(logits, deltas, boxes, valid, size, original, options: RoIHead) -> list[tuple[float, int, list[float]]]:
+def slow_detections(
+    logits, deltas, boxes, valid, size, original, options: RoIHead
+) -> list[tuple[float, int, list[float]]]:
     """torchvision's postprocess_detections, one image, one box at a time."""
     probabilities = np.exp(logits - logits.max(1, keepdims=True))
     probabilities /= probabilities.sum(1, keepdims=True)
@@ -26,7 +28,9 @@ def slow_detections(logits, deltas, boxes, valid, size, original, options: RoIHe
             x, y = (boxes[i, :2] + boxes[i, 2:]) / 2
             dx, dy, dw, dh = deltas[i, label - 1] / options.box_weights
             x, y, width, height = x + dx * width, y + dy * height, width * np.exp(dw), height * np.exp(dh)
-            box = np.array([x - width / 2, y - height / 2, x + width / 2, y + height / 2]).clip(0, [size[1], size[0]] * 2)
+            box = np.array([x - width / 2, y - height / 2, x + width / 2, y + height / 2]).clip(
+                0, [size[1], size[0]] * 2
+            )
             if score <= options.score_threshold or min(box[2] - box[0], box[3] - box[1]) < options.min_box_size:
                 continue
             if all(slow_iou(box, other) <= options.nms_iou for other in kept):
@@ -54,7 +58,9 @@ def test_detections_are_torchvisions(max_detections: int) -> None:
     )  # fmt: skip
     for row in range(batch):
         rows = slice(row * number, (row + 1) * number)
-        expected = slow_detections(logits[rows], deltas[rows], boxes[row].astype(float), valid[row], sizes[row], originals[row], options)
+        expected = slow_detections(
+            logits[rows], deltas[rows], boxes[row].astype(float), valid[row], sizes[row], originals[row], options
+        )
         count = int(got.counts[row])
         assert count == len(expected)
         assert got.labels[row, :count].numpy().tolist() == [label for _, label, _ in expected]
@@ -70,7 +76,9 @@ def test_losses_by_hand() -> None:
     boxes = np.array([[[0, 0, 10, 10], [5, 5, 25, 15]], [[2, 2, 8, 20], [0, 0, 0, 0]]], np.float32)
     gt = np.array([[[1, 0, 12, 10], [0, 0, 0, 0]], [[2, 3, 9, 19], [0, 0, 0, 0]]], np.float32)
     labels = np.array([[2, 0], [1, 0]], np.int32)
-    drawn = Sample(tf.zeros([2, 2], tf.int32), positive=tf.constant(labels > 0), valid=tf.constant([[True, True], [True, False]]))
+    drawn = Sample(
+        tf.zeros([2, 2], tf.int32), positive=tf.constant(labels > 0), valid=tf.constant([[True, True], [True, False]])
+    )
     sample = roi_head.RoISample(tf.constant(boxes), tf.constant(labels), tf.constant(gt), drawn)
     got = roi_head.roi_losses(tf.constant(logits), tf.constant(deltas), sample, RoIHead())
 

@@ -24,7 +24,9 @@ def made_up(seed: int, batch: int = 2) -> tuple[rpn.Predictions, np.ndarray]:
     return rpn.Predictions(tf.constant(logits), tf.constant(deltas), LEVELS), anchors
 
 
-def slow_proposals(logits, deltas, anchors, size, before: int, after: int, threshold: float, smallest: float) -> list[list[float]]:
+def slow_proposals(
+    logits, deltas, anchors, size, before: int, after: int, threshold: float, smallest: float
+) -> list[list[float]]:
     """torchvision's filter_proposals, one image, one box at a time."""
     kept: list[tuple[float, list[float]]] = []
     start = 0
@@ -54,11 +56,20 @@ def test_proposals_are_torchvisions(training: bool) -> None:
     options = RPN(pre_nms_train=20, post_nms_train=15, pre_nms_test=10, post_nms_test=9, nms_iou=0.5, min_box_size=2.0)
     before, after = (20, 15) if training else (10, 9)
     sizes = np.array([[50, 60], [64, 40]], np.int32)
-    proposals = rpn.propose(predictions, tf.constant(anchors), tf.constant(sizes), options, "reference", training=training)
+    proposals = rpn.propose(
+        predictions, tf.constant(anchors), tf.constant(sizes), options, "reference", training=training
+    )
     assert proposals.boxes.shape == (2, after, 4)
     for row in range(2):
         expected = slow_proposals(
-            predictions.logits[row].numpy(), predictions.deltas[row].numpy(), anchors, sizes[row], before, after, 0.5, 2.0
+            predictions.logits[row].numpy(),
+            predictions.deltas[row].numpy(),
+            anchors,
+            sizes[row],
+            before,
+            after,
+            0.5,
+            2.0,
         )
         count = int(proposals.valid[row].numpy().sum())
         assert count == len(expected)
@@ -70,7 +81,9 @@ def test_proposals_do_not_carry_gradients() -> None:
     predictions, anchors = made_up(1)
     with tf.GradientTape() as tape:
         tape.watch([predictions.logits, predictions.deltas])
-        proposals = rpn.propose(predictions, tf.constant(anchors), tf.constant([[50, 60]] * 2), RPN(), "reference", training=True)
+        proposals = rpn.propose(
+            predictions, tf.constant(anchors), tf.constant([[50, 60]] * 2), RPN(), "reference", training=True
+        )
         total = tf.reduce_sum(proposals.boxes)
     assert tape.gradient(total, [predictions.logits, predictions.deltas]) == [None, None]
 
@@ -89,7 +102,10 @@ def test_losses_by_hand(normalizer: str) -> None:
         valid=tf.constant([[True] * 4, [True, True, True, False]]),
     )
     options = RPN(samples=4, normalizer=normalizer)
-    of_drawn = (tf.constant(np.take_along_axis(logits, indices, 1)), tf.constant(np.take_along_axis(deltas, indices[..., None], 1)))
+    of_drawn = (
+        tf.constant(np.take_along_axis(logits, indices, 1)),
+        tf.constant(np.take_along_axis(deltas, indices[..., None], 1)),
+    )
     got = rpn.rpn_losses(*of_drawn, tf.constant(anchors), tf.constant(gt), tf.constant(matches), drawn, options)
 
     divisor = 7 if normalizer == "sampled" else 8
@@ -127,7 +143,9 @@ def test_drawn_anchors_have_the_values_and_gradients_of_a_dense_run(convs: int) 
     for layer in head.convs:  # of a size that shows, biases included: they would leak in from beyond the border
         layer.kernel.assign(tf.random.stateless_normal(layer.kernel.shape, [1, convs], stddev=0.3))
         layer.bias.assign([0.5, -0.5, 1.0, 2.0])
-    every_cell = tf.constant([np.random.default_rng(row).permutation(3 * (35 + 12 + 2))[:120] for row in range(2)], tf.int32)
+    every_cell = tf.constant(
+        [np.random.default_rng(row).permutation(3 * (35 + 12 + 2))[:120] for row in range(2)], tf.int32
+    )
     slopes = tf.random.stateless_normal([2, 120, 5], [7, 8])
 
     def run(dense: bool) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
@@ -135,7 +153,9 @@ def test_drawn_anchors_have_the_values_and_gradients_of_a_dense_run(convs: int) 
             tape.watch(pyramid)
             if dense:
                 predictions = head(pyramid)
-                outputs = [tf.gather(values, every_cell, batch_dims=1) for values in (predictions.logits, predictions.deltas)]
+                outputs = [
+                    tf.gather(values, every_cell, batch_dims=1) for values in (predictions.logits, predictions.deltas)
+                ]
             else:
                 outputs = list(head.at(pyramid, every_cell))
             loss = tf.reduce_sum(outputs[0] * slopes[..., 0]) + tf.reduce_sum(outputs[1] * slopes[..., 1:])

@@ -20,7 +20,9 @@ def level_of(box: np.ndarray, strides: tuple[int, ...], rule: str) -> int:
 Tap = tuple[int, float]
 
 
-def axis_samples(start: float, end: float, extent: int, bins: int, sampling_ratio: int, aligned: bool) -> list[list[list[Tap]]]:
+def axis_samples(
+    start: float, end: float, extent: int, bins: int, sampling_ratio: int, aligned: bool
+) -> list[list[list[Tap]]]:
     """Taps ``(pixel, weight)`` of each sample of each bin along one axis; samples outside the map have none."""
     side = end - start if aligned else max(end - start, 1.0)
     grid = sampling_ratio or min(max(math.ceil(side / bins), 0), extent)

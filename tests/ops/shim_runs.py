@@ -31,14 +31,32 @@ STRIDES = (8, 16)
 
 def build(mode: str, program: Path, kernels: Path = KERNELS, extra: tuple[str, ...] = SMALL) -> Path:
     sources = [str(kernels / "roi_align.cu"), str(kernels / "nms.cu"), str(SHIM / "main.cc")]
-    flags = ["-std=c++17", "-w", "-ffp-contract=off", *MODES[mode], *extra, f"-I{kernels}", "-include", str(SHIM / "cuda_shim.h")]
-    subprocess.run(["g++", *flags, "-x", "c++", *sources, "-lpthread", "-o", str(program)], check=True, capture_output=True, text=True)
+    flags = [
+        "-std=c++17",
+        "-w",
+        "-ffp-contract=off",
+        *MODES[mode],
+        *extra,
+        f"-I{kernels}",
+        "-include",
+        str(SHIM / "cuda_shim.h"),
+    ]
+    subprocess.run(
+        ["g++", *flags, "-x", "c++", *sources, "-lpthread", "-o", str(program)],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     return program
 
 
 def build_cpu(program: Path, compiler: str = "g++", flags: tuple[str, ...] = ()) -> Path:
     """The CPU kernels behind the same calls; ``order`` is that of the pieces that threads would take."""
-    sources = [*(KERNELS / name for name in ("roi_align_plan.cc", "roi_align_cpu.cc", "nms_cpu.cc")), SHIM / "cpu.cc", SHIM / "main.cc"]
+    sources = [
+        *(KERNELS / name for name in ("roi_align_plan.cc", "roi_align_cpu.cc", "nms_cpu.cc")),
+        SHIM / "cpu.cc",
+        SHIM / "main.cc",
+    ]
     command = [
         compiler,
         "-std=c++17",
@@ -59,7 +77,9 @@ class Failure(AssertionError):
     """A run that ended badly: a sanitizer's report, a divergent barrier, a signal."""
 
 
-def run(program: Path | tuple[str, ...], operation: str, order: str, *arrays: np.ndarray, timeout: float = 60) -> tuple[bytes, int]:
+def run(
+    program: Path | tuple[str, ...], operation: str, order: str, *arrays: np.ndarray, timeout: float = 60
+) -> tuple[bytes, int]:
     """Results as bytes, and the bytes of device memory that the kernels moved. A tuple is an emulator's command."""
     call = b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)
     command = program if isinstance(program, tuple) else (str(program),)
@@ -90,14 +110,24 @@ def pooling_call(channels: int, sampling_ratio: int, aligned: bool, number: int 
     images = rng.integers(0, 2, count).astype(np.int32)
     images[5:7] = [-1, 2]
     bins = 3
-    rule = {"strides": STRIDES, "output_size": bins, "sampling_ratio": sampling_ratio, "aligned": aligned, "level_rule": "detectron2"}
+    rule = {
+        "strides": STRIDES,
+        "output_size": bins,
+        "sampling_ratio": sampling_ratio,
+        "aligned": aligned,
+        "level_rule": "detectron2",
+    }
     pooled, gradient = ops_oracle.roi_align(pyramid, boxes, images, **rule)
     upstream = rng.normal(size=pooled.shape).astype(dtype)
     sizes = np.int32([level.shape[1] for level in pyramid]), np.int32([level.shape[2] for level in pyramid])
     numbers = np.int32([len(STRIDES), 2, channels, bins, sampling_ratio, aligned, number, count])
     # starts: the first is unused; 224 pixels belong to P4
     return Call(
-        (numbers, *sizes, 1 / np.float32(STRIDES), np.float32([0, 224]), boxes, images), pyramid, upstream, pooled, gradient(upstream)
+        (numbers, *sizes, 1 / np.float32(STRIDES), np.float32([0, 224]), boxes, images),
+        pyramid,
+        upstream,
+        pooled,
+        gradient(upstream),
     )
 
 
@@ -148,6 +178,12 @@ def checks() -> list[tuple[str, Callable[[Path, str], None]]]:
     }
     suppressions = {"four runs": nms_call(450, 450, 0.375), "stopped early": nms_call(150, 70, 0.5)}
     return [
-        *((name, lambda program, order, call=call: check_pooling(program, order, call)) for name, call in poolings.items()),
-        *((name, lambda program, order, call=call: check_nms(program, order, call)) for name, call in suppressions.items()),
+        *(
+            (name, lambda program, order, call=call: check_pooling(program, order, call))
+            for name, call in poolings.items()
+        ),
+        *(
+            (name, lambda program, order, call=call: check_nms(program, order, call))
+            for name, call in suppressions.items()
+        ),
     ]

@@ -25,8 +25,15 @@ def fresh_serving():
 
 
 def python(code: str, home: Path, path: str | None = None) -> subprocess.Popen[str]:
-    environment = {"HOME": str(home), "PATH": path or os.environ["PATH"], "PYTHONPATH": str(REPOSITORY), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    return subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    environment = {
+        "HOME": str(home),
+        "PATH": path or os.environ["PATH"],
+        "PYTHONPATH": str(REPOSITORY),
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }
+    return subprocess.Popen(
+        [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def small_sources(folder: Path) -> Path:
@@ -141,7 +148,9 @@ def test_the_installed_package_brings_its_kernels(tmp_path):
     assert library.name.endswith("-cuda.so") == (build.nvcc() is not None)
 
 
-def test_threads_that_come_first_together_load_one_library(fresh_serving: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_that_come_first_together_load_one_library(
+    fresh_serving: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     obtained = []
 
     def slowly() -> build.Library:

@@ -17,7 +17,9 @@ from frcnn import ops
 
 STRIDES = (4, 8, 16, 32)
 kernels = pytest.mark.parametrize("kernel", ["reference", "compiled"])
-few = settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+few = settings(
+    max_examples=20, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 def pool(pyramid, boxes, images, **changes):
@@ -41,9 +43,17 @@ def suppress(boxes, scores, groups, **options):
 @pytest.mark.parametrize("level_rule", ["torchvision", "detectron2"])
 @pytest.mark.parametrize("sampling_ratio", [0, 2, 3])
 @pytest.mark.parametrize("aligned", [False, True])
-def test_roi_align_and_its_gradient_are_the_slow_definitions(pyramid, awkward_boxes, rng, kernel, sampling_ratio, aligned, level_rule):
+def test_roi_align_and_its_gradient_are_the_slow_definitions(
+    pyramid, awkward_boxes, rng, kernel, sampling_ratio, aligned, level_rule
+):
     boxes, images = awkward_boxes
-    rule = {"strides": STRIDES, "output_size": 4, "sampling_ratio": sampling_ratio, "aligned": aligned, "level_rule": level_rule}
+    rule = {
+        "strides": STRIDES,
+        "output_size": 4,
+        "sampling_ratio": sampling_ratio,
+        "aligned": aligned,
+        "level_rule": level_rule,
+    }
     expected, expected_gradient = ops_oracle.roi_align(pyramid, boxes, images, **rule)
     levels = [tf.convert_to_tensor(level) for level in pyramid]
     upstream = rng.normal(size=expected.shape).astype(np.float32)
@@ -67,7 +77,9 @@ def test_a_bin_worked_by_hand(kernel):
     boxes = np.float32([[4, 4, 12, 12]])
     rule = {"strides": (4,), "output_size": 1, "kernel": kernel}
     assert pool([level], boxes, [0], **rule).numpy().item() == 22.0
-    assert pool([level], boxes, [0], aligned=True, **rule).numpy().item() == pytest.approx(16.5)  # half a pixel up and left
+    assert pool([level], boxes, [0], aligned=True, **rule).numpy().item() == pytest.approx(
+        16.5
+    )  # half a pixel up and left
     # Two bins a side: centres of the upper left bin at 1.25 and 1.75.
     assert pool([level], boxes, [0], strides=(4,), output_size=2, kernel=kernel).numpy()[0, 0, 0, 0] == 16.5
 
@@ -79,7 +91,9 @@ def test_any_number_of_channels(awkward_boxes, rng, kernel, channels):
     pyramid = [rng.normal(size=(2, 64 // stride, 48 // stride, channels)).astype(np.float32) for stride in STRIDES]
     rule = {"strides": STRIDES, "output_size": 2, "sampling_ratio": 2, "aligned": True, "level_rule": "torchvision"}
     expected, _ = ops_oracle.roi_align(pyramid, boxes / 4, images, **rule)
-    np.testing.assert_allclose(ops.roi_align(pyramid_tensors(pyramid), boxes / 4, images, kernel=kernel, **rule), expected, atol=2e-5)
+    np.testing.assert_allclose(
+        ops.roi_align(pyramid_tensors(pyramid), boxes / 4, images, kernel=kernel, **rule), expected, atol=2e-5
+    )
 
 
 def pyramid_tensors(pyramid):
@@ -90,14 +104,24 @@ def pyramid_tensors(pyramid):
 @pytest.mark.parametrize(("dtype", "tolerance"), [(ml_dtypes.bfloat16, 2**-8), (np.float16, 2**-11)])
 def test_small_number_formats_round_once(pyramid, awkward_boxes, rng, kernel, dtype, tolerance):
     boxes, images = awkward_boxes
-    small = [np.concatenate([level] * 4, axis=-1).astype(dtype) for level in pyramid]  # 20 channels: a vector and a rest
+    small = [
+        np.concatenate([level] * 4, axis=-1).astype(dtype) for level in pyramid
+    ]  # 20 channels: a vector and a rest
     expected = pool([level.astype(np.float32) for level in small], boxes, images, kernel="reference").numpy()
     levels = pyramid_tensors(small)
     upstream = rng.normal(size=expected.shape).astype(dtype)
     with tf.GradientTape() as tape:
         tape.watch(levels)
         pooled = ops.roi_align(
-            levels, boxes, images, strides=STRIDES, output_size=4, sampling_ratio=2, aligned=False, level_rule="torchvision", kernel=kernel
+            levels,
+            boxes,
+            images,
+            strides=STRIDES,
+            output_size=4,
+            sampling_ratio=2,
+            aligned=False,
+            level_rule="torchvision",
+            kernel=kernel,
         )
     assert pooled.dtype == levels[0].dtype
     np.testing.assert_allclose(pooled.numpy().astype(np.float32), expected, rtol=tolerance, atol=1e-5)
@@ -135,7 +159,15 @@ def test_static_shapes_survive_a_function(kernel):
     @tf.function
     def step(levels, boxes, images):
         pooled = ops.roi_align(
-            levels, boxes, images, strides=STRIDES, output_size=7, sampling_ratio=0, aligned=True, level_rule="detectron2", kernel=kernel
+            levels,
+            boxes,
+            images,
+            strides=STRIDES,
+            output_size=7,
+            sampling_ratio=0,
+            aligned=True,
+            level_rule="detectron2",
+            kernel=kernel,
         )
         return pooled, *tf.gradients(pooled, levels)
 
@@ -191,7 +223,9 @@ def test_linear_in_the_features_and_blind_to_the_order_of_boxes(pyramid, boxes, 
     other = [level[:, ::-1] for level in pyramid]
     mixed = [level + factor * flipped for level, flipped in zip(pyramid, other, strict=True)]
     plain = pooled(pyramid, boxes, no_images).numpy()
-    np.testing.assert_allclose(pooled(mixed, boxes, no_images), plain + factor * pooled(other, boxes, no_images).numpy(), atol=1e-4)
+    np.testing.assert_allclose(
+        pooled(mixed, boxes, no_images), plain + factor * pooled(other, boxes, no_images).numpy(), atol=1e-4
+    )
     np.testing.assert_array_equal(pooled(pyramid, boxes[order], no_images), plain[order])
 
 
@@ -224,8 +258,14 @@ def test_the_compiled_gradient_repeats_itself_to_the_last_bit(pyramid, awkward_b
     [
         ({"boxes": np.zeros([2, 5], np.float32)}, "expected \\[N, 4\\] and \\[N\\]"),
         ({"images": np.zeros([3], np.int32)}, "expected \\[N, 4\\] and \\[N\\]"),
-        ({"pyramid": [np.zeros([2, 8, 8, 5], np.float32), np.zeros([2, 4, 4, 6], np.float32)]}, "level 1 of the pyramid"),
-        ({"pyramid": [np.zeros([2, 8, 0, 5], np.float32), np.zeros([2, 4, 4, 5], np.float32)]}, "level 0 of the pyramid"),
+        (
+            {"pyramid": [np.zeros([2, 8, 8, 5], np.float32), np.zeros([2, 4, 4, 6], np.float32)]},
+            "level 1 of the pyramid",
+        ),
+        (
+            {"pyramid": [np.zeros([2, 8, 0, 5], np.float32), np.zeros([2, 4, 4, 5], np.float32)]},
+            "level 0 of the pyramid",
+        ),
     ],
 )
 def test_shapes_that_do_not_fit_are_errors_with_the_shape(changes, problem):
@@ -253,7 +293,8 @@ def test_nms_is_the_slow_definition(rng, kernel, threshold):
     kept = suppress(boxes, scores, groups, iou_threshold=threshold, max_outputs=25, kernel=kernel)
     with np.errstate(all="ignore"):
         assert kept == [
-            ops_oracle.nms(*image, iou_threshold=threshold, max_outputs=25) for image in zip(boxes, scores, groups, strict=True)
+            ops_oracle.nms(*image, iou_threshold=threshold, max_outputs=25)
+            for image in zip(boxes, scores, groups, strict=True)
         ]
 
 
@@ -287,13 +328,18 @@ def test_what_is_near_enough_to_be_compared(rng, shape, threshold):
     left = rng.uniform(-500, 500, 300) if shape != "stacked" else np.full(300, 1e6)
     first = np.stack([left, rng.uniform(0, 3, 300), left + width, rng.uniform(3, 6, 300)], axis=1)
     second = first.copy()
-    second[:150, 2] = first[:150, 0] + width[:150] * max(threshold, 0.01) * rng.choice([0.99, 1.0, 1.01], 150)  # contained
-    second[150:, [0, 2]] += (width[150:] * (1 - threshold) / (1 + threshold) * rng.choice([0.99, 1.0, 1.01], 150))[:, None]  # moved
+    second[:150, 2] = first[:150, 0] + width[:150] * max(threshold, 0.01) * rng.choice(
+        [0.99, 1.0, 1.01], 150
+    )  # contained
+    second[150:, [0, 2]] += (width[150:] * (1 - threshold) / (1 + threshold) * rng.choice([0.99, 1.0, 1.01], 150))[
+        :, None
+    ]  # moved
     boxes = np.concatenate([first, second]).astype(np.float32)[None]
     boxes[0, :4] = [[np.nan, 0, 5, 5], [-3e38, 0, 3e38, 5], [-np.inf, 0, np.inf, 5], [7, 0, 2, 5]]
     scores, groups = rng.uniform(size=(1, 600)).astype(np.float32), rng.integers(0, 2, size=(1, 600)).astype(np.int32)
     kept, expected = (
-        suppress(boxes, scores, groups, iou_threshold=threshold, max_outputs=600, kernel=kernel) for kernel in ("compiled", "reference")
+        suppress(boxes, scores, groups, iou_threshold=threshold, max_outputs=600, kernel=kernel)
+        for kernel in ("compiled", "reference")
     )
     assert kept == expected
 
@@ -325,7 +371,10 @@ def test_what_nms_promises(crowd, threshold, kernel):
     [kept] = suppress(boxes, scores, groups, **options)
 
     def drops(better, worse):
-        return groups[0, better] == groups[0, worse] and float(ops_oracle.iou(boxes[0, better], boxes[0, worse])) > threshold
+        return (
+            groups[0, better] == groups[0, worse]
+            and float(ops_oracle.iou(boxes[0, better], boxes[0, worse])) > threshold
+        )
 
     rank = [(-scores[0, i], i) for i in range(boxes.shape[1])]
     assert kept == sorted(kept, key=rank.__getitem__), "best first, ties by index"

@@ -23,7 +23,14 @@ needs_cross_compiler = pytest.mark.skipif(
 def sanitized(tmp_path_factory):
     if shutil.which("g++") is None:
         pytest.skip("no g++")
-    flags = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-static-libasan", "-static-libubsan")
+    flags = (
+        "-O1",
+        "-g",
+        "-fsanitize=address,undefined",
+        "-fno-sanitize-recover=all",
+        "-static-libasan",
+        "-static-libubsan",
+    )
     return shim_runs.build_cpu(tmp_path_factory.mktemp("cpu") / "sanitized", flags=flags)
 
 
@@ -53,5 +60,7 @@ def test_the_operations_compile_for_aarch64():
     flags, _ = build._tensorflow_flags()
     for source in build.TENSORFLOW_SOURCES:
         subprocess.run(
-            [CROSS_COMPILER, *build.COMMON, *flags, "-fsyntax-only", str(build.SOURCES / source)], check=True, capture_output=True
+            [CROSS_COMPILER, *build.COMMON, *flags, "-fsyntax-only", str(build.SOURCES / source)],
+            check=True,
+            capture_output=True,
         )

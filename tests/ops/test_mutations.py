@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-spec = importlib.util.spec_from_file_location("kernel_mutations", Path(__file__).parents[2] / "tools" / "kernel_mutations.py")
+spec = importlib.util.spec_from_file_location(
+    "kernel_mutations", Path(__file__).parents[2] / "tools" / "kernel_mutations.py"
+)
 kernel_mutations = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(kernel_mutations)
 

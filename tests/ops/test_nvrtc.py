@@ -38,7 +38,9 @@ def nvrtc() -> ctypes.CDLL:
 def compile_kernels(nvrtc: ctypes.CDLL, source: Path, kernels: list[str], architecture: int) -> tuple[str, bytes]:
     """The compiler's log, and the machine code: empty where it failed."""
     program = ctypes.c_void_p()
-    assert nvrtc.nvrtcCreateProgram(ctypes.byref(program), source.read_bytes(), source.name.encode(), 0, None, None) == 0
+    assert (
+        nvrtc.nvrtcCreateProgram(ctypes.byref(program), source.read_bytes(), source.name.encode(), 0, None, None) == 0
+    )
     for kernel in kernels:
         assert nvrtc.nvrtcAddNameExpression(program, kernel.encode()) == 0
     # launch.h declares host functions, which a compiler for the device alone may take for its own.
@@ -49,7 +51,9 @@ def compile_kernels(nvrtc: ctypes.CDLL, source: Path, kernels: list[str], archit
         "--device-as-default-execution-space",
         f"-I{source.parent}",
     ]
-    nvrtc.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*(option.encode() for option in options)))
+    nvrtc.nvrtcCompileProgram(
+        program, len(options), (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
+    )
     size = ctypes.c_size_t()
     nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
     log = ctypes.create_string_buffer(size.value)

@@ -15,8 +15,14 @@ def test_levels_start_at_the_powers_of_two_less_the_guard():
     for rule, share in (("torchvision", 2**-1e-6), ("detectron2", 1.0)):
         starts = reference.level_starts(STRIDES, rule)
         np.testing.assert_allclose(starts, [112 * share, 224 * share, 448 * share], rtol=5e-7)
-        assert all(start <= exact for start, exact in zip(starts, (112, 224, 448), strict=True)), "an exact 112 belongs to P3"
-    assert reference.level_starts(STRIDES, "torchvision")[0] < 112 * (1 - 4e-7) < reference.level_starts(STRIDES, "detectron2")[0]
+        assert all(start <= exact for start, exact in zip(starts, (112, 224, 448), strict=True)), (
+            "an exact 112 belongs to P3"
+        )
+    assert (
+        reference.level_starts(STRIDES, "torchvision")[0]
+        < 112 * (1 - 4e-7)
+        < reference.level_starts(STRIDES, "detectron2")[0]
+    )
 
 
 def test_round_down():

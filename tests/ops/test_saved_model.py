@@ -40,7 +40,13 @@ class Model(tf.Module):
         super().__init__()
         self.kernel = kernel
 
-    @tf.function(input_signature=[[tf.TensorSpec([None, None, None, 5])] * 4, tf.TensorSpec([None, 4]), tf.TensorSpec([None], tf.int32)])
+    @tf.function(
+        input_signature=[
+            [tf.TensorSpec([None, None, None, 5])] * 4,
+            tf.TensorSpec([None, 4]),
+            tf.TensorSpec([None], tf.int32),
+        ]
+    )
     def __call__(self, levels, boxes, images):
         pooled = ops.roi_align(
             levels,
@@ -59,8 +65,15 @@ class Model(tf.Module):
 
 
 def load(folder: Path, first: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", LOADER.format(first), *(str(folder / name) for name in ("model", "inputs.npz", "outputs.npz"))]
-    return subprocess.run(command, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True, timeout=200)
+    command = [
+        sys.executable,
+        "-c",
+        LOADER.format(first),
+        *(str(folder / name) for name in ("model", "inputs.npz", "outputs.npz")),
+    ]
+    return subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True, timeout=200
+    )
 
 
 @pytest.fixture
@@ -68,8 +81,12 @@ def saved(request, tmp_path, pyramid, awkward_boxes):
     """The folder with the model and its inputs, and what it gives here."""
     boxes, images = awkward_boxes
     model, levels = Model(request.param), [tf.constant(level) for level in pyramid]
-    tf.saved_model.save(model, str(tmp_path / "model"), options=tf.saved_model.SaveOptions(experimental_custom_gradients=True))
-    np.savez(tmp_path / "inputs.npz", boxes=boxes, images=images, **{f"level{k}": level for k, level in enumerate(pyramid)})
+    tf.saved_model.save(
+        model, str(tmp_path / "model"), options=tf.saved_model.SaveOptions(experimental_custom_gradients=True)
+    )
+    np.savez(
+        tmp_path / "inputs.npz", boxes=boxes, images=images, **{f"level{k}": level for k, level in enumerate(pyramid)}
+    )
     with tf.GradientTape() as tape:
         tape.watch(levels)
         pooled, indices, counts = model(levels, boxes, images)

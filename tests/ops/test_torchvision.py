@@ -48,6 +48,8 @@ def test_nms(golden, kernel, threshold, grouped):
     boxes, scores, groups = (golden[f"nms_{name}"][None] for name in ("boxes", "scores", "groups"))
     expected = golden[f"nms_{threshold}{'_grouped' if grouped else ''}"]
     options = {"iou_threshold": threshold, "max_outputs": 600, "kernel": kernel}
-    indices, counts = tf.function(lambda: ops.nms(boxes, scores, groups if grouped else np.zeros_like(groups), **options))()
+    indices, counts = tf.function(
+        lambda: ops.nms(boxes, scores, groups if grouped else np.zeros_like(groups), **options)
+    )()
     assert counts.numpy() == len(expected)
     np.testing.assert_array_equal(indices[0, : len(expected)], expected)

@@ -122,7 +122,10 @@ def test_what_s3_does_not_delete_stays_remembered(account: Account, monkeypatch:
     with monkeypatch.context() as patch:
         patch.setattr(s3, "delete_objects", lambda **_: refused)
         patch.setattr(account, "client", lambda _: s3)
-        with pytest.raises(UserError, match=r"S3 did not delete 1 of the objects below s3://bucket/x, first 'x/2': Access Denied; docs/"):
+        with pytest.raises(
+            UserError,
+            match=r"S3 did not delete 1 of the objects below s3://bucket/x, first 'x/2': Access Denied; docs/",
+        ):
             list(account.clean_up())
     assert account.made() == [("folder", "s3://bucket/x")]
     assert list(account.clean_up()) == ["removed: folder s3://bucket/x"]

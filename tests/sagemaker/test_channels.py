@@ -45,21 +45,34 @@ def channels(base: Path, *files: str, **options: dict[str, Any]) -> list[Channel
 
 
 def splits(base: Path, found: dict[str, Any]) -> dict[str, tuple[str, ...]]:
-    return {split: tuple(entry[key].relative_to(base).as_posix() for key in ("images", "annotations")) for split, entry in found.items()}
+    return {
+        split: tuple(entry[key].relative_to(base).as_posix() for key in ("images", "annotations"))
+        for split, entry in found.items()
+    }
 
 
 @pytest.mark.parametrize(
     ("files", "expected"),
     [
         (
-            ("train/a.jpg", "validation/a.jpg", "annotations/instances_train2017.json", "annotations/instances_val2017.json"),
+            (
+                "train/a.jpg",
+                "validation/a.jpg",
+                "annotations/instances_train2017.json",
+                "annotations/instances_val2017.json",
+            ),
             {
                 "train": ("train", "annotations/instances_train2017.json"),
                 "validation": ("validation", "annotations/instances_val2017.json"),
             },
         ),
         (
-            ("training/images/a.jpg", "val-set/a.jpg", "annotations/annotations/train.json", "annotations/annotations/val.json"),
+            (
+                "training/images/a.jpg",
+                "val-set/a.jpg",
+                "annotations/annotations/train.json",
+                "annotations/annotations/val.json",
+            ),
             {
                 "train": ("training/images", "annotations/annotations/train.json"),
                 "validation": ("val-set", "annotations/annotations/val.json"),
@@ -67,9 +80,15 @@ def splits(base: Path, found: dict[str, Any]) -> dict[str, tuple[str, ...]]:
         ),
         (
             ("train/a.jpg", "train/_annotations.coco.json", "valid/a.jpg", "valid/_annotations.coco.json"),
-            {"train": ("train", "train/_annotations.coco.json"), "validation": ("valid", "valid/_annotations.coco.json")},
+            {
+                "train": ("train", "train/_annotations.coco.json"),
+                "validation": ("valid", "valid/_annotations.coco.json"),
+            },
         ),
-        (("train/train2017/a.jpg", "annotations/my_boxes.json"), {"train": ("train/train2017", "annotations/my_boxes.json")}),
+        (
+            ("train/train2017/a.jpg", "annotations/my_boxes.json"),
+            {"train": ("train/train2017", "annotations/my_boxes.json")},
+        ),
         (("train/a.jpg", "train/export.json", "other/readme.txt"), {"train": ("train", "train/export.json")}),
     ],
 )
@@ -83,7 +102,12 @@ def test_splits_in_channels_of_their_own(tmp_path: Path, files: tuple[str, ...],
 
 @pytest.mark.parametrize("name", ["training", "train", "coco", "my-data"])
 def test_one_channel_with_a_coco_folder(tmp_path: Path, name: str) -> None:
-    layout = ("train2017/a.jpg", "val2017/a.jpg", "annotations/instances_train2017.json", "annotations/instances_val2017.json")
+    layout = (
+        "train2017/a.jpg",
+        "val2017/a.jpg",
+        "annotations/instances_train2017.json",
+        "annotations/instances_val2017.json",
+    )
     inputs = find_inputs(channels(tmp_path, *(f"{name}/{file}" for file in layout)), tmp_path / "scratch")
     assert inputs.data == {"root": tmp_path / name}
     assert inputs.notes == ()
@@ -103,7 +127,11 @@ def test_a_piped_manifest_becomes_coco(tmp_path: Path) -> None:
     Image.new("RGB", (60, 40)).save(tmp_path / "picture" / "a.jpg")
     pipe = tmp_path / "train_0"
     os.mkfifo(pipe)
-    records = [(tmp_path / "picture" / "a.jpg").read_bytes(), json.dumps(LINE["bb"]).encode(), json.dumps(LINE["bb-metadata"]).encode()]
+    records = [
+        (tmp_path / "picture" / "a.jpg").read_bytes(),
+        json.dumps(LINE["bb"]).encode(),
+        json.dumps(LINE["bb-metadata"]).encode(),
+    ]
 
     def feed() -> None:
         with pipe.open("wb") as stream:
@@ -112,10 +140,16 @@ def test_a_piped_manifest_becomes_coco(tmp_path: Path) -> None:
 
     writer = threading.Thread(target=feed)
     writer.start()
-    inputs = find_inputs([Channel("train", tmp_path / "train", "Pipe", record_wrapper="RecordIO")], tmp_path / "scratch")
+    inputs = find_inputs(
+        [Channel("train", tmp_path / "train", "Pipe", record_wrapper="RecordIO")], tmp_path / "scratch"
+    )
     writer.join()
     index = load_index(**inputs.data["train"], on_bad_annotation="error")
-    assert (index.class_names, len(index.images), index.images[0].path.parent) == (("cell",), 1, tmp_path / "scratch" / "train")
+    assert (index.class_names, len(index.images), index.images[0].path.parent) == (
+        ("cell",),
+        1,
+        tmp_path / "scratch" / "train",
+    )
 
 
 def test_weights_and_recipe(tmp_path: Path) -> None:
@@ -138,8 +172,16 @@ def test_weights_and_recipe(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "options", "message"),
     [
-        ((), {}, "no channel holds training data; name one 'train', or give one with a COCO folder. Found no channels at all"),
-        (("pictures/a.jpg", "pictures/b.jpg"), {}, r"no channel holds training data; .* Found pictures \(a.jpg, b.jpg\)"),
+        (
+            (),
+            {},
+            "no channel holds training data; name one 'train', or give one with a COCO folder. Found no channels at all",
+        ),
+        (
+            ("pictures/a.jpg", "pictures/b.jpg"),
+            {},
+            r"no channel holds training data; .* Found pictures \(a.jpg, b.jpg\)",
+        ),
         (
             ("train/a.jpg",),
             {},
@@ -152,8 +194,16 @@ def test_weights_and_recipe(tmp_path: Path) -> None:
         ),
         ((), {"train": {"mode": "Pipe"}}, "piped with RecordWrapperType None; .*set RecordWrapperType to RecordIO"),
         ((), {"train": {"mode": "Pipe", "record_wrapper": "RecordIO"}}, "train_0 does not exist"),
-        (("train/a.jpg", "train/x.json", "config/a.yaml", "config/b.yaml"), {}, r"expected one recipe .*found config \(a.yaml, b.yaml\)"),
-        (("train/a.jpg", "train/x.json", "weights/model.pth"), {}, r"expected one model folder.*found weights \(model.pth\)"),
+        (
+            ("train/a.jpg", "train/x.json", "config/a.yaml", "config/b.yaml"),
+            {},
+            r"expected one recipe .*found config \(a.yaml, b.yaml\)",
+        ),
+        (
+            ("train/a.jpg", "train/x.json", "weights/model.pth"),
+            {},
+            r"expected one model folder.*found weights \(model.pth\)",
+        ),
     ],
 )
 def test_what_cannot_be_used_is_told_with_what_was_found(
@@ -176,6 +226,9 @@ def test_only_training_pictures_may_be_spread_over_hosts_and_only_if_asked(tmp_p
 
 def test_the_folder_of_pictures_is_found_by_those_that_this_host_has(tmp_path: Path) -> None:
     found = channels(tmp_path, "train/images/b.jpg", "annotations/instances_train.json")
-    entries = [{"id": number, "file_name": name, "width": 60, "height": 40} for number, name in enumerate(("a.jpg", "b.jpg"), start=1)]
+    entries = [
+        {"id": number, "file_name": name, "width": 60, "height": 40}
+        for number, name in enumerate(("a.jpg", "b.jpg"), start=1)
+    ]
     (tmp_path / "annotations" / "instances_train.json").write_text(json.dumps({**COCO, "images": entries}))
     assert find_inputs(found, tmp_path / "scratch").data["train"]["images"] == tmp_path / "train" / "images"

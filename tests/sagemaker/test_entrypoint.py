@@ -35,11 +35,15 @@ def test_a_job_ends_with_a_model_and_its_reports(make_container: MakeContainer) 
     container.start()
     assert container.wait() == 0, container.log
     model = container.base / "model"
-    assert {"weights.safetensors", "config.yaml", "labels.json", "metrics.json"} == {path.name for path in model.iterdir()}
+    assert {"weights.safetensors", "config.yaml", "labels.json", "metrics.json"} == {
+        path.name for path in model.iterdir()
+    }
     assert {"config.yaml", "metrics.jsonl", "tensorboard", "pictures"} == {
         path.name for path in (container.base / "output" / "data").iterdir()
     }
-    assert {"step-00000006", "model", "metrics.jsonl"} == {path.name for path in (container.base / "checkpoints").iterdir()}
+    assert {"step-00000006", "model", "metrics.jsonl"} == {
+        path.name for path in (container.base / "checkpoints").iterdir()
+    }
     assert not (container.base / "output" / "failure").exists()
     assert re.search(r"^job: test, 1 x this machine, 1 processes$", container.log, re.MULTILINE)
     assert re.search(r"^network: \w+ \(SageMaker said ethwe\), EFA: none", container.log, re.MULTILINE)
@@ -70,7 +74,9 @@ def test_a_stopped_job_goes_on_where_it_was(make_container: MakeContainer) -> No
     assert f"resumed at step {stopped['step']} of 12" in container.log
     assert not (container.base / "output" / "data" / "interrupted.json").exists()
     assert whole.wait() == 0, whole.log
-    expected, got = (safetensors.numpy.load_file(job.base / "model" / "weights.safetensors") for job in (whole, container))
+    expected, got = (
+        safetensors.numpy.load_file(job.base / "model" / "weights.safetensors") for job in (whole, container)
+    )
     assert all((expected[name] == got[name]).all() for name in expected)
 
 
@@ -78,11 +84,16 @@ def test_a_stopped_job_goes_on_where_it_was(make_container: MakeContainer) -> No
     ("hyperparameters", "message"),
     [
         ({"training.epoch": "3"}, "hyperparameters: .*unknown option 'training.epoch'; did you mean 'training.epochs'"),
-        ({"sagemaker_mpi_num_of_processes_per_host": "all"}, "hyperparameter 'sagemaker_mpi_num_of_processes_per_host' is 'all'"),
+        (
+            {"sagemaker_mpi_num_of_processes_per_host": "all"},
+            "hyperparameter 'sagemaker_mpi_num_of_processes_per_host' is 'all'",
+        ),
         ({"data.root": "/nowhere"}, "option 'data.root' is '/nowhere', which is not a folder"),
     ],
 )
-def test_a_mistake_is_in_the_failure_file(make_container: MakeContainer, hyperparameters: dict[str, str], message: str) -> None:
+def test_a_mistake_is_in_the_failure_file(
+    make_container: MakeContainer, hyperparameters: dict[str, str], message: str
+) -> None:
     container = make_container(hyperparameters)
     container.start()
     assert container.wait() != 0
@@ -96,7 +107,9 @@ def test_a_mistake_is_in_the_failure_file(make_container: MakeContainer, hyperpa
 
 def test_nothing_mounted_at_all_is_a_readable_failure(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "frcnn.sagemaker.entrypoint", "train"]
-    done = subprocess.run(command, env={**os.environ, "SAGEMAKER_BASE_DIR": str(tmp_path)}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env={**os.environ, "SAGEMAKER_BASE_DIR": str(tmp_path)}, capture_output=True, text=True, check=False
+    )
     assert done.returncode != 0
     assert "no channel holds training data" in (tmp_path / "output" / "failure").read_text()
 
@@ -133,7 +146,13 @@ def test_a_host_is_prepared_once_its_configuration_is_saved(make_container: Make
 
 
 def test_verbs_of_the_command_line(make_container: MakeContainer) -> None:
-    for words, output in ((("--version",), "frcnn"), (("train", "--help"), "--config"), (("make-shapes", "--help"), "DIR")):
-        done = subprocess.run([sys.executable, "-m", "frcnn.sagemaker.entrypoint", *words], capture_output=True, text=True, check=False)
+    for words, output in (
+        (("--version",), "frcnn"),
+        (("train", "--help"), "--config"),
+        (("make-shapes", "--help"), "DIR"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "frcnn.sagemaker.entrypoint", *words], capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, done.stderr
         assert output in done.stdout

@@ -31,7 +31,11 @@ RESOURCES = {
     "current_instance_type": "ml.p4d.24xlarge",
     "hosts": ["algo-1", "algo-2", "algo-3"],
     "instance_groups": [
-        {"instance_group_name": "homogeneousCluster", "instance_type": "ml.p4d.24xlarge", "hosts": ["algo-3", "algo-1", "algo-2"]}
+        {
+            "instance_group_name": "homogeneousCluster",
+            "instance_type": "ml.p4d.24xlarge",
+            "hosts": ["algo-3", "algo-1", "algo-2"],
+        }
     ],
     "network_interface_name": "ethwe",
     "topology": None,
@@ -72,8 +76,16 @@ def test_channels_come_from_the_file_and_not_from_the_folder(tmp_path: Path) -> 
     (tmp_path / "input" / "data" / "val-set").mkdir(parents=True)
     (tmp_path / "input" / "data" / "train-manifest").write_text("{}")
     channels = {
-        "val-set": {"TrainingInputMode": "FastFile", "S3DistributionType": "FullyReplicated", "RecordWrapperType": "None"},
-        "my.train_1": {"TrainingInputMode": "Pipe", "S3DistributionType": "ShardedByS3Key", "RecordWrapperType": "RecordIO"},
+        "val-set": {
+            "TrainingInputMode": "FastFile",
+            "S3DistributionType": "FullyReplicated",
+            "RecordWrapperType": "None",
+        },
+        "my.train_1": {
+            "TrainingInputMode": "Pipe",
+            "S3DistributionType": "ShardedByS3Key",
+            "RecordWrapperType": "RecordIO",
+        },
         "local": {},
     }
     found = {channel.name: channel for channel in Environment.read(write(tmp_path, inputdataconfig=channels)).channels}
@@ -96,7 +108,15 @@ def test_reserved_hyperparameters_are_told_apart_and_switches_understood(tmp_pat
     assert environment.switch("sagemaker_absent") is None
     assert environment.number("sagemaker_mpi_num_of_processes_per_host") == 8
     assert environment.program == "mine.py"
-    for text, expected in (("true", True), ('"true"', True), ("True", True), ("1", True), ("0", False), ("null", False), ("", False)):
+    for text, expected in (
+        ("true", True),
+        ('"true"', True),
+        ("True", True),
+        ("1", True),
+        ("0", False),
+        ("null", False),
+        ("", False),
+    ):
         environment = Environment.read(write(tmp_path, hyperparameters={"sagemaker_mpi_enabled": text}))
         assert environment.switch("sagemaker_mpi_enabled") is expected
     environment = Environment.read(write(tmp_path, hyperparameters={"sagemaker_mpi_num_processes": "many"}))
@@ -111,7 +131,10 @@ def test_reserved_hyperparameters_are_told_apart_and_switches_understood(tmp_pat
         ({"hyperparameters": "[1]"}, r"hyperparameters.json holds a list; expected a JSON object"),
         ({"hyperparameters": ""}, r"hyperparameters.json is not valid JSON"),
         ({"inputdataconfig": {"train": "File"}}, r"channel 'train' is \"File\"; expected an object"),
-        ({"inputdataconfig": {"train": {"TrainingInputMode": "Stream"}}}, r"TrainingInputMode of channel 'train' is 'Stream'; .*FastFile"),
+        (
+            {"inputdataconfig": {"train": {"TrainingInputMode": "Stream"}}},
+            r"TrainingInputMode of channel 'train' is 'Stream'; .*FastFile",
+        ),
         ({"resourceconfig": {"current_host": "algo-9", "hosts": ["algo-1"]}}, r"the current host 'algo-9' in it"),
         ({"resourceconfig": {"instance_groups": "homogeneous"}}, r"'instance_groups' is \"homogeneous\""),
     ],
@@ -155,6 +178,10 @@ def test_an_endpoints_variables_by_the_names_of_three_images() -> None:
     )  # fmt: skip
     assert (hosting.port, hosting.safe_ports, hosting.workers, hosting.timeout) == (9000, (9000, 9099), 3, 40)
     assert hosting.options == {"max_batch": "8"}
-    for name, text in (("SAGEMAKER_BIND_TO_PORT", "http"), ("SAGEMAKER_SAFE_PORT_RANGE", "9000"), ("MODEL_SERVER_WORKERS", "0")):
+    for name, text in (
+        ("SAGEMAKER_BIND_TO_PORT", "http"),
+        ("SAGEMAKER_SAFE_PORT_RANGE", "9000"),
+        ("MODEL_SERVER_WORKERS", "0"),
+    ):
         with pytest.raises(UserError, match=f"variable {name} is '{text}'; expected"):
             Hosting.read({name: text})

@@ -70,7 +70,9 @@ def test_a_ranks_word_counts_most_then_mpiruns_then_the_last_exception() -> None
 
 
 def test_a_mark_that_was_cut_is_no_failure() -> None:
-    assert read('frcnn-failure {"what": "hal').failure(1, "training", "algo-1").what == "training ended with exit code 1"
+    assert (
+        read('frcnn-failure {"what": "hal').failure(1, "training", "algo-1").what == "training ended with exit code 1"
+    )
 
 
 def test_exit_codes() -> None:

@@ -49,14 +49,18 @@ def test_the_leaders_word_makes_success(tmp_path: Path, orted: subprocess.Popen[
     assert watch.exit_code(0) == 0
 
 
-def test_an_end_without_a_word_is_a_failure_that_names_the_leader(tmp_path: Path, orted: subprocess.Popen[bytes]) -> None:
+def test_an_end_without_a_word_is_a_failure_that_names_the_leader(
+    tmp_path: Path, orted: subprocess.Popen[bytes]
+) -> None:
     watch = worker(tmp_path)
     assert watch.every_second() is None
     orted.kill()
     orted.wait()
     assert watch.every_second() == 1
     assert watch.failure is not None
-    assert watch.failure.text().startswith("training ended on the leader algo-1 without success, or the leader went away (host algo-2)\n")
+    assert watch.failure.text().startswith(
+        "training ended on the leader algo-1 without success, or the leader went away (host algo-2)\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -70,7 +74,12 @@ def test_an_end_without_a_word_is_a_failure_that_names_the_leader(tmp_path: Path
     ],
 )
 def test_a_leader_that_answers_is_given_time_to_tell_every_host(
-    tmp_path: Path, orted: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch, hosts: int, answers_until: int, given_up: int
+    tmp_path: Path,
+    orted: subprocess.Popen[bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    hosts: int,
+    answers_until: int,
+    given_up: int,
 ) -> None:
     monkeypatch.undo()  # the real limits, on a clock of this test
     now = 1000.0
@@ -85,7 +94,9 @@ def test_a_leader_that_answers_is_given_time_to_tell_every_host(
     assert now - end == given_up
 
 
-def test_sigterm_is_noted_while_there_is_work_and_obeyed_when_there_is_none(tmp_path: Path, orted: subprocess.Popen[bytes]) -> None:
+def test_sigterm_is_noted_while_there_is_work_and_obeyed_when_there_is_none(
+    tmp_path: Path, orted: subprocess.Popen[bytes]
+) -> None:
     watch = worker(tmp_path)
     watch.on_signal(signal.SIGTERM)
     assert watch.every_second() is None

@@ -15,7 +15,12 @@ DIGEST = "sha256:" + "0f" * 32
     ("repository", "tag", "region", "uri"),
     [
         ("frcnn", "0.1.0", "us-east-1", f"{ACCOUNT}.dkr.ecr.us-east-1.amazonaws.com/frcnn:0.1.0"),
-        ("team/frcnn", "0.1.0-ab12", "cn-northwest-1", f"{ACCOUNT}.dkr.ecr.cn-northwest-1.amazonaws.com.cn/team/frcnn:0.1.0-ab12"),
+        (
+            "team/frcnn",
+            "0.1.0-ab12",
+            "cn-northwest-1",
+            f"{ACCOUNT}.dkr.ecr.cn-northwest-1.amazonaws.com.cn/team/frcnn:0.1.0-ab12",
+        ),
         ("frcnn", DIGEST, "us-iso-east-1", f"{ACCOUNT}.dkr.ecr.us-iso-east-1.c2s.ic.gov/frcnn@{DIGEST}"),
     ],
 )
@@ -47,5 +52,7 @@ def test_parts_that_ecr_does_not_take(repository: str, tag: str, account: str, s
 
 @pytest.mark.parametrize("image", ["johndoe/frcnn:1", "docker.io/library/frcnn:1", "frcnn"])
 def test_images_outside_ecr_are_refused(image: str) -> None:
-    with pytest.raises(UserError, match=r"is not in Amazon ECR, from which alone SageMaker pulls; scripts/push_ecr\.sh"):
+    with pytest.raises(
+        UserError, match=r"is not in Amazon ECR, from which alone SageMaker pulls; scripts/push_ecr\.sh"
+    ):
         region_of_image(image)

@@ -26,7 +26,11 @@ def as_process_one() -> list[str]:
 
 def start(script: str, prefix: list[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [*prefix, *ENTRYPOINT, "bash", "-c", script], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*prefix, *ENTRYPOINT, "bash", "-c", script],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -78,7 +82,10 @@ def test_signals_reach_the_child_and_its_answer_counts(number: signal.Signals) -
 def test_orphans_are_reaped_and_none_is_left_behind() -> None:
     prefix = as_process_one()
     # Each grandchild loses its parent at once; zombies would show as <defunct>.
-    process = start("for i in 1 2 3 4 5; do (sleep 0.1 &) ; done; sleep 0.6; ps -eo stat= | grep -c Z; (sleep 4321 &); exit 3", prefix)
+    process = start(
+        "for i in 1 2 3 4 5; do (sleep 0.1 &) ; done; sleep 0.6; ps -eo stat= | grep -c Z; (sleep 4321 &); exit 3",
+        prefix,
+    )
     time.sleep(0.3)
     code, output = ended(process)
     assert code == 3

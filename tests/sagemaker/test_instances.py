@@ -9,7 +9,9 @@ from botocore.model import ServiceModel
 from frcnn.errors import UserError
 from frcnn.sagemaker.instances import GPUS, has_own_disks, processes_per_host
 
-TYPES = ServiceModel(create_loader().load_service_model("sagemaker", "service-2")).shape_for("TrainingInstanceType").enum
+TYPES = (
+    ServiceModel(create_loader().load_service_model("sagemaker", "service-2")).shape_for("TrainingInstanceType").enum
+)
 
 
 @pytest.mark.parametrize(

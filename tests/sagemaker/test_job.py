@@ -45,11 +45,18 @@ def job(base: Path, hyperparameters: dict[str, str]) -> Environment:
 @pytest.mark.parametrize("sent", [AS_SDK_V2, AS_JSON, AS_TEXT, AS_JSON_OF_TEXTS, AS_TUPLES])
 def test_however_they_are_sent_they_mean_the_same(tmp_path: Path, sent: dict[str, str]) -> None:
     config = prepare(job(tmp_path, sent)).config
-    assert (config.training.epochs, config.optimizer.learning_rate, config.optimizer.nesterov, config.seed) == (3, 1e-05, True, 7)
+    assert (config.training.epochs, config.optimizer.learning_rate, config.optimizer.nesterov, config.seed) == (
+        3,
+        1e-05,
+        True,
+        7,
+    )
     assert (config.optimizer.clip_norm, config.image.min_size) == (None, (640, 800))
     assert (config.image.resize, config.augment.scale_range) == ("pillow", (0.5, 2.0))
     changed = config.model_copy(update={"data": Config().data, "output": Config().output})
-    assert changed == prepare(job(tmp_path, AS_JSON)).config.model_copy(update={"data": Config().data, "output": Config().output})
+    assert changed == prepare(job(tmp_path, AS_JSON)).config.model_copy(
+        update={"data": Config().data, "output": Config().output}
+    )
 
 
 def test_places_are_the_jobs_and_hyperparameters_win_over_the_recipe(tmp_path: Path) -> None:

@@ -22,7 +22,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 JOBS = sorted((REPOSITORY / "configs" / "jobs").glob("*.yaml"))
 IMAGE = "123456789012.dkr.ecr.us-east-1.amazonaws.com/frcnn:1"
 ROLE = "arn:aws:iam::123456789012:role/frcnn"
-JOB = TrainingJob(name="j-1", image=IMAGE, role=ROLE, channels={"training": "s3://bucket/data"}, output="s3://bucket/out")
+JOB = TrainingJob(
+    name="j-1", image=IMAGE, role=ROLE, channels={"training": "s3://bucket/data"}, output="s3://bucket/out"
+)
 
 
 @pytest.fixture
@@ -58,7 +60,10 @@ def test_a_job_arrives_as_requested_and_its_log_is_followed(launcher: Launcher) 
 
 def test_an_endpoint_of_two_variants_comes_up_and_goes(launcher: Launcher) -> None:
     models = [Model(name=name, image=IMAGE, role=ROLE, artifact="s3://bucket/model.tar.gz") for name in ("old", "new")]
-    variants = [Variant(model=model.name, instance_type="ml.m5.large", weight=weight) for model, weight in zip(models, (9, 1), strict=True)]
+    variants = [
+        Variant(model=model.name, instance_type="ml.m5.large", weight=weight)
+        for model, weight in zip(models, (9, 1), strict=True)
+    ]
     assert launcher.deploy(models, Endpoint(name="e", variants=variants)) == "e"
     sagemaker = launcher.client("sagemaker")
     assert sagemaker.describe_endpoint(EndpointName="e")["EndpointStatus"] == "InService"
@@ -115,7 +120,9 @@ def test_the_verb_starts_a_job(launcher: Launcher, tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(JOB.model_dump(mode="json", exclude_defaults=True)))
     result = CliRunner().invoke(main, ["launch-job", "--config", "job.yaml", "--follow"])
-    assert result.stdout.startswith("training job: j-1\nmodel will be: s3://bucket/out/j-1/output/model.tar.gz\n== Completed")
+    assert result.stdout.startswith(
+        "training job: j-1\nmodel will be: s3://bucket/out/j-1/output/model.tar.gz\n== Completed"
+    )
     assert launcher.client("sagemaker").describe_training_job(TrainingJobName="j-1")["TrainingJobStatus"] == "Completed"
 
 
@@ -127,9 +134,17 @@ def test_the_verb_starts_a_job(launcher: Launcher, tmp_path: Path, monkeypatch: 
         ("- a", [], "job file .* holds a list; expected fields such as name"),
         ("nam: a", [], "unknown field 'nam'; did you mean 'name'"),
         ("name: a", ["instance_count"], "'instance_count' is not of the form FIELD=VALUE"),
-        ("image: {repository: frcnn, tag: a/b, account: '123456789012', region: us-east-1}", [], "tag 'a/b' is neither"),
+        (
+            "image: {repository: frcnn, tag: a/b, account: '123456789012', region: us-east-1}",
+            [],
+            "tag 'a/b' is neither",
+        ),
         ("image: {repo: frcnn}", [], r"image of .* is \{'repo': 'frcnn'\}; expected repository and tag"),
-        ("hyperparameters: 3", ["hyperparameters.seed=1"], "'hyperparameters.seed' cannot be set: hyperparameters is 3"),
+        (
+            "hyperparameters: 3",
+            ["hyperparameters.seed=1"],
+            "'hyperparameters.seed' cannot be set: hyperparameters is 3",
+        ),
     ],
 )
 def test_mistakes_in_a_job_file(tmp_path: Path, text: str | None, overrides: list[str], said: str) -> None:

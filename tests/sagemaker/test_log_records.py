@@ -12,7 +12,11 @@ from frcnn.training.metric_lines import metric_line
 def test_what_was_printed(before: str) -> None:
     values = {"step": 12, "loss": 0.25, "learning_rate": 4.5e-05}
     assert read_record(before + metric_line("train", values)) == {"record": "train", **values}
-    assert read_record(before + metric_line("evaluation", {"step": 3, "AP": 0.5})) == {"record": "evaluation", "step": 3, "AP": 0.5}
+    assert read_record(before + metric_line("evaluation", {"step": 3, "AP": 0.5})) == {
+        "record": "evaluation",
+        "step": 3,
+        "AP": 0.5,
+    }
 
 
 @pytest.mark.parametrize(

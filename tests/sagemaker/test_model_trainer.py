@@ -28,7 +28,14 @@ BASE: dict[str, Any] = {
 @pytest.mark.parametrize(
     "fields",
     [
-        {"hyperparameters": {"training.epochs": 2, "optimizer.schedule": "cosine", "optimizer.clip_norm": None, "seed": "7"}},
+        {
+            "hyperparameters": {
+                "training.epochs": 2,
+                "optimizer.schedule": "cosine",
+                "optimizer.clip_norm": None,
+                "seed": "7",
+            }
+        },
         {
             "channels": {"train": {"s3": "s3://bucket/a", "mode": "FastFile"}, "annotations": "s3://bucket/b.json"},
             "instance_type": "ml.p4d.24xlarge",
@@ -46,7 +53,9 @@ BASE: dict[str, Any] = {
 )
 def test_the_sdk_sends_our_request(fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("SAGEMAKER_VALIDATE_ROLE", "false")  # it would ask IAM's policy simulator, which moto does not have
+    monkeypatch.setenv(
+        "SAGEMAKER_VALIDATE_ROLE", "false"
+    )  # it would ask IAM's policy simulator, which moto does not have
     sent: dict[str, Any] = {}
     call = botocore.client.BaseClient._make_api_call
 
@@ -60,7 +69,9 @@ def test_the_sdk_sends_our_request(fields: dict[str, Any], monkeypatch: pytest.M
     model_trainer(job, boto3.session.Session(region_name="us-east-1")).train(wait=False)
     ours = job.request()
     assert sent.pop("TrainingJobName").startswith(f"{ours.pop('TrainingJobName')}-")  # the SDK adds the time
-    assert sent["CheckpointConfig"].pop("LocalPath") == "/opt/ml/checkpoints"  # what SageMaker takes where none is named
+    assert (
+        sent["CheckpointConfig"].pop("LocalPath") == "/opt/ml/checkpoints"
+    )  # what SageMaker takes where none is named
     assert {name: _decoded(value) for name, value in sent.pop("HyperParameters").items()} == ours.pop("HyperParameters")
     assert sent == ours
 

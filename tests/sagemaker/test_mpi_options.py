@@ -28,7 +28,9 @@ def test_what_passes(text: str) -> None:
 @pytest.mark.parametrize("flag", ["-mca", "--mca", "-gmca"])
 @pytest.mark.parametrize("parameter", TOOLKIT_PARAMETERS)
 def test_parameters_that_the_toolkit_sets(flag: str, parameter: str) -> None:
-    with pytest.raises(UserError, match=f"'{flag} {parameter}' is set by the toolkit already.*-x OMPI_MCA_{parameter}=VALUE"):
+    with pytest.raises(
+        UserError, match=f"'{flag} {parameter}' is set by the toolkit already.*-x OMPI_MCA_{parameter}=VALUE"
+    ):
         check_mpi_options(f"-x A=1 {flag} {parameter} none")
 
 
@@ -70,7 +72,9 @@ def test_what_the_toolkits_parser_would_misread(text: str, said: str) -> None:
 )
 def test_the_toolkit_itself_agrees(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Where its parser ends the process, or takes a word for NCCL_DEBUG that is not, the check refuses; else it lets through."""
-    mpi = pytest.importorskip("sagemaker_training.mpi", reason="SageMaker's toolkit is not installed: pip install 'frcnn[container]'")
+    mpi = pytest.importorskip(
+        "sagemaker_training.mpi", reason="SageMaker's toolkit is not installed: pip install 'frcnn[container]'"
+    )
     try:
         known, _ = mpi._parse_custom_mpi_options(text)
         harmless = known.NCCL_DEBUG == "INFO" or "--NCCL_DEBUG" in text

@@ -30,7 +30,9 @@ def test_a_failed_job_says_what_its_container_says(rehearsal: Rehearsal, tmp_pat
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "notes.txt").write_text("no pictures")
     rehearsal.upload(tmp_path / "data", "s3://bucket/data")
-    job = TrainingJob(name="j-1", image=IMAGE, role=ROLE, channels={"training": "s3://bucket/data"}, output="s3://bucket/out")
+    job = TrainingJob(
+        name="j-1", image=IMAGE, role=ROLE, channels={"training": "s3://bucket/data"}, output="s3://bucket/out"
+    )
     rehearsal.start(job)
     with pytest.raises(UserError, match=r"training job j-1 failed: .*annotation"):
         list(rehearsal.follow("j-1"))
@@ -42,16 +44,23 @@ def test_a_job_gets_what_its_prefix_finds_as_in_s3(rehearsal: Rehearsal, tmp_pat
     """A request with ``bccd`` would bring ``bccd-v2/`` and ``bccd.zip`` too; that of a job says ``bccd/``."""
     for key in ("bccd/train/1.jpg", "bccd/bccd/2.jpg", "bccd-v2/train/1.jpg", "bccd.zip", "a.json", "a.json.bak"):
         rehearsal.client("s3").put_object(Bucket="bucket", Key=key, Body=b"1")
-    rehearsal.client("s3").put_object(Bucket="bucket", Key="bccd/", Body=b"")  # what the console makes for an empty folder
+    rehearsal.client("s3").put_object(
+        Bucket="bucket", Key="bccd/", Body=b""
+    )  # what the console makes for an empty folder
     channels = {"training": "s3://bucket/bccd", "annotations": "s3://bucket/a.json"}
     request = TrainingJob(name="j-1", image=IMAGE, role=ROLE, channels=channels, output="s3://bucket/out").request()
 
     def given(folder: Path) -> dict[str, set[str]]:
         rehearsal._lay_out(folder, request)
         data = folder / "input" / "data"
-        return {name: {file.relative_to(data / name).as_posix() for file in (data / name).rglob("*.*")} for name in channels}
+        return {
+            name: {file.relative_to(data / name).as_posix() for file in (data / name).rglob("*.*")} for name in channels
+        }
 
-    assert given(tmp_path / "ours") == {"training": {"train/1.jpg", "bccd/2.jpg"}, "annotations": {"a.json", "a.json.bak"}}
+    assert given(tmp_path / "ours") == {
+        "training": {"train/1.jpg", "bccd/2.jpg"},
+        "annotations": {"a.json", "a.json.bak"},
+    }
     request["InputDataConfig"][0]["DataSource"]["S3DataSource"]["S3Uri"] = "s3://bucket/bccd"
     found = {"train/1.jpg", "bccd/2.jpg", "bccd-v2/train/1.jpg", "bccd.zip"}
     assert given(tmp_path / "theirs")["training"] == found

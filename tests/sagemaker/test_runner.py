@@ -54,7 +54,9 @@ def test_a_module_of_the_users_is_the_toolkits(tmp_path: Path) -> None:
 
 
 def test_hosts_that_would_not_train_together_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="2 hosts and sagemaker_mpi_enabled is off: each would train a model of its own"):
+    with pytest.raises(
+        UserError, match="2 hosts and sagemaker_mpi_enabled is off: each would train a model of its own"
+    ):
         choose_runner(environment(tmp_path / "a", 2, mpi_enabled="False"), 1)
     with pytest.raises(UserError, match=r"different types \(ml.c5.xlarge, ml.g5.xlarge\)"):
         choose_runner(environment(tmp_path / "b", 2, ("ml.g5.xlarge", "ml.c5.xlarge")), 1)

@@ -15,7 +15,10 @@ from frcnn.sagemaker.s3_uri import exact_prefix, split_uri
         ("s3://bucket", "s3://bucket/"),
         ("s3://bucket/v1.0", "s3://bucket/v1.0/"),
         ("s3://bucket/json", "s3://bucket/json/"),
-        *((f"s3://bucket/a{end}", f"s3://bucket/a{end}") for end in (".tar.gz", ".manifest", ".jsonl", ".json", ".safetensors", ".yaml")),
+        *(
+            (f"s3://bucket/a{end}", f"s3://bucket/a{end}")
+            for end in (".tar.gz", ".manifest", ".jsonl", ".json", ".safetensors", ".yaml")
+        ),
         ("s3://bucket/recipe.yml", "s3://bucket/recipe.yml"),
         ("s3://bucket/DSC001.JPG", "s3://bucket/DSC001.JPG"),
     ],

@@ -47,7 +47,10 @@ def test_a_transform_without_a_limit_gets_the_servers_own(tmp_path: Path) -> Non
         ({"FRCNN_SERVE_MAX_BATCH": "2.5"}, r"variable FRCNN_SERVE_MAX_BATCH is '2.5'; expected an integer"),
         ({"FRCNN_SERVE_NGINX": "perhaps"}, r"variable FRCNN_SERVE_NGINX is 'perhaps'; expected true or false"),
         ({"FRCNN_SERVE_PORT": "1"}, "unknown variable FRCNN_SERVE_PORT"),
-        ({"SAGEMAKER_MAX_PAYLOAD_IN_MB": "-1"}, "variable SAGEMAKER_MAX_PAYLOAD_IN_MB is '-1'; expected an integer of 1 or more"),
+        (
+            {"SAGEMAKER_MAX_PAYLOAD_IN_MB": "-1"},
+            "variable SAGEMAKER_MAX_PAYLOAD_IN_MB is '-1'; expected an integer of 1 or more",
+        ),
         ({"SAGEMAKER_MODEL_SERVER_WORKERS": "900"}, "'workers' is 900; expected a number from 1 to 64"),
     ],
 )
@@ -62,13 +65,17 @@ def test_a_users_own_module_serves(tmp_path: Path) -> None:
     variables = {**os.environ, "PYTHONPATH": str(tmp_path), "SAGEMAKER_SERVICE_MODULE": "mine:start"}
     done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (3, "mine serves\n")
-    done = subprocess.run(command, env={**variables, "SAGEMAKER_SERVICE_MODULE": "mine:stop"}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env={**variables, "SAGEMAKER_SERVICE_MODULE": "mine:stop"}, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 1
     assert "SAGEMAKER_SERVICE_MODULE is 'mine:stop', which cannot be used" in done.stderr
 
 
 def test_an_endpoint_without_a_model_says_so(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "frcnn.sagemaker.entrypoint", "serve"]
-    done = subprocess.run(command, env={**os.environ, "SAGEMAKER_BASE_DIR": str(tmp_path)}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env={**os.environ, "SAGEMAKER_BASE_DIR": str(tmp_path)}, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 1
     assert done.stderr.startswith(f"frcnn: model {tmp_path / 'model'} does not exist")

@@ -38,8 +38,16 @@ def test_a_good_request_passes() -> None:
         (("TrainingJobName",), "a" * 64, "TrainingJobName has 64 characters, at most 63 allowed"),
         (("RoleArn",), "arn:aws:iam::12:role/r-and-more", "RoleArn is"),
         (("ResourceConfig", "InstanceType"), "ml.g5.xlargee", "expected something like ml.g5.xlarge"),
-        (("ResourceConfig", "KeepAlivePeriodInSeconds"), 21601, "KeepAlivePeriodInSeconds is 21601, at most 21600 allowed"),
-        (("AlgorithmSpecification", "TrainingInputMode"), "Fast", "TrainingInputMode is 'Fast'; expected one of FastFile"),
+        (
+            ("ResourceConfig", "KeepAlivePeriodInSeconds"),
+            21601,
+            "KeepAlivePeriodInSeconds is 21601, at most 21600 allowed",
+        ),
+        (
+            ("AlgorithmSpecification", "TrainingInputMode"),
+            "Fast",
+            "TrainingInputMode is 'Fast'; expected one of FastFile",
+        ),
         (
             ("AlgorithmSpecification", "MetricDefinitions"),
             [{"Name": "a", "Regex": "a"}] * 41,
@@ -65,8 +73,12 @@ def test_what_is_outside(path: tuple[str, ...], value: Any, said: str) -> None:
 
 
 def test_a_missing_member_and_a_second_mistake_are_both_named() -> None:
-    with pytest.raises(UserError, match=r'Missing required parameter in input: "RoleArn"; Unknown parameter in input: "Rolearn"'):
-        check_request("CreateTrainingJob", {"Rolearn": "r", **{name: value for name, value in GOOD.items() if name != "RoleArn"}})
+    with pytest.raises(
+        UserError, match=r'Missing required parameter in input: "RoleArn"; Unknown parameter in input: "Rolearn"'
+    ):
+        check_request(
+            "CreateTrainingJob", {"Rolearn": "r", **{name: value for name, value in GOOD.items() if name != "RoleArn"}}
+        )
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,8 @@ pytest.importorskip("sagemaker_training")
 MakeContainer = Callable[..., Container]
 
 needs_mpi = pytest.mark.skipif(
-    shutil.which("mpirun") is None or subprocess.run([sys.executable, "-c", "import horovod.tensorflow"], check=False).returncode != 0,
+    shutil.which("mpirun") is None
+    or subprocess.run([sys.executable, "-c", "import horovod.tensorflow"], check=False).returncode != 0,
     reason="no Open MPI with Horovod; scripts/install_system_packages.sh and scripts/build_horovod.sh install them",
 )
 
@@ -79,7 +80,9 @@ def test_a_killed_rank_is_named(make_container: MakeContainer) -> None:
     container.wait_for("train step=2 ")
     assert container.process is not None
     below = descendants(container.process.pid)
-    ranks = [process.pid for process in below if process.name.startswith("python") and _runs(process.pid, "frcnn_train.py")]
+    ranks = [
+        process.pid for process in below if process.name.startswith("python") and _runs(process.pid, "frcnn_train.py")
+    ]
     assert len(ranks) == 2
     os.kill(ranks[1], signal.SIGKILL)
     assert container.wait() != 0
@@ -95,5 +98,7 @@ def test_an_interface_that_does_not_exist_is_the_failure(make_container: MakeCon
     container = make_container({"sagemaker_mpi_num_of_processes_per_host": "2"}, {"NCCL_SOCKET_IFNAME": "eth9"})
     container.start()
     assert container.wait() != 0
-    assert container.failure.startswith("NCCL_SOCKET_IFNAME names the network interface 'eth9', which does not exist; there are lo")
+    assert container.failure.startswith(
+        "NCCL_SOCKET_IFNAME names the network interface 'eth9', which does not exist; there are lo"
+    )
     assert "Traceback" not in container.log

@@ -39,12 +39,21 @@ def test_the_whole_request_of_one_gpu() -> None:
         "TrainingJobName": "cells-1",
         "RoleArn": BASE["role"],
         "AlgorithmSpecification": {"TrainingImage": BASE["image"], "TrainingInputMode": "File"},
-        "HyperParameters": {"training.epochs": "3", "optimizer.schedule": "cosine", "optimizer.clip_norm": "null", "seed": "7"},
+        "HyperParameters": {
+            "training.epochs": "3",
+            "optimizer.schedule": "cosine",
+            "optimizer.clip_norm": "null",
+            "seed": "7",
+        },
         "InputDataConfig": [
             {
                 "ChannelName": "training",
                 "DataSource": {
-                    "S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": "s3://bucket/bccd/", "S3DataDistributionType": "FullyReplicated"}
+                    "S3DataSource": {
+                        "S3DataType": "S3Prefix",
+                        "S3Uri": "s3://bucket/bccd/",
+                        "S3DataDistributionType": "FullyReplicated",
+                    }
                 },
                 "InputMode": "File",
             }
@@ -110,7 +119,10 @@ def test_the_container_starts_as_many_processes_as_the_batch_was_checked_for(
     asked = job(**fields)
     hosts = [f"algo-{number + 1}" for number in range(asked.instance_count)]
     (tmp_path / "input" / "config").mkdir(parents=True)
-    files = {"hyperparameters": asked.request()["HyperParameters"], "resourceconfig": {"current_host": hosts[0], "hosts": hosts}}
+    files = {
+        "hyperparameters": asked.request()["HyperParameters"],
+        "resourceconfig": {"current_host": hosts[0], "hosts": hosts},
+    }
     for name, content in files.items():
         (tmp_path / "input" / "config" / f"{name}.json").write_text(json.dumps(content))
     runner = choose_runner(Environment.read({"SAGEMAKER_BASE_DIR": str(tmp_path)}), gpus)
@@ -150,7 +162,11 @@ def test_closed_networks_keys_pools_and_tags() -> None:
         "VolumeKmsKeyId": "alias/d",
         "KeepAlivePeriodInSeconds": 1800,
     }
-    assert request["OutputDataConfig"] == {"S3OutputPath": "s3://bucket/runs/", "CompressionType": "NONE", "KmsKeyId": "alias/o"}
+    assert request["OutputDataConfig"] == {
+        "S3OutputPath": "s3://bucket/runs/",
+        "CompressionType": "NONE",
+        "KmsKeyId": "alias/o",
+    }
     assert request["Tags"] == [{"Key": "team", "Value": "vision"}]
     assert request["Environment"] == {"A": "1"}
 

@@ -23,9 +23,7 @@ HOST = Path(__file__).with_name("host.sh")
 NAMES = ("algo-1", "algo-2")
 
 
-OVERLAY = (
-    "mount -t tmpfs tmpfs /mnt && mkdir /mnt/a /mnt/b && mount -t overlay -o lowerdir=/etc,upperdir=/mnt/a,workdir=/mnt/b overlay /etc"
-)
+OVERLAY = "mount -t tmpfs tmpfs /mnt && mkdir /mnt/a /mnt/b && mount -t overlay -o lowerdir=/etc,upperdir=/mnt/a,workdir=/mnt/b overlay /etc"
 
 
 def allowed() -> bool:
@@ -35,13 +33,17 @@ def allowed() -> bool:
 
 
 pytestmark = [
-    pytest.mark.skipif(not allowed(), reason="needs root's right to make namespaces and overlays, iproute2, Open MPI and sshd"),
+    pytest.mark.skipif(
+        not allowed(), reason="needs root's right to make namespaces and overlays, iproute2, Open MPI and sshd"
+    ),
     pytest.mark.skipif(
         any(Path(path).resolve().is_relative_to("/tmp") for path in (sys.prefix, HOST)),
         reason="each host has a /tmp of its own, in which a checkout that lies there is not to be seen",
     ),
     pytest.mark.skipif(
-        subprocess.run([sys.executable, "-c", "import horovod.tensorflow, sagemaker_training"], capture_output=True, check=False).returncode
+        subprocess.run(
+            [sys.executable, "-c", "import horovod.tensorflow, sagemaker_training"], capture_output=True, check=False
+        ).returncode
         != 0,
         reason="needs Horovod (scripts/build_horovod.sh) and sagemaker-training",
     ),

@@ -37,12 +37,18 @@ class Container:
     def failure(self) -> str:
         return (self.base / "output" / "failure").read_text()
 
-    def start(self, *arguments: str, command: tuple[str, ...] = (sys.executable, "-m", "frcnn.sagemaker.entrypoint")) -> None:
+    def start(
+        self, *arguments: str, command: tuple[str, ...] = (sys.executable, "-m", "frcnn.sagemaker.entrypoint")
+    ) -> None:
         out: IO[bytes] = (self.base / "log").open("wb")
         variables = {**os.environ, "SAGEMAKER_BASE_DIR": str(self.base), "TRAINING_JOB_NAME": "test", **self.variables}
         variables.pop("PYTEST_CURRENT_TEST", None)
         self.process = subprocess.Popen(
-            [*command, *(arguments or ("train",))], env=variables, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT
+            [*command, *(arguments or ("train",))],
+            env=variables,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
         )
 
     def wait(self) -> int:

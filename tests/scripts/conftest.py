@@ -27,6 +27,8 @@ def script(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 
     def run(name: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         environment = {"PATH": f"{refusing.parent}:{os.environ['PATH']}", "HOME": str(tmp_path), **variables}
-        return subprocess.run([REPOSITORY / name, *arguments], env=environment, capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(
+            [REPOSITORY / name, *arguments], env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
 
     return run

@@ -47,12 +47,20 @@ def certificate(text: bytes) -> bytes:
     ("name", "content", "wrong"),
     [
         ("root/.ssh/id_rsa", b"-----BEGIN OPENSSH PRIVATE KEY-----\n" + BODY, "a private key"),
-        ("etc/old.pem", b"-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES\n\n" + BODY, "a private key"),
+        (
+            "etc/old.pem",
+            b"-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES\n\n" + BODY,
+            "a private key",
+        ),
         ("opt/reads_keys.py", b'HEADER = "-----BEGIN PRIVATE KEY-----"\nif line == HEADER:\n    pass\n', None),
         ("usr/lib/libssl.so", b"\x7fELF..-----BEGIN PRIVATE KEY-----\n" + BODY, None),
         ("etc/id.pub", b"ssh-ed25519 " + BODY, None),
         ("etc/ca.crt", certificate(OURS), "a forbidden certificate"),
-        ("etc/ca.pem", b"text\n" + certificate(b"B" * 64 + b"\n") + certificate(OURS.replace(b"\n", b"\r\n")), "a forbidden certificate"),
+        (
+            "etc/ca.pem",
+            b"text\n" + certificate(b"B" * 64 + b"\n") + certificate(OURS.replace(b"\n", b"\r\n")),
+            "a forbidden certificate",
+        ),
         ("etc/other.crt", certificate(b"C" * 400 + b"\n"), None),
         ("usr/bin/x86_64-linux-gnu-gcc-12", b"", "a compiler"),
         ("usr/bin/g++", b"", "a compiler"),
@@ -75,7 +83,15 @@ FORMS = ["{}/layer.tar", "blobs/sha256/{}", "{}.tar"]
 def image_of(layers: dict[str, bytes], named: list[str] | None = None) -> bytes:
     """What docker save writes: layers, the image's settings beside them, and what is what."""
     manifest = json.dumps([{"Config": "blobs/sha256/c", "Layers": list(layers) if named is None else named}]).encode()
-    return tar({"blobs/sha256/c": b'{"config": {}}', **layers, "oci-layout": b"{}", "manifest.json": manifest, "repositories": b"{}"})
+    return tar(
+        {
+            "blobs/sha256/c": b'{"config": {}}',
+            **layers,
+            "oci-layout": b"{}",
+            "manifest.json": manifest,
+            "repositories": b"{}",
+        }
+    )
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -92,7 +108,10 @@ def test_a_layer_that_is_a_link_to_another_is_read_once(check: ModuleType) -> No
         link = tarfile.TarInfo("b/layer.tar")
         link.type, link.linkname = tarfile.SYMTYPE, "../a/layer.tar"
         archive.addfile(link)
-        for name, content in (("a/layer.tar", tar({"file": b""})), ("manifest.json", b'[{"Layers": ["a/layer.tar", "b/layer.tar"]}]')):
+        for name, content in (
+            ("a/layer.tar", tar({"file": b""})),
+            ("manifest.json", b'[{"Layers": ["a/layer.tar", "b/layer.tar"]}]'),
+        ):
             entry = tarfile.TarInfo(name)
             entry.size = len(content)
             archive.addfile(entry, io.BytesIO(content))
@@ -118,11 +137,19 @@ def test_what_was_not_looked_through_is_no_success(check: ModuleType, image: byt
 
 
 def test_the_key_of_a_later_small_layer_fails_the_check(tmp_path: Path) -> None:
-    (tmp_path / "image.tar").write_bytes(image_of({"blobs/sha256/1": tar({"file": b""}), "blobs/sha256/2": tar({"root/.ssh/id_rsa": KEY})}))
+    (tmp_path / "image.tar").write_bytes(
+        image_of({"blobs/sha256/1": tar({"file": b""}), "blobs/sha256/2": tar({"root/.ssh/id_rsa": KEY})})
+    )
     docker = tmp_path / "docker"
-    docker.write_text(f"#!/bin/sh\ncase $1 in save) cat {tmp_path}/image.tar ;; *) echo '[{{\"Config\": {{}}}}]' ;; esac\n")
+    docker.write_text(
+        f"#!/bin/sh\ncase $1 in save) cat {tmp_path}/image.tar ;; *) echo '[{{\"Config\": {{}}}}]' ;; esac\n"
+    )
     docker.chmod(0o755)
     done = subprocess.run(
-        [sys.executable, SCRIPT, "frcnn"], env={**os.environ, "DOCKER": str(docker)}, capture_output=True, text=True, check=False
+        [sys.executable, SCRIPT, "frcnn"],
+        env={**os.environ, "DOCKER": str(docker)},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert (done.returncode, done.stdout) == (1, "root/.ssh/id_rsa: a private key (layer 2)\n")

@@ -47,7 +47,11 @@ def test_build_arguments_are_declared(dockerfile: str, repository) -> None:
 
 def test_whatever_is_copied_exists_and_is_not_ignored(dockerfile: str, repository) -> None:
     allowed = {line[1:] for line in (repository / ".dockerignore").read_text().splitlines() if line.startswith("!")}
-    copied = {word for line in re.findall(r"^COPY (?!--from)(.*) \S+$", dockerfile, flags=re.MULTILINE) for word in line.split()}
+    copied = {
+        word
+        for line in re.findall(r"^COPY (?!--from)(.*) \S+$", dockerfile, flags=re.MULTILINE)
+        for word in line.split()
+    }
     copied |= set(re.findall(r"type=bind,source=([\w./]+)", dockerfile))
     assert copied == allowed
     assert all((repository / name).exists() for name in allowed)

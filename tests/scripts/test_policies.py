@@ -15,7 +15,12 @@ POLICIES = sorted(FOLDER.glob("*.json"))
 BESIDE_OPERATIONS = {"iam:PassRole", "s3:ListBucket"}
 SERVICES = {"sagemaker": ("sagemaker", "sagemaker-runtime")}
 # Actions that IAM knows no resource for, or (metrics, network interfaces) none that could be named before there is a job.
-WITHOUT_RESOURCE = {"ecr:GetAuthorizationToken", "cloudwatch:PutMetricData", "cloudwatch:GetMetricData", "cloudwatch:GetMetricStatistics"}
+WITHOUT_RESOURCE = {
+    "ecr:GetAuthorizationToken",
+    "cloudwatch:PutMetricData",
+    "cloudwatch:GetMetricData",
+    "cloudwatch:GetMetricStatistics",
+}
 
 
 def statements(file: Path) -> list[dict]:
@@ -28,7 +33,9 @@ def actions(statement: dict) -> list[str]:
 
 def operations(service: str) -> set[str]:
     session = botocore.session.get_session()
-    return {name for part in SERVICES.get(service, (service,)) for name in session.get_service_model(part).operation_names}
+    return {
+        name for part in SERVICES.get(service, (service,)) for name in session.get_service_model(part).operation_names
+    }
 
 
 def test_there_are_policies() -> None:
@@ -57,7 +64,9 @@ def test_nothing_is_wider_than_it_must_be(file: Path) -> None:
         assert statement["Effect"] == "Allow"
         assert not any("*" in action for action in actions(statement))
         if statement.get("Resource") == "*":
-            assert all(action in WITHOUT_RESOURCE or action.startswith("ec2:") for action in actions(statement)), statement
+            assert all(action in WITHOUT_RESOURCE or action.startswith("ec2:") for action in actions(statement)), (
+                statement
+            )
         if "iam:PassRole" in actions(statement):
             assert "iam:PassedToService" in statement["Condition"]["StringEquals"]
         if "Principal" in statement:

@@ -38,13 +38,17 @@ def test_unknown_argument_is_refused(name: str, script) -> None:
 def regions() -> list[tuple[str, str]]:
     """Every region that botocore knows, with its partition's domain."""
     partitions = loaders.create_loader().load_data("partitions")["partitions"]
-    return [(name, part["outputs"]["dnsSuffix"]) for part in partitions for name in part["regions"] if "global" not in name]
+    return [
+        (name, part["outputs"]["dnsSuffix"]) for part in partitions for name in part["regions"] if "global" not in name
+    ]
 
 
 def test_registry_of_every_region(script) -> None:
     found = {}
     for region, _ in regions():
-        done = script("scripts/push_ecr.sh", "--dry-run", AWS_REGION=region, AWS_ACCOUNT=ACCOUNT, SOURCE_IMAGE="frcnn:1")
+        done = script(
+            "scripts/push_ecr.sh", "--dry-run", AWS_REGION=region, AWS_ACCOUNT=ACCOUNT, SOURCE_IMAGE="frcnn:1"
+        )
         assert done.returncode == 0
         found[region] = done.stdout
     assert len(found) > 30
@@ -81,7 +85,9 @@ def test_dockerhub_name(source: str, tag: str, name: str, script) -> None:
 
 def test_dockerhub_needs_a_user_and_hides_the_token(script) -> None:
     assert "DOCKERHUB_USER is empty" in script("scripts/push_dockerhub.sh", "--dry-run").stderr
-    done = script("scripts/push_dockerhub.sh", "--dry-run", DOCKERHUB_USER="me", DOCKERHUB_TOKEN="s3cret", SOURCE_IMAGE="a:1")
+    done = script(
+        "scripts/push_dockerhub.sh", "--dry-run", DOCKERHUB_USER="me", DOCKERHUB_TOKEN="s3cret", SOURCE_IMAGE="a:1"
+    )
     assert "docker login --username me --password-stdin docker.io" in done.stderr
     assert "s3cret" not in done.stdout + done.stderr
 
@@ -95,7 +101,10 @@ def test_builds_what_it_pushes(script) -> None:
 
 @pytest.mark.parametrize(
     ("variables", "said"),
-    [({"DEVICE": "tpu"}, "DEVICE is 'tpu'; expected gpu or cpu"), ({"BASE_IMAGE": "mine"}, "BASE_IMAGE without BUILD_IMAGE")],
+    [
+        ({"DEVICE": "tpu"}, "DEVICE is 'tpu'; expected gpu or cpu"),
+        ({"BASE_IMAGE": "mine"}, "BASE_IMAGE without BUILD_IMAGE"),
+    ],
 )
 def test_build_refuses(variables: dict[str, str], said: str, script) -> None:
     done = script("scripts/build_image.sh", "--dry-run", **variables)
@@ -126,7 +135,8 @@ def test_a_port_in_the_name_is_no_tag(script) -> None:
 
 
 @pytest.mark.parametrize(
-    ("variables", "end"), [({}, ""), ({"DEVICE": "cpu"}, "-cpu"), ({"DEVICE": "cpu", "EFA_INSTALLER": "1.49.0"}, "-cpu-efa")]
+    ("variables", "end"),
+    [({}, ""), ({"DEVICE": "cpu"}, "-cpu"), ({"DEVICE": "cpu", "EFA_INSTALLER": "1.49.0"}, "-cpu-efa")],
 )
 def test_the_name_can_be_had_without_a_build(variables: dict[str, str], end: str, script) -> None:
     done = script("scripts/build_image.sh", "--name", GIT_REVISION="abc", **variables)
@@ -136,6 +146,15 @@ def test_the_name_can_be_had_without_a_build(variables: dict[str, str], end: str
 
 
 def test_build_passes_secrets_and_further_arguments(script) -> None:
-    done = script("scripts/build_image.sh", "--dry-run", "--", "--network", "host", PIP_CONF="/a/pip.conf", CA_BUNDLE="/a/ca.pem", TAG="t")
+    done = script(
+        "scripts/build_image.sh",
+        "--dry-run",
+        "--",
+        "--network",
+        "host",
+        PIP_CONF="/a/pip.conf",
+        CA_BUNDLE="/a/ca.pem",
+        TAG="t",
+    )
     assert "--secret id=pip_conf,src=/a/pip.conf --secret id=ca_bundle,src=/a/ca.pem --network host ." in done.stderr
     assert done.stdout == "frcnn:t\n"

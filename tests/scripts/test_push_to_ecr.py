@@ -33,12 +33,19 @@ def server() -> Iterator[str]:
 
 @pytest.fixture
 def keys(server: str) -> dict[str, str]:
-    return {"AWS_ENDPOINT_URL": server, "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_REGION": "us-east-1"}
+    return {
+        "AWS_ENDPOINT_URL": server,
+        "AWS_ACCESS_KEY_ID": "x",
+        "AWS_SECRET_ACCESS_KEY": "x",
+        "AWS_REGION": "us-east-1",
+    }
 
 
 @pytest.fixture
 def ecr(server: str) -> Iterator[Any]:
-    client = boto3.client("ecr", endpoint_url=server, region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="x")
+    client = boto3.client(
+        "ecr", endpoint_url=server, region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="x"
+    )
     client.create_repository(repositoryName="frcnn", imageTagMutability="IMMUTABLE")
     yield client
     client.delete_repository(repositoryName="frcnn", force=True)
@@ -49,7 +56,13 @@ def push(keys: dict[str, str], tmp_path: Path) -> Push:
     """A dry run: it asks AWS in earnest, and says what it would build, tag and push."""
 
     def run(**variables: str) -> subprocess.CompletedProcess[str]:
-        environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": os.environ["HOME"], **keys, "GIT_REVISION": "abc", **variables}
+        environment = {
+            "PATH": f"{tmp_path}:{os.environ['PATH']}",
+            "HOME": os.environ["HOME"],
+            **keys,
+            "GIT_REVISION": "abc",
+            **variables,
+        }
         command = [REPOSITORY / "scripts" / "push_ecr.sh", "--dry-run"]
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
@@ -96,7 +109,9 @@ def test_what_may_be_another_image_ends_before_it_is_built(variables: dict[str, 
     put(ecr, name)
     done = push(**variables)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith(f"push_ecr: another image is {name} already, and tags of this repository cannot be moved; set TAG")
+    assert done.stderr.startswith(
+        f"push_ecr: another image is {name} already, and tags of this repository cannot be moved; set TAG"
+    )
     assert len(done.stderr.splitlines()) == 1
 
 

@@ -33,7 +33,11 @@ def start_build() -> ModuleType:
 
 @pytest.fixture
 def session(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    for name, value in {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-west-2"}.items():
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "x",
+        "AWS_SECRET_ACCESS_KEY": "x",
+        "AWS_DEFAULT_REGION": "us-west-2",
+    }.items():
         monkeypatch.setenv(name, value)
     with mock_aws():
         session = boto3.session.Session()
@@ -46,15 +50,23 @@ def write_log(session: Any, *lines: str) -> dict[str, str]:
     logs, stream = session.client("logs"), {"logGroupName": "/aws/codebuild/frcnn-image", "logStreamName": "a"}
     logs.create_log_group(logGroupName=stream["logGroupName"])
     logs.create_log_stream(**stream)
-    logs.put_log_events(**stream, logEvents=[{"timestamp": int(time.time() * 1000) + n, "message": line} for n, line in enumerate(lines)])
+    logs.put_log_events(
+        **stream,
+        logEvents=[{"timestamp": int(time.time() * 1000) + n, "message": line} for n, line in enumerate(lines)],
+    )
     return {"groupName": stream["logGroupName"], "streamName": stream["logStreamName"]}
 
 
 def test_role_project_and_source(start_build: ModuleType, session: Any, capsys: pytest.CaptureFixture[str]) -> None:
     start_build.main(["--bucket", BUCKET, "--create-role", "--set", "DEVICE=cpu"])
     role = session.client("iam").get_role(RoleName="frcnn-image-build")["Role"]
-    assert role["AssumeRolePolicyDocument"]["Statement"][0]["Condition"]["StringEquals"]["aws:SourceAccount"] == DEFAULT_ACCOUNT_ID
-    permissions = session.client("iam").get_role_policy(RoleName="frcnn-image-build", PolicyName="build-and-push")["PolicyDocument"]
+    assert (
+        role["AssumeRolePolicyDocument"]["Statement"][0]["Condition"]["StringEquals"]["aws:SourceAccount"]
+        == DEFAULT_ACCOUNT_ID
+    )
+    permissions = session.client("iam").get_role_policy(RoleName="frcnn-image-build", PolicyName="build-and-push")[
+        "PolicyDocument"
+    ]
     resources = [statement["Resource"] for statement in permissions["Statement"]]
     assert f"arn:aws:ecr:us-west-2:{DEFAULT_ACCOUNT_ID}:repository/frcnn" in resources
     assert f"arn:aws:s3:::{BUCKET}/frcnn-image-source/*" in resources
@@ -88,7 +100,9 @@ def test_project_that_exists_is_updated(start_build: ModuleType) -> None:
         stub.assert_no_pending_responses()
 
 
-def test_nothing_is_made_by_a_dry_run(start_build: ModuleType, session: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_made_by_a_dry_run(
+    start_build: ModuleType, session: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert start_build.main(["--bucket", BUCKET, "--dry-run"]) == 0
     assert json.loads(capsys.readouterr().out)["REGION"] == "us-west-2"
     assert start_build.main(["--bucket", BUCKET, "--print-policies"]) == 0
@@ -121,7 +135,9 @@ def test_each_policy_hands_on_its_own_role(
     }
 
 
-def test_the_policy_of_a_key_is_printed_for_a_key(start_build: ModuleType, session: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_policy_of_a_key_is_printed_for_a_key(
+    start_build: ModuleType, session: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     key = f"arn:aws:kms:us-west-2:{DEFAULT_ACCOUNT_ID}:key/1234"
     start_build.main(["--bucket", BUCKET, "--print-policies", "--kms-key", key])
     printed = capsys.readouterr().out

@@ -63,5 +63,16 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., En
 @pytest.fixture(scope="session")
 def endpoint(served_model: Path, start: Callable[..., Endpoint]) -> Endpoint:
     """The endpoint that most tests share, with low limits; without nginx where the machine has none."""
-    limits = ("--max-pixels", "1000000", "--max-images", "8", "--max-body-mb", "30", "--max-batch", "2", "--variant", "blue")
+    limits = (
+        "--max-pixels",
+        "1000000",
+        "--max-images",
+        "8",
+        "--max-body-mb",
+        "30",
+        "--max-batch",
+        "2",
+        "--variant",
+        "blue",
+    )
     return start(served_model, *limits, *([] if NGINX else ["--no-nginx"])).wait_until_healthy()

@@ -33,7 +33,9 @@ class Endpoint:
         with self._files[0].open("wb") as out, self._files[1].open("wb") as err:
             self.process = subprocess.Popen(command, stdout=out, stderr=err)
 
-    def post(self, body: bytes, content_type: str = "image/png", accept: str | None = None, **options: Any) -> requests.Response:
+    def post(
+        self, body: bytes, content_type: str = "image/png", accept: str | None = None, **options: Any
+    ) -> requests.Response:
         """POST to /invocations; ``options`` are those of requests, ``headers`` among them."""
         headers = {"Content-Type": content_type, "Accept": accept, **options.pop("headers", {})}
         return requests.post(f"{self.url}/invocations", data=body, headers=headers, timeout=120, **options)
@@ -73,7 +75,9 @@ class Endpoint:
 
 def children(process: int, name: str) -> list[int]:
     """Ids of a process's children whose program has the name in it."""
-    listed = subprocess.run(["ps", "--ppid", str(process), "-o", "pid=,comm="], capture_output=True, text=True, check=False).stdout
+    listed = subprocess.run(
+        ["ps", "--ppid", str(process), "-o", "pid=,comm="], capture_output=True, text=True, check=False
+    ).stdout
     return [int(line.split()[0]) for line in listed.splitlines() if name in line.split(None, 1)[1]]
 
 

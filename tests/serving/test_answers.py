@@ -14,7 +14,9 @@ from frcnn.serving.refusal import Refusal
 PNG = "image/png"
 FOUND = Found(
     Detections(
-        np.array([[10, 20, 50.25, 80], [0, 0, 200, 100]], np.float32), np.array([0.875, 0.5], np.float32), np.array([2, 1], np.int32)
+        np.array([[10, 20, 50.25, 80], [0, 0, 200, 100]], np.float32),
+        np.array([0.875, 0.5], np.float32),
+        np.array([2, 1], np.int32),
     ),
     width=200,
     height=100,
@@ -45,7 +47,9 @@ def test_negotiation(accept: str, content_type: str, expected: Answer) -> None:
     assert negotiate(accept, content_type) == expected
 
 
-@pytest.mark.parametrize("accept", ["text/html", "image/webp", "application/json;q=0", "nonsense", ";;;", "application/xml, text/*"])
+@pytest.mark.parametrize(
+    "accept", ["text/html", "image/webp", "application/json;q=0", "nonsense", ";;;", "application/xml, text/*"]
+)
 def test_nothing_acceptable(accept: str) -> None:
     with pytest.raises(Refusal, match="expected one of application/json, application/json;prediction=1") as refusal:
         negotiate(accept, PNG)

@@ -83,7 +83,8 @@ def test_every_picture_gets_its_own_answer(canvases: list[tuple[int, int]], larg
 
 
 @pytest.mark.parametrize(
-    ("largest", "sizes"), [(1, [1]), (2, [1, 2]), (3, [1, 2, 3]), (4, [1, 2, 4]), (8, [1, 2, 4, 8]), (9, [1, 2, 4, 8, 9])]
+    ("largest", "sizes"),
+    [(1, [1]), (2, [1, 2]), (3, [1, 2, 3]), (4, [1, 2, 4]), (8, [1, 2, 4, 8]), (9, [1, 2, 4, 8, 9])],
 )
 def test_batch_sizes(largest: int, sizes: list[int]) -> None:
     assert batch_sizes(largest) == sizes

@@ -69,7 +69,9 @@ def test_a_failing_picture_and_a_failing_model_are_told_apart(engine: Engine, mo
     assert engine.trouble() is None
 
 
-def test_an_inference_that_hangs_is_noticed_and_one_that_comes_back_too(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_inference_that_hangs_is_noticed_and_one_that_comes_back_too(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run, released = engine.detector.detect_batch, []
 
     def hangs(pictures: Sequence[Prepared]) -> list[Detections]:
@@ -89,7 +91,9 @@ def test_a_model_that_cannot_be_loaded(tmp_path: Path) -> None:
     told: list[str] = []
     Engine(ServeOptions(tmp_path), tmp_path, Health(tmp_path, 0, 1), told.append)
     wait_for(lambda: told)
-    assert told == [f"{tmp_path} is not a model folder: weights.safetensors is missing; give the folder 'model' that frcnn train wrote"]
+    assert told == [
+        f"{tmp_path} is not a model folder: weights.safetensors is missing; give the folder 'model' that frcnn train wrote"
+    ]
 
 
 def test_the_watch_goes_on_after_its_word_could_not_be_written(

@@ -31,7 +31,11 @@ def damaged_files() -> dict[str, Case]:
         whole = encode(SMOOTH, name, **options)
         for cut in np.linspace(1, len(whole) - 1, 16).astype(int):
             # Decoders forgive the loss of an end that holds no pixels.
-            cases[f"{name} cut at {cut} of {len(whole)}"] = ("image/*", whole[:cut], BROKEN if cut < len(whole) // 2 else ANY)
+            cases[f"{name} cut at {cut} of {len(whole)}"] = (
+                "image/*",
+                whole[:cut],
+                BROKEN if cut < len(whole) // 2 else ANY,
+            )
         for seed in range(20):
             changed = bytearray(whole)
             for place in rng.integers(0, len(whole), 1 + seed):
@@ -64,7 +68,11 @@ def odd_pictures() -> dict[str, Case]:
         "16-bit TIFF": (grey16, "TIFF", {}),
         "float TIFF": (rgb.convert("F"), "TIFF", {}),
         "CMYK TIFF": (rgb.convert("CMYK"), "TIFF", {}),
-        "animated GIF": (rgb.convert("P"), "GIF", {"save_all": True, "append_images": [rgb.convert("P").rotate(90)] * 3}),
+        "animated GIF": (
+            rgb.convert("P"),
+            "GIF",
+            {"save_all": True, "append_images": [rgb.convert("P").rotate(90)] * 3},
+        ),
         "animated PNG": (rgb, "PNG", {"save_all": True, "append_images": [rgb.rotate(90)] * 3}),
         "animated WebP": (rgb, "WEBP", {"save_all": True, "append_images": [rgb.rotate(90)] * 3}),
         "progressive JPEG": (rgb, "JPEG", {"progressive": True}),
@@ -103,14 +111,26 @@ def bombs() -> dict[str, Case]:
         "PNG with a text that unpacks to 100 MB": ("image/png", _with_text(encode(SMOOTH)), ANY),
         "JPEG of 65535 x 65535": ("image/jpeg", huge_jpeg, TOO_MUCH),
         "GIF of 65535 x 65535": ("image/gif", gif[:6] + b"\xff\xff\xff\xff" + gif[10:], TOO_MUCH),
-        "BMP of 2^31 x 2^31": ("image/bmp", bmp[:18] + struct.pack("<ii", 2**31 - 1, 2**31 - 1) + bmp[26:], TOO_MUCH | BROKEN),
+        "BMP of 2^31 x 2^31": (
+            "image/bmp",
+            bmp[:18] + struct.pack("<ii", 2**31 - 1, 2**31 - 1) + bmp[26:],
+            TOO_MUCH | BROKEN,
+        ),
         "npy that promises terabytes": ("application/x-npy", _npy_header((10**6, 10**6, 3)), BROKEN | TOO_MUCH),
-        "npy that promises more than numbers can say": ("application/x-npy", _npy_header((2**40, 2**40, 3)), BROKEN | TOO_MUCH),
+        "npy that promises more than numbers can say": (
+            "application/x-npy",
+            _npy_header((2**40, 2**40, 3)),
+            BROKEN | TOO_MUCH,
+        ),
         "nested JSON": ("application/json", many.encode(), BROKEN | TOO_MUCH),
         "less nested JSON": ("application/json", ("[" * 15_000).encode(), BROKEN),
         "JSON of millions of lists": ("application/json", b'{"images": [' + b"[]," * 5_000_000 + b"[]]}", TOO_MUCH),
         "a number of a million digits": ("application/json", b'{"image": ' + b"1" * 1_000_000 + b"}", BROKEN),
-        "nine images where eight are allowed": ("application/json", json.dumps({"images": ["AAAA"] * 9}).encode(), TOO_MUCH),
+        "nine images where eight are allowed": (
+            "application/json",
+            json.dumps({"images": ["AAAA"] * 9}).encode(),
+            TOO_MUCH,
+        ),
         "nine lines": ("application/jsonlines", b'"AAAA"\n' * 9, TOO_MUCH),
         "a million empty lines": ("application/jsonlines", b"\n" * 1_000_000, BROKEN | TOO_MUCH),
     }
@@ -151,8 +171,14 @@ def broken_documents() -> dict[str, Case]:
         "one bad of two": json.dumps({"images": [good, "AAAA"]}),
         "nested too deep": json.dumps({"image": {"image": {"image": good}}}),
     }
-    cases: dict[str, Case] = {f"JSON: {name}": ("application/json", text.encode(), BROKEN) for name, text in texts.items()}
-    cases |= {f"JSON lines: {name}": ("application/jsonlines", text.encode(), BROKEN) for name, text in texts.items() if good not in text}
+    cases: dict[str, Case] = {
+        f"JSON: {name}": ("application/json", text.encode(), BROKEN) for name, text in texts.items()
+    }
+    cases |= {
+        f"JSON lines: {name}": ("application/jsonlines", text.encode(), BROKEN)
+        for name, text in texts.items()
+        if good not in text
+    }
     cases["JSON: UTF-16"] = (
         "application/json",
         json.dumps({"image": good}).encode("utf-16"),
@@ -187,7 +213,9 @@ def broken_arrays() -> dict[str, Case]:
         "too many pixels": (np.zeros((1000, 1001, 3), np.uint8), TOO_MUCH),
         "too many pictures": (np.zeros((9, 5, 5, 3), np.uint8), TOO_MUCH),
     }
-    cases: dict[str, Case] = {f"npy: {name}": ("application/x-npy", saved(array), allowed) for name, (array, allowed) in arrays.items()}
+    cases: dict[str, Case] = {
+        f"npy: {name}": ("application/x-npy", saved(array), allowed) for name, (array, allowed) in arrays.items()
+    }
     whole = saved(SMOOTH)
     for cut in (1, 7, 9, 40, 127, 128, 1000, len(whole) - 1):
         cases[f"npy cut at {cut}"] = ("application/x-npy", whole[:cut], BROKEN)
@@ -196,7 +224,9 @@ def broken_arrays() -> dict[str, Case]:
         "an unknown type": _npy_header((1, 1, 3), "'|x9'"),
         "code": _npy_header((1,), "print(1)"),
     }
-    cases |= {f"npy with {name}": ("application/x-npy", header + bytes(75), BROKEN | odd) for name, header in headers.items()}
+    cases |= {
+        f"npy with {name}": ("application/x-npy", header + bytes(75), BROKEN | odd) for name, header in headers.items()
+    }
     cases["npy with more than it says"] = ("application/x-npy", whole + b"x", BROKEN)
     cases["npy of version 9"] = ("application/x-npy", whole[:6] + b"\x09" + whole[7:], BROKEN)
     cases["an npz archive"] = ("application/x-npy", b"PK\x03\x04" + bytes(100), BROKEN)
@@ -251,6 +281,8 @@ def test_what_is_no_http_is_refused(endpoint: Endpoint, raw: bytes) -> None:
 
 def test_half_a_body_is_forgotten(endpoint: Endpoint) -> None:
     with socket.create_connection(("127.0.0.1", endpoint.port), 30) as connection:
-        connection.sendall(b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 1000\r\n\r\nabc")
+        connection.sendall(
+            b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 1000\r\n\r\nabc"
+        )
     assert endpoint.get("/ping").status_code == 200
     assert endpoint.post(encode(SMOOTH)).status_code == 200

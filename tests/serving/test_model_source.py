@@ -55,7 +55,9 @@ def test_no_model(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere does not exist; give the folder 'model'"):
         find_model(tmp_path / "nowhere", tmp_path)
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(UserError, match=r"has no model; expected weights.safetensors, config.yaml, labels.json.*found notes.txt"):
+    with pytest.raises(
+        UserError, match=r"has no model; expected weights.safetensors, config.yaml, labels.json.*found notes.txt"
+    ):
         find_model(tmp_path, tmp_path / "scratch")
     with pytest.raises(UserError, match=r"notes.txt cannot be unpacked"):
         find_model(tmp_path / "notes.txt", tmp_path / "scratch")

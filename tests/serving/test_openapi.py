@@ -60,7 +60,9 @@ def test_the_endpoint_keeps_to_its_description(description: schemathesis.schemas
 def test_the_description_names_what_is_taken_and_given(endpoint: Endpoint) -> None:
     document = endpoint.get("/openapi.json").json()
     assert document["info"]["version"] == __version__
-    assert sorted(f"{method.upper()} {path}" for path, methods in document["paths"].items() for method in methods) == sorted(OPERATIONS)
+    assert sorted(
+        f"{method.upper()} {path}" for path, methods in document["paths"].items() for method in methods
+    ) == sorted(OPERATIONS)
     invocations = document["paths"]["/invocations"]["post"]
     assert set(invocations["requestBody"]["content"]) == set(CONTENT_TYPES)
     answers = invocations["responses"]["200"]

@@ -70,7 +70,9 @@ def test_choose_a_picture(page: Page, detector: Detector, tmp_path: Path) -> Non
     expect(page.locator("#status")).to_contain_text(f"{len(expected.scores)} found with a score of 0.00 or more")
 
 
-def test_the_least_score_hides_rows_without_another_request(page: Page, endpoint: Endpoint, detector: Detector, tmp_path: Path) -> None:
+def test_the_least_score_hides_rows_without_another_request(
+    page: Page, endpoint: Endpoint, detector: Detector, tmp_path: Path
+) -> None:
     (tmp_path / "smooth.png").write_bytes(encode(SMOOTH))
     page.locator("#file").set_input_files(tmp_path / "smooth.png")
     expect(page.locator("#status")).to_contain_text("found", timeout=WAIT)

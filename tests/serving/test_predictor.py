@@ -54,7 +54,9 @@ def assert_same(answer: dict[str, Any], expected: Detections, size: tuple[int, i
         ("application/json", json.dumps({"image": "data:image/png;base64," + b64(encode(SMOOTH))}).encode()),
     ],
 )
-def test_one_picture_in_every_content_type(endpoint: Endpoint, detector: Detector, content_type: str, body: bytes) -> None:
+def test_one_picture_in_every_content_type(
+    endpoint: Endpoint, detector: Detector, content_type: str, body: bytes
+) -> None:
     response = endpoint.post(body, content_type)
     assert response.status_code == 200, response.text
     assert response.headers["Content-Type"] == "application/json"
@@ -69,7 +71,10 @@ PICTURES = [picture(90, 60), picture(50, 80, seed=1), picture(70, 70, seed=2)]
     [
         ("application/json", json.dumps({"images": [b64(encode(p)) for p in PICTURES]}).encode()),
         ("application/json", json.dumps({"instances": [{"b64": b64(encode(p))} for p in PICTURES]}).encode()),
-        ("application/json", json.dumps({"instances": [{"image": {"b64": b64(encode(p))}} for p in PICTURES]}).encode()),
+        (
+            "application/json",
+            json.dumps({"instances": [{"image": {"b64": b64(encode(p))}} for p in PICTURES]}).encode(),
+        ),
     ],
 )
 def test_many_pictures_keep_their_order(endpoint: Endpoint, detector: Detector, content_type: str, body: bytes) -> None:
@@ -148,7 +153,9 @@ def test_selection_by_query_and_by_custom_attributes(endpoint: Endpoint, detecto
     answer = endpoint.post(encode(SMOOTH), params={"score_threshold": middle}).json()
     assert len(answer["scores"]) == (expected.scores.astype(np.float64) >= middle).sum()
     header = {"X-Amzn-SageMaker-Custom-Attributes": "trace=7,max_detections=2,classes=cell,dust, fine"}
-    response = endpoint.post(encode(SMOOTH), headers={"X-Amzn-SageMaker-Custom-Attributes": "trace=7,max_detections=2,classes=cell,hair"})
+    response = endpoint.post(
+        encode(SMOOTH), headers={"X-Amzn-SageMaker-Custom-Attributes": "trace=7,max_detections=2,classes=cell,hair"}
+    )
     wanted = expected.scores[expected.labels != 2][:2]
     np.testing.assert_allclose(response.json()["scores"], wanted, atol=1e-5)
     version = response.json()["model_version"]
@@ -169,7 +176,11 @@ def test_selection_by_query_and_by_custom_attributes(endpoint: Endpoint, detecto
         (400, {"params": {"score_threshold": "high"}}, "'score_threshold' is 'high'; expected a number from 0 to 1"),
         (400, {"params": {"score_threshold": "nan"}}, "'nan'"),
         (400, {"params": {"max_detections": "1.5"}}, "expected a whole number"),
-        (400, {"params": {"threshold": "0.5"}}, "'threshold' is not known; expected score_threshold, max_detections, classes"),
+        (
+            400,
+            {"params": {"threshold": "0.5"}},
+            "'threshold' is not known; expected score_threshold, max_detections, classes",
+        ),
         (422, {"params": {"classes": "cat"}}, "no class 'cat'; it has cell, dust, fine, hair"),
     ],
 )
@@ -209,7 +220,10 @@ def test_a_body_of_25_mb_passes_and_a_larger_one_than_allowed_does_not(endpoint:
 
 def test_the_log_has_a_line_a_request_and_metrics_count_them(endpoint: Endpoint) -> None:
     assert (
-        endpoint.post(encode(SMOOTH), headers={"X-Request-Id": "mine-1"}, params={"max_detections": 3}).headers["X-Request-Id"] == "mine-1"
+        endpoint.post(encode(SMOOTH), headers={"X-Request-Id": "mine-1"}, params={"max_detections": 3}).headers[
+            "X-Request-Id"
+        ]
+        == "mine-1"
     )
     answer = endpoint.post(b"x", headers={"X-Request-Id": "mine-2"})
     assert answer.json()["request_id"] == "mine-2"
@@ -223,11 +237,16 @@ def test_the_log_has_a_line_a_request_and_metrics_count_them(endpoint: Endpoint)
     assert (bad["status"], bad["error"]) == (400, answer.json()["error"])
     counted = endpoint.get("/metrics").text
     statuses = [line["status"] for line in endpoint.log()]
-    assert f'frcnn_requests_total{{model_version="{good["model_version"]}",status="200"}} {statuses.count(200)}.0' in counted
+    assert (
+        f'frcnn_requests_total{{model_version="{good["model_version"]}",status="200"}} {statuses.count(200)}.0'
+        in counted
+    )
     assert "frcnn_worker_healthy 1.0" in counted
 
 
-def test_answers_do_not_depend_on_what_runs_beside(endpoint: Endpoint, detector: Detector, healthy: Callable[[], bool]) -> None:
+def test_answers_do_not_depend_on_what_runs_beside(
+    endpoint: Endpoint, detector: Detector, healthy: Callable[[], bool]
+) -> None:
     """Forty requests of three canvases at a time: every one has its own answer, and the pings between are answered."""
     pictures = [picture(90, 60, 1), picture(60, 90, 2), picture(64, 64, 3)]
     expected = detector.detect(pictures)

@@ -11,7 +11,9 @@ from frcnn.serving.selection import Selection, read_selection
 
 NAMES = ("cell", "dust, fine", "hair")
 FOUND = Detections(
-    np.arange(16, dtype=np.float32).reshape(4, 4), np.array([0.9, 0.8, 0.5, 0.1], np.float32), np.array([1, 2, 1, 3], np.int32)
+    np.arange(16, dtype=np.float32).reshape(4, 4),
+    np.array([0.9, 0.8, 0.5, 0.1], np.float32),
+    np.array([1, 2, 1, 3], np.int32),
 )
 
 

@@ -57,7 +57,9 @@ def test_sigterm_under_load_loses_no_accepted_request(served_model: Path, start:
     statuses = [status for caller in callers for status in caller.result()[0]]
     assert exit_code == 0
     for caller in callers:
-        assert re.search("Connection refused|Connection reset by peer|closed connection without response", caller.result()[1])
+        assert re.search(
+            "Connection refused|Connection reset by peer|closed connection without response", caller.result()[1]
+        )
     assert len(statuses) > 32
     assert set(statuses) == {200}
     assert len(endpoint.log()) == len(statuses)
@@ -65,7 +67,9 @@ def test_sigterm_under_load_loses_no_accepted_request(served_model: Path, start:
     assert "cut off" not in endpoint.errors()
 
 
-def test_two_busy_workers_from_an_archive_without_nginx_and_the_end_of_one(served_model: Path, start: Start, tmp_path: Path) -> None:
+def test_two_busy_workers_from_an_archive_without_nginx_and_the_end_of_one(
+    served_model: Path, start: Start, tmp_path: Path
+) -> None:
     with tarfile.open(tmp_path / "model.tar.gz", "w:gz") as tar:
         tar.add(served_model, ".")
     tmp_path.chmod(0o555)
@@ -166,7 +170,9 @@ def test_nginx_understands_its_configuration(tmp_path: Path, bind: str) -> None:
     assert re.findall(r"@\w+@", file.read_text()) == []
     assert "client_max_body_size 7m;" in file.read_text()
     assert "proxy_read_timeout 30s;" in file.read_text()
-    tested = subprocess.run([str(NGINX), "-t", "-p", tmp_path, "-e", "stderr", "-c", file], capture_output=True, text=True, check=False)
+    tested = subprocess.run(
+        [str(NGINX), "-t", "-p", tmp_path, "-e", "stderr", "-c", file], capture_output=True, text=True, check=False
+    )
     assert tested.returncode == 0, tested.stderr
 
 
@@ -182,7 +188,9 @@ def wait_for(condition: Callable[[], object]) -> None:
         time.sleep(0.1)
 
 
-def test_missing_packages_are_named_with_the_command_that_brings_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_packages_are_named_with_the_command_that_brings_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for modules, named in ((["flask"], "flask"), (["gunicorn", "prometheus_client"], "gunicorn, prometheus_client")):
         with monkeypatch.context() as patch:
             for module in modules:

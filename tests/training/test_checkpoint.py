@@ -93,7 +93,9 @@ def test_only_damaged_ones_are_an_error_and_not_a_fresh_start(checkpoints: Check
         checkpoints.latest()
 
 
-@pytest.mark.parametrize("other", [tracked(0.0, size=4), tf.train.Checkpoint(weights=tf.Variable([0.0] * 3), more=tf.Variable(1.0))])
+@pytest.mark.parametrize(
+    "other", [tracked(0.0, size=4), tf.train.Checkpoint(weights=tf.Variable([0.0] * 3), more=tf.Variable(1.0))]
+)
 def test_a_checkpoint_of_another_model_is_refused(checkpoints: Checkpoints, other: tf.train.Checkpoint) -> None:
     checkpoints.save(tracked(1.0), 1, {})
     latest = checkpoints.latest()

@@ -14,13 +14,20 @@ from frcnn.training.folders import Folders
 from frcnn.training.trainer import Trainer
 
 
-def test_everything_has_its_place_and_a_lost_model_is_written_again(tiny_config: Callable[..., Config], tmp_path: Path) -> None:
+def test_everything_has_its_place_and_a_lost_model_is_written_again(
+    tiny_config: Callable[..., Config], tmp_path: Path
+) -> None:
     config = tiny_config(tmp_path / "unused", "training.epochs=1")
     folders = Folders(tmp_path / "output", tmp_path / "kept", (tmp_path / "model", tmp_path / "kept" / "model"))
     trainer = Trainer(config, folders)
     assert trainer.run() == tmp_path / "model"
     assert not (tmp_path / "unused").exists()
-    assert {entry.name for entry in (tmp_path / "output").iterdir()} == {"config.yaml", "metrics.jsonl", "tensorboard", "pictures"}
+    assert {entry.name for entry in (tmp_path / "output").iterdir()} == {
+        "config.yaml",
+        "metrics.jsonl",
+        "tensorboard",
+        "pictures",
+    }
     assert {entry.name for entry in (tmp_path / "kept").iterdir()} == {"step-00000006", "model", "metrics.jsonl"}
     weights = (tmp_path / "model" / "weights.safetensors").read_bytes()
     assert (tmp_path / "kept" / "model" / "weights.safetensors").read_bytes() == weights
@@ -59,7 +66,9 @@ def test_history_is_not_kept_twice_in_one_folder(tmp_path: Path) -> None:
     assert list(folders.checkpoints.iterdir()) == []
 
 
-def test_an_output_that_cannot_be_written_is_told_before_the_model_is_built(tiny_config: Callable[..., Config], tmp_path: Path) -> None:
+def test_an_output_that_cannot_be_written_is_told_before_the_model_is_built(
+    tiny_config: Callable[..., Config], tmp_path: Path
+) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"file cannot be written into \(File exists\); choose another place"):
         Trainer(tiny_config(tmp_path / "file"))

@@ -11,8 +11,24 @@ import pytest
 from frcnn.training.metric_lines import METRIC_DEFINITIONS, metric_line
 from frcnn.training.progress import Progress
 
-LOSSES = {"rpn_objectness": 0.5, "rpn_box": 1.25e-05, "roi_class": 2.0, "roi_box": 0.0, "loss": 1234567.0, "gradient_norm": 3.5}
-METRICS = {"AP": 0.25, "AP50": 0.5, "AP75": 0.125, "APs": 0.0, "APm": -1.0, "APl": 1.0, "unreadable_images": 3, "class_AP": {"AP": 9.0}}
+LOSSES = {
+    "rpn_objectness": 0.5,
+    "rpn_box": 1.25e-05,
+    "roi_class": 2.0,
+    "roi_box": 0.0,
+    "loss": 1234567.0,
+    "gradient_norm": 3.5,
+}
+METRICS = {
+    "AP": 0.25,
+    "AP50": 0.5,
+    "AP75": 0.125,
+    "APs": 0.0,
+    "APm": -1.0,
+    "APl": 1.0,
+    "unreadable_images": 3,
+    "class_AP": {"AP": 9.0},
+}
 RESOURCES = {
     "host": "algo-2", "cpu_percent": 51.5, "memory_percent": 7.0, "disk_percent": 0.5, "disk_read_mb_s": 1e-07, "disk_write_mb_s": 2.5,
     "network_in_mb_s": 120.0, "network_out_mb_s": 0.0, "gpus": 2, "gpu_percent": 99.0, "gpu_memory_percent": 88.0,

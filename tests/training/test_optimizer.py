@@ -23,7 +23,9 @@ def options(*overrides: str) -> Config:
     )
 
 
-def descend(config: Config, start: np.ndarray, gradients: list[np.ndarray]) -> tuple[keras.Variable, keras.optimizers.Optimizer]:
+def descend(
+    config: Config, start: np.ndarray, gradients: list[np.ndarray]
+) -> tuple[keras.Variable, keras.optimizers.Optimizer]:
     """Steps on a loss that is linear but for the weight decay, so that its gradients are the given ones."""
     variable = keras.Variable(start, name="kernel")
     optimizer = build_optimizer(config, total_steps=100, variables=[variable])
@@ -47,7 +49,9 @@ def test_momentum_and_weight_decay_are_pytorchs() -> None:
 
 
 def test_clipping_bounds_the_global_norm() -> None:
-    config = options("optimizer.clip_norm=1.0", "optimizer.weight_decay=0", "optimizer.momentum=0", "optimizer.milestones=[]")
+    config = options(
+        "optimizer.clip_norm=1.0", "optimizer.weight_decay=0", "optimizer.momentum=0", "optimizer.milestones=[]"
+    )
     moved, _ = descend(config, np.zeros(2, np.float32), [np.array([30.0, 40.0], np.float32)])
     np.testing.assert_allclose(moved, [-0.06, -0.08], rtol=1e-5)
 
@@ -56,7 +60,9 @@ def test_norms_and_biases_are_spared_by_option() -> None:
     kernel, gamma = keras.Variable([2.0], name="kernel"), keras.Variable([3.0], name="gamma")
     kernel._path, gamma._path = "stem/conv/kernel", "stem/norm/gamma"
     both = l2_penalty([kernel, gamma], options("optimizer.weight_decay=0.1").optimizer)
-    one = l2_penalty([kernel, gamma], options("optimizer.weight_decay=0.1", "optimizer.decay_norm_and_bias=false").optimizer)
+    one = l2_penalty(
+        [kernel, gamma], options("optimizer.weight_decay=0.1", "optimizer.decay_norm_and_bias=false").optimizer
+    )
     assert (float(both), float(one)) == (pytest.approx(0.05 * 13), pytest.approx(0.05 * 4))
 
 

@@ -53,6 +53,9 @@ def draw_pictures(folder: Path) -> None:
 def test_a_handful_of_pictures_is_fitted(tmp_path: Path) -> None:
     data = tmp_path / "data"
     draw_pictures(data)
-    same = [f"data.validation.images={data / 'train'}", f"data.validation.annotations={data / 'annotations' / 'instances_train.json'}"]
+    same = [
+        f"data.validation.images={data / 'train'}",
+        f"data.validation.annotations={data / 'annotations' / 'instances_train.json'}",
+    ]
     model = train(load_config(overrides=[f"data.root={data}", f"output={tmp_path / 'run'}", *same, *OPTIONS.split()]))
     assert json.loads((model / "metrics.json").read_text())["AP"] >= 0.95

@@ -45,7 +45,9 @@ def test_records_are_means_since_the_last_record_and_the_last_step_has_one(tmp_p
 def test_without_a_terminal_every_record_is_one_line_of_pairs(tmp_path: Path) -> None:
     lines = run(tmp_path, range(1, 11), log_every=5).splitlines()
     assert len(lines) == 2
-    assert re.fullmatch(r"train step=5 steps=10 a=3 b=6 learning_rate=2\.5 images_per_second=[0-9.e+]+ seconds_left=\d+", lines[0])
+    assert re.fullmatch(
+        r"train step=5 steps=10 a=3 b=6 learning_rate=2\.5 images_per_second=[0-9.e+]+ seconds_left=\d+", lines[0]
+    )
 
 
 def test_a_saved_step_is_a_line_of_the_log(tmp_path: Path) -> None:
@@ -113,7 +115,14 @@ def test_tensorboard_reads_scalars_and_pictures(tmp_path: Path) -> None:
         progress.pictures(1, "validation", [red, red[:3]])
     events = EventAccumulator(str(tmp_path / TENSORBOARD_FOLDER), size_guidance={"tensors": 0}).Reload()
     tags = set(events.Tags()["tensors"])
-    assert tags == {"train/a", "train/learning_rate", "train/images_per_second", "evaluation/AP", "validation/0", "validation/1"}
+    assert tags == {
+        "train/a",
+        "train/learning_rate",
+        "train/images_per_second",
+        "evaluation/AP",
+        "validation/0",
+        "validation/1",
+    }
     assert tf.make_ndarray(events.Tensors("train/a")[0].tensor_proto) == 3.0
     width, height, png = tf.make_ndarray(events.Tensors("validation/1")[0].tensor_proto)
     assert (int(width), int(height)) == (8, 3)

@@ -12,7 +12,9 @@ from frcnn.training.schedule import WarmupSchedule
 
 def test_warmup_is_linear_from_its_factor_to_the_scaled_peak() -> None:
     schedule = WarmupSchedule(
-        Optimizer(learning_rate=0.02, base_batch_size=16, warmup_steps=100, warmup_factor=0.1), batch_size=8, total_steps=1000
+        Optimizer(learning_rate=0.02, base_batch_size=16, warmup_steps=100, warmup_factor=0.1),
+        batch_size=8,
+        total_steps=1000,
     )
     rates = [float(schedule(step)) for step in (0, 50, 100, 500)]
     assert rates == pytest.approx([0.001, 0.0055, 0.01, 0.01], rel=1e-5)

@@ -82,12 +82,16 @@ def test_step_traces_once_per_canvas(unbroken: Trainer, tiny_config: MakeConfig,
 
 def test_saved_model_has_the_averaged_weights_and_training_goes_on_with_the_raw_ones(unbroken: Trainer) -> None:
     saved = safetensors.numpy.load_file(unbroken.config.output / "model" / "weights.safetensors")
-    for variable, average in zip(unbroken.model.trainable_variables, unbroken.optimizer._model_variables_moving_average, strict=True):
+    for variable, average in zip(
+        unbroken.model.trainable_variables, unbroken.optimizer._model_variables_moving_average, strict=True
+    ):
         np.testing.assert_array_equal(saved[variable.path], average.numpy())
         assert not np.array_equal(variable.numpy(), average.numpy()) or not variable.numpy().any()
 
 
-def test_interrupted_run_ends_with_bit_identical_weights(unbroken: Trainer, tiny_config: MakeConfig, tmp_path: Path) -> None:
+def test_interrupted_run_ends_with_bit_identical_weights(
+    unbroken: Trainer, tiny_config: MakeConfig, tmp_path: Path
+) -> None:
     config = tiny_config(tmp_path)
     # Two stops, somewhere in the first and in the second epoch, each time elsewhere; then to the end.
     first, second = random.randrange(5), 6 + random.randrange(4)
@@ -142,7 +146,9 @@ def test_a_signal_during_an_evaluation_loses_no_step_and_leaves_it_to_the_next_r
     assert again.best_ap == unbroken.best_ap
 
 
-def test_damaged_newest_checkpoint_falls_back_to_the_one_before(unbroken: Trainer, tiny_config: MakeConfig, tmp_path: Path) -> None:
+def test_damaged_newest_checkpoint_falls_back_to_the_one_before(
+    unbroken: Trainer, tiny_config: MakeConfig, tmp_path: Path
+) -> None:
     shutil.copytree(unbroken.config.output, tmp_path, dirs_exist_ok=True)
     newest = tmp_path / "checkpoints" / "step-00000012" / "variables.data-00000-of-00001"
     newest.write_bytes(newest.read_bytes()[:-100])
@@ -151,7 +157,9 @@ def test_damaged_newest_checkpoint_falls_back_to_the_one_before(unbroken: Traine
     assert any("step-00000012" in note and "damaged" in note for note in trainer.notes)
 
 
-def test_other_data_are_refused_on_resume(unbroken: Trainer, tiny_config: MakeConfig, tmp_path: Path, shapes: Path) -> None:
+def test_other_data_are_refused_on_resume(
+    unbroken: Trainer, tiny_config: MakeConfig, tmp_path: Path, shapes: Path
+) -> None:
     shutil.copytree(unbroken.config.output, tmp_path / "run")
     data = shutil.copytree(shapes, tmp_path / "data")
     annotations = data / "annotations" / "instances_train.json"
@@ -162,9 +170,13 @@ def test_other_data_are_refused_on_resume(unbroken: Trainer, tiny_config: MakeCo
         Trainer(tiny_config(tmp_path / "run", f"data.root={data}"))
 
 
-def test_a_finished_run_does_not_pass_for_one_with_other_options(unbroken: Trainer, tiny_config: MakeConfig, tmp_path: Path) -> None:
+def test_a_finished_run_does_not_pass_for_one_with_other_options(
+    unbroken: Trainer, tiny_config: MakeConfig, tmp_path: Path
+) -> None:
     shutil.copytree(unbroken.config.output, tmp_path, dirs_exist_ok=True)
-    with pytest.raises(UserError, match=r"step-00000012 is the end of a run with other options: seed \(was 0, is 7\); nothing would be"):
+    with pytest.raises(
+        UserError, match=r"step-00000012 is the end of a run with other options: seed \(was 0, is 7\); nothing would be"
+    ):
         Trainer(tiny_config(tmp_path, "seed=7"))
     assert Trainer(tiny_config(tmp_path, "training.log_every=5", "data.workers=1")).finished
     longer = Trainer(tiny_config(tmp_path, "optimizer.learning_rate=0.001", "training.epochs=3"))
@@ -176,15 +188,29 @@ def test_memory_that_runs_out_is_told_with_what_to_lower(tiny_config: MakeConfig
     trainer = Trainer(tiny_config(tmp_path))
     trainer._step = lambda *_: tf.zeros([1 << 46])  # 256 TiB: TensorFlow's own refusal
     with pytest.raises(
-        UserError, match=r"memory ran out at step 0 with 4 images of 64 x 64 pixels in this process \(.*\); lower training.batch"
+        UserError,
+        match=r"memory ran out at step 0 with 4 images of 64 x 64 pixels in this process \(.*\); lower training.batch",
     ):
         trainer.run()
 
 
-def test_records_hold_the_rate_of_their_step_and_the_warm_up_fits_the_run(tiny_config: MakeConfig, tmp_path: Path) -> None:
-    options = ("optimizer.ema=null", "optimizer.warmup_steps=500", "optimizer.warmup_factor=0.5", "optimizer.learning_rate=0.001")
-    trainer = Trainer(tiny_config(tmp_path, *options, "optimizer.schedule=multistep", "optimizer.milestones=[1.0]", "training.epochs=1"))
-    assert "optimizer.warmup_steps=500 is more than a third of the run's 6 steps: the rate rises over 2" in trainer.notes
+def test_records_hold_the_rate_of_their_step_and_the_warm_up_fits_the_run(
+    tiny_config: MakeConfig, tmp_path: Path
+) -> None:
+    options = (
+        "optimizer.ema=null",
+        "optimizer.warmup_steps=500",
+        "optimizer.warmup_factor=0.5",
+        "optimizer.learning_rate=0.001",
+    )
+    trainer = Trainer(
+        tiny_config(
+            tmp_path, *options, "optimizer.schedule=multistep", "optimizer.milestones=[1.0]", "training.epochs=1"
+        )
+    )
+    assert (
+        "optimizer.warmup_steps=500 is more than a third of the run's 6 steps: the rate rises over 2" in trainer.notes
+    )
     trainer.run()
     rates = [record["learning_rate"] for record in records(tmp_path, "train")]
     np.testing.assert_allclose(rates, np.array([0.5, 0.75, 1, 1, 1, 1]) * 0.001, rtol=1e-6)
@@ -207,7 +233,9 @@ def test_non_finite_loss_stops_at_the_step_and_saves_nothing(tiny_config: MakeCo
     assert not (tmp_path / "model").exists()
 
 
-def test_other_classes_keep_all_but_the_predictors(unbroken: Trainer, tiny_config: MakeConfig, tmp_path: Path, shapes: Path) -> None:
+def test_other_classes_keep_all_but_the_predictors(
+    unbroken: Trainer, tiny_config: MakeConfig, tmp_path: Path, shapes: Path
+) -> None:
     data = shutil.copytree(shapes, tmp_path / "data")
     for file in (data / "annotations").iterdir():
         content = json.loads(file.read_text())
@@ -223,24 +251,32 @@ def test_other_classes_keep_all_but_the_predictors(unbroken: Trainer, tiny_confi
     np.testing.assert_array_equal(trainer.model.roi_head.dense[0].kernel.numpy(), saved["roi_head/fc1/kernel"])
 
 
-def test_too_many_unreadable_images_end_the_run_after_saving(tiny_config: MakeConfig, tmp_path: Path, shapes: Path) -> None:
+def test_too_many_unreadable_images_end_the_run_after_saving(
+    tiny_config: MakeConfig, tmp_path: Path, shapes: Path
+) -> None:
     data = shutil.copytree(shapes, tmp_path / "data")
     broken = sorted((data / "train").iterdir())[:3]
     for file in broken:
         file.write_bytes(file.read_bytes()[:200])
     trainer = Trainer(tiny_config(tmp_path / "run", f"data.root={data}", "data.max_bad_image_share=0.1"))
-    with pytest.raises(UserError, match=r"3 of 24 images could not be read, more than data.max_bad_image_share=0.1 allows: .*train"):
+    with pytest.raises(
+        UserError, match=r"3 of 24 images could not be read, more than data.max_bad_image_share=0.1 allows: .*train"
+    ):
         trainer.run()
     assert len(list((tmp_path / "run" / "checkpoints").iterdir())) == 1
 
 
-def test_an_evaluation_counts_the_unreadable_images_of_both_splits(tiny_config: MakeConfig, tmp_path: Path, shapes: Path) -> None:
+def test_an_evaluation_counts_the_unreadable_images_of_both_splits(
+    tiny_config: MakeConfig, tmp_path: Path, shapes: Path
+) -> None:
     data = shutil.copytree(shapes, tmp_path / "data")
     for split, broken in (("train", 1), ("val", 2)):
         for file in sorted((data / split).iterdir())[:broken]:
             file.write_bytes(file.read_bytes()[:200])
     options = (f"data.root={data}", "training.epochs=1", "training.evaluate_every=null")
-    with pytest.raises(UserError, match=r"2 of 6 images could not be read, more than data.max_bad_image_share=0.1 allows: .*val"):
+    with pytest.raises(
+        UserError, match=r"2 of 6 images could not be read, more than data.max_bad_image_share=0.1 allows: .*val"
+    ):
         Trainer(tiny_config(tmp_path / "run", "data.max_bad_image_share=0.1", *options)).run()
     again = Trainer(tiny_config(tmp_path / "run", "data.max_bad_image_share=0.4", *options))
     assert again.owes_evaluation
@@ -252,7 +288,9 @@ def test_an_evaluation_counts_the_unreadable_images_of_both_splits(tiny_config: 
 
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision_trains(tiny_config: MakeConfig, tmp_path: Path, precision: str) -> None:
-    trainer = Trainer(tiny_config(tmp_path, f"training.precision={precision}", "training.epochs=0.5", "optimizer.accumulation=1"))
+    trainer = Trainer(
+        tiny_config(tmp_path, f"training.precision={precision}", "training.epochs=0.5", "optimizer.accumulation=1")
+    )
     before = trainer.model.rpn.convs[0].kernel.numpy()
     trainer.run()
     assert trainer.model.rpn.convs[0].kernel.dtype == "float32"
@@ -280,7 +318,9 @@ def test_accumulated_batches_make_one_update(tiny_config: MakeConfig, tmp_path: 
 
 
 def test_frozen_layers_need_weights(tiny_config: MakeConfig, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"backbone.freeze is 2, and there are no weights: the frozen layers would stay random"):
+    with pytest.raises(
+        UserError, match=r"backbone.freeze is 2, and there are no weights: the frozen layers would stay random"
+    ):
         Trainer(tiny_config(tmp_path, "backbone.freeze=2"))
     noted = Trainer(tiny_config(tmp_path, "backbone.norm=frozen_bn")).notes
     assert any("nothing normalises" in note for note in noted)
@@ -294,7 +334,9 @@ def test_why_there_is_no_validation_split_is_said(tiny_config: MakeConfig, shape
     assert load_splits(config, notes)[1] is None
     assert notes[0].startswith("no validation split, so nothing is measured and the last model is kept, not the best: ")
     with pytest.raises(UserError, match="val_typo"):
-        load_splits(tiny_config(tmp_path / "run", f"data.root={tmp_path / 'data'}", "data.validation.images=val_typo"), [])
+        load_splits(
+            tiny_config(tmp_path / "run", f"data.root={tmp_path / 'data'}", "data.validation.images=val_typo"), []
+        )
 
 
 def test_trained_model_serves_from_its_folder_alone(unbroken: Trainer, tmp_path: Path) -> None:
@@ -311,8 +353,12 @@ def test_finished_run_is_not_run_again(unbroken: Trainer) -> None:
     assert (unbroken.config.output / "model" / "weights.safetensors").stat().st_mtime_ns == before
 
 
-def test_sparse_ids_crowds_and_empty_images_need_no_care(tiny_config: MakeConfig, tmp_path: Path, real_data: Path) -> None:
-    config = tiny_config(tmp_path, f"data.root={real_data / 'coco128'}", "training.epochs=0.1", "training.evaluate_every=null")
+def test_sparse_ids_crowds_and_empty_images_need_no_care(
+    tiny_config: MakeConfig, tmp_path: Path, real_data: Path
+) -> None:
+    config = tiny_config(
+        tmp_path, f"data.root={real_data / 'coco128'}", "training.epochs=0.1", "training.evaluate_every=null"
+    )
     trainer = Trainer(config)
     assert (len(trainer.train_index.class_names), max(trainer.train_index.category_ids)) == (80, 90)
     trainer.run()

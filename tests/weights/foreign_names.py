@@ -23,7 +23,11 @@ def resnet_layers(depth: int) -> Iterator[tuple[str, int, int, str, tuple[int, .
         width = 64 * 2**stage
         outputs = width * 4 if bottleneck else width
         for block in range(blocks):
-            sides = [(width, inputs, 1), (width, width, 3), (outputs, width, 1)] if bottleneck else [(width, inputs, 3), (width, width, 3)]
+            sides = (
+                [(width, inputs, 1), (width, width, 3), (outputs, width, 1)]
+                if bottleneck
+                else [(width, inputs, 3), (width, width, 3)]
+            )
             for number, (out, into, side) in enumerate(sides, start=1):
                 yield "block", stage + 2, block, f"conv{number}", (out, into, side, side)
             if inputs != outputs:
@@ -36,7 +40,9 @@ def torchvision_resnet(depth: int, prefix: str = "", counters: bool = True) -> S
     shapes: Shapes = {}
     for part, stage, block, layer, kernel in resnet_layers(depth):
         at = prefix if part == "stem" else f"{prefix}layer{stage - 1}.{block}."
-        convolution, norm = ("downsample.0", "downsample.1") if layer == "shortcut" else (layer, layer.replace("conv", "bn"))
+        convolution, norm = (
+            ("downsample.0", "downsample.1") if layer == "shortcut" else (layer, layer.replace("conv", "bn"))
+        )
         shapes[f"{at}{convolution}.weight"] = kernel
         shapes |= {f"{at}{norm}.{what}": kernel[:1] for what in NORM}
         if counters:

@@ -27,11 +27,21 @@ def test_safetensors(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", ["model", "state_dict", "blobs"])
 def test_weights_inside_a_checkpoint_and_what_stands_beside_them(tmp_path: Path, key: str) -> None:
-    tree = {key: {**WEIGHTS, "note": "hello"}, "__author__": "Detectron2 Model Zoo", "iteration": 9, "optimizer": {"a": 1, "b": 2}}
+    tree = {
+        key: {**WEIGHTS, "note": "hello"},
+        "__author__": "Detectron2 Model Zoo",
+        "iteration": 9,
+        "optimizer": {"a": 1, "b": 2},
+    }
     (tmp_path / "c.pkl").write_bytes(pickle.dumps(tree))
     found = read_checkpoint(tmp_path / "c.pkl")
     assert found.tensors.keys() == WEIGHTS.keys()
-    assert found.others == {"__author__": "'Detectron2 Model Zoo'", "iteration": "9", "optimizer": "2 entries", "note": "'hello'"}
+    assert found.others == {
+        "__author__": "'Detectron2 Model Zoo'",
+        "iteration": "9",
+        "optimizer": "2 entries",
+        "note": "'hello'",
+    }
 
 
 def test_a_bare_state_dict(tmp_path: Path) -> None:

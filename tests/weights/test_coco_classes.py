@@ -9,7 +9,9 @@ from frcnn.weights.coco_classes import classes_of
 
 
 def test_the_names_and_ids_are_those_of_the_annotation_file(real_data: Path) -> None:
-    categories = json.loads((real_data / "coco128" / "annotations" / "instances_val2017.json").read_text())["categories"]
+    categories = json.loads((real_data / "coco128" / "annotations" / "instances_val2017.json").read_text())[
+        "categories"
+    ]
     assert classes_of(80) == (tuple(c["name"] for c in categories), tuple(c["id"] for c in categories))
     names, ids = classes_of(90)
     assert ids == tuple(range(1, 91))

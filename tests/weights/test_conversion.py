@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from frcnn.errors import UserError
-from frcnn.weights.conversion import Target, Translation, convert, convolution, dense, dense_after_pooling, plain, resnet_name
+from frcnn.weights.conversion import (
+    Target,
+    Translation,
+    convert,
+    convolution,
+    dense,
+    dense_after_pooling,
+    plain,
+    resnet_name,
+)
 
 BLOCK = r"s(?P<stage>\d)\.(?P<block>\d+)\.c(?P<conv3>3)?"
 
@@ -30,7 +39,11 @@ def test_dense_after_pooling_reads_channels_last(rng: np.random.Generator) -> No
 
 def translation(**targets: Target) -> Translation:
     return Translation(
-        {"backbone": {"name": "resnet18"}}, ("cell",), (1,), targets, implied={"n/moving_mean": 0.0, "n/moving_variance": 1.0}
+        {"backbone": {"name": "resnet18"}},
+        ("cell",),
+        (1,),
+        targets,
+        implied={"n/moving_mean": 0.0, "n/moving_variance": 1.0},
     )
 
 
@@ -54,12 +67,26 @@ def test_convert_lays_out_and_fills_what_is_implied() -> None:
             Target("d/kernel", dense),
             r"tensor 'w' has shape \(4, 3\), laid out as \(3, 4\), which does not fit 'd/kernel' \(3, 2\) of a resnet18 Faster R-CNN",
         ),
-        ((2, 3, 1), Target("d/kernel", convolution), r"tensor 'w' has shape \(2, 3, 1\), which does not fit 'd/kernel' \(3, 2\)"),
-        ((2, 10), Target("d/kernel", dense_after_pooling(4)), r"tensor 'w' has shape \(2, 10\), which does not fit 'd/kernel' \(3, 2\)"),
-        ((2, 3), Target("e/kernel", dense), r"tensor 'w' \(2, 3\) belongs to 'e/kernel', which a resnet18 Faster R-CNN does not have"),
+        (
+            (2, 3, 1),
+            Target("d/kernel", convolution),
+            r"tensor 'w' has shape \(2, 3, 1\), which does not fit 'd/kernel' \(3, 2\)",
+        ),
+        (
+            (2, 10),
+            Target("d/kernel", dense_after_pooling(4)),
+            r"tensor 'w' has shape \(2, 10\), which does not fit 'd/kernel' \(3, 2\)",
+        ),
+        (
+            (2, 3),
+            Target("e/kernel", dense),
+            r"tensor 'w' \(2, 3\) belongs to 'e/kernel', which a resnet18 Faster R-CNN does not have",
+        ),
     ],
 )
-def test_a_tensor_that_does_not_fit_is_named_with_both_shapes(shape: tuple[int, ...], target: Target, sentence: str) -> None:
+def test_a_tensor_that_does_not_fit_is_named_with_both_shapes(
+    shape: tuple[int, ...], target: Target, sentence: str
+) -> None:
     with pytest.raises(UserError, match=sentence):
         convert({"w": np.zeros(shape)}, translation(w=target), SHAPES)
 
@@ -79,7 +106,11 @@ def test_what_nothing_fills_is_named() -> None:
     ],
 )
 def test_the_resnet_is_read_off_the_names(blocks: tuple[int, ...], third: bool, expected: str) -> None:
-    names = [f"s{stage}.{block}.c{'3' if third else ''}" for stage, count in enumerate(blocks, start=1) for block in range(count)]
+    names = [
+        f"s{stage}.{block}.c{'3' if third else ''}"
+        for stage, count in enumerate(blocks, start=1)
+        for block in range(count)
+    ]
     assert resnet_name(names, BLOCK) == expected
     with pytest.raises(UserError, match=r"stages of \[.*\] blocks; expected a ResNet-18, -34, -50, -101 or -152"):
         resnet_name([*names, f"s1.{blocks[0]}.c"], BLOCK)

@@ -46,7 +46,10 @@ def test_the_real_names_are_all_used_and_give_the_preset(golden: Path, name: str
     assert translation.left_out == {}
     assert translation.targets.keys() == tensors.keys()
     assert len({target.path for target in translation.targets.values()}) == len(tensors)
-    config, expected = Config.model_validate(translation.options), load_config(REPOSITORY / "configs" / f"{preset}.yaml")
+    config, expected = (
+        Config.model_validate(translation.options),
+        load_config(REPOSITORY / "configs" / f"{preset}.yaml"),
+    )
     assert [getattr(config, section) for section in NETWORK] == [getattr(expected, section) for section in NETWORK]
     assert len(translation.class_names) == 80
     assert translation.class_names[11] == "stop sign"
@@ -62,8 +65,12 @@ def test_values_arrive_where_they_belong_and_the_background_comes_first() -> Non
     scores = tensors[f"{predictor}.cls_score.weight"]
     expected = {
         "backbone/stem/norm/gamma": tensors["backbone.bottom_up.stem.conv1.norm.weight"],
-        "backbone/stage5_block3/conv3/conv/kernel": tensors["backbone.bottom_up.res5.2.conv3.weight"].transpose(2, 3, 1, 0),
-        "backbone/stage3_block1/shortcut/norm/moving_mean": tensors["backbone.bottom_up.res3.0.shortcut.norm.running_mean"],
+        "backbone/stage5_block3/conv3/conv/kernel": tensors["backbone.bottom_up.res5.2.conv3.weight"].transpose(
+            2, 3, 1, 0
+        ),
+        "backbone/stage3_block1/shortcut/norm/moving_mean": tensors[
+            "backbone.bottom_up.res3.0.shortcut.norm.running_mean"
+        ],
         "fpn/lateral4/conv/kernel": tensors["backbone.fpn_lateral4.weight"].transpose(2, 3, 1, 0),
         "rpn/objectness/bias": tensors["proposal_generator.rpn_head.objectness_logits.bias"],
         "roi_head/class_logits/kernel": np.stack([scores[3], scores[0], scores[1], scores[2]], axis=1),
@@ -102,7 +109,9 @@ def test_msra_resnets_are_backbones_with_folded_norms(depth: int) -> None:
     assert translation.targets["res4_5_branch2c_w"].path == "backbone/stage4_block6/conv3/conv/kernel"
     assert translation.targets["res2_0_branch1_bn_b"].path == "backbone/stage2_block1/shortcut/norm/beta"
     model = build_model(1, Config.model_validate(translation.options))
-    backbone = {variable.path: tuple(variable.shape) for variable in model.variables if variable.path.startswith("backbone/")}
+    backbone = {
+        variable.path: tuple(variable.shape) for variable in model.variables if variable.path.startswith("backbone/")
+    }
     ours = convert(tensors, translation, backbone)
     assert ours.keys() == backbone.keys()
     np.testing.assert_array_equal(ours["backbone/stage4_block6/conv3/norm/moving_variance"], np.ones(1024))

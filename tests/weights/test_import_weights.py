@@ -43,7 +43,9 @@ def write(file: Path, shapes: foreign_names.Shapes) -> dict[str, np.ndarray]:
 
 @pytest.fixture
 def detector_file(tmp_path: Path) -> Path:
-    write(tmp_path / "r18.safetensors", foreign_names.torchvision_detector(18, 4, channels=16, width=32) | {"extra": (2,)})
+    write(
+        tmp_path / "r18.safetensors", foreign_names.torchvision_detector(18, 4, channels=16, width=32) | {"extra": (2,)}
+    )
     return tmp_path / "r18.safetensors"
 
 
@@ -65,7 +67,9 @@ def test_its_weights_start_a_model_of_other_classes(detector_file: Path, tmp_pat
     saved = read_model_folder(tmp_path / "model")
     model = build_model(7, saved.config)
     kept = load_weights(model, saved.weights, new_classes=True)
-    assert sorted(kept) == [f"roi_head/{layer}/{part}" for layer in ("box_deltas", "class_logits") for part in ("bias", "kernel")]
+    assert sorted(kept) == [
+        f"roi_head/{layer}/{part}" for layer in ("box_deltas", "class_logits") for part in ("bias", "kernel")
+    ]
 
 
 def test_a_resnet_becomes_a_folder_that_only_training_can_start_from(tmp_path: Path) -> None:
@@ -79,7 +83,11 @@ def test_a_resnet_becomes_a_folder_that_only_training_can_start_from(tmp_path: P
     config = load_config(tmp_path / "backbone" / "config.yaml")
     model = build_model(2, config)
     before = {variable.path: variable.numpy() for variable in model.variables}
-    assert load_weights(model, tmp_path / "backbone" / "weights.safetensors", new_classes=True) == ["fpn", "roi_head", "rpn"]
+    assert load_weights(model, tmp_path / "backbone" / "weights.safetensors", new_classes=True) == [
+        "fpn",
+        "roi_head",
+        "rpn",
+    ]
     after = {variable.path: variable.numpy() for variable in model.variables}
     np.testing.assert_array_equal(after["backbone/stem/conv/kernel"], tensors["conv1.weight"].transpose(2, 3, 1, 0))
     np.testing.assert_array_equal(after["fpn/lateral2/conv/kernel"], before["fpn/lateral2/conv/kernel"])
@@ -113,7 +121,9 @@ MISFITS = {
 
 
 @pytest.mark.parametrize(("changes", "sentence"), MISFITS.values(), ids=MISFITS)
-def test_nothing_is_written_where_a_tensor_does_not_fit(changes: dict[str, np.ndarray], sentence: str, tmp_path: Path) -> None:
+def test_nothing_is_written_where_a_tensor_does_not_fit(
+    changes: dict[str, np.ndarray], sentence: str, tmp_path: Path
+) -> None:
     tensors = foreign_names.drawn(foreign_names.torchvision_detector(18, 4, channels=16, width=32))
     safetensors.numpy.save_file(tensors | changes, tmp_path / "bad.safetensors")
     with pytest.raises(UserError, match=rf"^{re.escape(str(tmp_path))}/bad\.safetensors: .*{sentence}"):
@@ -122,9 +132,13 @@ def test_nothing_is_written_where_a_tensor_does_not_fit(changes: dict[str, np.nd
 
 
 def test_a_file_of_the_other_framework_and_our_own_are_told(detector_file: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"it is no file of detectron2's but one of torchvision's; import it with --from torchvision$"):
+    with pytest.raises(
+        UserError, match=r"it is no file of detectron2's but one of torchvision's; import it with --from torchvision$"
+    ):
         import_weights(detector_file, "detectron2", tmp_path / "model")
-    safetensors.numpy.save_file({"backbone/stem/conv/kernel": np.zeros((7, 7, 3, 64), np.float32)}, tmp_path / "own.safetensors")
+    safetensors.numpy.save_file(
+        {"backbone/stem/conv/kernel": np.zeros((7, 7, 3, 64), np.float32)}, tmp_path / "own.safetensors"
+    )
     with pytest.raises(UserError, match="it holds frcnn's own weights, which need no import"):
         import_weights(tmp_path / "own.safetensors", "torchvision", tmp_path / "model")
 
@@ -133,7 +147,9 @@ def test_options_that_a_file_asks_for_are_checked(tmp_path: Path) -> None:
     shapes = foreign_names.detectron2_detector(50, 4, channels=16, width=32)
     tensors = foreign_names.drawn(shapes) | {"pixel_std": np.zeros((3, 1, 1), np.float32)}
     safetensors.numpy.save_file(tensors, tmp_path / "zero.safetensors")
-    with pytest.raises(UserError, match=r"zero\.safetensors: it asks for image\.std\.0 0\.0: Input should be greater than 0"):
+    with pytest.raises(
+        UserError, match=r"zero\.safetensors: it asks for image\.std\.0 0\.0: Input should be greater than 0"
+    ):
         import_weights(tmp_path / "zero.safetensors", "detectron2", tmp_path / "model")
 
 
@@ -146,13 +162,18 @@ def test_a_backbone_leaves_no_labels_of_a_detector_that_was_there(detector_file:
 
 def test_a_folder_that_cannot_be_written_is_named(detector_file: Path, tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file")
-    with pytest.raises(UserError, match=r"model folder .*taken cannot be written \(.*File exists.*\); make room there or choose another"):
+    with pytest.raises(
+        UserError,
+        match=r"model folder .*taken cannot be written \(.*File exists.*\); make room there or choose another",
+    ):
         import_weights(detector_file, "torchvision", tmp_path / "taken")
 
 
 def test_import_weights_accounts_for_every_tensor_and_training_starts_from_them(tmp_path: Path) -> None:
     tensors = write(tmp_path / "resnet18.safetensors", foreign_names.torchvision_classifier(18))
-    result = frcnn("import-weights", tmp_path / "resnet18.safetensors", "--from", "torchvision", "--out", tmp_path / "backbone")
+    result = frcnn(
+        "import-weights", tmp_path / "resnet18.safetensors", "--from", "torchvision", "--out", tmp_path / "backbone"
+    )
     assert result.exit_code == 0, result.output
     first, used, *left_out, last = result.stdout.splitlines()
     assert first == f"{tmp_path / 'resnet18.safetensors'}: resnet18, backbone alone"
@@ -164,6 +185,9 @@ def test_import_weights_accounts_for_every_tensor_and_training_starts_from_them(
     assert frcnn("make-shapes", tmp_path / "shapes", "--images", "5").exit_code == 0
     result = frcnn("train", "--config", tmp_path / "tiny.yaml", *folders)
     assert result.exit_code == 0, result.output
-    assert re.search(r"started from .*backbone: backbone taken, which is all it holds; fpn, roi_head, rpn drawn at random", result.stdout)
+    assert re.search(
+        r"started from .*backbone: backbone taken, which is all it holds; fpn, roi_head, rpn drawn at random",
+        result.stdout,
+    )
     trained = safetensors.numpy.load_file(tmp_path / "run" / "model" / "weights.safetensors")
     np.testing.assert_array_equal(trained["backbone/stem/conv/kernel"], tensors["conv1.weight"].transpose(2, 3, 1, 0))

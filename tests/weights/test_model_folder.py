@@ -21,7 +21,9 @@ from frcnn.weights.model_folder import load_weights, read_model_folder, tensors_
 def small_model(classes: int = 2) -> keras.Model:
     """Two layers under the names that the detector's predictors have."""
     inputs = keras.Input((4,))
-    model = keras.Model(inputs, keras.layers.Dense(classes, name="class_logits")(keras.layers.Dense(3, name="fc1")(inputs)))
+    model = keras.Model(
+        inputs, keras.layers.Dense(classes, name="class_logits")(keras.layers.Dense(3, name="fc1")(inputs))
+    )
     for variable in model.variables:
         variable._path = f"roi_head/{variable.path}"
     return model
@@ -41,7 +43,12 @@ def test_round_trip(folder: Path) -> None:
     assert load_weights(second, saved.weights) == []
     for a, b in zip(first.variables, second.variables, strict=True):
         np.testing.assert_array_equal(a, b)
-    assert sorted(path.name for path in folder.iterdir()) == ["config.yaml", "labels.json", "metrics.json", "weights.safetensors"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "config.yaml",
+        "labels.json",
+        "metrics.json",
+        "weights.safetensors",
+    ]
 
 
 @contextlib.contextmanager
@@ -61,7 +68,9 @@ def test_a_full_disk_leaves_the_model_that_was_there(folder: Path, at: int, metr
     model, before = small_model(20_000), {path.name: path.read_bytes() for path in folder.iterdir()}
     with (
         full_disk(at),
-        pytest.raises(UserError, match=r"model folder .*model cannot be written \(.*[Ff]ile too large.*\); make room there"),
+        pytest.raises(
+            UserError, match=r"model folder .*model cannot be written \(.*[Ff]ile too large.*\); make room there"
+        ),
     ):
         write_model_folder(folder, model, Config(seed=6), ["new"], [1], metrics)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
@@ -77,7 +86,12 @@ def test_what_a_killed_process_left_is_removed(folder: Path) -> None:
     (folder / ".aside-123").mkdir()
     (folder / ".aside-123" / "weights.safetensors").write_bytes(b"half")
     write_model_folder(folder, small_model(), Config(seed=6), ["cell", "dust"], [3, 17], {})
-    assert sorted(path.name for path in folder.iterdir()) == ["config.yaml", "labels.json", "metrics.json", "weights.safetensors"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "config.yaml",
+        "labels.json",
+        "metrics.json",
+        "weights.safetensors",
+    ]
     assert read_model_folder(folder).config.seed == 6
 
 
@@ -123,7 +137,9 @@ def test_missing_and_left_over_tensors_are_named(folder: Path) -> None:
 
 def test_other_classes_keep_the_models_own_predictor_only_when_asked(folder: Path) -> None:
     model = small_model(classes=5)
-    with pytest.raises(UserError, match=r"tensor 'roi_head/class_logits/kernel' of .* has shape \(3, 2\), the model's has \(3, 5\)"):
+    with pytest.raises(
+        UserError, match=r"tensor 'roi_head/class_logits/kernel' of .* has shape \(3, 2\), the model's has \(3, 5\)"
+    ):
         load_weights(model, folder / "weights.safetensors")
     kept = load_weights(model, folder / "weights.safetensors", new_classes=True)
     assert kept == ["roi_head/class_logits/kernel", "roi_head/class_logits/bias"]

@@ -87,7 +87,9 @@ class Runs:
     ],
 )
 @pytest.mark.parametrize("container", ["pickle", "archive"])
-def test_a_call_is_refused_by_name_and_not_made(tmp_path: Path, call: Any, argument: str, named: str, container: str) -> None:
+def test_a_call_is_refused_by_name_and_not_made(
+    tmp_path: Path, call: Any, argument: str, named: str, container: str
+) -> None:
     marker = tmp_path / "marker"
     data = pickle.dumps({"weight": Runs(call, argument.format(marker=str(marker)))})
     file = tmp_path / "bad.pth"
@@ -114,7 +116,9 @@ def test_a_tensor_must_stay_inside_its_storage(golden: Path, tmp_path: Path) -> 
         for entry in whole.infolist():
             data = whole.read(entry)
             archive.writestr(entry, data[:-4] if entry.filename.endswith("data/0") else data, zipfile.ZIP_STORED)
-    with pytest.raises(UserError, match=r"cut\.pth cannot be read \(ValueError: a storage of \d+ values is larger than the file"):
+    with pytest.raises(
+        UserError, match=r"cut\.pth cannot be read \(ValueError: a storage of \d+ values is larger than the file"
+    ):
         read_pickled(cut)
 
 
@@ -138,7 +142,9 @@ def test_damage_is_answered_with_one_sentence(golden: Path, scratch: Path, data:
 
 def test_pickles_of_other_things_are_told(tmp_path: Path) -> None:
     (tmp_path / "text.pth").write_bytes(b"not a checkpoint")
-    with pytest.raises(UserError, match=r"text\.pth cannot be read .*expected a file that torch.save wrote, or a .pkl of NumPy arrays"):
+    with pytest.raises(
+        UserError, match=r"text\.pth cannot be read .*expected a file that torch.save wrote, or a .pkl of NumPy arrays"
+    ):
         read_pickled(tmp_path / "text.pth")
     buffer = io.BytesIO()
     pickle.Pickler(buffer).dump(pickle.PickleBuffer)

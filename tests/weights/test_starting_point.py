@@ -21,7 +21,13 @@ from frcnn.weights.starting_point import differing_conventions, start_from
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 DETECTRON2 = CONFIGS / "detectron2_r50_fpn.yaml"
-SMALL = ["backbone.name=resnet18", "fpn.channels=16", "roi_head.fc_channels=32", "image.min_size=[64]", "image.max_size=64"]
+SMALL = [
+    "backbone.name=resnet18",
+    "fpn.channels=16",
+    "roi_head.fc_channels=32",
+    "image.min_size=[64]",
+    "image.max_size=64",
+]
 
 
 @pytest.mark.parametrize("recipe", sorted(CONFIGS.glob("*.yaml")), ids=lambda file: file.stem)
@@ -39,12 +45,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder of three classes with torchvision's conventions."""
     base = tmp_path_factory.mktemp("weights")
     file = base / "r18.safetensors"
-    safetensors.numpy.save_file(foreign_names.drawn(foreign_names.torchvision_detector(18, 4, channels=16, width=32)), file)
+    safetensors.numpy.save_file(
+        foreign_names.drawn(foreign_names.torchvision_detector(18, 4, channels=16, width=32)), file
+    )
     import_weights(file, "torchvision", base / "model")
     return base / "model"
 
 
-def start(folder: Path, class_names: tuple[str, ...], *options: str, file: Path | None = None) -> tuple[FasterRCNN, Config, list[str]]:
+def start(
+    folder: Path, class_names: tuple[str, ...], *options: str, file: Path | None = None
+) -> tuple[FasterRCNN, Config, list[str]]:
     config = load_config(file, [*SMALL, *options, f"weights={folder}"])
     model = build_model(len(class_names), config)
     return model, config, start_from(model, config, class_names)
@@ -59,7 +69,9 @@ def test_the_same_classes_and_conventions_give_one_short_note(folder: Path) -> N
     np.testing.assert_array_equal(model.roi_head.class_logits.bias, saved["roi_head/class_logits/bias"])
 
 
-@pytest.mark.parametrize("names", [("a", "b"), ("class 1", "class 3", "class 2")], ids=["fewer", "as many in another order"])
+@pytest.mark.parametrize(
+    "names", [("a", "b"), ("class 1", "class 3", "class 2")], ids=["fewer", "as many in another order"]
+)
 def test_other_classes_get_predictors_of_their_own(folder: Path, names: tuple[str, ...]) -> None:
     model, _, notes = start(folder, names)
     assert notes == [
@@ -94,8 +106,13 @@ def test_conventions_that_differ_are_named_with_both_values(folder: Path) -> Non
         ("detectron2_r101", "detectron2_r101_fpn", detectron2.translate),
     ],
 )
-def test_the_preset_of_a_file_has_its_conventions(golden: Path, name: str, preset: str, translate: Callable[..., Translation]) -> None:
-    tensors = {tensor: np.broadcast_to(np.float32(1), shape) for tensor, shape in json.loads((golden / f"{name}.json").read_text()).items()}
+def test_the_preset_of_a_file_has_its_conventions(
+    golden: Path, name: str, preset: str, translate: Callable[..., Translation]
+) -> None:
+    tensors = {
+        tensor: np.broadcast_to(np.float32(1), shape)
+        for tensor, shape in json.loads((golden / f"{name}.json").read_text()).items()
+    }
     imported = Config.model_validate(translate(tensors).options)
     assert differing_conventions(imported, load_config(CONFIGS / f"{preset}.yaml")) == []
 
@@ -112,7 +129,9 @@ def test_of_a_backbone_alone_only_its_own_conventions_count(tmp_path: Path) -> N
     safetensors.numpy.save_file(foreign_names.drawn(foreign_names.torchvision_classifier(18)), file)
     import_weights(file, "torchvision", tmp_path / "backbone")
     _, _, notes = start(tmp_path / "backbone", ("a",), "roi_head.aligned=true", "anchors.rounded=false")
-    assert notes == [f"started from {tmp_path / 'backbone'}: backbone taken, which is all it holds; fpn, roi_head, rpn drawn at random"]
+    assert notes == [
+        f"started from {tmp_path / 'backbone'}: backbone taken, which is all it holds; fpn, roi_head, rpn drawn at random"
+    ]
     _, _, notes = start(tmp_path / "backbone", ("a",), "image.channel_order=bgr")
     assert 'with these: image.channel_order was "rgb", is "bgr". Unless' in notes[1]
 

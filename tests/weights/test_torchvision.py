@@ -34,10 +34,14 @@ def small(depth: int = 18, outputs: int = 4) -> foreign_names.Shapes:
 
 
 def test_the_small_networks_of_these_tests_have_the_real_names(golden: Path) -> None:
-    assert foreign_names.torchvision_detector() == {name: values.shape for name, values in real(golden, "torchvision").items()}
+    assert foreign_names.torchvision_detector() == {
+        name: values.shape for name, values in real(golden, "torchvision").items()
+    }
 
 
-@pytest.mark.parametrize(("name", "preset"), [("torchvision", "torchvision_r50_fpn"), ("torchvision_v2", "torchvision_r50_fpn_v2")])
+@pytest.mark.parametrize(
+    ("name", "preset"), [("torchvision", "torchvision_r50_fpn"), ("torchvision_v2", "torchvision_r50_fpn_v2")]
+)
 def test_the_real_names_are_all_used_and_give_the_preset(golden: Path, name: str, preset: str) -> None:
     tensors = real(golden, name)
     translation = translate(tensors)
@@ -45,10 +49,17 @@ def test_the_real_names_are_all_used_and_give_the_preset(golden: Path, name: str
     assert translation.targets.keys() | translation.left_out.keys() == tensors.keys()
     paths = [target.path for target in translation.targets.values()]
     assert len(set(paths)) == len(paths)
-    config, expected = Config.model_validate(translation.options), load_config(REPOSITORY / "configs" / f"{preset}.yaml")
+    config, expected = (
+        Config.model_validate(translation.options),
+        load_config(REPOSITORY / "configs" / f"{preset}.yaml"),
+    )
     assert [getattr(config, section) for section in NETWORK] == [getattr(expected, section) for section in NETWORK]
     assert len(translation.class_names) == 90
-    assert (translation.class_names[0], translation.class_names[11], translation.class_names[89]) == ("person", "unused 12", "toothbrush")
+    assert (translation.class_names[0], translation.class_names[11], translation.class_names[89]) == (
+        "person",
+        "unused 12",
+        "toothbrush",
+    )
 
 
 def test_names_from_before_0_13_mean_the_same(golden: Path) -> None:
@@ -64,7 +75,9 @@ def test_names_from_before_0_13_mean_the_same(golden: Path) -> None:
     new, old = translate(tensors), translate(older)
     assert old.options == new.options
     assert old.left_out == {}
-    assert sorted(target.path for target in old.targets.values()) == sorted(target.path for target in new.targets.values())
+    assert sorted(target.path for target in old.targets.values()) == sorted(
+        target.path for target in new.targets.values()
+    )
 
 
 def test_values_arrive_where_they_belong() -> None:
@@ -110,7 +123,9 @@ def test_the_epsilon_of_the_norms_is_zero_for_the_published_weights_only(golden:
 def test_other_tensors_are_listed_and_other_networks_refused() -> None:
     mask = {"roi_heads.mask_predictor.conv5_mask.weight": (4, 4, 2, 2)}
     assert translate(shapes_only(small() | mask)).left_out.keys() >= mask.keys()
-    sentence = r"neither 'backbone\.body\.…' .* nor 'layer1\.0\.conv1\.weight' .*; its first tensor is 'features\.0\.weight'"
+    sentence = (
+        r"neither 'backbone\.body\.…' .* nor 'layer1\.0\.conv1\.weight' .*; its first tensor is 'features\.0\.weight'"
+    )
     with pytest.raises(UserError, match=sentence):
         translate(shapes_only({"features.0.weight": (1, 1)}))
     with pytest.raises(UserError, match=r"a detector's backbone but no 'rpn\.head\.cls_logits\.weight'"):

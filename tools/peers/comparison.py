@@ -28,7 +28,9 @@ EXACT = 1e-6  # of gradients where both sides compute in float64
 def compare(peer: Any, arguments: argparse.Namespace) -> int:
     """Everything that the command line asks for; 1 where a difference is larger than allowed."""
     weights = (
-        read_checkpoint(arguments.weights).tensors if arguments.weights else draw_weights(peer.shapes(), arguments.seed, peer.background)
+        read_checkpoint(arguments.weights).tensors
+        if arguments.weights
+        else draw_weights(peer.shapes(), arguments.seed, peer.background)
     )
     peer.set_weights(weights)
     max_size = round(arguments.min_size * 1333 / 800)
@@ -43,7 +45,9 @@ def compare(peer: Any, arguments: argparse.Namespace) -> int:
         results["sizes"] = compare_sizes(peer, ours.options)
     if arguments.pictures:
         results["inference"] = compare_inference(peer, ours, list(index.images[arguments.skip :][: arguments.pictures]))
-    results["training"] = [compare_training(peer, ours, double, pair) for pair in pairs_of_one_size(index, arguments.training)]
+    results["training"] = [
+        compare_training(peer, ours, double, pair) for pair in pairs_of_one_size(index, arguments.training)
+    ]
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=1) + "\n")
     return verdict(results)
@@ -53,8 +57,14 @@ def compare_sizes(peer: Any, options: Config) -> dict[str, int]:
     """How many of many sizes, awkward ones among them, come out of the resize otherwise."""
     image = options.image
     sizes = [(side, other) for side in range(100, 1400) for other in (480, 640, side * 4 // 3)]
-    differ = [size for size in sizes if peer.resized_size(*size) != resized_size(*size, image.min_size[-1], image.max_size, image.resize)]
-    print(f"{len(sizes)} sizes of pictures, {len(differ)} come out of the resize otherwise{': ' if differ else ''}{str(differ[:5])[1:-1]}")
+    differ = [
+        size
+        for size in sizes
+        if peer.resized_size(*size) != resized_size(*size, image.min_size[-1], image.max_size, image.resize)
+    ]
+    print(
+        f"{len(sizes)} sizes of pictures, {len(differ)} come out of the resize otherwise{': ' if differ else ''}{str(differ[:5])[1:-1]}"
+    )
     return {"compared": len(sizes), "differ": len(differ)}
 
 
@@ -74,7 +84,14 @@ def compare_inference(peer: Any, ours: OurSide, records: list[ImageRecord]) -> d
             stages[name] = max(stages.get(name, 0.0), value)
         proposals = unmatched_proposals(theirs["proposals"], own["proposals"])
         found = compare_detections(theirs, own)
-        rows.append({"image": record.image_id, "proposals": len(theirs["proposals"]), "unmatched_proposals": proposals, **found._asdict()})
+        rows.append(
+            {
+                "image": record.image_id,
+                "proposals": len(theirs["proposals"]),
+                "unmatched_proposals": proposals,
+                **found._asdict(),
+            }
+        )
         size = "x".join(map(str, theirs["image_size"]))
         own_seconds = time.perf_counter() - start - seconds
         print(
@@ -102,18 +119,25 @@ def compare_training(peer: Any, ours: OurSide, double: DoubleSide | None, record
     for name, value in theirs["losses"].items():
         print(f"{name:<15} peer {value:.7f}, ours {own['losses'][name]:.7f}, relative difference {losses[name]:.1e}")
     worst = sorted(gradients, key=lambda path: -gradients[path])
-    print(f"{own['mismatched']} sampled anchors or proposals are matched otherwise; {len(gradients)} gradients, largest differences:")
+    print(
+        f"{own['mismatched']} sampled anchors or proposals are matched otherwise; {len(gradients)} gradients, largest differences:"
+    )
     for path in worst[:5]:
         print(f"  {gradients[path]:.1e}  {path}")
     found = {"losses": losses, "gradients": gradients, "mismatched": own["mismatched"]}
     if double:
         exact = peer.training(pictures, boxes, labels, theirs)
-        found |= compare_exactly(exact, double.replay(labels, exact, own), double.translation.targets, (their_gradients, own["gradients"]))
+        found |= compare_exactly(
+            exact, double.replay(labels, exact, own), double.translation.targets, (their_gradients, own["gradients"])
+        )
     return found
 
 
 def compare_exactly(
-    exact: dict[str, Any], own: dict[str, Any], targets: dict[str, Target], single: tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
+    exact: dict[str, Any],
+    own: dict[str, Any],
+    targets: dict[str, Target],
+    single: tuple[dict[str, np.ndarray], dict[str, np.ndarray]],
 ) -> dict[str, Any]:
     """The peer's and our float64 gradients, and how far each side's float32 ones (``single``) are from its own."""
     theirs = converted_gradients(exact["gradients"], targets)
@@ -160,10 +184,14 @@ def verdict(results: dict[str, Any]) -> int:
     pictures = results.get("inference", {}).get("pictures", [])
     lost = [sum(row["unmatched"][side] for row in pictures) for side in range(2)]
     total = sum(row["peer"] for row in pictures)
-    print(f"{len(pictures)} pictures, {total} detections of the peer's, without partner: {lost[0]} of the peer's, {lost[1]} of ours")
+    print(
+        f"{len(pictures)} pictures, {total} detections of the peer's, without partner: {lost[0]} of the peer's, {lost[1]} of ours"
+    )
     losses = max((value for batch in results["training"] for value in batch["losses"].values()), default=0.0)
     gradients = max((value for batch in results["training"] for value in batch["gradients"].values()), default=0.0)
-    print(f"{len(results['training'])} training batches, largest relative difference of a loss {losses:.1e}, of a gradient {gradients:.1e}")
+    print(
+        f"{len(results['training'])} training batches, largest relative difference of a loss {losses:.1e}, of a gradient {gradients:.1e}"
+    )
     too_far = any(lost) or results.get("sizes", {}).get("differ", 0) > 0 or losses > LOSS
     return int(too_far or not all(map(gradients_agree, results["training"])))
 

@@ -21,7 +21,12 @@ FILES = {
     "detectron2_r101": "COCO-Detection/faster_rcnn_R_101_FPN_3x.yaml",
 }
 
-LOSSES = {"loss_rpn_cls": "rpn_objectness", "loss_rpn_loc": "rpn_box", "loss_cls": "roi_class", "loss_box_reg": "roi_box"}
+LOSSES = {
+    "loss_rpn_cls": "rpn_objectness",
+    "loss_rpn_loc": "rpn_box",
+    "loss_cls": "roi_class",
+    "loss_box_reg": "roi_box",
+}
 
 
 class Detectron2Peer:
@@ -90,7 +95,11 @@ class Detectron2Peer:
         }
 
     def training(
-        self, pictures: list[np.ndarray], boxes: list[np.ndarray], labels: list[np.ndarray], replay: dict[str, Any] | None = None
+        self,
+        pictures: list[np.ndarray],
+        boxes: list[np.ndarray],
+        labels: list[np.ndarray],
+        replay: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Losses by our names, gradients by tensor name, and what was sampled, on a batch of pictures of one size.
 
@@ -104,7 +113,11 @@ class Detectron2Peer:
             for picture, image, box, label in zip(pictures, inputs, boxes, labels, strict=True)
         ]
         generator = model.proposal_generator
-        with EventStorage(), _sampling(model, replay) as drawn, capture({"anchors": generator.anchor_generator}) as outputs:
+        with (
+            EventStorage(),
+            _sampling(model, replay) as drawn,
+            capture({"anchors": generator.anchor_generator}) as outputs,
+        ):
             features = model.backbone(images.tensor)
             proposals, losses = generator(images, features, instances)
             losses |= model.roi_heads(images, features, proposals, instances)[1]
@@ -120,7 +133,9 @@ class Detectron2Peer:
             "rois": [rois.proposal_boxes.tensor.detach().numpy() for rois in drawn["rois_drawn"]],
             "roi_labels": [np.where(marks == model.roi_heads.num_classes, 0, marks + 1) for marks in classes],
             "losses": {LOSSES[name]: float(value.detach()) for name, value in losses.items()},
-            "gradients": {name: value.grad.numpy().copy() for name, value in model.named_parameters() if value.grad is not None},
+            "gradients": {
+                name: value.grad.numpy().copy() for name, value in model.named_parameters() if value.grad is not None
+            },
         }
 
 
@@ -128,7 +143,10 @@ def _truth(picture: tuple[int, ...], size: tuple[int, int], boxes: np.ndarray, l
     """Objects on the resized picture; labels are counted from 0 there."""
     scale = np.array([size[1] / picture[1], size[0] / picture[0]] * 2, np.float32)
     truth = Instances(size)
-    truth.gt_boxes, truth.gt_classes = Boxes(torch.from_numpy(boxes * scale)), torch.from_numpy(labels.astype(np.int64) - 1)
+    truth.gt_boxes, truth.gt_classes = (
+        Boxes(torch.from_numpy(boxes * scale)),
+        torch.from_numpy(labels.astype(np.int64) - 1),
+    )
     return truth
 
 
@@ -148,7 +166,9 @@ def _sampling(model: torch.nn.Module, replay: dict[str, Any] | None) -> Iterator
         return drawn["marks"]
 
     def of_rois(*arguments: Any) -> Any:
-        drawn["rois_drawn"] = sample_rois(*arguments) if replay is None else [_double(rois) for rois in replay["rois_drawn"]]
+        drawn["rois_drawn"] = (
+            sample_rois(*arguments) if replay is None else [_double(rois) for rois in replay["rois_drawn"]]
+        )
         return drawn["rois_drawn"]
 
     generator.label_and_sample_anchors, heads.label_and_sample_proposals = of_anchors, of_rois
@@ -162,7 +182,9 @@ def _sampling(model: torch.nn.Module, replay: dict[str, Any] | None) -> Iterator
 
 
 def _double(rois: Instances) -> Instances:
-    fields = {name: Boxes(value.tensor) if isinstance(value, Boxes) else value for name, value in rois.get_fields().items()}
+    fields = {
+        name: Boxes(value.tensor) if isinstance(value, Boxes) else value for name, value in rois.get_fields().items()
+    }
     for value in fields.values():
         if isinstance(value, Boxes):
             value.tensor = value.tensor.double()

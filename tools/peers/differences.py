@@ -88,7 +88,9 @@ def gradient_differences(peer: Mapping[str, np.ndarray], ours: Mapping[str, np.n
     """Norm of the difference over the norm of the peer's, by variable."""
     if peer.keys() != ours.keys():
         raise SystemExit(f"gradients of other variables: {sorted(peer.keys() ^ ours.keys())[:5]}")
-    return {path: float(np.linalg.norm(peer[path] - ours[path]) / max(np.linalg.norm(peer[path]), 1e-30)) for path in peer}
+    return {
+        path: float(np.linalg.norm(peer[path] - ours[path]) / max(np.linalg.norm(peer[path]), 1e-30)) for path in peer
+    }
 
 
 def _iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:

@@ -63,4 +63,6 @@ class DoubleSide(OurSide):
             anchors = tf.constant(exact["anchor_boxes"], tf.float64)
             gt_boxes = tf.constant(padded(exact["gt_boxes"]), tf.float64)
             gt_labels = tf.constant(padded(labels), tf.int32)
-            return self.step(tf.constant(exact["images"]), anchors, gt_boxes, gt_labels, own["matches"], own["objects"], exact)
+            return self.step(
+                tf.constant(exact["images"]), anchors, gt_boxes, gt_labels, own["matches"], own["objects"], exact
+            )

@@ -12,9 +12,18 @@ from collections.abc import Mapping
 
 import numpy as np
 
-RESIDUAL, DEEP_RESIDUAL = 0.3, 0.06  # of the last norm of a block, so that sums over blocks do not grow; the second beyond a ResNet-50's
+RESIDUAL, DEEP_RESIDUAL = (
+    0.3,
+    0.06,
+)  # of the last norm of a block, so that sums over blocks do not grow; the second beyond a ResNet-50's
 STEM_OF_PIXELS = 1 / 60  # Detectron2's networks see 0..255 without a division
-PYRAMID, OBJECTNESS, DELTAS, CLASSES, BOXES = 0.5, 1.0, 0.15, 4.0, 1.0  # spread of the outputs, in units of 1 / sqrt(fan in)
+PYRAMID, OBJECTNESS, DELTAS, CLASSES, BOXES = (
+    0.5,
+    1.0,
+    0.15,
+    4.0,
+    1.0,
+)  # spread of the outputs, in units of 1 / sqrt(fan in)
 BACKGROUND = 14.0  # added to the background's logit, so that most proposals are none of the classes
 
 BLOCKS_OF_RESNET50 = 6  # in the stage that deeper networks lengthen

@@ -21,10 +21,16 @@ from frcnn.weights.conversion import Translation, convert
 TRANSLATE = {"torchvision": torchvision.translate, "detectron2": detectron2.translate}
 
 
-def prepare(picture: np.ndarray, options: Config, canvas: Sequence[int] | None = None) -> tuple[tf.Tensor, tuple[int, int]]:
+def prepare(
+    picture: np.ndarray, options: Config, canvas: Sequence[int] | None = None
+) -> tuple[tf.Tensor, tuple[int, int]]:
     """The picture on a canvas, by default of its own size rounded up to 32, as a peer pads a batch of one, and its size there."""
     size = resized_size(*picture.shape[:2], options.image.min_size[-1], options.image.max_size, options.image.resize)
-    resized = resize_pillow(picture, size) if options.image.resize == "pillow" else resize_bilinear(picture, tf.constant(size))
+    resized = (
+        resize_pillow(picture, size)
+        if options.image.resize == "pillow"
+        else resize_bilinear(picture, tf.constant(size))
+    )
     canvas = canvas or [-(-side // STRIDE) * STRIDE for side in size]
     return to_canvas(tf.convert_to_tensor(resized), tf.constant([0, 0]), tf.constant(canvas), options.image)[None], size
 
@@ -40,12 +46,17 @@ class OurSide:
         build: Callable[[int, Config], FasterRCNN] = build_model,
     ) -> None:
         self.translation: Translation = TRANSLATE[framework](tensors)
-        tree = {section: dict(self.translation.options.get(section, {})) for section in {*self.translation.options, *changes}}
+        tree = {
+            section: dict(self.translation.options.get(section, {}))
+            for section in {*self.translation.options, *changes}
+        }
         for section, values in changes.items():
             tree[section].update(values)
         self.options = Config.model_validate(tree)
         self.model: FasterRCNN = build(len(self.translation.class_names), self.options)
-        converted = convert(tensors, self.translation, {variable.path: tuple(variable.shape) for variable in self.model.variables})
+        converted = convert(
+            tensors, self.translation, {variable.path: tuple(variable.shape) for variable in self.model.variables}
+        )
         for variable in self.model.variables:
             variable.assign(converted[variable.path])
 
@@ -57,11 +68,17 @@ class OurSide:
         pyramid = model.fpn(features)
         anchors = model.anchors(images.shape[1:3], pyramid)
         predictions = model.rpn(pyramid)
-        proposals = rpn.propose(predictions, anchors, tf.constant([size]), options.rpn, options.ops.kernel, training=False)
+        proposals = rpn.propose(
+            predictions, anchors, tf.constant([size]), options.rpn, options.ops.kernel, training=False
+        )
         found = {"image": images[0], "image_size": np.array(size), "anchors": anchors}
         found |= {f"C{level}": feature[0] for level, feature in enumerate(features, start=2)}
         found |= {f"P{level}": feature[0] for level, feature in enumerate(pyramid, start=2)}
-        found |= {"logits": predictions.logits[0], "deltas": predictions.deltas[0], "proposals": proposals.boxes[0][proposals.valid[0]]}
+        found |= {
+            "logits": predictions.logits[0],
+            "deltas": predictions.deltas[0],
+            "proposals": proposals.boxes[0][proposals.valid[0]],
+        }
         shown = found["proposals"] if peer_proposals is None else tf.constant(peer_proposals)
         pooled = roi_head.pool(pyramid, shown[None], options.roi_head, options.ops.kernel)
         logits, deltas = model.roi_head(pooled)
@@ -82,7 +99,10 @@ class OurSide:
         options = self.options
         prepared = [prepare(picture, options) for picture in pictures]
         images = tf.concat([image for image, _ in prepared], axis=0)
-        scaled = [_scaled(rows, picture.shape, size) for rows, picture, (_, size) in zip(boxes, pictures, prepared, strict=True)]
+        scaled = [
+            _scaled(rows, picture.shape, size)
+            for rows, picture, (_, size) in zip(boxes, pictures, prepared, strict=True)
+        ]
         gt_boxes, gt_labels = tf.constant(padded(scaled), tf.float32), tf.constant(padded(labels), tf.int32)
         gt_valid = gt_labels > 0
         anchors = self._anchors(images)
@@ -94,7 +114,11 @@ class OurSide:
         threshold = options.roi_head.foreground_iou
         objects = match(rois, gt_boxes, gt_valid, foreground_iou=threshold, background_iou=threshold, low_quality=False)
         found = self.step(images, anchors, gt_boxes, gt_labels, matches, objects, drawn)
-        return found | {"matches": matches, "objects": objects, "mismatched": _mismatched(matches, found.pop("roi_labels"), drawn)}
+        return found | {
+            "matches": matches,
+            "objects": objects,
+            "mismatched": _mismatched(matches, found.pop("roi_labels"), drawn),
+        }
 
     def _anchors(self, images: tf.Tensor) -> tf.Tensor:
         """Of the five levels, whose sizes alone the model looks at."""
@@ -110,13 +134,19 @@ class OurSide:
         sample, rois = _anchor_sample(drawn), _rois(drawn, gt_boxes, gt_labels, objects)
         with tf.GradientTape() as tape:
             pyramid = model.pyramid(images, training=True)
-            losses = rpn.rpn_losses(*model.rpn.at(pyramid, sample.indices), anchors, gt_boxes, matches, sample, options.rpn)
+            losses = rpn.rpn_losses(
+                *model.rpn.at(pyramid, sample.indices), anchors, gt_boxes, matches, sample, options.rpn
+            )
             pooled = roi_head.pool(pyramid, rois.boxes, options.roi_head, options.ops.kernel)
             losses |= roi_head.roi_losses(*model.roi_head(pooled, training=True), rois, options.roi_head)
             total = tf.add_n(list(losses.values()))
         variables = model.trainable_variables
         gradients = {v.path: g.numpy() for v, g in zip(variables, tape.gradient(total, variables), strict=True)}
-        return {"losses": {name: float(value) for name, value in losses.items()}, "gradients": gradients, "roi_labels": rois.labels.numpy()}
+        return {
+            "losses": {name: float(value) for name, value in losses.items()},
+            "gradients": gradients,
+            "roi_labels": rois.labels.numpy(),
+        }
 
 
 def padded(rows: list[np.ndarray]) -> np.ndarray:
@@ -131,7 +161,9 @@ def _scaled(boxes: np.ndarray, picture: tuple[int, ...], size: tuple[int, int]) 
 
 def _anchor_sample(drawn: Mapping[str, Any]) -> Sample:
     """The peer's anchors as ours stand, positives first; images may have drawn different numbers."""
-    rows = [np.concatenate([np.flatnonzero(positive), np.flatnonzero(negative)]) for positive, negative in drawn["anchors"]]
+    rows = [
+        np.concatenate([np.flatnonzero(positive), np.flatnonzero(negative)]) for positive, negative in drawn["anchors"]
+    ]
     positives = [int(positive.sum()) for positive, _ in drawn["anchors"]]
     position = np.arange(max(map(len, rows)))
     return Sample(
@@ -141,7 +173,9 @@ def _anchor_sample(drawn: Mapping[str, Any]) -> Sample:
     )
 
 
-def _rois(drawn: Mapping[str, Any], gt_boxes: tf.Tensor, gt_labels: tf.Tensor, objects: tf.Tensor) -> roi_head.RoISample:
+def _rois(
+    drawn: Mapping[str, Any], gt_boxes: tf.Tensor, gt_labels: tf.Tensor, objects: tf.Tensor
+) -> roi_head.RoISample:
     """The peer's sampled proposals with the classes and objects that our matching gives them."""
     boxes = tf.constant(padded(drawn["rois"]), gt_boxes.dtype)
     valid = tf.constant([np.arange(boxes.shape[1]) < len(rows) for rows in drawn["rois"]])
@@ -157,4 +191,6 @@ def _mismatched(matches: tf.Tensor, roi_labels: np.ndarray, drawn: Mapping[str, 
         int(((row.numpy() >= 0) != positive)[positive | negative].sum())
         for row, (positive, negative) in zip(matches, drawn["anchors"], strict=True)
     )
-    return anchors + sum(int((ours[: len(theirs)] != theirs).sum()) for ours, theirs in zip(roi_labels, drawn["roi_labels"], strict=True))
+    return anchors + sum(
+        int((ours[: len(theirs)] != theirs).sum()) for ours, theirs in zip(roi_labels, drawn["roi_labels"], strict=True)
+    )

@@ -17,7 +17,12 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 from peers.hooks import capture, nhwc
 
 CLASSES, TRAINABLE = 91, 3
-LOSSES = {"loss_objectness": "rpn_objectness", "loss_rpn_box_reg": "rpn_box", "loss_classifier": "roi_class", "loss_box_reg": "roi_box"}
+LOSSES = {
+    "loss_objectness": "rpn_objectness",
+    "loss_rpn_box_reg": "rpn_box",
+    "loss_classifier": "roi_class",
+    "loss_box_reg": "roi_box",
+}
 
 
 def build(version: str) -> FasterRCNN:
@@ -80,7 +85,11 @@ class TorchvisionPeer:
         return found | {name: result[name].numpy() for name in ("boxes", "scores", "labels")}
 
     def training(
-        self, pictures: list[np.ndarray], boxes: list[np.ndarray], labels: list[np.ndarray], replay: dict[str, Any] | None = None
+        self,
+        pictures: list[np.ndarray],
+        boxes: list[np.ndarray],
+        labels: list[np.ndarray],
+        replay: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Losses by our names, gradients by tensor name, and what was sampled, on a batch of pictures of one size.
 
@@ -94,18 +103,27 @@ class TorchvisionPeer:
             {"boxes": torch.from_numpy(box).to(dtype), "labels": torch.from_numpy(label.astype(np.int64))}
             for box, label in zip(boxes, labels, strict=True)
         ]
-        with _sampling(model, replay) as drawn, capture({"transform": model.transform, "anchors": model.rpn.anchor_generator}) as outputs:
+        with (
+            _sampling(model, replay) as drawn,
+            capture({"transform": model.transform, "anchors": model.rpn.anchor_generator}) as outputs,
+        ):
             losses = model(images, targets)
         batch, truth = outputs["transform"]
         model.zero_grad()
         sum(losses.values()).backward()
-        gradients = {name: parameter.grad.numpy().copy() for name, parameter in model.named_parameters() if parameter.grad is not None}
+        gradients = {
+            name: parameter.grad.numpy().copy()
+            for name, parameter in model.named_parameters()
+            if parameter.grad is not None
+        }
         return {
             **drawn,
             "images": nhwc(batch.tensors),
             "gt_boxes": replay["gt_boxes"] if replay else [target["boxes"].numpy() for target in truth],
             "anchor_boxes": outputs["anchors"][0].numpy(),
-            "anchors": [(positive.numpy() > 0, negative.numpy() > 0) for positive, negative in zip(*drawn["masks"], strict=True)],
+            "anchors": [
+                (positive.numpy() > 0, negative.numpy() > 0) for positive, negative in zip(*drawn["masks"], strict=True)
+            ],
             "rois": [rois.detach().numpy() for rois in drawn["selected"][0]],
             "roi_labels": [marks.numpy() for marks in drawn["selected"][2]],
             "losses": {LOSSES[name]: float(value.detach()) for name, value in losses.items()},
@@ -121,7 +139,11 @@ def _sampling(model: FasterRCNN, replay: dict[str, Any] | None) -> Iterator[dict
     drawn: dict[str, Any] = {}
 
     def of_objects(*arguments: Any) -> Any:
-        drawn["matched"] = assign(*arguments) if replay is None else tuple([rows.double() for rows in part] for part in replay["matched"])
+        drawn["matched"] = (
+            assign(*arguments)
+            if replay is None
+            else tuple([rows.double() for rows in part] for part in replay["matched"])
+        )
         return drawn["matched"]
 
     def of_anchors(marks: list[torch.Tensor]) -> Any:
@@ -134,7 +156,9 @@ def _sampling(model: FasterRCNN, replay: dict[str, Any] | None) -> Iterator[dict
         else:
             boxes, matched, labels, _ = replay["selected"]
             rois = [rows.double() for rows in boxes]
-            objects = [torch.from_numpy(boxes).double()[rows] for boxes, rows in zip(replay["gt_boxes"], matched, strict=True)]
+            objects = [
+                torch.from_numpy(boxes).double()[rows] for boxes, rows in zip(replay["gt_boxes"], matched, strict=True)
+            ]
             drawn["selected"] = (rois, matched, labels, model.roi_heads.box_coder.encode(objects, rois))
         return drawn["selected"]
 
