@@ -25,7 +25,7 @@ import tensorflow as tf
 from PIL import Image
 
 from frcnn.config import Config, load_config
-from frcnn.data.coco import ImageRecord, Index, find_channel, load_index
+from frcnn.data.coco import ImageRecord, Index, find_split, load_index
 from frcnn.data.decode import decode_image
 from frcnn.data.pipeline import canvases, training_batches
 from frcnn.data.plan import canvas_number
@@ -122,7 +122,7 @@ def main() -> None:
     arguments = parser.parse_args()
     defaults = ["image.min_size=[320]", "image.max_size=533", "training.batch_size=4"]
     options = load_config(overrides=[f"data.root={arguments.data}", *defaults, *arguments.overrides])
-    index = load_index(*find_channel(options.data, "train"))
+    index = load_index(*find_split(options.data, "train"))
     threads = options.data.workers or os.cpu_count() or 1
 
     rates = {}

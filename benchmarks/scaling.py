@@ -36,10 +36,10 @@ def main() -> None:
         world = connect()
         overrides = [*arguments.overrides, f"output={arguments.rank_of.parent}", "data.workers=1"]
         images = load_config(arguments.config, overrides).training.batch_size
-        with world.ends_together():
+        with world.abort_together():
             config = load_config(arguments.config, [*overrides, f"training.batch_size={images * world.size}"])
             found = measure(config, world, arguments.steps)
-        if world.leads:
+        if world.is_main:
             arguments.rank_of.write_text(json.dumps(found))
         return
     core = str(min(os.sched_getaffinity(0)))
@@ -85,7 +85,7 @@ def measure(config: Config, world: World, steps: int) -> dict[str, float]:
     from frcnn.training.trainer import Trainer
 
     trainer = Trainer(config, world=world)
-    batch = next(trainer.shard.batches(trainer.train_index, config, 0, trainer.bad_images))
+    batch = next(trainer.shard.batches(trainer.train_index, config, 0, trainer.unreadable_images))
     weights = [variable.value for variable in trainer.model.trainable_variables]
 
     def step_in(processes: World) -> Callable[[], object]:
@@ -95,7 +95,7 @@ def measure(config: Config, world: World, steps: int) -> dict[str, float]:
         call()
         return call
 
-    exchange = tf.function(lambda: world.average([tf.identity(weight) for weight in weights]))
+    exchange = tf.function(lambda: world.average_gradients([tf.identity(weight) for weight in weights]))
     programs = {"step": step_in(world), "apart": step_in(World()), "exchange": exchange}
     seconds: dict[str, list[float]] = {name: [] for name in programs}
     for repetition in range(steps + 1):

@@ -11,9 +11,9 @@ import numpy as np
 import tensorflow as tf
 
 from frcnn.config import Config
-from frcnn.data.bad_images import BadImages
 from frcnn.data.coco import Index
 from frcnn.data.pipeline import inference_batches, prepare_image
+from frcnn.data.unreadable_images import UnreadableImages
 from frcnn.modeling.faster_rcnn import FasterRCNN, build_model
 from frcnn.modeling.roi_head import BatchDetections
 from frcnn.weights.model_folder import load_weights, read_model_folder
@@ -106,14 +106,14 @@ class Detector:
         progress: Callable[[int, int], None] | None = None,
         rank: int = 0,
         size: int = 1,
-        bad_images: BadImages | None = None,
+        unreadable_images: UnreadableImages | None = None,
     ) -> dict[int, Detections]:
         """Detections by image id of every image of an index, or of the share of process ``rank`` of ``size``.
 
-        ``progress`` is told (images done, all images of the index); ``bad_images`` counts those that could not be read.
+        ``progress`` is told (images done, all images of the index); ``unreadable_images`` counts those that could not be read.
         """
         results: dict[int, Detections] = {}
-        for batch in inference_batches(index, self.config, batch_size, rank, size, bad_images):
+        for batch in inference_batches(index, self.config, batch_size, rank, size, unreadable_images):
             found = _split(self._detect(batch.images, batch.image_sizes, batch.original_sizes))
             for image_id, detections in zip(batch.image_ids.numpy().tolist(), found, strict=True):
                 if image_id != -1:

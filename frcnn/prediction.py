@@ -16,14 +16,14 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 RESULTS_FILE = "detections.json"
 
 
-class Job(NamedTuple):
+class PredictionTask(NamedTuple):
     """One picture and where its drawn copy goes."""
 
     source: Path
     target: Path
 
 
-def find_pictures(paths: Sequence[Path], out: Path) -> list[Job]:
+def find_images(paths: Sequence[Path], out: Path) -> list[PredictionTask]:
     """Files as they are named and the pictures below folders, in order; folders keep their structure below ``out``.
 
     Pictures below ``out`` itself are left out, so that a second call does not take the first one's for new.
@@ -31,7 +31,7 @@ def find_pictures(paths: Sequence[Path], out: Path) -> list[Job]:
     Raises:
         UserError: a folder without pictures, or a drawn picture would replace a source.
     """
-    jobs: list[Job] = []
+    jobs: list[PredictionTask] = []
     taken: set[Path] = set()
     for path in paths:
         for source in _pictures_below(path, out) if path.is_dir() else [path]:
@@ -40,7 +40,7 @@ def find_pictures(paths: Sequence[Path], out: Path) -> list[Job]:
                 out / inside.with_suffix(".jpg" if source.suffix.lower() in (".jpg", ".jpeg") else ".png"), taken
             )
             taken.add(target)
-            jobs.append(Job(source, target))
+            jobs.append(PredictionTask(source, target))
     sources = {job.source.resolve() for job in jobs}
     for job in jobs:
         if job.target.resolve() in sources:
@@ -50,9 +50,9 @@ def find_pictures(paths: Sequence[Path], out: Path) -> list[Job]:
     return jobs
 
 
-def predict_pictures(
+def predict_images(
     detector: Detector,
-    jobs: Sequence[Job],
+    jobs: Sequence[PredictionTask],
     out: Path,
     score_threshold: float,
     report: Callable[[str], None],

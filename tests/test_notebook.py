@@ -14,8 +14,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from frcnn.sagemaker.hosting import Endpoint, Model, Variant
-from frcnn.sagemaker.model_trainer import installed_sdk
+from frcnn.aws.endpoint import Endpoint, Model, Variant
+from frcnn.aws.model_trainer import installed_sdk
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 NOTEBOOK = REPOSITORY / "launch_sagemaker.ipynb"

@@ -26,7 +26,7 @@ def launch(hosts: str, interface: str | None, arguments: tuple[str, ...]) -> Non
     host is asked first; then the mpirun line is shown and run. Ctrl-C or SIGTERM lets all processes finish their step, save
     and stop. docs/distributed.md says more.
     """
-    from frcnn.distributed.launch import launch as run
-    from frcnn.distributed.launch import parse_hosts
+    from frcnn.distributed.mpirun import launch as run
+    from frcnn.distributed.mpirun import parse_hosts
 
     raise click.exceptions.Exit(run(parse_hosts(hosts), arguments, interface))

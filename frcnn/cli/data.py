@@ -79,13 +79,13 @@ def make_shapes(folder: Path, images: int, seed: int) -> None:
 def _find_channels(folder: Path, splits: tuple[str, ...]) -> list[tuple[str, tuple[Path, Path]]]:
     """The named splits with their files; without names those that the folder has, of which there must be one."""
     from frcnn.config import Data
-    from frcnn.data.channel import find_channel
+    from frcnn.data.splits import find_split
 
     data = Data(root=folder)
     if splits:
-        return [(split, find_channel(data, split)) for split in splits]
+        return [(split, find_split(data, split)) for split in splits]
     found = []
     for split in SPLITS:
         with contextlib.suppress(UserError):
-            found.append((split, find_channel(data, split)))
-    return found or [(SPLITS[0], find_channel(data, SPLITS[0]))]  # raises, and says where it was looked for
+            found.append((split, find_split(data, split)))
+    return found or [(SPLITS[0], find_split(data, SPLITS[0]))]  # raises, and says where it was looked for

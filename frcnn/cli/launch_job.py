@@ -31,7 +31,7 @@ def launch_job(file: Path, dry_run: bool, follow: bool, price: float | None, ove
     boto3 (pip install -e '.[sagemaker]' in frcnn's folder) and credentials; --dry-run needs no credentials where the job file names
     the account.
     """
-    from frcnn.sagemaker.launch import Launcher, cost, load_job
+    from frcnn.aws.launcher import Launcher, cost, load_job
 
     job = load_job(file, list(overrides))
     request = job.request()

@@ -38,14 +38,14 @@ def train(file: Path, overrides: tuple[str, ...]) -> None:
     # Signals count from the start: those that come while TensorFlow is imported stop the run at its first step.
     with StopRequest() as stop:
         world = connect()
-        with world.ends_together():
-            with world.together():
+        with world.abort_together():
+            with world.raise_together():
                 config = load_config(file, list(overrides))
             import_tensorflow()
             from frcnn.training.trainer import train as run
 
             folder = run(config, world=world, stop=stop)
-    if world.leads and (folder / "metrics.json").exists():
+    if world.is_main and (folder / "metrics.json").exists():
         click.echo(f"model: {folder}")
 
 
@@ -78,8 +78,8 @@ def evaluate(
     if (images is None) != (annotations is None):
         raise UserError("--images and --annotations belong together; give both, or neither to use --data and --split")
     import_tensorflow()
-    from frcnn.data.bad_images import BadImages
     from frcnn.data.coco import match_classes
+    from frcnn.data.unreadable_images import UnreadableImages
     from frcnn.distributed import connect
     from frcnn.evaluation.coco import evaluate_detections
     from frcnn.evaluation.split import detect_split, unreadable
@@ -87,21 +87,21 @@ def evaluate(
     from frcnn.weights.model_folder import read_model_folder
 
     world = connect()
-    with world.ends_together():
-        world.join()
-        with world.together():
-            if json_file and world.leads:  # which alone writes it
+    with world.abort_together():
+        world.init()
+        with world.raise_together():
+            if json_file and world.is_main:  # which alone writes it
                 check_output(json_file, "--json", folder=False)
             saved = read_model_folder(model)
             index = match_classes(_find_index(saved.config, data, split, images, annotations), saved.class_names)
             detector = Detector.load(model)
-        bad_images = BadImages(index, saved.config.data.max_bad_image_share)
+        unreadable_images = UnreadableImages(index, saved.config.data.max_bad_image_share)
         with counted(len(index.images), "evaluating") as count:
-            results = detect_split(detector, index, world, bad_images, batch_size, count)
-        unread = unreadable(bad_images, world)
-        with world.together():
-            bad_images.check(unread)
-    if not world.leads:
+            results = detect_split(detector, index, world, unreadable_images, batch_size, count)
+        unread = unreadable(unreadable_images, world)
+        with world.raise_together():
+            unreadable_images.check(unread)
+    if not world.is_main:
         return
     with counted(len(index.class_names), "comparing", "class") as count:
         metrics = evaluate_detections(index, results, count)
@@ -141,15 +141,15 @@ def predict(pictures: tuple[Path, ...], model: Path, out: Path, score: float) ->
     one's picture. Folders are searched through. A picture that cannot be read is reported, the others are done, and the exit
     code is 1.
     """
-    from frcnn.prediction import RESULTS_FILE, find_pictures, predict_pictures
+    from frcnn.prediction import RESULTS_FILE, find_images, predict_images
 
-    jobs = find_pictures(pictures, out)
+    jobs = find_images(pictures, out)
     import_tensorflow()
     from frcnn.inference import Detector
 
     detector = Detector.load(model)
     with counted(len(jobs), "predicting") as count:
-        unreadable = predict_pictures(detector, jobs, out, score, tell, count)
+        unreadable = predict_images(detector, jobs, out, score, tell, count)
     click.echo(f"{len(jobs) - unreadable} drawn pictures and {RESULTS_FILE} are in {out}")
     if unreadable:
         tell(f"{unreadable} of {len(jobs)} pictures could not be read")
@@ -159,12 +159,12 @@ def predict(pictures: tuple[Path, ...], model: Path, out: Path, score: float) ->
 def _find_index(config: Config, root: Path | None, split: str, images: Path | None, annotations: Path | None) -> Index:
     """The index that the options of evaluate name; by default that of the model's own data."""
     from frcnn.config import Data
-    from frcnn.data.coco import find_channel, load_index
+    from frcnn.data.coco import find_split, load_index
 
     if images and annotations:
         return load_index(images, annotations)
     data = Data(root=root) if root else config.data
-    return load_index(*find_channel(data, split))
+    return load_index(*find_split(data, split))
 
 
 def write_json(file: Path, value: Any) -> None:

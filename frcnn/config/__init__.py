@@ -7,7 +7,6 @@ from frcnn.config.schema import (
     Anchors,
     Augment,
     Backbone,
-    Channel,
     Config,
     Data,
     Image,
@@ -16,6 +15,7 @@ from frcnn.config.schema import (
     Optimizer,
     RoIHead,
     Section,
+    Split,
     Training,
 )
 
@@ -25,7 +25,7 @@ __all__ = [
     "Anchors",
     "Augment",
     "Backbone",
-    "Channel",
+    "Split",
     "Config",
     "Data",
     "Image",

@@ -35,7 +35,7 @@ class Section(BaseModel):
         }
 
 
-class Channel(Section):
+class Split(Section):
     """One split of a data set. With both fields null it is looked for below ``data.root`` by its usual names."""
 
     images: Path | None = Field(None, description="folder that the annotation file's `file_name` entries start from")
@@ -46,8 +46,8 @@ class Data(Section):
     root: Path | None = Field(
         None, description="folder with train/ val/ annotations/ or train2017/ val2017/ annotations/"
     )
-    train: Channel = Channel()
-    validation: Channel = Channel()
+    train: Split = Split()
+    validation: Split = Split()
     on_bad_annotation: Literal["skip", "error"] = Field(
         "skip", description="a bad annotation is counted and skipped, or ends the run before it starts"
     )

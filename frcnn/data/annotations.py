@@ -15,8 +15,8 @@ from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 
-from frcnn.data.channel import check_file_name
 from frcnn.data.decode import UnreadableImage, upright_size
+from frcnn.data.splits import check_file_name
 from frcnn.errors import UserError
 
 NAMED_IN_ERRORS = 5  # a message names this many offenders and counts the others

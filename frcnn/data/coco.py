@@ -16,10 +16,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from frcnn.data.annotations import AnnotationFile, ImageEntry, Problem, few, read_annotation_file
-from frcnn.data.channel import find_channel, missing_files
+from frcnn.data.splits import find_split, missing_files
 from frcnn.errors import UserError
 
-__all__ = ["ImageRecord", "Index", "Problem", "check_same_classes", "find_channel", "load_index", "match_classes"]
+__all__ = ["ImageRecord", "Index", "Problem", "check_same_classes", "find_split", "load_index", "match_classes"]
 
 
 @dataclass(frozen=True, eq=False)

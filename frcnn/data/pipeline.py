@@ -19,7 +19,6 @@ import tensorflow as tf
 
 from frcnn import config
 from frcnn.data.annotations import few
-from frcnn.data.bad_images import BadImages
 from frcnn.data.batch import Batch
 from frcnn.data.coco import ImageRecord, Index
 from frcnn.data.decode import UnreadableImage, decode_image
@@ -34,6 +33,7 @@ from frcnn.data.transforms import (
     to_canvas,
     transform_boxes,
 )
+from frcnn.data.unreadable_images import UnreadableImages
 from frcnn.errors import UserError
 
 __all__ = [
@@ -70,7 +70,7 @@ def training_batches(
     rank: int = 0,
     size: int = 1,
     start_step: int = 0,
-    bad_images: BadImages | None = None,
+    unreadable_images: UnreadableImages | None = None,
     epoch_steps: int | None = None,
 ) -> Iterator[Batch]:
     """Endless batches of augmented examples, from global step ``start_step`` on; step s is the same however it is reached.
@@ -80,7 +80,7 @@ def training_batches(
         options: the run; ``training.batch_size`` is over all ranks.
         rank: this process's number, of ``size``.
         start_step: ``epoch * steps_per_epoch + step in epoch``.
-        bad_images: where unreadable images are counted; such an image is a blank one without objects.
+        unreadable_images: where unreadable images are counted; such an image is a blank one without objects.
         epoch_steps: steps of an epoch, where processes with data of their own have more than this index; it starts again then.
 
     Returns:
@@ -114,7 +114,7 @@ def training_batches(
         return draw_changes(options, epoch, record.image_id)
 
     dataset = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
-    return _batches(dataset, rows, share, records, options, changes, bad_images)
+    return _batches(dataset, rows, share, records, options, changes, unreadable_images)
 
 
 def inference_batches(
@@ -123,7 +123,7 @@ def inference_batches(
     batch_size: int,
     rank: int = 0,
     size: int = 1,
-    bad_images: BadImages | None = None,
+    unreadable_images: UnreadableImages | None = None,
 ) -> Iterator[Batch]:
     """Every image exactly once over the ranks, unchanged but for the resize, in batches of one canvas each.
 
@@ -139,7 +139,7 @@ def inference_batches(
         return Changes(options.image.min_size[-1])
 
     dataset = tf.data.Dataset.range(len(plan.positions))
-    return _batches(dataset, rows, batch_size, index, options, changes, bad_images)
+    return _batches(dataset, rows, batch_size, index, options, changes, unreadable_images)
 
 
 def prepare_image(pixels: np.ndarray, image: config.Image) -> tuple[np.ndarray, np.ndarray]:
@@ -177,11 +177,11 @@ def _batches(
     index: Index,
     options: config.Config,
     changes: Callable[[ImageRecord, int], Changes],
-    bad_images: BadImages | None,
+    unreadable_images: UnreadableImages | None,
 ) -> Iterator[Batch]:
     """Batches from a dataset of step numbers and the function that says what is in a step."""
-    if bad_images is None:
-        bad_images = BadImages(index, max_share=1.0)
+    if unreadable_images is None:
+        unreadable_images = UnreadableImages(index, max_share=1.0)
     slots = ground_truth_slots(index)
     workers = options.data.workers or min(_usable_cores(), MOST_WORKERS)
 
@@ -190,7 +190,7 @@ def _batches(
 
     def example(row: tf.Tensor) -> Batch:
         load = functools.partial(
-            _load, index=index, image=options.image, slots=slots, changes=changes, bad_images=bad_images
+            _load, index=index, image=options.image, slots=slots, changes=changes, unreadable_images=unreadable_images
         )
         loaded = tf.numpy_function(
             load, [row], [tf.uint8, tf.int32, tf.float32, tf.int32, tf.bool, tf.int64], stateful=False
@@ -253,7 +253,7 @@ def _load(
     image: config.Image,
     slots: int,
     changes: Callable[[ImageRecord, int], Changes],
-    bad_images: BadImages,
+    unreadable_images: UnreadableImages,
 ) -> tuple[np.ndarray, ...]:
     """The part of an example that runs in Python: decode, flips, boxes.
 
@@ -278,7 +278,7 @@ def _load(
     try:
         pixels = change_pixels(_decode(record), change)
     except UnreadableImage as error:
-        bad_images.add(record.path, str(error))
+        unreadable_images.add(record.path, str(error))
         pixels = _blank(image)
     else:
         moved, kept = transform_boxes(record.boxes, (record.height, record.width), change, geometry)

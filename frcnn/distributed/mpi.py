@@ -42,13 +42,13 @@ class MPIWorld(World):
     def name_of(self, rank: int) -> str:
         return f"rank {rank} on {self.hosts[rank]}"
 
-    def join(self) -> None:
-        with self.together():
+    def init(self) -> None:
+        with self.raise_together():
             check_interfaces()
         import tensorflow as tf
 
         self._pin_gpu()
-        super().join()
+        super().init()
         # Which gradients Horovod finds ready at a time varies from run to run. If it fused them so, sums would too in their last digit.
         os.environ.setdefault("HOROVOD_DISABLE_GROUP_FUSION", "1")
         if not tf.config.get_visible_devices(
@@ -66,7 +66,7 @@ class MPIWorld(World):
         import tensorflow as tf
 
         gpus = tf.config.list_physical_devices("GPU")
-        visible = self.texts(os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
+        visible = self.allgather_strings(os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
         beside_us = [devices for devices, host in zip(visible, self.hosts, strict=True) if host == self.host]
         given_by_launcher = len(gpus) == 1 and len(set(beside_us)) == self.local_size  # each has another one in sight
         if not gpus or given_by_launcher:
@@ -77,7 +77,9 @@ class MPIWorld(World):
             )
         tf.config.set_visible_devices(gpus[self.local_rank], "GPU")
 
-    def average(self, gradients: Sequence[tf.Tensor | None], compression: str = "none") -> list[tf.Tensor | None]:
+    def average_gradients(
+        self, gradients: Sequence[tf.Tensor | None], compression: str = "none"
+    ) -> list[tf.Tensor | None]:
         import tensorflow as tf
 
         hvd = _horovod()
@@ -100,7 +102,7 @@ class MPIWorld(World):
                 averaged[number] = tf.cast(total, dense[number].dtype)
         return averaged
 
-    def sum(self, value: tf.Tensor, name: str) -> tf.Tensor:
+    def allreduce_sum(self, value: tf.Tensor, name: str) -> tf.Tensor:
         hvd = _horovod()
         return hvd.allreduce(value, op=hvd.Sum, name=name)
 
@@ -108,10 +110,10 @@ class MPIWorld(World):
         for variable in variables:
             values = np.array(variable.numpy())
             self.communicator.Bcast(_bytes_of(values), root=0)
-            if not self.leads:
+            if not self.is_main:
                 variable.assign(values)
 
-    def gather(self, arrays: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
+    def allgather(self, arrays: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
         columns = [self._gather_one(np.ascontiguousarray(array)) for array in arrays]
         return [[column[rank] for column in columns] for rank in range(self.size)]
 
@@ -126,7 +128,7 @@ class MPIWorld(World):
     def barrier(self) -> None:
         self.communicator.Barrier()
 
-    def post(self, stage: int, ticks: int) -> None:
+    def send_heartbeat(self, stage: int, ticks: int) -> None:
         from mpi4py import MPI
 
         message = np.array([stage, ticks], np.int64)
@@ -134,10 +136,10 @@ class MPIWorld(World):
         with contextlib.suppress(MPI.Exception):
             # A message must outlive its sending.
             self._unsent[:] = [(request, buffer) for request, buffer in self._unsent if not request.Test()]
-            for rank in range(self.size) if self.leads else [0]:
+            for rank in range(self.size) if self.is_main else [0]:
                 self._unsent.append((self.communicator.Isend(message, dest=rank, tag=_POST_TAG), message))
 
-    def posts(self) -> dict[int, tuple[int, int]]:
+    def receive_heartbeats(self) -> dict[int, tuple[int, int]]:
         from mpi4py import MPI
 
         status, latest = MPI.Status(), {}
@@ -147,7 +149,7 @@ class MPIWorld(World):
             latest[status.Get_source()] = (int(message[0]), int(message[1]))
         return latest
 
-    def is_aftermath(self, error: BaseException) -> bool:
+    def is_peer_failure(self, error: BaseException) -> bool:
         from mpi4py import MPI
 
         return (

@@ -45,7 +45,7 @@ class Stalls:
             self.reports[rank] = report
             self._heard[rank] = now
 
-    def culprits(self, now: float) -> list[int]:
+    def stalled_ranks(self, now: float) -> list[int]:
         """Ranks that the others wait for; none while the run is not stalled.
 
         A rank that stopped reporting is frozen. Else those at the earliest stage keep the others waiting.
@@ -90,19 +90,19 @@ class Watchdog:
         stalls = Stalls(self._world.size, self._limit, time.monotonic())
         ticks, of_rank_0, changed = -1, None, time.monotonic()
         while not self._ended.wait(min(5.0, self._limit / 4)):
-            self._world.post(self.stage, self._ticks)
-            heard, now = self._world.posts(), time.monotonic()
-            if self._world.leads:
+            self._world.send_heartbeat(self.stage, self._ticks)
+            heard, now = self._world.receive_heartbeats(), time.monotonic()
+            if self._world.is_main:
                 stalls.hear(heard, now)
-                if culprits := stalls.culprits(now):
-                    self._end_run(culprits)
+                if stalled_ranks := stalls.stalled_ranks(now):
+                    self._end_run(stalled_ranks)
             elif self._ticks != ticks or heard.get(0, of_rank_0) != of_rank_0:
                 ticks, of_rank_0, changed = self._ticks, heard.get(0, of_rank_0), now
             elif now - changed > self._limit + GRACE_SECONDS + (START_SECONDS if ticks < STARTED else 0.0):
                 self._end_run([0])
 
-    def _end_run(self, culprits: list[int]) -> None:
-        names = ", ".join(map(self._world.name_of, culprits))
+    def _end_run(self, stalled_ranks: list[int]) -> None:
+        names = ", ".join(map(self._world.name_of, stalled_ranks))
         tell(
             f"{names}: no progress for {self._limit:g} seconds (option distributed.stall_minutes) at step {self.stage}, "
             "and the other ranks wait. The run is ended; the same command goes on from the last checkpoint"

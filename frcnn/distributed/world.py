@@ -45,7 +45,7 @@ class World:
     host: str = "localhost"
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is rank 0, which alone writes and reports."""
         return self.rank == 0
 
@@ -53,7 +53,7 @@ class World:
         """``"rank 1 on algo-2"``."""
         return f"rank {rank} on {self.host}"
 
-    def join(self) -> None:
+    def init(self) -> None:
         """Get TensorFlow ready, before its first operation: this process's GPU with memory growth, and Horovod.
 
         Raises:
@@ -65,32 +65,34 @@ class World:
         for gpu in tf.config.get_visible_devices("GPU"):
             tf.config.experimental.set_memory_growth(gpu, True)
 
-    def average(self, gradients: Sequence[tf.Tensor | None], compression: str = "none") -> list[tf.Tensor | None]:
+    def average_gradients(
+        self, gradients: Sequence[tf.Tensor | None], compression: str = "none"
+    ) -> list[tf.Tensor | None]:
         """Mean over the ranks of each tensor, inside a ``tf.function``; ``"fp16"`` halves what travels."""
         return list(gradients)
 
-    def sum(self, value: tf.Tensor, name: str) -> tf.Tensor:
+    def allreduce_sum(self, value: tf.Tensor, name: str) -> tf.Tensor:
         """Sum over the ranks, inside a ``tf.function``; differentiable. ``name`` is unique in a step, and the same on all ranks."""
         return value
 
     def broadcast(self, variables: Sequence[Any]) -> None:
         """Set Keras or TensorFlow variables to what they are on rank 0."""
 
-    def gather(self, arrays: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
+    def allgather(self, arrays: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
         """Every rank's arrays, by rank. Lengths may differ between ranks; dtypes and the axes behind the first agree."""
         return [list(arrays)]
 
     def barrier(self) -> None:
         """Wait until all ranks are here."""
 
-    def post(self, stage: int, ticks: int) -> None:
+    def send_heartbeat(self, stage: int, ticks: int) -> None:
         """Tell rank 0, and as rank 0 all the others, how far this rank is, without waiting for them."""
 
-    def posts(self) -> dict[int, tuple[int, int]]:
+    def receive_heartbeats(self) -> dict[int, tuple[int, int]]:
         """The last ``(stage, ticks)`` of every rank that posted to this one since the last call, without waiting."""
         return {}
 
-    def is_aftermath(self, error: BaseException) -> bool:
+    def is_peer_failure(self, error: BaseException) -> bool:
         """Whether an exception only says that other ranks are gone."""
         return False
 
@@ -99,20 +101,22 @@ class World:
         sys.stderr.flush()
         os._exit(code)
 
-    def texts(self, text: str) -> list[str]:
+    def allgather_strings(self, text: str) -> list[str]:
         """Every rank's text, by rank."""
-        return [bytes(characters).decode() for (characters,) in self.gather([np.frombuffer(text.encode(), np.uint8)])]
+        return [
+            bytes(characters).decode() for (characters,) in self.allgather([np.frombuffer(text.encode(), np.uint8)])
+        ]
 
-    def largest(self, number: int) -> int:
+    def allreduce_max(self, number: int) -> int:
         """The largest of the ranks' numbers."""
-        return max(int(numbers[0]) for (numbers,) in self.gather([np.array([number], np.int64)]))
+        return max(int(numbers[0]) for (numbers,) in self.allgather([np.array([number], np.int64)]))
 
-    def share(self, value: Any) -> Any:
+    def broadcast_object(self, value: Any) -> Any:
         """Rank 0's value, which must be one that JSON can hold."""
-        return json.loads(self.texts(json.dumps(value if self.leads else None))[0])
+        return json.loads(self.allgather_strings(json.dumps(value if self.is_main else None))[0])
 
     @contextlib.contextmanager
-    def together(self) -> Iterator[None]:
+    def raise_together(self) -> Iterator[None]:
         """What every rank does by itself; a user's mistake on one becomes :class:`AgreedError` on all, naming rank and host.
 
         Nothing in it may be collective: the rank that made the mistake would not come to it.
@@ -128,20 +132,20 @@ class World:
             yield
         except UserError as error:
             mistake = str(error)
-        mistakes = self.texts(mistake)
+        mistakes = self.allgather_strings(mistake)
         if not any(mistakes):
             return
         if len(set(mistakes)) == 1:
             raise AgreedError(mistakes[0])
         raise AgreedError("; ".join(f"{self.name_of(rank)}: {text}" for rank, text in enumerate(mistakes) if text))
 
-    def agree(self, facts: Mapping[str, str]) -> None:
+    def check_consistent(self, facts: Mapping[str, str]) -> None:
         """Check that named texts are the same on all ranks.
 
         Raises:
             AgreedError: rank and host, the fact, and the texts there and on rank 0.
         """
-        first, *others = [json.loads(text) for text in self.texts(json.dumps(facts))]
+        first, *others = [json.loads(text) for text in self.allgather_strings(json.dumps(facts))]
         differences = [
             f"{self.name_of(rank)} has {name} {theirs.get(name, 'not at all')}, but {self.name_of(0)} {first.get(name, 'not at all')}"
             for rank, theirs in enumerate(others, start=1)
@@ -153,7 +157,7 @@ class World:
             raise AgreedError(f"the processes do not work on the same thing: {shown}. Make the hosts alike")
 
     @contextlib.contextmanager
-    def ends_together(self) -> Iterator[None]:
+    def abort_together(self) -> Iterator[None]:
         """Around all of a run: what ends one rank ends all on all hosts, and its message, with rank and host, comes first.
 
         Alone, exceptions pass through. With others, rank 0 tells an :class:`AgreedError` and every rank leaves with 2; anything
@@ -165,7 +169,7 @@ class World:
         try:
             yield
         except AgreedError as error:
-            if self.leads:
+            if self.is_main:
                 tell(str(error))
             self.barrier()
             raise SystemExit(MISTAKE) from None
@@ -173,7 +177,7 @@ class World:
             tell(f"{self.name_of(self.rank)}: {error}")
             self.abort(MISTAKE)
         except (Exception, KeyboardInterrupt) as error:
-            if self.is_aftermath(error):
+            if self.is_peer_failure(error):
                 cause = f"{type(error).__name__}: {error}".splitlines()[0]
                 tell(
                     f"{self.name_of(self.rank)}: lost the other ranks ({cause}); the first message, of the rank that ended, says why"

@@ -120,7 +120,7 @@ def gather_detections(index: Index, results: Mapping[int, Detections], world: Wo
         np.concatenate([np.zeros(0, np.int32), *(detections.labels for detections in found)]),
     )
     everyones: dict[int, Detections] = {}
-    for ids, counts, boxes, scores, labels in world.gather(arrays):
+    for ids, counts, boxes, scores, labels in world.allgather(arrays):
         ends = np.cumsum(counts)[:-1]
         parts = zip(np.split(boxes, ends), np.split(scores, ends), np.split(labels, ends), strict=True)
         everyones.update(zip(ids.tolist(), map(Detections._make, parts), strict=bool(len(ids))))

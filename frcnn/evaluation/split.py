@@ -6,8 +6,8 @@ import contextlib
 import json
 from collections.abc import Callable
 
-from frcnn.data.bad_images import BadImages
 from frcnn.data.coco import Index
+from frcnn.data.unreadable_images import UnreadableImages
 from frcnn.distributed import World
 from frcnn.evaluation.coco import gather_detections
 from frcnn.inference import Detections, Detector
@@ -21,7 +21,7 @@ def detect_split(
     detector: Detector,
     index: Index,
     world: World,
-    bad_images: BadImages,
+    unreadable_images: UnreadableImages,
     batch_size: int = 1,
     progress: Callable[[int, int], None] = lambda done, images: None,
     stopped: Callable[[], bool] = lambda: False,
@@ -29,7 +29,7 @@ def detect_split(
     """Detections by image id of every image, the same on all ranks, each of which finds those of its share.
 
     Args:
-        bad_images: counts the images of the share that could not be read.
+        unreadable_images: counts the images of the share that could not be read.
         progress: told (images done, all images of the index) by each rank of its own share.
         stopped: asked after each batch; once it is true on some rank, all give up.
 
@@ -44,13 +44,13 @@ def detect_split(
 
     found: dict[int, Detections] = {}
     with contextlib.suppress(Stopped):
-        found = detector.detect_index(index, batch_size, tell, world.rank, world.size, bad_images)
-    if world.largest(int(stopped())):
+        found = detector.detect_index(index, batch_size, tell, world.rank, world.size, unreadable_images)
+    if world.allreduce_max(int(stopped())):
         raise Stopped
     return gather_detections(index, found, world)
 
 
-def unreadable(bad_images: BadImages, world: World) -> dict[str, str]:
+def unreadable(unreadable_images: UnreadableImages, world: World) -> dict[str, str]:
     """Path and reason of each image that some rank could not read."""
-    everyones = [json.loads(text) for text in world.texts(json.dumps(bad_images.known()))]
+    everyones = [json.loads(text) for text in world.allgather_strings(json.dumps(unreadable_images.known()))]
     return {path: reason for known in everyones for path, reason in known.items()}

@@ -20,7 +20,7 @@ class QueueFull(Exception):
     """No room for another picture now."""
 
 
-class TooLate(Exception):
+class DeadlineExceeded(Exception):
     """The picture's turn came after its deadline."""
 
 
@@ -85,7 +85,7 @@ class Batcher:
         self._thread.start()
 
     @contextlib.contextmanager
-    def announced(self) -> Iterator[None]:
+    def decoding(self) -> Iterator[None]:
         """While inside, a picture is on its way, and a batch may wait for it."""
         with self._changed:
             self._announced += 1
@@ -100,7 +100,7 @@ class Batcher:
         """Queue a picture, to be started before ``deadline`` (of the clock).
 
         Returns:
-            Future of an :class:`Outcome`, of :class:`TooLate`, or of what the model raised. Cancelling it leaves the queue.
+            Future of an :class:`Outcome`, of :class:`DeadlineExceeded`, or of what the model raised. Cancelling it leaves the queue.
 
         Raises:
             QueueFull: as many pictures wait as may.
@@ -167,7 +167,7 @@ class Batcher:
         for waiting in [waiting for waiting in self._waiting if waiting.deadline <= now or waiting.outcome.cancelled()]:
             self._waiting.remove(waiting)
             if waiting.outcome.set_running_or_notify_cancel():
-                waiting.outcome.set_exception(TooLate())
+                waiting.outcome.set_exception(DeadlineExceeded())
 
     def _run_batch(self, batch: list[_Waiting]) -> None:
         started = self._clock()

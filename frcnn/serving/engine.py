@@ -52,7 +52,7 @@ class Engine:
         threading.Thread(target=self._load, name="loading", daemon=True).start()
         threading.Thread(target=self._watch, name="watching", daemon=True).start()
 
-    def trouble(self) -> str | None:
+    def unhealthy_reason(self) -> str | None:
         """Why this worker cannot detect now; None where it can."""
         if self._stage or self._broken:
             return self._stage or self._broken
@@ -129,7 +129,7 @@ class Engine:
 
     def _watch(self) -> None:
         while True:
-            trouble = self.trouble()
+            trouble = self.unhealthy_reason()
             self._report(trouble)
             metrics.HEALTHY.set(trouble is None)
             metrics.QUEUE_DEPTH.set(self.batcher.depth() if self.loaded else 0)

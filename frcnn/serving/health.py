@@ -30,7 +30,7 @@ class Health:
         aside.write_text(json.dumps({"trouble": trouble}))
         os.replace(aside, self._file(self._number))
 
-    def trouble(self) -> str | None:
+    def unhealthy_reason(self) -> str | None:
         """Why the endpoint is not healthy; None where all workers can detect."""
         for number in range(self._workers):
             try:

@@ -20,7 +20,7 @@ from frcnn.serving.engine import Engine
 from frcnn.serving.health import Health
 from frcnn.serving.invocation import detect_and_answer
 from frcnn.serving.options import ServeOptions
-from frcnn.serving.refusal import Refusal
+from frcnn.serving.request_error import RequestError
 from frcnn.serving.request_log import RequestRecord
 from frcnn.serving.selection import CUSTOM_ATTRIBUTES
 
@@ -47,10 +47,10 @@ class Admission:
 
     @contextmanager
     def of(self, size: int) -> Iterator[None]:
-        """Inside, the request counts. Raises Refusal (503) where there is no room for it."""
+        """Inside, the request counts. Raises RequestError (503) where there is no room for it."""
         with self._lock:
             if self._requests < 1 or self._size < size:
-                raise Refusal(503, "the endpoint is busy; try again", retry_after=1)
+                raise RequestError(503, "the endpoint is busy; try again", retry_after=1)
             self._requests -= 1
             self._size -= size
         try:
@@ -71,7 +71,7 @@ def create_app(options: ServeOptions, engine: Engine, health: Health, metrics_fo
 
     @app.get("/ping")
     def ping() -> Response:
-        trouble = engine.trouble() or health.trouble()
+        trouble = engine.unhealthy_reason() or health.unhealthy_reason()
         return _problem(503, trouble, retry_after=5) if trouble else Response(status=200)
 
     @app.get("/execution-parameters")
@@ -94,7 +94,7 @@ def create_app(options: ServeOptions, engine: Engine, health: Health, metrics_fo
         try:
             metrics.IN_FLIGHT.inc()
             response = _invoke(options, engine, admission, record)
-        except Refusal as refusal:
+        except RequestError as refusal:
             response = _problem(refusal.status, str(refusal), refusal.retry_after)
         except HTTPException as error:
             response = _http_problem(error)
@@ -172,7 +172,7 @@ def _request_id() -> str:
 
 
 def _problem(status: int, sentence: str, retry_after: int | None = None) -> Response:
-    """Refusal in JSON: ``{"error": sentence, "status": status}``, and the request's id where it has one."""
+    """RequestError in JSON: ``{"error": sentence, "status": status}``, and the request's id where it has one."""
     document: dict[str, str | int] = {"error": sentence, "status": status}
     if "record" in g:
         document["request_id"] = g.record.request_id

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from frcnn.inference import Detections
-from frcnn.serving.refusal import Refusal
+from frcnn.serving.request_error import RequestError
 
 CUSTOM_ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
 PARAMETERS = ("score_threshold", "max_detections", "classes")
@@ -40,7 +40,7 @@ def read_selection(query: Iterable[tuple[str, str]], attributes: str, class_name
     A query may name our parameters alone, so that a misspelt one is noticed. The attributes may hold others' too.
 
     Raises:
-        Refusal: 400, a parameter is unknown or its value is none; 422, the model has no such class.
+        RequestError: 400, a parameter is unknown or its value is none; 422, the model has no such class.
     """
     values: dict[str, list[str]] = {}
     for key, value in _pairs_of(attributes):
@@ -49,7 +49,7 @@ def read_selection(query: Iterable[tuple[str, str]], attributes: str, class_name
     from_query: dict[str, list[str]] = {}
     for key, value in query:
         if key not in PARAMETERS:
-            raise Refusal(400, f"parameter {key[:80]!r} is not known; expected {', '.join(PARAMETERS)}")
+            raise RequestError(400, f"parameter {key[:80]!r} is not known; expected {', '.join(PARAMETERS)}")
         from_query.setdefault(key, []).append(value)
     values |= from_query
     return Selection(
@@ -81,7 +81,7 @@ def _number(values: dict[str, list[str]], name: str, low: float, high: float, wh
         number = float("nan")
     if not low <= number <= high:
         kind = "a whole number" if whole else "a number"
-        raise Refusal(400, f"parameter {name!r} is {text[:80]!r}; expected {kind} from {low:g} to {high:g}")
+        raise RequestError(400, f"parameter {name!r} is {text[:80]!r}; expected {kind} from {low:g} to {high:g}")
     return number
 
 
@@ -91,5 +91,5 @@ def _labels(texts: list[str], class_names: Sequence[str]) -> frozenset[int]:
     unknown = [name for name in names if name not in class_names]
     if unknown:
         known = ", ".join(class_names[:20]) + (" …" if len(class_names) > 20 else "")
-        raise Refusal(422, f"the model has no class {unknown[0][:80]!r}; it has {known}")
+        raise RequestError(422, f"the model has no class {unknown[0][:80]!r}; it has {known}")
     return frozenset(class_names.index(name) + 1 for name in names)

@@ -82,14 +82,14 @@ class Application(BaseApplication):
         for name, value in settings.items():
             self.cfg.set(name, value)
 
-    def load(self) -> Worker:
-        return Worker(self.options, self.scratch, self.worker_number)
+    def load(self) -> ServingWorker:
+        return ServingWorker(self.options, self.scratch, self.worker_number)
 
     def run(self) -> None:
         Arbiter(self).run()
 
 
-class Worker:
+class ServingWorker:
     """The WSGI application of one worker. It answers at once; TensorFlow is imported meanwhile, and then the model loaded."""
 
     def __init__(self, options: ServeOptions, scratch: Path, number: int) -> None:

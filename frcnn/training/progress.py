@@ -168,10 +168,10 @@ class Progress:
         self._stream.flush()
 
 
-class Silence:
+class NullProgress:
     """What the ranks that do not report have in place of :class:`Progress`."""
 
-    def __enter__(self) -> Silence:
+    def __enter__(self) -> NullProgress:
         return self
 
     def __exit__(

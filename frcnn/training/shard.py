@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from frcnn.config import Config
-from frcnn.data.bad_images import BadImages
 from frcnn.data.batch import Batch
-from frcnn.data.coco import Index, check_same_classes, find_channel, load_index
+from frcnn.data.coco import Index, check_same_classes, find_split, load_index
 from frcnn.data.pipeline import steps_per_epoch, training_batches
+from frcnn.data.unreadable_images import UnreadableImages
 from frcnn.distributed import World
 from frcnn.errors import UserError
 
@@ -45,23 +45,25 @@ class Shard:
         """The part of this process; all ranks ask at once."""
         sharded = config.data.sharded
         batch_size = config.training.batch_size // world.size * (world.local_size if sharded else world.size)
-        with world.together():
+        with world.raise_together():
             steps = steps_per_epoch(index, _with_batch_size(config, batch_size))
         if not sharded:
             return cls(world.rank, world.size, batch_size, steps, len(index.images), index.fingerprint)
         own = np.array([len(index.images) if world.local_rank == 0 else 0])
         paths = "".join(f"{record.path.name}\n" for record in index.images)
-        prints = sorted(set(world.texts(index.fingerprint + hashlib.sha256(paths.encode()).hexdigest())))
+        prints = sorted(set(world.allgather_strings(index.fingerprint + hashlib.sha256(paths.encode()).hexdigest())))
         return cls(
             rank=world.local_rank,
             size=world.local_size,
             batch_size=batch_size,
-            epoch_steps=world.largest(steps),
-            images=sum(int(counts[0]) for (counts,) in world.gather([own])),
+            epoch_steps=world.allreduce_max(steps),
+            images=sum(int(counts[0]) for (counts,) in world.allgather([own])),
             fingerprint=hashlib.sha256("".join(prints).encode()).hexdigest(),
         )
 
-    def batches(self, index: Index, config: Config, start_step: int, bad_images: BadImages) -> Iterator[Batch]:
+    def batches(
+        self, index: Index, config: Config, start_step: int, unreadable_images: UnreadableImages
+    ) -> Iterator[Batch]:
         """This process's batches, see :func:`frcnn.data.pipeline.training_batches`."""
         return training_batches(
             index,
@@ -69,7 +71,7 @@ class Shard:
             rank=self.rank,
             size=self.size,
             start_step=start_step,
-            bad_images=bad_images,
+            unreadable_images=unreadable_images,
             epoch_steps=self.epoch_steps,
         )
 
@@ -95,12 +97,12 @@ def _with_batch_size(config: Config, batch_size: int) -> Config:
 def load_splits(config: Config, notes: list[str]) -> tuple[Index, Index | None]:
     """Training and validation index; the latter is None where neither the config nor the folder has one, and ``notes`` gets why."""
     train_index = load_index(
-        *find_channel(config.data, "train"), config.data.on_bad_annotation, require_images=not config.data.sharded
+        *find_split(config.data, "train"), config.data.on_bad_annotation, require_images=not config.data.sharded
     )
     if config.data.sharded:
         train_index = present_images(train_index)
     try:
-        channel = find_channel(config.data, "validation")
+        channel = find_split(config.data, "validation")
     except UserError as error:
         if config.data.validation.annotations or config.data.validation.images:
             raise

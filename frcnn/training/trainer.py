@@ -18,9 +18,9 @@ import numpy as np
 import tensorflow as tf
 
 from frcnn.config import Config, save_config
-from frcnn.data.bad_images import BadImages
 from frcnn.data.batch import Batch
 from frcnn.data.coco import Index
+from frcnn.data.unreadable_images import UnreadableImages
 from frcnn.distributed import AgreedError, World
 from frcnn.distributed.watchdog import Watchdog
 from frcnn.errors import UserError
@@ -29,12 +29,12 @@ from frcnn.evaluation.split import Stopped, detect_split, unreadable
 from frcnn.evaluation.visualize import draw_comparisons
 from frcnn.inference import Detections, Detector
 from frcnn.modeling.faster_rcnn import build_model
-from frcnn.training.agreement import facts
-from frcnn.training.beginning import Beginning, Start
 from frcnn.training.checkpoint import Checkpoints
 from frcnn.training.folders import Folders
 from frcnn.training.optimizer import AveragedWeights, build_optimizer, l2_penalty
-from frcnn.training.progress import Progress, Silence
+from frcnn.training.progress import NullProgress, Progress
+from frcnn.training.resume import ResumePoint, ResumeState
+from frcnn.training.run_signature import facts
 from frcnn.training.schedule import warmup_steps
 from frcnn.training.shard import Shard, evenly_shared, load_splits
 from frcnn.training.stop import StopRequest
@@ -67,7 +67,7 @@ class Trainer:
 
     def __init__(self, config: Config, folders: Folders | None = None, world: World = ALONE) -> None:
         self.world = world
-        world.join()
+        world.init()
         self.watchdog = Watchdog(world, 60 * config.distributed.stall_minutes)
         self.notes: list[str] = []
         self.config = config = evenly_shared(config, world.size, self.notes)
@@ -75,19 +75,19 @@ class Trainer:
         if config.training.deterministic:
             tf.config.experimental.enable_op_determinism()
         keras.utils.set_random_seed(config.seed)
-        with world.together():
+        with world.raise_together():
             self.train_index, self.validation_index = load_splits(config, self.notes)
-            if world.leads:
+            if world.is_main:
                 self.folders.make()
-        world.agree(facts(config, self.train_index, self.validation_index))
+        world.check_consistent(facts(config, self.train_index, self.validation_index))
         self.shard = Shard.of(world, self.train_index, config)
-        self.bad_images = BadImages(self.train_index, config.data.max_bad_image_share, self.shard.images)
+        self.unreadable_images = UnreadableImages(self.train_index, config.data.max_bad_image_share, self.shard.images)
         self.bad_reads = self.bad_reads_checked = (
             0.0  # the ranks' counts together, in which an image may stand more than once
         )
         self.model = build_model(len(self.train_index.class_names), config)
         if config.distributed.sync_batch_norm and world.size > 1:
-            self.model.synchronize_batch_norm(world.sum)
+            self.model.synchronize_batch_norm(world.allreduce_sum)
         self.steps_per_epoch = self.shard.epoch_steps
         self.total_steps = max(1, round(config.training.epochs * self.steps_per_epoch))
         self.optimizer = build_optimizer(config, self.total_steps, self.model.trainable_variables)
@@ -99,28 +99,28 @@ class Trainer:
         self.detector = Detector(self.model, config, self.train_index.class_names, self.train_index.category_ids)
         self.tracked = tf.train.Checkpoint(model=self.model, optimizer=self.optimizer)
         self.checkpoints = Checkpoints(self.folders.checkpoints, config.training.keep_checkpoints, self.notes.append)
-        self.step, self.saved_step, self.best_ap, self.owes_evaluation = self._begin()
+        self.step, self.saved_step, self.best_ap, self.evaluation_pending = self._begin()
         self.stop = StopRequest()
         self.stopping = False  # agreed: some rank got a signal
 
     def run(self, stop: StopRequest | None = None) -> Path:
         """Train to the end or to a signal, evaluating and saving on the way."""
         config = self.config
-        batches = self.shard.batches(self.train_index, config, self.step, self.bad_images)
+        batches = self.shard.batches(self.train_index, config, self.step, self.unreadable_images)
         saved = time.monotonic()
         with self._reporting() as progress, contextlib.nullcontext(stop) if stop else StopRequest() as self.stop:
             for note in self.notes:
                 progress.note(note)
             while not self.stopping and not self.finished:
-                if self.owes_evaluation:
+                if self.evaluation_pending:
                     self._evaluate(progress)
                     continue
                 rate = self.optimizer.learning_rate  # of the step that is about to be taken
                 progress.step(self.step + 1, self._train_on(next(batches)), rate)
-                self.owes_evaluation = self._evaluation_is_due()
+                self.evaluation_pending = self._evaluation_is_due()
                 self._check_images(progress)
                 # An evaluation takes long, and who stops a run may not wait for its end.
-                if self.owes_evaluation or time.monotonic() - saved > 60 * config.training.checkpoint_minutes:
+                if self.evaluation_pending or time.monotonic() - saved > 60 * config.training.checkpoint_minutes:
                     self._save(progress)
                     saved = time.monotonic()
             if not self.finished:
@@ -136,28 +136,28 @@ class Trainer:
     @property
     def finished(self) -> bool:
         """Whether nothing is left to do: all steps, and the evaluation after the last."""
-        return self.step >= self.total_steps and not self.owes_evaluation
+        return self.step >= self.total_steps and not self.evaluation_pending
 
-    def _reporting(self) -> Progress | Silence:
+    def _reporting(self) -> Progress | NullProgress:
         """Rank 0's reports, with what was configured written beside them; the other ranks' silence."""
-        if not self.world.leads:
-            return Silence()
+        if not self.world.is_main:
+            return NullProgress()
         training = self.config.training
         self.folders.output.mkdir(parents=True, exist_ok=True)
         save_config(self.config, self.folders.output / "config.yaml")
         return Progress(self.folders.output, self.total_steps, training.batch_size, self.step, training.log_every)
 
-    def _begin(self) -> Start:
+    def _begin(self) -> ResumeState:
         """Rank 0's starting point, which alone reads checkpoints and weights: every rank's folder may hold others, or none."""
-        beginning = Beginning(
+        beginning = ResumePoint(
             self.config, self.checkpoints, self.tracked, self.train_index.class_names, self.shard.fingerprint, self.steps_per_epoch,
             self.total_steps, self.folders.model, self.notes,
         )  # fmt: skip
-        start = Start()
-        with self.world.together():
-            if self.world.leads:
+        start = ResumeState()
+        with self.world.raise_together():
+            if self.world.is_main:
                 start = beginning.find()
-        start = Start(*self.world.share(start))
+        start = ResumeState(*self.world.broadcast_object(start))
         self.world.broadcast([*self.model.variables, *self.optimizer.variables])
         return start
 
@@ -168,7 +168,7 @@ class Trainer:
             AgreedError: the sum or the norm is not finite; the step was not applied and nothing is saved.
         """
         self.watchdog.tick(self.step)
-        flags = [float(self.stop.received is not None), float(len(self.bad_images))]
+        flags = [float(self.stop.received is not None), float(len(self.unreadable_images))]
         try:
             *values, stopping, self.bad_reads = (
                 self._step(batch, tf.constant(self.step), tf.constant(flags)).numpy().tolist()
@@ -183,7 +183,7 @@ class Trainer:
         losses = dict(zip((*LOSSES, "loss", "gradient_norm"), values, strict=True))
         if not (math.isfinite(losses["loss"]) and (self._scales_loss or math.isfinite(losses["gradient_norm"]))):
             shown = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
-            images = [int(number) for (ids,) in self.world.gather([batch.image_ids.numpy()]) for number in ids]
+            images = [int(number) for (ids,) in self.world.allgather([batch.image_ids.numpy()]) for number in ids]
             raise AgreedError(
                 f"loss or gradient not finite at step {self.step} ({shown}), images {images}; "
                 "nothing was overwritten. Lower optimizer.learning_rate, lengthen optimizer.warmup_steps or set optimizer.clip_norm, "
@@ -206,9 +206,9 @@ class Trainer:
             total = tf.add_n([losses[name] for name in LOSSES])
             objective = total + l2_penalty(variables, self.config.optimizer)
             scaled = self.optimizer.scale_loss(objective)
-        gradients = world.average(tape.gradient(scaled, variables), self.config.distributed.compression)
+        gradients = world.average_gradients(tape.gradient(scaled, variables), self.config.distributed.compression)
         reported = tf.stack([*(losses[name] for name in LOSSES), total]) / world.size
-        *means, stopping, bad_reads = tf.unstack(world.sum(tf.concat([reported, flags], axis=0), "report"))
+        *means, stopping, bad_reads = tf.unstack(world.allreduce_sum(tf.concat([reported, flags], axis=0), "report"))
         total = means[-1]
         norm = tf.linalg.global_norm(gradients) * (objective / scaled)
         # With loss scaling a gradient that overflows is everyday: the optimiser skips it and lowers its scale.
@@ -223,13 +223,13 @@ class Trainer:
     def _apply(self, gradients: list[tf.Tensor]) -> None:
         self.optimizer.apply(gradients, self.model.trainable_variables)
 
-    def _check_images(self, progress: Progress | Silence) -> None:
+    def _check_images(self, progress: Progress | NullProgress) -> None:
         """End the run, saved, where more images than allowed could not be read, counting every image once whoever read it."""
         if self.bad_reads <= self.bad_reads_checked:
             return
         self.bad_reads_checked = self.bad_reads
         try:
-            self.bad_images.check(unreadable(self.bad_images, self.world))
+            self.unreadable_images.check(unreadable(self.unreadable_images, self.world))
         except UserError as error:
             self._save(progress)
             raise AgreedError(str(error)) from None
@@ -240,7 +240,7 @@ class Trainer:
         every = self.config.training.evaluate_every
         return every is not None and self.step % max(1, round(every * self.steps_per_epoch)) == 0
 
-    def _evaluate(self, progress: Progress | Silence) -> None:
+    def _evaluate(self, progress: Progress | NullProgress) -> None:
         """Measure the validation split with the averaged weights, and keep the model if it is the best so far.
 
         A signal on the way leaves it to the run that goes on.
@@ -249,22 +249,24 @@ class Trainer:
             if self.validation_index is None:
                 self._write_model({"step": self.step})
             else:
-                bad_images = BadImages(self.validation_index, self.config.data.max_bad_image_share)
+                unreadable_images = UnreadableImages(self.validation_index, self.config.data.max_bad_image_share)
                 try:
-                    results = self._detect(self.validation_index, bad_images)
+                    results = self._detect(self.validation_index, unreadable_images)
                 except Stopped:
                     self.stopping = True
                     return
-                unread = unreadable(bad_images, self.world)
-                with self.world.together():
-                    bad_images.check(unread)
-                unread |= unreadable(self.bad_images, self.world)
-                if self.world.leads:
+                unread = unreadable(unreadable_images, self.world)
+                with self.world.raise_together():
+                    unreadable_images.check(unread)
+                unread |= unreadable(self.unreadable_images, self.world)
+                if self.world.is_main:
                     self._measure(self.validation_index, results, len(unread), progress)
-        self.owes_evaluation = False
+        self.evaluation_pending = False
         self._save(progress)
 
-    def _measure(self, index: Index, results: dict[int, Detections], unread: int, progress: Progress | Silence) -> None:
+    def _measure(
+        self, index: Index, results: dict[int, Detections], unread: int, progress: Progress | NullProgress
+    ) -> None:
         metrics = evaluate_detections(index, results, lambda *_: self.watchdog.tick())
         progress.evaluation(self.step, {**metrics.to_json(), "unreadable_images": unread})
         first, folder = index.images[:PICTURES], self.folders.output / "pictures"
@@ -273,7 +275,7 @@ class Trainer:
             self.best_ap = _ap(metrics)
             self._write_model({**metrics.to_json(), "split": "validation", "step": self.step})
 
-    def _detect(self, index: Index, bad_images: BadImages) -> dict[int, Detections]:
+    def _detect(self, index: Index, unreadable_images: UnreadableImages) -> dict[int, Detections]:
         """Detections of every image, with rank 0's statistics where batch norm keeps its own on each rank.
 
         Raises:
@@ -287,7 +289,7 @@ class Trainer:
             self.detector,
             index,
             world,
-            bad_images,
+            unreadable_images,
             at_once,
             lambda *_: self.watchdog.tick(),
             lambda: self.stop.received is not None,
@@ -297,17 +299,17 @@ class Trainer:
         versions = {"tensorflow": tf.__version__, "keras": keras.__version__, "numpy": np.__version__}
         metrics = {**metrics, "train_data": self.shard.fingerprint, "versions": versions}
         index = self.train_index
-        if not self.world.leads:
+        if not self.world.is_main:
             return
         for folder in self.folders.models:
             write_model_folder(folder, self.model, self.config, index.class_names, index.category_ids, metrics)
 
-    def _save(self, progress: Progress | Silence) -> None:
-        if not self.world.leads:
+    def _save(self, progress: Progress | NullProgress) -> None:
+        if not self.world.is_main:
             return
         state = {
             "best_AP": self.best_ap,
-            "owes_evaluation": self.owes_evaluation,
+            "evaluation_pending": self.evaluation_pending,
             "data": self.shard.fingerprint,
             "steps_per_epoch": self.steps_per_epoch,
             "config": self.config.model_dump(mode="json"),

@@ -23,7 +23,7 @@ FRAMEWORKS: dict[str, Callable[[Mapping[str, np.ndarray]], Translation]] = {
 }
 
 
-class Account(NamedTuple):
+class ImportReport(NamedTuple):
     """What became of a file.
 
     Attributes:
@@ -41,7 +41,7 @@ class Account(NamedTuple):
     left_out: dict[str, str]
 
 
-def import_weights(file: Path, framework: str, folder: Path) -> Account:
+def import_weights(file: Path, framework: str, folder: Path) -> ImportReport:
     """Read a checkpoint of ``framework`` (a key of ``FRAMEWORKS``) and write the model folder.
 
     A detector gives a whole model folder; a ResNet alone gives one without labels, which ``train weights=FOLDER`` starts from.
@@ -71,7 +71,7 @@ def import_weights(file: Path, framework: str, folder: Path) -> Account:
         )
     kept = {name: f"not a tensor: {value}" for name, value in checkpoint.others.items()}
     network = config.backbone.name + ("" if translation.backbone_only else " Faster R-CNN")
-    return Account(
+    return ImportReport(
         network, translation.class_names, len(translation.targets), translation.settings, translation.left_out | kept
     )
 

@@ -9,14 +9,14 @@ from PIL import Image
 
 from frcnn.config import Data, load_config
 from frcnn.data.check import check_dataset
-from frcnn.data.coco import find_channel, load_index
+from frcnn.data.coco import find_split, load_index
 from frcnn.data.shapes import make_shapes
 from frcnn.data.suggestions import box_sides, suggest
 
 
 def test_report_on_bccd_names_the_broken_box(real_data: Path, tmp_path: Path) -> None:
     sheet = tmp_path / "sheet.png"
-    report = check_dataset(*find_channel(Data(root=real_data / "bccd"), "train"), contact_sheet=sheet)
+    report = check_dataset(*find_split(Data(root=real_data / "bccd"), "train"), contact_sheet=sheet)
     text = report.to_text()
     assert not report.clean
     assert report.classes.names == ("RBC", "WBC", "Platelets")
@@ -33,7 +33,7 @@ def test_report_on_bccd_names_the_broken_box(real_data: Path, tmp_path: Path) ->
 
 def test_bad_images_are_named_by_kind(tmp_path: Path) -> None:
     root = make_shapes(tmp_path / "shapes", 10, seed=0)
-    images, file = find_channel(Data(root=root), "train")
+    images, file = find_split(Data(root=root), "train")
     first, second, third = sorted(images.iterdir())[:3]
     first.unlink()
     second.write_bytes(second.read_bytes()[:700])
@@ -51,7 +51,7 @@ def test_bad_images_are_named_by_kind(tmp_path: Path) -> None:
 
 def test_clean_data_set_is_clean_and_one_without_boxes_is_reported(tmp_path: Path) -> None:
     root = make_shapes(tmp_path / "shapes", 5, seed=0)
-    images, file = find_channel(Data(root=root), "val")
+    images, file = find_split(Data(root=root), "val")
     assert check_dataset(images, file).clean
     tables = json.loads(file.read_text())
     empty = shutil.copy(file, tmp_path / "empty.json")

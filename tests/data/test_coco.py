@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from frcnn.config import Channel, Data
+from frcnn.config import Data, Split
 from frcnn.data import coco
 from frcnn.errors import UserError
 
@@ -216,13 +216,13 @@ def test_fingerprint_sees_what_training_sees(tmp_path: Path) -> None:
 def test_bccd_has_one_broken_box_in_train_and_one_in_validation(real_data: Path) -> None:
     found = {}
     for split in ("train", "validation", "test"):
-        index = coco.load_index(*coco.find_channel(Data(root=real_data / "bccd"), split))
+        index = coco.load_index(*coco.find_split(Data(root=real_data / "bccd"), split))
         found[split] = (len(index.images), [(problem.kind, problem.annotation_id) for problem in index.problems])
     assert found == {"train": (205, [("no_area", 2288)]), "validation": (87, [("no_area", 887)]), "test": (72, [])}
 
 
 def test_coco128_keeps_sparse_ids_crowds_and_images_without_objects(real_data: Path) -> None:
-    index = coco.load_index(*coco.find_channel(Data(root=real_data / "coco128"), "train"))
+    index = coco.load_index(*coco.find_split(Data(root=real_data / "coco128"), "train"))
     raw = json.loads(index.source.read_text())
     assert len(index.class_names) == 80
     assert index.category_ids[-1] == 90
@@ -243,8 +243,8 @@ def test_coco128_keeps_sparse_ids_crowds_and_images_without_objects(real_data: P
 
 def test_explicit_fields_win_over_the_layout(real_data: Path) -> None:
     bccd = real_data / "bccd"
-    other = Channel(annotations=bccd / "annotations" / "instances_val.json", images=bccd / "val")
-    assert coco.find_channel(Data(root=bccd, train=other), "train") == (
+    other = Split(annotations=bccd / "annotations" / "instances_val.json", images=bccd / "val")
+    assert coco.find_split(Data(root=bccd, train=other), "train") == (
         bccd / "val",
         bccd / "annotations" / "instances_val.json",
     )
@@ -266,22 +266,22 @@ def test_layouts_are_found(tmp_path: Path, images: str, annotations: str, split:
     (tmp_path / images).mkdir(parents=True)
     (tmp_path / annotations).parent.mkdir(exist_ok=True)
     (tmp_path / annotations).touch()
-    assert coco.find_channel(Data(root=tmp_path), split) == (tmp_path / images, tmp_path / annotations)
+    assert coco.find_split(Data(root=tmp_path), split) == (tmp_path / images, tmp_path / annotations)
 
 
 def test_channel_errors_say_what_is_lacking(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"set data.root to a COCO folder, or set data.train.images and data.train.annotations"
     ):
-        coco.find_channel(Data(), "train")
+        coco.find_split(Data(), "train")
     with pytest.raises(UserError, match=r"'data.root' is '.*nowhere', which is not a folder"):
-        coco.find_channel(Data(root=tmp_path / "nowhere"), "train")
+        coco.find_split(Data(root=tmp_path / "nowhere"), "train")
     (tmp_path / "train").mkdir()
     with pytest.raises(
         UserError, match=r"has no annotation file for .*train of the train split: looked for .*; found train/;"
     ):
-        coco.find_channel(Data(root=tmp_path), "train")
+        coco.find_split(Data(root=tmp_path), "train")
     with pytest.raises(UserError, match=r"option 'data.train.annotations' is 'no.json', which is not a file"):
-        coco.find_channel(Data(root=tmp_path, train=Channel(annotations="no.json")), "train")
+        coco.find_split(Data(root=tmp_path, train=Split(annotations="no.json")), "train")
     with pytest.raises(UserError, match=r"unknown split 'dev'; expected one of train, validation, test"):
-        coco.find_channel(Data(root=tmp_path), "dev")
+        coco.find_split(Data(root=tmp_path), "dev")

@@ -14,11 +14,11 @@ import pytest
 
 from frcnn.config import Config, load_config
 from frcnn.data import pipeline
-from frcnn.data.bad_images import BadImages
 from frcnn.data.batch import Batch
-from frcnn.data.coco import Index, Problem, find_channel, load_index
+from frcnn.data.coco import Index, Problem, find_split, load_index
 from frcnn.data.decode import decode_image
 from frcnn.data.shapes import make_shapes
+from frcnn.data.unreadable_images import UnreadableImages
 from frcnn.errors import UserError
 
 
@@ -39,7 +39,7 @@ def small(root: Path, *overrides: str) -> Config:
 
 @pytest.fixture
 def index(options: Config) -> Index:
-    return load_index(*find_channel(options.data, "train"))
+    return load_index(*find_split(options.data, "train"))
 
 
 def take(batches: Iterator[Batch], count: int) -> list[Any]:
@@ -169,8 +169,8 @@ def test_unreadable_images_become_blank_are_counted_and_end_the_run_above_the_sh
     records[1] = dataclasses.replace(missing, path=tmp_path / "missing.jpg")
     records[2] = dataclasses.replace(other, width=other.width + 5)
     damaged = dataclasses.replace(index, images=tuple(records))
-    bad = BadImages(damaged, max_share=0.1)
-    for batch in take(pipeline.inference_batches(damaged, options, 4, bad_images=bad), 100):
+    bad = UnreadableImages(damaged, max_share=0.1)
+    for batch in take(pipeline.inference_batches(damaged, options, 4, unreadable_images=bad), 100):
         for row, image_id in enumerate(batch.image_ids.tolist()):
             height, width = batch.image_sizes[row]
             picture = batch.images[row, :height, :width]
@@ -186,7 +186,7 @@ def test_unreadable_images_become_blank_are_counted_and_end_the_run_above_the_sh
         match=r"3 of 16 images could not be read, more than data.max_bad_image_share=0.1 allows: .*cut.jpg cannot be decoded",
     ):
         bad.check(bad.known())
-    lenient = BadImages(damaged, max_share=0.2)
+    lenient = UnreadableImages(damaged, max_share=0.2)
     for path, reason in bad.reasons.items():
         lenient.add(path, reason)
         lenient.add(path, reason)
@@ -202,7 +202,7 @@ def test_images_without_objects_are_background_or_left_out(real_data: Path) -> N
         "training.batch_size=8",
     ]
     options = load_config(overrides=overrides)
-    index = load_index(*find_channel(options.data, "train"))
+    index = load_index(*find_split(options.data, "train"))
     empty = {record.image_id for record in index.images if not len(record.labels)}
     seen = take(pipeline.training_batches(index, options), pipeline.steps_per_epoch(index, options))
     assert empty <= {i for batch in seen for i in batch.image_ids.tolist()}
@@ -231,10 +231,10 @@ def test_nothing_to_train_on_says_why(options: Config, index: Index) -> None:
 def test_a_process_ends_while_batches_are_being_made(root: Path) -> None:
     script = f"""
 from frcnn.config import load_config
-from frcnn.data.coco import find_channel, load_index
+from frcnn.data.coco import find_split, load_index
 from frcnn.data.pipeline import training_batches
 options = load_config(overrides=["data.root={root}", "image.min_size=[96]", "image.max_size=160", "data.workers=4"])
-index = load_index(*find_channel(options.data, "train"))
+index = load_index(*find_split(options.data, "train"))
 running = [training_batches(index, options) for _ in range(4)]
 for batches in running:
     next(batches)
@@ -248,7 +248,7 @@ def test_an_error_in_a_thread_ends_the_process(root: Path) -> None:
 import itertools, sys, time
 from frcnn.config import load_config
 from frcnn.data import pipeline
-from frcnn.data.coco import find_channel, load_index
+from frcnn.data.coco import find_split, load_index
 
 options = ["image.min_size=[64]", "image.max_size=64", "training.batch_size=4", "data.workers=4"]
 config = load_config(overrides=[f"data.root={sys.argv[1]}", *options])
@@ -262,7 +262,7 @@ def fails(record):
     return decode(record)
 
 pipeline._decode = fails
-for batch in pipeline.training_batches(load_index(*find_channel(config.data, "train")), config):
+for batch in pipeline.training_batches(load_index(*find_split(config.data, "train")), config):
     pass
 """
     done = subprocess.run(

@@ -10,7 +10,7 @@ from PIL import Image
 
 from frcnn.config import Data
 from frcnn.data import shapes
-from frcnn.data.coco import find_channel, load_index
+from frcnn.data.coco import find_split, load_index
 from frcnn.errors import UserError
 
 
@@ -24,8 +24,8 @@ def contents(folder: Path) -> dict[str, str]:
 
 def test_folder_is_a_coco_channel_with_sound_annotations(tmp_path: Path) -> None:
     root = shapes.make_shapes(tmp_path / "shapes", images=15, seed=3)
-    train = load_index(*find_channel(Data(root=root), "train"), on_bad_annotation="error")
-    validation = load_index(*find_channel(Data(root=root), "validation"), on_bad_annotation="error")
+    train = load_index(*find_split(Data(root=root), "train"), on_bad_annotation="error")
+    validation = load_index(*find_split(Data(root=root), "validation"), on_bad_annotation="error")
     assert (len(train.images), len(validation.images)) == (12, 3)
     assert train.class_names == ("circle", "square", "triangle", "star", "cross")
     assert train.clipped == 0

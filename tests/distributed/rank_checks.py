@@ -30,7 +30,7 @@ def train(world: World, recipe: Path, output: Path, *overrides: str) -> Arrays:
     return {
         "before": before,
         "after": after,
-        "digests": np.array(len(set(world.texts(digest)))),
+        "digests": np.array(len(set(world.allgather_strings(digest)))),
         "steps": np.array(trainer.step),
     }
 
@@ -57,7 +57,7 @@ def sync_bn(world: World, recipe: Path, output: Path) -> Arrays:
     layer = BatchNorm(1e-5, name="norm")
     layer.build((None, 4, 5, 8))
     if world.size > 1:
-        layer.sum = world.sum
+        layer.sum = world.allreduce_sum
 
     @tf.function
     def run(inputs: tf.Tensor, of_outputs: tf.Tensor) -> tuple[tf.Tensor, ...]:
@@ -70,7 +70,7 @@ def sync_bn(world: World, recipe: Path, output: Path) -> Arrays:
     outputs, of_inputs, of_gamma, of_beta = (
         tensor.numpy() for tensor in run(tf.constant(rows[share]), tf.constant(weights[share]))
     )
-    everyones = world.gather([outputs, of_inputs, of_gamma[None], of_beta[None]])
+    everyones = world.allgather([outputs, of_inputs, of_gamma[None], of_beta[None]])
     names = ("outputs", "of_inputs", "of_gamma", "of_beta")
     joined = {name: np.concatenate([arrays[i] for arrays in everyones]) for i, name in enumerate(names)}
     return joined | {"mean": layer.moving_mean.numpy(), "variance": layer.moving_variance.numpy()}
@@ -78,14 +78,14 @@ def sync_bn(world: World, recipe: Path, output: Path) -> Arrays:
 
 def evaluate(world: World, recipe: Path, output: Path) -> Arrays:
     """All numbers of an evaluation of the model in ``OUTPUT/model``, and every detection."""
-    from frcnn.data.coco import find_channel, load_index
+    from frcnn.data.coco import find_split, load_index
     from frcnn.evaluation.coco import evaluate_detections, gather_detections
     from frcnn.inference import Detector
 
-    index = load_index(*find_channel(load_config(recipe).data, "train"))
+    index = load_index(*find_split(load_config(recipe).data, "train"))
     detector = Detector.load(output / "model")
     own = detector.detect_index(index, 1, None, world.rank, world.size)
-    counts = [int(count[0]) for (count,) in world.gather([np.array([len(own)])])]
+    counts = [int(count[0]) for (count,) in world.allgather([np.array([len(own)])])]
     results = gather_detections(index, own, world)
     metrics = evaluate_detections(index, results)
     return {
@@ -109,12 +109,12 @@ def exchange(world: World, recipe: Path, output: Path) -> Arrays:
         tf.Variable(tf.cast(world.rank, tf.bfloat16)),
     ]
     world.broadcast(variables)
-    gathered = world.gather([np.full((world.rank, 2), world.rank, np.int32)])
+    gathered = world.allgather([np.full((world.rank, 2), world.rank, np.int32)])
     told = []
     facts = {"frcnn": "1.0", "option seed": str(world.rank)} | (
-        {"training data": "shapes"} if world.leads else {"option new": "1"}
+        {"training data": "shapes"} if world.is_main else {"option new": "1"}
     )
-    for attempt in (lambda: world.agree(facts), lambda: _fails_on_last(world)):
+    for attempt in (lambda: world.check_consistent(facts), lambda: _fails_on_last(world)):
         try:
             attempt()
         except AgreedError as error:
@@ -123,8 +123,8 @@ def exchange(world: World, recipe: Path, output: Path) -> Arrays:
         "broadcast": np.concatenate([variables[0].numpy().ravel(), [float(variables[1])]]),
         "lengths": np.array([len(array) for (array,) in gathered]),
         "told": np.array(told),
-        "shared": np.array(world.share({"rank": world.rank})["rank"]),
-        "largest": np.array(world.largest(world.rank)),
+        "shared": np.array(world.broadcast_object({"rank": world.rank})["rank"]),
+        "largest": np.array(world.allreduce_max(world.rank)),
     }
 
 
@@ -144,7 +144,7 @@ def sharded(world: World, recipe: Path, output: Path) -> Arrays:
     trainer._train_on = watched  # type: ignore[method-assign]
     trainer.total_steps = trainer.steps_per_epoch
     trainer.run()
-    everyones = world.gather([np.array(seen), np.array([trainer.step])])
+    everyones = world.allgather([np.array(seen), np.array([trainer.step])])
     return {"steps": np.array([int(steps[0]) for _, steps in everyones])} | {
         f"seen{i}": ids for i, (ids, _) in enumerate(everyones)
     }
@@ -171,7 +171,7 @@ def rank_0_works_alone(world: World, recipe: Path, output: Path) -> Arrays:
     watching = watchdog.Watchdog(world, limit=8.0)
     for step in range(3):
         watching.tick(step)
-    if world.leads:
+    if world.is_main:
         for _ in range(30):
             time.sleep(1)
             watching.tick()
@@ -185,7 +185,7 @@ def loses_others(world: World, recipe: Path, output: Path) -> Arrays:
     if world.rank == 1:
         world = replace(world, communicator=world.communicator.Split(1))
         world.communicator.Free()
-        world.post(0, 0)
+        world.send_heartbeat(0, 0)
     else:
         world.communicator.Split(0)
     world.barrier()
@@ -200,7 +200,7 @@ def _flat(variables: list[Any]) -> np.ndarray:
 def _fails_on_last(world: World) -> None:
     from frcnn.errors import UserError
 
-    with world.together():
+    with world.raise_together():
         if world.rank == world.size - 1:
             raise UserError("no such folder")
 
@@ -213,13 +213,13 @@ def _trainer(world: World, config: Config):  # type: ignore[no-untyped-def]
 
 def main(recipe: Path, output: Path, *checks: str) -> None:
     world = connect()
-    with world.ends_together():
+    with world.abort_together():
         import_tensorflow()
-        world.join()
+        world.init()
         for name in checks:
             check: Callable[[World, Path, Path], Arrays] = globals()[name]
             found = check(world, recipe, output)
-            if world.leads:
+            if world.is_main:
                 np.savez(output / f"{name}{world.size}.npz", **found)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from rank_hosts import HERE, Running, TwoHosts, mpirun, processes
 
-from frcnn.distributed.launch import Host, mpirun_command
+from frcnn.distributed.mpirun import Host, mpirun_command
 from frcnn.training.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.usefixtures("horovod")

@@ -12,7 +12,7 @@ import pytest
 from rank_hosts import HERE, mpirun
 
 from frcnn.config import load_config
-from frcnn.data.coco import find_channel, load_index
+from frcnn.data.coco import find_split, load_index
 from frcnn.distributed import World
 from frcnn.modeling.faster_rcnn import build_model
 from frcnn.weights.model_folder import write_model_folder
@@ -26,7 +26,7 @@ def folder(recipe: Path, shapes: Path, tmp_path_factory: pytest.TempPathFactory)
     """An untrained model to evaluate, and two folders with 7 and 17 of the training pictures and the whole annotation file."""
     folder = tmp_path_factory.mktemp("ranks")
     config = load_config(recipe, ["roi_head.score_threshold=0.0"])
-    index = load_index(*find_channel(config.data, "train"))
+    index = load_index(*find_split(config.data, "train"))
     write_model_folder(
         folder / "model", build_model(len(index.class_names), config), config, index.class_names, index.category_ids, {}
     )

@@ -7,7 +7,7 @@ from frcnn.distributed.watchdog import Stalls
 
 def told(stalls: Stalls, now: float, *stages: tuple[int, int] | None) -> list[int]:
     stalls.hear({rank: report for rank, report in enumerate(stages) if report}, now)
-    return stalls.culprits(now)
+    return stalls.stalled_ranks(now)
 
 
 def test_progress_of_any_rank_keeps_the_run_alive() -> None:

@@ -12,17 +12,17 @@ from frcnn.errors import UserError
 
 def test_alone_everything_is_the_identity() -> None:
     world = World()
-    assert world.leads
-    assert world.texts("a") == ["a"]
-    assert world.share({"step": 3}) == {"step": 3}
-    assert world.largest(7) == 7
-    world.agree({"frcnn": "1"})
-    ((array,),) = world.gather([np.arange(3)])
+    assert world.is_main
+    assert world.allgather_strings("a") == ["a"]
+    assert world.broadcast_object({"step": 3}) == {"step": 3}
+    assert world.allreduce_max(7) == 7
+    world.check_consistent({"frcnn": "1"})
+    ((array,),) = world.allgather([np.arange(3)])
     assert array.tolist() == [0, 1, 2]
 
 
 def test_alone_mistakes_pass_through_as_they_are() -> None:
-    with pytest.raises(UserError, match="no folder") as raised, World().ends_together(), World().together():
+    with pytest.raises(UserError, match="no folder") as raised, World().abort_together(), World().raise_together():
         raise UserError("no folder")
     assert not isinstance(raised.value, AgreedError)
 

@@ -28,7 +28,7 @@ def test_no_key_no_certificate_no_compiler_in_any_layer(image: str, host_certifi
 
 def test_settings_are_those_that_sagemaker_reads(docker: Callable[..., str], image: str) -> None:
     settings = json.loads(docker("image", "inspect", image))[0]
-    assert settings["Config"]["Entrypoint"] == ["/opt/frcnn/bin/python", "-m", "frcnn.sagemaker.entrypoint"]
+    assert settings["Config"]["Entrypoint"] == ["/opt/frcnn/bin/python", "-m", "frcnn.entrypoint"]
     assert settings["Config"]["Labels"]["com.amazonaws.sagemaker.capabilities.accept-bind-to-port"] == "true"
     assert settings["Architecture"] == "amd64"
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from frcnn.config import Config, load_config
-from frcnn.data.coco import find_channel, load_index
+from frcnn.data.coco import find_split, load_index
 from frcnn.data.decode import decode_image
 from frcnn.inference import Detector
 from frcnn.modeling.faster_rcnn import FasterRCNN, build_model
@@ -31,7 +31,7 @@ def drawn_model(kernel: Kernel = "reference", *overrides: str) -> tuple[FasterRC
 
 def test_compiled_and_reference_kernels_detect_the_same_in_real_pictures(real_data: Path) -> None:
     _, config = drawn_model()
-    channel = find_channel(config.data.model_copy(update={"root": real_data / "coco128"}), "validation")
+    channel = find_split(config.data.model_copy(update={"root": real_data / "coco128"}), "validation")
     pictures = [decode_image(record.path) for record in load_index(*channel).images[:4]]
     found = {}
     for kernel in ("reference", "compiled"):

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from frcnn.inference import Detections, Prepared
-from frcnn.serving.batching import Batcher, Outcome, QueueFull, TooLate
+from frcnn.serving.batching import Batcher, DeadlineExceeded, Outcome, QueueFull
 from frcnn.serving.engine import batch_sizes
 
 FOREVER = float("inf")
@@ -94,12 +94,12 @@ def test_a_picture_waits_for_an_announced_one_and_for_no_other() -> None:
     model = Model()
     batcher = Batcher(model, (1, 2), 30.0, 100)
     assert name_of(batcher.submit(prepared(1), FOREVER)) == 1  # at once: nobody is on the way
-    with batcher.announced():
+    with batcher.decoding():
         first = batcher.submit(prepared(2), FOREVER)
         assert model.batches == [[1]]
         second = batcher.submit(prepared(3), FOREVER)
         assert (name_of(first), name_of(second)) == (2, 3)
-    with batcher.announced():
+    with batcher.decoding():
         third = batcher.submit(prepared(4), FOREVER)
     assert name_of(third) == 4  # what was announced did not come
     assert model.batches == [[1], [2, 3], [4]]
@@ -144,7 +144,7 @@ def test_a_picture_whose_time_is_over_is_not_run() -> None:
     assert batcher.running_for() == 5.5
     model.gate.set()
     assert name_of(in_time) == 2
-    with pytest.raises(TooLate):
+    with pytest.raises(DeadlineExceeded):
         late.result(30)
     batcher.close()
     assert batcher.running_for() == 0.0
@@ -171,7 +171,7 @@ def test_waiting_and_running_are_told_apart() -> None:
 
     clock: Callable[[], float] = lambda: now[0]  # noqa: E731
     model = Batcher(run, (1,), 0.0, 10, clock=clock)
-    with model.announced():
+    with model.decoding():
         outcome = model.submit(prepared(1), FOREVER).result(30)
     assert (outcome.waited, outcome.ran, outcome.batch_size) == (0.0, 2.0, 1)
     model.close()

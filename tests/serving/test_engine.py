@@ -29,14 +29,14 @@ def engine(served_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Engi
     options = ServeOptions(served_model, request_timeout=1.0)
     told: list[str] = []
     engine = Engine(options, served_model, Health(tmp_path_factory.mktemp("health"), 0, 1), told.append)
-    assert engine.trouble() is not None
+    assert engine.unhealthy_reason() is not None
     wait_for(lambda: engine.loaded or told)
     assert told == []
     return engine
 
 
 def test_ready_engine(engine: Engine, served_model: Path, detector: Detector) -> None:
-    assert engine.trouble() is None
+    assert engine.unhealthy_reason() is None
     assert engine.model_version == weights_digest(served_model)
     found = engine.batcher.submit(engine.detector.prepare(picture()), FOREVER).result(60).detections
     expected = detector.detect([picture()])[0]
@@ -58,15 +58,15 @@ def test_a_failing_picture_and_a_failing_model_are_told_apart(engine: Engine, mo
     monkeypatch.setattr(engine.detector, "detect_batch", fails_on_this)
     with pytest.raises(ArithmeticError):
         engine.batcher.submit(prepared, FOREVER).result(60)
-    assert engine.trouble() is None
+    assert engine.unhealthy_reason() is None
     monkeypatch.setattr(engine.detector, "detect_batch", fails)
     with pytest.raises(MemoryError):
         engine.batcher.submit(prepared, FOREVER).result(60)
     wait_for(engine.trouble)
-    assert engine.trouble() == "the model fails even on a blank picture: MemoryError"
+    assert engine.unhealthy_reason() == "the model fails even on a blank picture: MemoryError"
     monkeypatch.setattr(engine.detector, "detect_batch", run)
     engine.batcher.submit(prepared, FOREVER).result(60)
-    assert engine.trouble() is None
+    assert engine.unhealthy_reason() is None
 
 
 def test_an_inference_that_hangs_is_noticed_and_one_that_comes_back_too(
@@ -81,10 +81,10 @@ def test_an_inference_that_hangs_is_noticed_and_one_that_comes_back_too(
     monkeypatch.setattr(engine.detector, "detect_batch", hangs)
     waiting = engine.batcher.submit(engine.detector.prepare(picture()), FOREVER)
     wait_for(engine.trouble)
-    assert str(engine.trouble()).startswith("inference has been running for ")
+    assert str(engine.unhealthy_reason()).startswith("inference has been running for ")
     released.append(True)
     waiting.result(60)
-    wait_for(lambda: engine.trouble() is None)
+    wait_for(lambda: engine.unhealthy_reason() is None)
 
 
 def test_a_model_that_cannot_be_loaded(tmp_path: Path) -> None:

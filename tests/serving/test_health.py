@@ -14,14 +14,14 @@ from frcnn.serving.health import STALE, Health
 
 def test_all_workers_must_be_well(tmp_path: Path) -> None:
     first, second = Health(tmp_path, 0, 2), Health(tmp_path, 1, 2)
-    assert first.trouble() == "worker 0 of 2 is starting"
+    assert first.unhealthy_reason() == "worker 0 of 2 is starting"
     first.report(None)
-    assert first.trouble() == "worker 1 of 2 is starting"
+    assert first.unhealthy_reason() == "worker 1 of 2 is starting"
     second.report("loading the model")
-    assert first.trouble() == second.trouble() == "worker 1 of 2: loading the model"
+    assert first.unhealthy_reason() == second.unhealthy_reason() == "worker 1 of 2: loading the model"
     second.report(None)
-    assert first.trouble() is None
-    assert second.trouble() is None
+    assert first.unhealthy_reason() is None
+    assert second.unhealthy_reason() is None
 
 
 def test_a_silent_worker_is_not_well(tmp_path: Path) -> None:
@@ -30,7 +30,7 @@ def test_a_silent_worker_is_not_well(tmp_path: Path) -> None:
     second.report(None)
     long_ago = time.time() - STALE - 5
     os.utime(tmp_path / "health-1.json", (long_ago, long_ago))
-    assert first.trouble() == "worker 1 of 2 has not been heard of for 15 s"
+    assert first.unhealthy_reason() == "worker 1 of 2 has not been heard of for 15 s"
 
 
 def test_threads_of_a_worker_do_not_take_each_others_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,15 +42,15 @@ def test_threads_of_a_worker_do_not_take_each_others_file(tmp_path: Path, monkey
         other = threading.Thread(target=health.report, args=["the other's"])
         other.start()
         other.join()
-        assert health.trouble() == "worker 0 of 1: the other's"
+        assert health.unhealthy_reason() == "worker 0 of 1: the other's"
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", replace_late)
     health.report(None)
-    assert health.trouble() is None
+    assert health.unhealthy_reason() is None
 
 
 @pytest.mark.parametrize("content", ["", '{"trouble": nu'])
 def test_a_file_that_is_not_whole_is_no_word_of_a_worker(tmp_path: Path, content: str) -> None:
     (tmp_path / "health-0.json").write_text(content)
-    assert Health(tmp_path, 0, 1).trouble() == "worker 0 of 1 is starting"
+    assert Health(tmp_path, 0, 1).unhealthy_reason() == "worker 0 of 1 is starting"

@@ -14,8 +14,8 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from serving_client import Endpoint, encode, picture
 
 from frcnn import __version__
-from frcnn.serving.answers import ACCEPTED
-from frcnn.serving.pictures import CONTENT_TYPES
+from frcnn.serving.request_body import CONTENT_TYPES
+from frcnn.serving.response import ACCEPTED
 
 
 def _npy() -> bytes:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from frcnn.inference import Detections
-from frcnn.serving.refusal import Refusal
+from frcnn.serving.request_error import RequestError
 from frcnn.serving.selection import Selection, read_selection
 
 NAMES = ("cell", "dust, fine", "hair")
@@ -50,7 +50,7 @@ def test_parameters(query: list[tuple[str, str]], attributes: str, expected: Sel
     ],
 )
 def test_mistakes(query: list[tuple[str, str]], attributes: str, status: int, reason: str) -> None:
-    with pytest.raises(Refusal) as refusal:
+    with pytest.raises(RequestError) as refusal:
         read_selection(query, attributes, NAMES)
     assert refusal.value.status == status
     assert reason in str(refusal.value)

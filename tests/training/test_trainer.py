@@ -132,7 +132,7 @@ def test_a_signal_during_an_evaluation_loses_no_step_and_leaves_it_to_the_next_r
     assert (part.step, part.finished) == (at, False)
     assert [record["step"] for record in records(tmp_path, "evaluation")] == list(range(6, at, 6))
     last = Trainer(config)
-    assert (last.step, last.owes_evaluation) == (at, True)
+    assert (last.step, last.evaluation_pending) == (at, True)
     last.run()
     assert last.finished
     expected, got = variables(unbroken), variables(last)
@@ -279,7 +279,7 @@ def test_an_evaluation_counts_the_unreadable_images_of_both_splits(
     ):
         Trainer(tiny_config(tmp_path / "run", "data.max_bad_image_share=0.1", *options)).run()
     again = Trainer(tiny_config(tmp_path / "run", "data.max_bad_image_share=0.4", *options))
-    assert again.owes_evaluation
+    assert again.evaluation_pending
     again.run()
     assert [record["unreadable_images"] for record in records(tmp_path / "run", "evaluation")] == [2]
     Trainer(tiny_config(tmp_path / "both", "data.max_bad_image_share=0.4", *options)).run()

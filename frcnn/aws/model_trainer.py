@@ -1,0 +1,98 @@
+"""A training job for SageMaker's Python SDK, version 3. The request is the one of ``TrainingJob.request``; the test compares them."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from typing import Any
+
+from frcnn.aws.training_job import TrainingJob
+from frcnn.errors import UserError
+from frcnn.training.metric_lines import METRIC_DEFINITIONS
+
+
+def installed_sdk() -> int | None:
+    """Major version of SageMaker's Python SDK here, None where there is none."""
+    try:
+        return int(importlib.metadata.version("sagemaker").partition(".")[0])
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def model_trainer(job: TrainingJob, session: Any) -> Any:
+    """A ``sagemaker.train.ModelTrainer`` (3.27) of a job; ``.train(wait=False)`` starts it, under the job's name and a time.
+
+    Without source code and without ``distributed=`` the image's own ``train`` runs, which starts the ranks by the hyperparameters
+    ``sagemaker_mpi_*``; the SDK's ``MPI()`` would replace it by a script of its own, which counts the processes of one host only.
+
+    Args:
+        job: what to train.
+        session: boto3 session.
+
+    Raises:
+        UserError: the SDK is not installed, or the job uses what the SDK cannot say.
+    """
+    try:
+        from sagemaker.core.helper.session_helper import Session
+        from sagemaker.train import ModelTrainer
+        from sagemaker.train import configs as sdk
+    except ImportError as error:
+        raise UserError(
+            f"SageMaker's Python SDK 3 cannot be imported ({error}); docs/sagemaker.md says how, or use Launcher.start"
+        ) from error
+    job.request_for_aws()  # checks it
+    if any(channel.ground_truth for channel in job.training_channels().values()):
+        raise UserError(
+            "a channel with ground_truth needs the request itself; use Launcher.start in place of ModelTrainer"
+        )
+    channels = [
+        sdk.Channel(
+            channel_name=name,
+            data_source=sdk.DataSource(
+                s3_data_source=sdk.S3DataSource(
+                    s3_data_type="S3Prefix",
+                    s3_uri=channel.address,
+                    s3_data_distribution_type="FullyReplicated",
+                )
+            ),
+            input_mode=channel.mode,
+        )
+        for name, channel in job.training_channels().items()
+    ]
+    trainer = ModelTrainer(
+        sagemaker_session=Session(boto_session=session),
+        training_image=job.image,
+        role=job.role,
+        base_job_name=job.name,
+        training_input_mode="File",
+        hyperparameters=job.native_hyperparameters(),
+        input_data_config=channels,
+        compute=sdk.Compute(
+            instance_type=job.instance_type,
+            instance_count=job.instance_count,
+            volume_size_in_gb=job.volume_gb,
+            volume_kms_key_id=job.disk_key,
+            keep_alive_period_in_seconds=60 * job.keep_alive_minutes or None,
+            enable_managed_spot_training=job.spot,
+        ),
+        stopping_condition=sdk.StoppingCondition(
+            max_runtime_in_seconds=round(3600 * job.max_hours),
+            max_wait_time_in_seconds=round(3600 * (job.max_wait_hours or 2 * job.max_hours)) if job.spot else None,
+        ),
+        output_data_config=sdk.OutputDataConfig(
+            s3_output_path=job.output,
+            kms_key_id=job.output_key,
+            compression_type="GZIP" if job.compress_output else "NONE",
+        ),
+        checkpoint_config=sdk.CheckpointConfig(s3_uri=job.checkpoint_folder()),
+        networking=sdk.Networking(
+            subnets=list(job.network.subnets) or None,
+            security_group_ids=list(job.network.security_groups) or None,
+            enable_network_isolation=job.network.isolated,
+            enable_inter_container_traffic_encryption=job.encrypt_traffic,
+        ),
+        environment=job.environment or None,
+        tags=[{"key": key, "value": value} for key, value in job.tags.items()] or None,
+    )
+    return trainer.with_metric_definitions(
+        [sdk.MetricDefinition(name=d["Name"], regex=d["Regex"]) for d in METRIC_DEFINITIONS]
+    )

@@ -1,0 +1,280 @@
+"""A training job as a person describes it, and the exact ``create_training_job`` request for it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from frcnn.aws.image_uri import region_of_image
+from frcnn.aws.inputs import Hours, Inputs, Network, S3Uri, tag_list
+from frcnn.aws.instances import LOCAL, has_own_disks, processes_per_host
+from frcnn.aws.s3_uri import exact_prefix
+from frcnn.aws.service_model import check_request
+from frcnn.config import Config, config_from_texts, load_config, option_names
+from frcnn.container.channels import role_of
+from frcnn.container.mpi_options import check_mpi_options
+from frcnn.errors import UserError
+from frcnn.training.metric_lines import METRIC_DEFINITIONS
+
+# What the container sets by itself, from the channels and the places that SageMaker gives it.
+SET_BY_CONTAINER = ("output", "data.root", "data.train.", "data.validation.", "weights")
+LONGEST_RUN_HOURS = 28 * 24
+LONGEST_POOL_MINUTES = 60
+
+
+class TrainingChannel(Inputs):
+    """Where a channel's files lie and how they come to the container."""
+
+    s3: S3Uri = Field(description="folder, or an augmented manifest with ground_truth")
+    mode: Literal["File", "FastFile"] = Field(
+        "File", description="File: copied before the start; FastFile: read from S3 when asked for"
+    )
+    ground_truth: str | None = Field(
+        None, description="attribute of a Ground Truth manifest with the boxes; the channel is then piped"
+    )
+
+    @property
+    def address(self) -> str:
+        """``s3`` as a request has to name it."""
+        return self.s3 if self.ground_truth else exact_prefix(self.s3)
+
+    def member(self, name: str) -> dict[str, Any]:
+        """Entry of the request's ``InputDataConfig``."""
+        source = {
+            "S3DataType": "AugmentedManifestFile" if self.ground_truth else "S3Prefix",
+            "S3Uri": self.address,
+            "S3DataDistributionType": "FullyReplicated",  # each process takes its share of every batch
+        }
+        member: dict[str, Any] = {"ChannelName": name, "DataSource": {"S3DataSource": source}, "InputMode": self.mode}
+        if self.ground_truth:
+            # The class names stand in the metadata, which is streamed only where it is asked for.
+            source["AttributeNames"] = ["source-ref", self.ground_truth, f"{self.ground_truth}-metadata"]  # type: ignore[assignment]
+            member |= {"InputMode": "Pipe", "RecordWrapperType": "RecordIO"}
+        return member
+
+
+class TrainingJob(Inputs):
+    """One training job of the frcnn image.
+
+    Raises:
+        UserError: a field, an option of the recipe, a hyperparameter or an option of mpirun is wrong.
+    """
+
+    name: str = Field(description="of the job, unique in account and region: letters, digits and hyphens, at most 63")
+    image: str = Field(description="full ECR name, as push_ecr.sh prints it; best with its digest")
+    role: str = Field(description="ARN of the execution role that the containers act with")
+    channels: dict[str, S3Uri | TrainingChannel] = Field(description="channel name: S3 folder, or a TrainingChannel")
+    output: S3Uri = Field(description="S3 folder; SageMaker writes below NAME/output/")
+    instance_type: str = Field(
+        "ml.g5.2xlarge", description="of every host; local: this machine's Docker, by SDK 2 alone"
+    )
+    instance_count: Annotated[int, Field(ge=1)] = Field(1, description="hosts")
+    recipe: Path | None = Field(None, description="YAML file under configs/; its options travel as hyperparameters")
+    hyperparameters: dict[str, Any] = Field(
+        {}, description="options that differ from the recipe, such as training.epochs: 12"
+    )
+    processes_per_host: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="null: one a GPU, from the instance type"
+    )
+    mpi_options: str = Field("", description="further options of mpirun, such as -x HOROVOD_FUSION_THRESHOLD=33554432")
+    volume_gb: Annotated[int, Field(ge=1)] = Field(
+        100, description="disk of each host; types with NVMe disks have theirs instead"
+    )
+    max_hours: Hours = Field(24, description="SageMaker stops the job after so long")
+    spot: bool = Field(
+        False, description="cheaper capacity that AWS may take back; the job then goes on from its checkpoint"
+    )
+    max_wait_hours: Hours | None = Field(
+        None, description="with spot: end after so long, waiting included; null: twice max_hours"
+    )
+    checkpoints: S3Uri | None = Field(
+        None, description="S3 folder; the same one in a later job resumes; null: OUTPUT/NAME/checkpoints"
+    )
+    keep_alive_minutes: Annotated[int, Field(ge=0)] = Field(
+        0, description="warm pool: hosts are kept, and paid, so long for the next job"
+    )
+    network: Network = Field(Network(), description="VPC, isolation")
+    encrypt_traffic: bool = Field(
+        False, description="between hosts; slows many-host jobs, and needs UDP 500 and protocol 50 in a VPC"
+    )
+    disk_key: str | None = Field(None, description="KMS key of the hosts' disks; not for types with NVMe disks")
+    output_key: str | None = Field(None, description="KMS key of what is written to S3")
+    compress_output: bool = Field(True, description="false: the model lies as files in S3, not as model.tar.gz")
+    tags: dict[str, str] = Field({}, description="of the job, for bills and permissions")
+    environment: dict[str, str] = Field({}, description="environment variables of the containers")
+
+    @model_validator(mode="after")
+    def _belongs_together(self) -> TrainingJob:
+        region_of_image(self.image)
+        check_mpi_options(self.mpi_options)
+        self.network.vpc()
+        if self.max_hours > LONGEST_RUN_HOURS:
+            raise ValueError(f"max_hours is {self.max_hours:g}; SageMaker allows {LONGEST_RUN_HOURS} (28 days)")
+        if self.max_wait_hours is not None and not self.spot:
+            raise ValueError("max_wait_hours has a meaning with spot: true only; leave it out")
+        if self.max_wait_hours is not None and self.max_wait_hours < self.max_hours:
+            raise ValueError(
+                f"max_wait_hours {self.max_wait_hours:g} is less than max_hours {self.max_hours:g}, which it includes"
+            )
+        if self.keep_alive_minutes and self.spot:
+            raise ValueError(
+                "keep_alive_minutes cannot be had with spot: SageMaker keeps no warm pool of spot instances"
+            )
+        if self.keep_alive_minutes > LONGEST_POOL_MINUTES:
+            raise ValueError(
+                f"keep_alive_minutes is {self.keep_alive_minutes}; a warm pool is kept {LONGEST_POOL_MINUTES} at most"
+            )
+        if self.disk_key and has_own_disks(self.instance_type):
+            raise ValueError(
+                f"disk_key has no effect on {self.instance_type}, whose NVMe disks the hardware encrypts; leave it out"
+            )
+        self.config()
+        return self
+
+    def region(self) -> str:
+        """Region of the job, which is the image's."""
+        return region_of_image(self.image)
+
+    def processes(self) -> int:
+        """Training processes over all hosts."""
+        return self.instance_count * (self.processes_per_host or processes_per_host(self.instance_type))
+
+    def config(self) -> Config:
+        """The configuration that the container will build from the hyperparameters.
+
+        Raises:
+            UserError: an option is unknown, has a wrong value, or is the container's own business.
+        """
+        for name in self.hyperparameters:
+            if name.startswith("sagemaker_"):
+                raise UserError(
+                    f"hyperparameter {name!r} is set by this request; use processes_per_host and mpi_options"
+                )
+            if name.startswith(SET_BY_CONTAINER):
+                raise UserError(
+                    f"hyperparameter {name!r} is set in the container, from its channels and SageMaker's folders; leave it out"
+                )
+        config = config_from_texts({name: _text(value) for name, value in self._options().items()})
+        if config.backbone.freeze and "weights" not in map(role_of, self.channels):
+            raise UserError(
+                f"backbone.freeze is {config.backbone.freeze}, and no channel 'weights' brings trained ones: the frozen layers would stay "
+                "random. Add the channel, or set backbone.freeze to 0 and backbone.norm to gn"
+            )
+        processes = self.processes()
+        if config.training.batch_size % processes:
+            multiple = processes * max(1, round(config.training.batch_size / processes))
+            raise UserError(
+                f"training.batch_size is {config.training.batch_size}, over {processes} processes "
+                f"({self.instance_count} x {self.instance_type}); expected a multiple of {processes}, such as {multiple}"
+            )
+        return config
+
+    def native_hyperparameters(self) -> dict[str, Any]:
+        """Hyperparameters as Python values, for the SDK's ``ModelTrainer``, which encodes them itself."""
+        values = self._options()
+        several = self.processes() > 1
+        if several:
+            values["sagemaker_mpi_enabled"] = True
+        if several or self.processes_per_host:  # one is said as well: the container would count its GPUs
+            values["sagemaker_mpi_num_of_processes_per_host"] = self.processes() // self.instance_count
+        if several and self.mpi_options:
+            values["sagemaker_mpi_custom_mpi_options"] = self.mpi_options
+        return values
+
+    def request(self) -> dict[str, Any]:
+        """Keyword arguments of ``boto3.client("sagemaker").create_training_job``.
+
+        Raises:
+            UserError: AWS's own model of the request does not allow a value.
+        """
+        resources: dict[str, Any] = {
+            "InstanceType": self.instance_type,
+            "InstanceCount": self.instance_count,
+            "VolumeSizeInGB": self.volume_gb,
+        }
+        if self.disk_key:
+            resources["VolumeKmsKeyId"] = self.disk_key
+        if self.keep_alive_minutes:
+            resources["KeepAlivePeriodInSeconds"] = 60 * self.keep_alive_minutes
+        output = {"S3OutputPath": self.output, "CompressionType": "GZIP" if self.compress_output else "NONE"}
+        if self.output_key:
+            output["KmsKeyId"] = self.output_key
+        stopping = {"MaxRuntimeInSeconds": round(3600 * self.max_hours)}
+        if self.spot:
+            stopping["MaxWaitTimeInSeconds"] = round(3600 * (self.max_wait_hours or 2 * self.max_hours))
+        request = {
+            "TrainingJobName": self.name,
+            "RoleArn": self.role,
+            "AlgorithmSpecification": {
+                "TrainingImage": self.image,
+                "TrainingInputMode": "File",
+                "MetricDefinitions": [dict(definition) for definition in METRIC_DEFINITIONS],
+            },
+            "HyperParameters": {name: _text(value) for name, value in self.native_hyperparameters().items()},
+            "InputDataConfig": [channel.member(name) for name, channel in self.training_channels().items()],
+            "OutputDataConfig": output,
+            "ResourceConfig": resources,
+            "StoppingCondition": stopping,
+            "CheckpointConfig": {"S3Uri": self.checkpoint_folder()},
+            "EnableManagedSpotTraining": self.spot,
+            "EnableNetworkIsolation": self.network.isolated,
+            "EnableInterContainerTrafficEncryption": self.encrypt_traffic,
+            **self.network.vpc(),
+            **tag_list(self.tags),
+        }
+        if self.environment:
+            request["Environment"] = self.environment
+        known = {**resources, "InstanceType": "ml.m5.large"} if self.instance_type in LOCAL else resources
+        check_request("CreateTrainingJob", {**request, "ResourceConfig": known})
+        return request
+
+    def request_for_aws(self) -> dict[str, Any]:
+        """The request, where there is one to send.
+
+        Raises:
+            UserError: the job is for local mode.
+        """
+        if self.instance_type in LOCAL:
+            raise UserError(
+                f"instance_type is {self.instance_type!r}, which SageMaker's SDK 2 alone understands (SDK = 'v2' in the notebook); "
+                "expected one of AWS's, such as ml.g5.2xlarge"
+            )
+        return self.request()
+
+    def training_channels(self) -> dict[str, TrainingChannel]:
+        """The channels, those that are only an address in full."""
+        return {
+            name: TrainingChannel(s3=channel) if isinstance(channel, str) else channel
+            for name, channel in self.channels.items()
+        }
+
+    def checkpoint_folder(self) -> str:
+        """S3 folder that the containers' checkpoints are kept in."""
+        return self.checkpoints or f"{self.output.rstrip('/')}/{self.name}/checkpoints"
+
+    def artifact(self) -> str:
+        """S3 address of the model that the job leaves."""
+        return f"{self.output.rstrip('/')}/{self.name}/output/model" + (".tar.gz" if self.compress_output else "/")
+
+    def _options(self) -> dict[str, Any]:
+        """What of the recipe differs from the defaults, and the hyperparameters over it."""
+        values: dict[str, Any] = {}
+        if self.recipe:
+            recipe, default = load_config(self.recipe).model_dump(mode="json"), Config().model_dump(mode="json")
+            for name in option_names():
+                if not name.startswith(SET_BY_CONTAINER) and (value := _at(recipe, name)) != _at(default, name):
+                    values[name] = value
+        return values | self.hyperparameters
+
+
+def _at(tree: dict[str, Any], name: str) -> Any:
+    for part in name.split("."):
+        tree = tree[part]
+    return tree
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

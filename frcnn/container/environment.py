@@ -1,0 +1,211 @@
+"""What SageMaker gives a container and wants back, as one immutable object: the folder ``/opt/ml`` and the variables.
+
+Nothing else reads those variables; ``input_files.py`` reads the files for it. Whatever may be absent is optional here, since
+local runs, SageMaker's local mode and the service itself differ in what they write.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from frcnn.container.input_files import (
+    InputChannel,
+    ResourceConfig,
+    existing_folder,
+    read_channels,
+    read_checkpoints,
+    read_hyperparameters,
+    read_resources,
+)
+from frcnn.errors import UserError
+
+BASE = Path("/opt/ml")
+SERVE = "FRCNN_SERVE_"
+PAYLOAD = "SAGEMAKER_MAX_PAYLOAD_IN_MB"
+RESERVED = re.compile(r"sagemaker_|_tuning_objective_metric$|default_user_module_name$")
+_OFF = ("", "false", "no", "off", "0", "none", "null")
+
+
+@dataclass(frozen=True)
+class Environment:
+    """The contract, read once.
+
+    Attributes:
+        options: hyperparameters that are options of the configuration, as texts; a value that SDKs wrapped in JSON quotes is unwrapped.
+        reserved: hyperparameters that are SageMaker's own (``sagemaker_…``), as texts.
+        checkpoints: the folder that SageMaker keeps in S3, or None where the job has none.
+        warm_pool_cache: survives into the next job of a warm pool; None outside one.
+        job_arn: names the job uniquely; None outside SageMaker.
+        ssh_secret: mixed into the job's SSH key.
+        launched: this process is one of the ranks that mpirun started.
+        program: a user's own script that is to run in place of ours.
+        training_module, service_module: ``package.module:function`` to run in place of ours.
+    """
+
+    base: Path
+    options: Mapping[str, str]
+    reserved: Mapping[str, str]
+    channels: tuple[InputChannel, ...]
+    resources: ResourceConfig
+    checkpoints: Path | None
+    warm_pool_cache: Path | None
+    job_name: str | None
+    job_arn: str | None
+    region: str | None
+    ssh_secret: str | None
+    launched: bool
+    program: str | None
+    training_module: str | None
+    service_module: str | None
+
+    @classmethod
+    def read(cls, variables: Mapping[str, str] | None = None) -> Environment:
+        """Read files and variables; the base folder is ``SAGEMAKER_BASE_DIR``, by default ``/opt/ml``.
+
+        Raises:
+            UserError: a file is not what SageMaker writes; it names the file, what was found and what was expected.
+        """
+        variables = os.environ if variables is None else variables
+        base = base_folder(variables)
+        config = base / "input" / "config"
+        texts = read_hyperparameters(config / "hyperparameters.json")
+        return cls(
+            base=base,
+            options={name: text for name, text in texts.items() if not RESERVED.match(name)},
+            reserved={name: text for name, text in texts.items() if RESERVED.match(name)},
+            channels=read_channels(config / "inputdataconfig.json", base / "input" / "data"),
+            resources=read_resources(config / "resourceconfig.json"),
+            checkpoints=read_checkpoints(config / "checkpointconfig.json", base),
+            warm_pool_cache=existing_folder(variables.get("SAGEMAKER_MANAGED_WARMPOOL_CACHE_DIRECTORY")),
+            job_name=variables.get("TRAINING_JOB_NAME") or None,
+            job_arn=variables.get("TRAINING_JOB_ARN") or None,
+            region=variables.get("AWS_REGION") or variables.get("AWS_DEFAULT_REGION") or None,
+            ssh_secret=variables.get("FRCNN_SSH_SECRET") or None,
+            launched="OMPI_COMM_WORLD_RANK" in variables,
+            program=variables.get("SAGEMAKER_PROGRAM") or texts.get("sagemaker_program") or None,
+            training_module=variables.get("SAGEMAKER_TRAINING_MODULE") or None,
+            service_module=variables.get("SAGEMAKER_SERVICE_MODULE") or None,
+        )
+
+    @property
+    def model(self) -> Path:
+        """What is left here becomes ``model.tar.gz``, merged from all hosts."""
+        return self.base / "model"
+
+    @property
+    def output(self) -> Path:
+        """What is left here becomes ``output.tar.gz``, merged from all hosts."""
+        return self.base / "output" / "data"
+
+    @property
+    def failure_file(self) -> Path:
+        """Its first 1024 characters become the job's ``FailureReason``."""
+        return failure_file(self.base)
+
+    @property
+    def code(self) -> Path:
+        """Where the training toolkit runs programs."""
+        return self.base / "code"
+
+    def switch(self, name: str) -> bool | None:
+        """A reserved hyperparameter as on or off, None where it is not given; ``"False"`` is off, whoever wrote it."""
+        text = self.reserved.get(name)
+        return None if text is None else text.strip().lower() not in _OFF
+
+    def number(self, name: str) -> int | None:
+        """A reserved hyperparameter as a positive integer, None where it is not given.
+
+        Raises:
+            UserError: it is something else.
+        """
+        text = self.reserved.get(name)
+        if text is None or text.strip().lower() in _OFF[1:3] + _OFF[5:]:
+            return None
+        if not re.fullmatch(r"[1-9]\d{0,8}", text.strip()):
+            raise UserError(f"hyperparameter {name!r} is {text!r}; expected an integer of 1 or more")
+        return int(text)
+
+
+@dataclass(frozen=True)
+class ServingEnvironment:
+    """What an endpoint's container is told; None where it is not.
+
+    Attributes:
+        port: ``SAGEMAKER_BIND_TO_PORT``, in a pipeline of containers.
+        safe_ports: ``SAGEMAKER_SAFE_PORT_RANGE``, first and last port that a container may open beside it.
+        workers, timeout: processes, and seconds of a request, by the names of SageMaker's toolkit, of its TensorFlow Serving
+            image and of its scikit example, in this order.
+        payload_mb: ``SAGEMAKER_MAX_PAYLOAD_IN_MB`` of a batch transform. None for its 0 too, which means any size, in chunks: a body is
+            decoded in memory, so that the server's own limit stays.
+        options: ``FRCNN_SERVE_<OPTION>`` by option, lower case.
+    """
+
+    base: Path
+    port: int | None
+    safe_ports: tuple[int, int] | None
+    workers: int | None
+    timeout: int | None
+    payload_mb: int | None
+    options: Mapping[str, str]
+    service_module: str | None
+
+    @classmethod
+    def read(cls, variables: Mapping[str, str] | None = None) -> ServingEnvironment:
+        """Read the variables.
+
+        Raises:
+            UserError: one is not what was expected; names it and its value.
+        """
+        variables = os.environ if variables is None else variables
+        prefixes = ("SAGEMAKER_MODEL_SERVER_", "SAGEMAKER_GUNICORN_", "MODEL_SERVER_")
+        return cls(
+            base=base_folder(variables),
+            port=_integer(variables, "SAGEMAKER_BIND_TO_PORT"),
+            safe_ports=_ports(variables, "SAGEMAKER_SAFE_PORT_RANGE"),
+            workers=_integer(variables, *(f"{prefix}WORKERS" for prefix in prefixes)),
+            timeout=_integer(variables, *(f"{prefix}TIMEOUT" for prefix in prefixes)),
+            payload_mb=None if _is_zero(variables, PAYLOAD) else _integer(variables, PAYLOAD),
+            options={
+                name[len(SERVE) :].lower(): text for name, text in sorted(variables.items()) if name.startswith(SERVE)
+            },
+            service_module=variables.get("SAGEMAKER_SERVICE_MODULE") or None,
+        )
+
+    @property
+    def model(self) -> Path:
+        return self.base / "model"
+
+
+def _integer(variables: Mapping[str, str], *names: str) -> int | None:
+    """Of the first variable that is set."""
+    name = next((name for name in names if variables.get(name)), None)
+    if name is None:
+        return None
+    if not re.fullmatch(r"[1-9]\d{0,8}", variables[name].strip()):
+        raise UserError(f"variable {name} is {variables[name]!r}; expected an integer of 1 or more")
+    return int(variables[name])
+
+
+def _is_zero(variables: Mapping[str, str], name: str) -> bool:
+    return re.fullmatch("0+", variables.get(name, "").strip()) is not None
+
+
+def _ports(variables: Mapping[str, str], name: str) -> tuple[int, int] | None:
+    if not variables.get(name):
+        return None
+    match = re.fullmatch(r"(\d{1,5})-(\d{1,5})", variables[name].strip())
+    if not match or int(match[1]) > int(match[2]):
+        raise UserError(f"variable {name} is {variables[name]!r}; expected FIRST-LAST, such as 9000-9999")
+    return int(match[1]), int(match[2])
+
+
+def base_folder(variables: Mapping[str, str]) -> Path:
+    return Path(variables.get("SAGEMAKER_BASE_DIR") or BASE)
+
+
+def failure_file(base: Path) -> Path:
+    return base / "output" / "failure"

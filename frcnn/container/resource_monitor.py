@@ -1,0 +1,138 @@
+"""How busy a host is while it trains, as metric lines and in TensorBoard, so that a GPU that waits for data is seen at once."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, TextIO
+
+import psutil
+import tensorflow as tf
+
+from frcnn.gpus import Gpu, management_library, read_gpus
+from frcnn.training.metric_lines import metric_line
+from frcnn.training.progress import TENSORBOARD_FOLDER
+
+RECORD_SECONDS = 30.0
+SAMPLE_SECONDS = 1.0  # a GPU tells how busy it was in its last second or less
+
+
+class Counters(NamedTuple):
+    """Bytes since the machine started."""
+
+    seconds: float
+    disk_read: int
+    disk_write: int
+    network_in: int
+    network_out: int
+
+
+class ResourceMonitor:
+    """While entered, a thread records the use of processors, memory, disk, network and GPUs every half minute.
+
+    Args:
+        folder: TensorBoard's scalars go to ``tensorboard/resources-HOST`` below it; its disk is the one that is watched.
+        step: tells the step that training has reached.
+        watch: False makes it do nothing.
+        seconds: between records.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        host: str,
+        step: Callable[[], int],
+        watch: bool = True,
+        seconds: float = RECORD_SECONDS,
+        stream: TextIO | None = None,
+    ) -> None:
+        self._folder, self._host, self._step, self._seconds = folder, host, step, seconds
+        self._stream = stream or sys.stdout
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="resources", daemon=True) if watch else None
+
+    def __enter__(self) -> ResourceMonitor:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        if self._thread:
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        if self._thread:
+            self._thread.join()
+
+    def _watch(self) -> None:
+        writer = tf.summary.create_file_writer(str(self._folder / TENSORBOARD_FOLDER / f"resources-{self._host}"))
+        with management_library() as library, writer.as_default():
+            psutil.cpu_percent()  # the first call has nothing to compare with
+            before, samples = read_counters(), [read_gpus(library)]
+            while not self._stop.wait(min(SAMPLE_SECONDS, self._seconds)):
+                samples.append(read_gpus(library))
+                now = read_counters()
+                if now.seconds - before.seconds >= self._seconds:
+                    self._record(before, now, samples)
+                    before, samples = now, []
+            self._record(before, read_counters(), samples)  # short jobs have one too
+        writer.close()
+
+    def _record(self, before: Counters, now: Counters, samples: list[list[Gpu]]) -> None:
+        values: Mapping[str, Any] = {
+            "cpu_percent": psutil.cpu_percent(),
+            "memory_percent": psutil.virtual_memory().percent,
+            "disk_percent": _disk_percent(self._folder),
+            **rates(before, now),
+            **gpu_use(samples),
+        }
+        # One write a line: lines of several processes must not be cut into each other.
+        self._stream.write(metric_line("resources", {"host": self._host, **values}) + "\n")
+        self._stream.flush()
+        for name, value in values.items():
+            tf.summary.scalar(f"resources/{name}", value, step=self._step())
+
+
+def rates(before: Counters, now: Counters) -> dict[str, float]:
+    """Megabytes a second (10^6) between two readings."""
+    seconds = max(now.seconds - before.seconds, 1e-9)
+    names = ("disk_read_mb_s", "disk_write_mb_s", "network_in_mb_s", "network_out_mb_s")
+    return {
+        name: (after - first) / seconds / 1e6 for name, first, after in zip(names, before[1:], now[1:], strict=True)
+    }
+
+
+def gpu_use(samples: list[list[Gpu]]) -> dict[str, float]:
+    """Mean use over all GPUs and samples, of the least busy GPU, and the fullest memory, in percent; nothing without GPUs."""
+    gpus = list(zip(*samples, strict=False))
+    if not gpus:
+        return {}
+    means = [sum(gpu.use for gpu in readings) / len(readings) for readings in gpus]
+    memory = max(gpu.memory_use for readings in gpus for gpu in readings)
+    return {
+        "gpus": len(gpus),
+        "gpu_percent": sum(means) / len(means),
+        "gpu_lowest_percent": min(means),
+        "gpu_memory_percent": memory,
+    }
+
+
+def read_counters() -> Counters:
+    disk, network = psutil.disk_io_counters(), psutil.net_io_counters()
+    return Counters(
+        time.monotonic(),
+        disk.read_bytes if disk else 0,
+        disk.write_bytes if disk else 0,
+        network.bytes_recv if network else 0,
+        network.bytes_sent if network else 0,
+    )
+
+
+def _disk_percent(folder: Path) -> float:
+    usage = shutil.disk_usage(folder)
+    return 100.0 * usage.used / max(usage.total, 1)

@@ -1,0 +1,63 @@
+"""One SSH key for all hosts of a job, and for no other job: no key is in the image.
+
+The hosts cannot talk before they have a key, so each derives the same one from what only this job has. Its ARN is no secret;
+whoever shares a network with the job and minds can add one, as the variable ``FRCNN_SSH_SECRET``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+from pathlib import Path
+
+from frcnn.container.environment import Environment
+from frcnn.errors import UserError
+
+HOST_KEYS = Path("/etc/ssh")
+PRIVILEGE_SEPARATION = Path("/run/sshd")  # sshd ends silently where it does not exist
+
+
+def install_ssh_keys(environment: Environment, home: Path | None = None) -> None:
+    """Give this host the job's key pair, unless it has one, and sshd what it needs to start.
+
+    Raises:
+        UserError: nothing names the job, or the folders cannot be written.
+    """
+    folder = (home or Path.home()) / ".ssh"
+    try:
+        if not list(folder.glob("id_*")):
+            private, public = job_key(environment)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _write_secret(folder / "id_ed25519", private)
+            _write_secret(folder / "authorized_keys", public)
+        PRIVILEGE_SEPARATION.mkdir(parents=True, exist_ok=True)
+        if not list(HOST_KEYS.glob("ssh_host_*_key")):
+            subprocess.run(["ssh-keygen", "-A"], check=True, stdout=subprocess.DEVNULL)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise UserError(
+            f"SSH between the hosts cannot be set up: {error}; run the container as root, with a root file system to write"
+        ) from error
+
+
+def job_key(environment: Environment) -> tuple[bytes, bytes]:
+    """Private and public Ed25519 key in OpenSSH's formats, a function of the job."""
+    from cryptography.hazmat.primitives import serialization as keys
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    job = environment.job_arn or environment.job_name
+    if not (job or environment.ssh_secret):
+        raise UserError(
+            "nothing names this job, so its hosts cannot agree on an SSH key: set TRAINING_JOB_ARN or FRCNN_SSH_SECRET to the same text "
+            "on all hosts"
+        )
+    seed = hashlib.sha256("\0".join(("frcnn", job or "", environment.ssh_secret or "")).encode()).digest()
+    key = Ed25519PrivateKey.from_private_bytes(seed)
+    private = key.private_bytes(keys.Encoding.PEM, keys.PrivateFormat.OpenSSH, keys.NoEncryption())
+    return private, key.public_key().public_bytes(keys.Encoding.OpenSSH, keys.PublicFormat.OpenSSH) + b" frcnn-job\n"
+
+
+def _write_secret(file: Path, content: bytes) -> None:
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as out:
+        out.write(content)

@@ -1,0 +1,144 @@
+"""Our training under SageMaker's training toolkit: its hook, and its command with the gaps closed that stop it.
+
+``python -m frcnn.container.toolkit`` is the toolkit's ``train`` with :func:`main` as ``SAGEMAKER_TRAINING_MODULE``. The toolkit
+waits for the hosts' names, starts the SSH daemons and mpirun, and tells the workers of success.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sagemaker_training import entry_point, params, process, runner
+from sagemaker_training import environment as toolkit_environment
+from sagemaker_training.cli.train import main as toolkit_train
+
+from frcnn.container.environment import BASE, Environment
+from frcnn.container.failure import failure_of, report
+from frcnn.container.job import prepare, save_job
+from frcnn.container.mpi_options import check_mpi_options
+from frcnn.container.runner import choose_runner
+from frcnn.errors import UserError
+
+HOOK = "frcnn.container.toolkit:main"
+PROGRAM = "frcnn_train.py"
+STUB = """# Made by frcnn at the start of a job: the training toolkit starts programs in this folder only.
+from frcnn.container.train import main
+raise SystemExit(main())
+"""
+# Variables that ranks on other hosts must have; SSH hands none on.
+EXPORTED = ("SAGEMAKER_", "TRAINING_JOB_", "AWS_REGION", "AWS_DEFAULT_REGION", "FRCNN_", "HOROVOD_", "NCCL_", "FI_", "TF_", "XLA_", "OMP_",
+            "PYTHON", "TMPDIR")  # fmt: skip
+# A host whose network is gone is noticed in 11 seconds; Open MPI's own setting takes eight minutes.
+KEEPALIVE = {"oob_tcp_keepalive_time": 5, "oob_tcp_keepalive_intvl": 2, "oob_tcp_keepalive_probes": 3}
+
+
+def main() -> None:
+    """Called by the toolkit in place of its own start of a program.
+
+    Raises:
+        UserError: the job cannot be run; the failure file says so.
+    """
+    environment = Environment.read()
+    try:
+        chosen = choose_runner(_without_hook(environment))
+        patch_toolkit(environment, chosen.mpi)
+        if not environment.program:
+            job = prepare(environment)
+            save_job(environment, job.config)
+            if environment.resources.is_leader:
+                print(*job.notes, sep="\n", end="\n" if job.notes else "", flush=True)
+            environment.code.mkdir(parents=True, exist_ok=True)
+            (environment.code / PROGRAM).write_text(STUB)
+    except UserError as mistake:
+        report(environment.failure_file, failure_of(mistake, environment.resources.current_host))
+        raise
+    toolkit = toolkit_environment.Environment()
+    program = toolkit.user_entry_point if environment.program else PROGRAM
+    arguments = toolkit.to_cmd_args() if environment.program else ["train"]
+    exported = {name: value for name, value in os.environ.items() if name.startswith(EXPORTED)}
+    entry_point.run(
+        toolkit.module_dir,
+        program,
+        arguments,
+        {**(toolkit.to_env_vars() if environment.program else {}), **exported},
+        runner_type=runner.MPIRunnerType if chosen.mpi else runner.ProcessRunnerType,
+        extra_opts=_mpi_options(environment, chosen.processes_per_host),
+    )
+
+
+def patch_toolkit(environment: Environment, mpi: bool = False) -> None:
+    """Let the toolkit see an interface that exists, and let it do without files that only SageMaker writes.
+
+    Args:
+        mpi: tell it, as if by hyperparameter, that MPI is wanted; without that word it finds no hosts to train on.
+    """
+    resources = environment.resources
+    found = {
+        "current_host": resources.current_host,
+        "hosts": list(resources.hosts),
+        "current_instance_type": resources.instance_type or "local",
+        "network_interface_name": resources.interface,
+    }
+    read = _or_empty(toolkit_environment.read_resource_config)
+    toolkit_environment.read_resource_config = lambda: {
+        **found,
+        **read(),
+        "network_interface_name": resources.interface,
+    }
+    hyperparameters = _or_empty(toolkit_environment.read_hyperparameters)
+    toolkit_environment.read_hyperparameters = lambda: {
+        **hyperparameters(),
+        **({params.MPI_ENABLED: True} if mpi else {}),
+    }
+    # Only to know TensorFlow's exceptions by name, in output that is not captured, the toolkit would import it: ten seconds, half a GB.
+    process.get_tensorflow_exception_classes = list
+    toolkit_environment.read_input_data_config = _or_empty(toolkit_environment.read_input_data_config)
+
+
+def _or_empty(read: Any) -> Any:
+    def tolerant() -> dict[str, Any]:
+        try:
+            return dict(read())
+        except FileNotFoundError:
+            return {}
+
+    return tolerant
+
+
+def _without_hook(environment: Environment) -> Environment:
+    """The choice of a runner as if no one had named this hook."""
+    return replace(environment, training_module=None)
+
+
+def _mpi_options(environment: Environment, processes: int) -> dict[str, Any]:
+    text = environment.reserved.get(params.MPI_CUSTOM_OPTIONS, "")
+    check_mpi_options(text)
+    words = text.split()
+    for name, value in KEEPALIVE.items():
+        if name not in words:
+            words += ["-mca", name, str(value)]
+    if not (BASE / "input" / "config" / "resourceconfig.json").exists():
+        # The library that the toolkit loads into every rank reads this file, and crashes without it.
+        words += ["-x", "LD_PRELOAD="]
+    if "--NCCL_DEBUG" not in text:
+        words += ["--NCCL_DEBUG", "WARN"]
+    options: dict[str, Any] = {params.MPI_PROCESSES_PER_HOST: processes, params.MPI_CUSTOM_OPTIONS: " ".join(words)}
+    total = environment.number(params.MPI_NUM_PROCESSES)
+    return {**options, params.MPI_NUM_PROCESSES: total} if total else options
+
+
+def run() -> None:
+    """The toolkit's ``train``, with this module's hook unless the user names one."""
+    if not os.environ.get("SAGEMAKER_TRAINING_MODULE"):
+        os.environ["SAGEMAKER_TRAINING_MODULE"] = HOOK
+    environment = Environment.read()
+    patch_toolkit(environment)
+    Path(environment.output).mkdir(parents=True, exist_ok=True)
+    toolkit_train()
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,103 @@
+"""Process 1 of the container: ``train``, ``serve``, a verb of the command line, any other command, or a shell.
+
+SageMaker starts a container with ``train`` or ``serve`` and nothing else; with further arguments these two are the command
+line's. Whatever runs: signals reach it, orphans are reaped, and its exit code is the container's.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from frcnn.container.init import Init
+from frcnn.errors import UserError
+
+if TYPE_CHECKING:
+    from frcnn.container.environment import Environment
+
+SHELL = ("/bin/bash",)
+MISTAKE = 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what the arguments ask for; returns the container's exit code."""
+    init = Init()  # first of all: a signal must find its handler
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    variables = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    if words == ["train"]:
+        return train(init, variables)
+    if words == ["serve"]:
+        return init.run((sys.executable, "-m", "frcnn.container.serve"), variables)
+    if not words:
+        return init.run(SHELL, os.environ)
+    if (
+        words[0].startswith("-")
+        or words[0] in ("train", "serve")
+        or (shutil.which(words[0]) is None and _is_verb(words[0]))
+    ):
+        words = [sys.executable, "-m", "frcnn.cli", *words]
+    return init.run(words, os.environ)
+
+
+def train(init: Init, variables: dict[str, str]) -> int:
+    """One host's share of a training job; leaves the failure file wherever it fails."""
+    from frcnn.container.environment import Environment, base_folder, failure_file
+    from frcnn.container.failure import FailureParser, failure_of, report, write_failure
+    from frcnn.container.hosts import STOPPED, LeaderHost, WorkerHost
+    from frcnn.container.runner import choose_runner
+    from frcnn.container.ssh_keys import install_ssh_keys
+
+    file = failure_file(base_folder(os.environ))
+    host = os.uname().nodename
+    try:
+        file.unlink(missing_ok=True)  # of a run before, where the folder is a laptop's
+        environment = Environment.read()
+        host = environment.resources.current_host
+        runner = choose_runner(environment)
+        if runner.mpi and len(environment.resources.hosts) > 1:
+            install_ssh_keys(environment)
+    except UserError as mistake:
+        sys.stderr.write(f"frcnn: {mistake}\n")
+        report(file, failure_of(mistake, host))
+        return MISTAKE
+    clues = FailureParser()
+    if runner.mpi and not environment.resources.is_leader:
+        hosts = environment.resources.hosts
+        worker = WorkerHost(hosts[0], host, len(hosts), prepared_here(environment))
+        code = worker.exit_code(init.run(runner.command, variables, worker.on_signal, clues.read, worker.every_second))
+        stopped, failure = worker.stopped, worker.failure
+    elif runner.mpi or environment.program or environment.training_module:
+        leader = LeaderHost(init)
+        code = init.run(runner.command, variables, leader.on_signal, clues.read, leader.every_second)
+        stopped, failure = leader.stopped, None
+    else:
+        stopped, failure = False, None
+        code = init.run(runner.command, variables, on_line=clues.read)
+        stopped = code == STOPPED
+    if code and not stopped:
+        write_failure(file, failure or clues.failure(code, "training", host))
+    return code
+
+
+def prepared_here(environment: Environment) -> Callable[[], bool]:
+    """Tells when this host's toolkit has prepared the job; one that runs a user's program has nothing to prepare."""
+    if environment.program or environment.training_module:
+        return lambda: True
+    from frcnn.container.job import saved_config
+
+    file = saved_config(environment)
+    file.unlink(missing_ok=True)  # of a run before in the same container
+    return file.is_file
+
+
+def _is_verb(word: str) -> bool:
+    from frcnn.cli import main as command_line
+
+    return word in command_line.commands
+
+
+if __name__ == "__main__":
+    sys.exit(main())

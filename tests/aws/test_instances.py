@@ -1,0 +1,63 @@
+"""The table against figures from AWS's documents, written down by hand, and against botocore's list of types."""
+
+from __future__ import annotations
+
+import pytest
+from botocore.loaders import create_loader
+from botocore.model import ServiceModel
+
+from frcnn.aws.instances import GPUS, has_own_disks, processes_per_host
+from frcnn.errors import UserError
+
+TYPES = (
+    ServiceModel(create_loader().load_service_model("sagemaker", "service-2")).shape_for("TrainingInstanceType").enum
+)
+
+
+@pytest.mark.parametrize(
+    ("instance_type", "processes"),
+    [
+        ("ml.p3.2xlarge", 1),
+        ("ml.p3.8xlarge", 4),
+        ("ml.p3.16xlarge", 8),
+        ("ml.p4d.24xlarge", 8),
+        ("ml.p5.48xlarge", 8),
+        ("ml.p5.4xlarge", 1),
+        ("ml.p6-b200.48xlarge", 8),
+        ("ml.g4dn.xlarge", 1),
+        ("ml.g4dn.12xlarge", 4),
+        ("ml.g5.16xlarge", 1),
+        ("ml.g5.12xlarge", 4),
+        ("ml.g5.24xlarge", 4),
+        ("ml.g5.48xlarge", 8),
+        ("ml.c5.18xlarge", 1),
+        ("ml.m5.large", 1),
+    ],
+)
+def test_one_process_a_gpu_and_one_where_there_is_none(instance_type: str, processes: int) -> None:
+    assert processes_per_host(instance_type) == processes
+
+
+def test_every_type_of_the_table_is_one_that_sagemaker_trains_on_or_once_did() -> None:
+    assert {name for name in GPUS if name not in TYPES} == set()
+
+
+@pytest.mark.parametrize("instance_type", ["ml.trn1.32xlarge", "ml.g9.xlarge"])
+def test_accelerators_that_are_not_in_the_table_are_not_taken_for_one(instance_type: str) -> None:
+    with pytest.raises(UserError, match=f"GPUs of '{instance_type}' is not known here; give it as processes_per_host"):
+        processes_per_host(instance_type)
+
+
+@pytest.mark.parametrize(
+    ("instance_type", "own"),
+    [
+        ("ml.p3.8xlarge", False),
+        ("ml.p3dn.24xlarge", True),
+        ("ml.g5.xlarge", True),
+        ("ml.m5.large", False),
+        ("ml.m5d.large", True),
+        ("ml.p4d.24xlarge", True),
+    ],
+)
+def test_types_with_nvme_disks(instance_type: str, own: bool) -> None:
+    assert has_own_disks(instance_type) is own

@@ -1,0 +1,154 @@
+"""Jobs and endpoints against moto, and the verb that starts a job."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+from moto import mock_aws
+
+from frcnn.aws.endpoint import Endpoint, Model, Transform, Variant
+from frcnn.aws.launcher import LOG_GROUP, Launcher, cost, load_job
+from frcnn.aws.training_job import TrainingJob
+from frcnn.cli import main
+from frcnn.errors import UserError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+JOBS = sorted((REPOSITORY / "configs" / "jobs").glob("*.yaml"))
+IMAGE = "123456789012.dkr.ecr.us-east-1.amazonaws.com/frcnn:1"
+ROLE = "arn:aws:iam::123456789012:role/frcnn"
+JOB = TrainingJob(
+    name="j-1", image=IMAGE, role=ROLE, channels={"training": "s3://bucket/data"}, output="s3://bucket/out"
+)
+
+
+@pytest.fixture
+def launcher(tmp_path: Path) -> Iterator[Launcher]:
+    with mock_aws():
+        launcher = Launcher("us-east-1", tmp_path / "ledger.json")
+        launcher.client("s3").create_bucket(Bucket="bucket")
+        yield launcher
+
+
+def say(launcher: Launcher, stream: str, *lines: str) -> None:
+    logs = launcher.client("logs")
+    if not logs.describe_log_groups()["logGroups"]:
+        logs.create_log_group(logGroupName=LOG_GROUP)
+    logs.create_log_stream(logGroupName=LOG_GROUP, logStreamName=stream)
+    events = [{"timestamp": int(1000 * time.time()) + number, "message": line} for number, line in enumerate(lines)]
+    logs.put_log_events(logGroupName=LOG_GROUP, logStreamName=stream, logEvents=events)
+
+
+def test_a_job_arrives_as_requested_and_its_log_is_followed(launcher: Launcher) -> None:
+    assert launcher.start(JOB) == "j-1"
+    described = launcher.client("sagemaker").describe_training_job(TrainingJobName="j-1")
+    assert described["AlgorithmSpecification"]["TrainingImage"] == IMAGE
+    assert described["CheckpointConfig"] == {"S3Uri": "s3://bucket/out/j-1/checkpoints"}
+    say(launcher, "j-1/algo-2-17", "two")
+    say(launcher, "j-1/algo-1-17", "one", "three")
+    say(launcher, "j-10/algo-1-17", "of another job")
+    lines = list(launcher.follow("j-1"))
+    assert lines[:4] == ["== Completed: Completed", "algo-1 one", "algo-1 three", "algo-2 two"]
+    assert launcher.artifact("j-1") == JOB.artifact()
+    assert ("folder", "s3://bucket/out/j-1") in launcher.made()
+
+
+def test_an_endpoint_of_two_variants_comes_up_and_goes(launcher: Launcher) -> None:
+    models = [Model(name=name, image=IMAGE, role=ROLE, artifact="s3://bucket/model.tar.gz") for name in ("old", "new")]
+    variants = [
+        Variant(model=model.name, instance_type="ml.m5.large", weight=weight)
+        for model, weight in zip(models, (9, 1), strict=True)
+    ]
+    assert launcher.deploy(models, Endpoint(name="e", variants=variants)) == "e"
+    sagemaker = launcher.client("sagemaker")
+    assert sagemaker.describe_endpoint(EndpointName="e")["EndpointStatus"] == "InService"
+    assert launcher.ask("e", b"jpeg").body == b"body"  # moto's answer to everything
+    assert list(launcher.clean_up()) == [
+        "removed: endpoint e",
+        "removed: endpoint configuration e",
+        "removed: model old",
+        "removed: model new",
+    ]
+    assert sagemaker.list_endpoints()["Endpoints"] == []
+    assert sagemaker.list_models()["Models"] == []
+
+
+def test_a_batch_transform_ends(launcher: Launcher) -> None:
+    transform = Transform(name="t", model="m", input="s3://bucket/in", output="s3://bucket/answers")
+    assert launcher.transform(transform) == "s3://bucket/answers"
+    assert launcher.made() == [("folder", "s3://bucket/answers")]
+
+
+def test_the_clean_up_spares_a_transforms_folder_that_held_something(launcher: Launcher) -> None:
+    launcher.client("s3").put_object(Bucket="bucket", Key="answers/theirs", Body=b"1")
+    launcher.transform(Transform(name="t", model="m", input="s3://bucket/in", output="s3://bucket/answers"))
+    assert launcher.made() == []
+    assert list(launcher.clean_up()) == []
+    assert set(launcher.objects("s3://bucket")) == {"answers/theirs"}
+
+
+def test_costs() -> None:
+    assert cost(2, "ml.g5.xlarge", 1.5) == "2 x ml.g5.xlarge for 1.5 h: 3 instance hours"
+    assert cost(2, "ml.g5.xlarge", 1.5, 1.4) == "2 x ml.g5.xlarge for 1.5 h: 3 instance hours, 4.20 at 1.4 an hour"
+    assert cost(1, "local", 1) == "nothing, it runs on this machine"
+
+
+def test_the_help_names_the_extra_that_is_needed() -> None:
+    words = " ".join(CliRunner().invoke(main, ["launch-job", "--help"]).output.split())
+    assert "boto3 (pip install -e '.[sagemaker]' in frcnn's folder)" in words
+
+
+@pytest.mark.parametrize("file", JOBS, ids=lambda file: file.stem)
+def test_the_example_jobs_are_dry_run_without_an_account(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    result = CliRunner().invoke(
+        main, ["launch-job", "--config", str(file), "--dry-run", "name=other-1", "hyperparameters.training.epochs=3"]
+    )
+    assert result.exit_code == 0, result.output
+    request = json.loads(result.stdout)
+    assert request["TrainingJobName"] == "other-1"
+    assert request["HyperParameters"]["training.epochs"] == "3"
+    assert "paid at most:" in result.stderr
+
+
+def test_the_verb_starts_a_job(launcher: Launcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(JOB.model_dump(mode="json", exclude_defaults=True)))
+    result = CliRunner().invoke(main, ["launch-job", "--config", "job.yaml", "--follow"])
+    assert result.stdout.startswith(
+        "training job: j-1\nmodel will be: s3://bucket/out/j-1/output/model.tar.gz\n== Completed"
+    )
+    assert launcher.client("sagemaker").describe_training_job(TrainingJobName="j-1")["TrainingJobStatus"] == "Completed"
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "said"),
+    [
+        (None, [], "job file .* cannot be read: .*No such file"),
+        ("name: [", [], "job file .* cannot be read: while parsing"),
+        ("- a", [], "job file .* holds a list; expected fields such as name"),
+        ("nam: a", [], "unknown field 'nam'; did you mean 'name'"),
+        ("name: a", ["instance_count"], "'instance_count' is not of the form FIELD=VALUE"),
+        (
+            "image: {repository: frcnn, tag: a/b, account: '123456789012', region: us-east-1}",
+            [],
+            "tag 'a/b' is neither",
+        ),
+        ("image: {repo: frcnn}", [], r"image of .* is \{'repo': 'frcnn'\}; expected repository and tag"),
+        (
+            "hyperparameters: 3",
+            ["hyperparameters.seed=1"],
+            "'hyperparameters.seed' cannot be set: hyperparameters is 3",
+        ),
+    ],
+)
+def test_mistakes_in_a_job_file(tmp_path: Path, text: str | None, overrides: list[str], said: str) -> None:
+    if text is not None:
+        (tmp_path / "job.yaml").write_text(text)
+    with pytest.raises(UserError, match=said):
+        load_job(tmp_path / "job.yaml", overrides)

@@ -1,0 +1,158 @@
+"""The container from outside: what SageMaker starts, sends and reads."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import safetensors.numpy
+from tiny_job import Container
+
+from frcnn.config import Config
+from frcnn.container.environment import Environment
+from frcnn.container.job import save_job
+from frcnn.entrypoint import prepared_here
+from frcnn.training.metric_lines import METRIC_DEFINITIONS
+
+MakeContainer = Callable[..., Container]
+
+
+def values_of(log: str, name: str) -> list[float]:
+    (definition,) = [definition for definition in METRIC_DEFINITIONS if definition["Name"] == name]
+    return [float(value) for value in re.findall(definition["Regex"], log)]
+
+
+def test_a_job_ends_with_a_model_and_its_reports(make_container: MakeContainer) -> None:
+    container = make_container()
+    container.start()
+    assert container.wait() == 0, container.log
+    model = container.base / "model"
+    assert {"weights.safetensors", "config.yaml", "labels.json", "metrics.json"} == {
+        path.name for path in model.iterdir()
+    }
+    assert {"config.yaml", "metrics.jsonl", "tensorboard", "pictures"} == {
+        path.name for path in (container.base / "output" / "data").iterdir()
+    }
+    assert {"step-00000006", "model", "metrics.jsonl"} == {
+        path.name for path in (container.base / "checkpoints").iterdir()
+    }
+    assert not (container.base / "output" / "failure").exists()
+    assert re.search(r"^job: test, 1 x this machine, 1 processes$", container.log, re.MULTILINE)
+    assert re.search(r"^network: \w+ \(SageMaker said ethwe\), EFA: none", container.log, re.MULTILINE)
+    assert re.search(r"^channel training: File, \d+ files, \d+\.\d MB$", container.log, re.MULTILINE)
+    assert len(values_of(container.log, "train:loss")) == 6
+    assert values_of(container.log, "resources:memory_percent")[-1] > 0
+    assert len(values_of(container.log, "evaluation:AP")) == 1
+    (resources,) = (container.base / "output" / "data" / "tensorboard").glob("resources-*")
+    assert list(resources.glob("events.*"))
+
+
+def test_a_stopped_job_goes_on_where_it_was(make_container: MakeContainer) -> None:
+    """SIGTERM in the middle; then, as on another machine, with the checkpoints alone."""
+    whole = make_container({"training.epochs": "2"})
+    whole.start()
+    container = make_container({"training.epochs": "2"})
+    container.start()
+    container.wait_for("train step=3 ")
+    container.signal(signal.SIGTERM)
+    assert container.wait() == 0, container.log
+    stopped = json.loads((container.base / "output" / "data" / "interrupted.json").read_text())
+    assert 3 <= stopped["step"] < stopped["steps"] == 12
+    assert f"SIGTERM: saved step {stopped['step']} of 12" in container.log
+    assert (container.base / "checkpoints" / f"step-{stopped['step']:08d}").is_dir()
+    assert not (container.base / "output" / "failure").exists()
+    container.start()
+    assert container.wait() == 0, container.log
+    assert f"resumed at step {stopped['step']} of 12" in container.log
+    assert not (container.base / "output" / "data" / "interrupted.json").exists()
+    assert whole.wait() == 0, whole.log
+    expected, got = (
+        safetensors.numpy.load_file(job.base / "model" / "weights.safetensors") for job in (whole, container)
+    )
+    assert all((expected[name] == got[name]).all() for name in expected)
+
+
+@pytest.mark.parametrize(
+    ("hyperparameters", "message"),
+    [
+        ({"training.epoch": "3"}, "hyperparameters: .*unknown option 'training.epoch'; did you mean 'training.epochs'"),
+        (
+            {"sagemaker_mpi_num_of_processes_per_host": "all"},
+            "hyperparameter 'sagemaker_mpi_num_of_processes_per_host' is 'all'",
+        ),
+        ({"data.root": "/nowhere"}, "option 'data.root' is '/nowhere', which is not a folder"),
+    ],
+)
+def test_a_mistake_is_in_the_failure_file(
+    make_container: MakeContainer, hyperparameters: dict[str, str], message: str
+) -> None:
+    container = make_container(hyperparameters)
+    container.start()
+    assert container.wait() != 0
+    what, advice, _ = container.failure.split("\n")
+    assert re.search(message.removeprefix("hyperparameters: .*"), what)
+    assert re.search(r"\((rank 0, )?host \S+\)$", what)
+    assert "start the job again" in advice
+    assert len(container.failure.encode()) <= 1024
+    assert "Traceback" not in container.log
+
+
+def test_nothing_mounted_at_all_is_a_readable_failure(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "frcnn.entrypoint", "train"]
+    done = subprocess.run(
+        command, env={**os.environ, "SAGEMAKER_BASE_DIR": str(tmp_path)}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode != 0
+    assert "no channel holds training data" in (tmp_path / "output" / "failure").read_text()
+
+
+def test_a_broken_contract_is_told_by_process_1_itself(make_container: MakeContainer) -> None:
+    container = make_container()
+    (container.base / "input" / "config" / "resourceconfig.json").write_text("{")
+    container.start()
+    assert container.wait() == 1
+    assert "resourceconfig.json is not valid JSON" in container.failure
+
+
+def test_a_killed_training_is_explained(make_container: MakeContainer) -> None:
+    container = make_container({"training.epochs": "50"})
+    container.start()
+    container.wait_for("train step=1 ")
+    assert container.process is not None
+    children = Path(f"/proc/{container.process.pid}/task/{container.process.pid}/children").read_text().split()
+    os.kill(int(children[0]), signal.SIGKILL)
+    assert container.wait() == 137
+    assert container.failure.startswith("training was ended by SIGKILL (host ")
+    assert "batch_size" in container.failure
+
+
+def test_a_host_is_prepared_once_its_configuration_is_saved(make_container: MakeContainer) -> None:
+    environment = Environment.read({"SAGEMAKER_BASE_DIR": str(make_container().base)})
+    save_job(environment, Config())
+    prepared = prepared_here(environment)
+    assert not prepared()  # what lay there was of a run before
+    save_job(environment, Config())
+    assert prepared()
+    assert prepared_here(replace(environment, program="mine.py"))()
+    assert prepared_here(replace(environment, training_module="mine:main"))()
+
+
+def test_verbs_of_the_command_line(make_container: MakeContainer) -> None:
+    for words, output in (
+        (("--version",), "frcnn"),
+        (("train", "--help"), "--config"),
+        (("make-shapes", "--help"), "DIR"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "frcnn.entrypoint", *words], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert output in done.stdout

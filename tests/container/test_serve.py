@@ -1,0 +1,81 @@
+"""SageMaker's variables as options of the endpoint."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from frcnn.container.environment import ServingEnvironment
+from frcnn.container.serve import serve_options
+from frcnn.errors import UserError
+from frcnn.serving.options import ServeOptions
+
+
+def test_options(tmp_path: Path) -> None:
+    plain = serve_options(ServingEnvironment.read({"SAGEMAKER_BASE_DIR": str(tmp_path)}))
+    assert (plain.model, plain.port, plain.bind, plain.workers) == (tmp_path / "model", 8080, "0.0.0.0", None)
+    assert plain.request_timeout == ServeOptions.request_timeout
+    told = serve_options(
+        ServingEnvironment.read(
+            {
+                "SAGEMAKER_BIND_TO_PORT": "9000", "SAGEMAKER_MODEL_SERVER_WORKERS": "2", "SAGEMAKER_MODEL_SERVER_TIMEOUT": "120",
+                "SAGEMAKER_MAX_PAYLOAD_IN_MB": "20", "FRCNN_SERVE_MAX_BATCH": "8", "FRCNN_SERVE_BATCH_WAIT_MS": "2.5",
+                "FRCNN_SERVE_NGINX": "false", "FRCNN_SERVE_VARIANT": "blue", "FRCNN_SERVE_WORKERS": "none",
+            }
+        )
+    )  # fmt: skip
+    assert (told.port, told.workers, told.request_timeout, told.max_body_mb) == (9000, None, 120, 20)
+    assert (told.max_batch, told.batch_wait_ms, told.nginx, told.variant) == (8, 2.5, False, "blue")
+
+
+def test_a_transform_without_a_limit_gets_the_servers_own(tmp_path: Path) -> None:
+    """0 is legal: CreateTransformJob takes it for bodies of any size."""
+    base = {"SAGEMAKER_BASE_DIR": str(tmp_path), "SAGEMAKER_MAX_PAYLOAD_IN_MB": "0"}
+    assert serve_options(ServingEnvironment.read(base)).max_body_mb == ServeOptions.max_body_mb == 100
+    assert serve_options(ServingEnvironment.read({**base, "FRCNN_SERVE_MAX_BODY_MB": "500"})).max_body_mb == 500
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"FRCNN_SERVE_MAX_BACH": "8"}, r"unknown variable FRCNN_SERVE_MAX_BACH; did you mean FRCNN_SERVE_MAX_BATCH\?"),
+        ({"FRCNN_SERVE_MAX_BATCH": "lots"}, r"variable FRCNN_SERVE_MAX_BATCH is 'lots'; expected an integer"),
+        ({"FRCNN_SERVE_MAX_BATCH": "2.5"}, r"variable FRCNN_SERVE_MAX_BATCH is '2.5'; expected an integer"),
+        ({"FRCNN_SERVE_NGINX": "perhaps"}, r"variable FRCNN_SERVE_NGINX is 'perhaps'; expected true or false"),
+        ({"FRCNN_SERVE_PORT": "1"}, "unknown variable FRCNN_SERVE_PORT"),
+        (
+            {"SAGEMAKER_MAX_PAYLOAD_IN_MB": "-1"},
+            "variable SAGEMAKER_MAX_PAYLOAD_IN_MB is '-1'; expected an integer of 1 or more",
+        ),
+        ({"SAGEMAKER_MODEL_SERVER_WORKERS": "900"}, "'workers' is 900; expected a number from 1 to 64"),
+    ],
+)
+def test_mistakes(variables: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        serve_options(ServingEnvironment.read(variables))
+
+
+def test_a_users_own_module_serves(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def start():\n    print('mine serves')\n    return 3\n")
+    command = [sys.executable, "-m", "frcnn.entrypoint", "serve"]
+    variables = {**os.environ, "PYTHONPATH": str(tmp_path), "SAGEMAKER_SERVICE_MODULE": "mine:start"}
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (3, "mine serves\n")
+    done = subprocess.run(
+        command, env={**variables, "SAGEMAKER_SERVICE_MODULE": "mine:stop"}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "SAGEMAKER_SERVICE_MODULE is 'mine:stop', which cannot be used" in done.stderr
+
+
+def test_an_endpoint_without_a_model_says_so(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "frcnn.entrypoint", "serve"]
+    done = subprocess.run(
+        command, env={**os.environ, "SAGEMAKER_BASE_DIR": str(tmp_path)}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"frcnn: model {tmp_path / 'model'} does not exist")
