@@ -13,13 +13,12 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from frcnn.container.init import Init
-from frcnn.errors import UserError
+from frcnn.errors import EXIT_FAILURE, UserError, print_message
 
 if TYPE_CHECKING:
     from frcnn.container.environment import Environment
 
 SHELL = ("/bin/bash",)
-MISTAKE = 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,9 +59,9 @@ def train(init: Init, variables: dict[str, str]) -> int:
         if runner.mpi and len(environment.resources.hosts) > 1:
             install_ssh_keys(environment)
     except UserError as mistake:
-        sys.stderr.write(f"frcnn: {mistake}\n")
+        print_message(str(mistake))
         report(file, failure_of(mistake, host))
-        return MISTAKE
+        return EXIT_FAILURE
     clues = FailureParser()
     if runner.mpi and not environment.resources.is_leader:
         hosts = environment.resources.hosts

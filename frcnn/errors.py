@@ -1,8 +1,20 @@
-"""The one exception that a user is meant to read."""
+"""The exception for mistakes of the user, and the one way to print a message on standard error."""
+
+from __future__ import annotations
+
+import sys
+
+EXIT_FAILURE, EXIT_USER_ERROR = 1, 2  # exit codes: a fault of frcnn or of the machine; an error the user can fix
 
 
 class UserError(Exception):
-    """A mistake that the user can mend: the command line prints the message alone and exits with 2.
+    """An error the user can fix: the command line prints its message without a stack trace and exits with 2.
 
-    The message is one sentence or two: what (file, id, option), the value found, what was expected, what to do.
+    The message is one or two sentences: what is wrong (file, id or option), the value found, what was expected, and what to do.
     """
+
+
+def print_message(message: str) -> None:
+    """Print ``frcnn: message`` on standard error in a single write, so that lines of several processes do not interleave."""
+    sys.stderr.write(f"frcnn: {message}\n")
+    sys.stderr.flush()

@@ -57,4 +57,4 @@ def _ask_aws(account: str | None, region: str | None) -> tuple[str, str]:
     from frcnn.aws.account import call_aws, open_session
 
     session = open_session(region)
-    return account or call_aws(session.client("sts").get_caller_identity)["AwsAccount"], session.region_name
+    return account or call_aws(session.client("sts").get_caller_identity)["Account"], session.region_name

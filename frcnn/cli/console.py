@@ -11,9 +11,9 @@ from typing import Any
 
 import click
 
-from frcnn.errors import UserError
+from frcnn.errors import EXIT_USER_ERROR, UserError, print_message
 
-MISTAKE, INTERRUPTED = 2, 130  # exit codes: the user's mistake; 128 + SIGINT, as shells have it
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 FULL = (errno.ENOSPC, errno.EDQUOT)  # told without the name of the file
 
 
@@ -24,17 +24,17 @@ class Verbs(click.Group):
         try:
             return super().invoke(ctx)
         except UserError as mistake:
-            tell(str(mistake))
-            raise click.exceptions.Exit(MISTAKE) from None
+            print_message(str(mistake))
+            raise click.exceptions.Exit(EXIT_USER_ERROR) from None
         except OSError as error:
             if error.filename is None and error.errno not in FULL:
                 raise
             what = "there is no room to write" if error.filename is None else f"{error.filename} cannot be used"
-            tell(f"{what} ({error.strerror or error})")
-            raise click.exceptions.Exit(MISTAKE) from None
+            print_message(f"{what} ({error.strerror or error})")
+            raise click.exceptions.Exit(EXIT_USER_ERROR) from None
         except KeyboardInterrupt:
-            tell("interrupted")
-            raise click.exceptions.Exit(INTERRUPTED) from None
+            print_message("interrupted")
+            raise click.exceptions.Exit(EXIT_INTERRUPTED) from None
 
 
 def example(*lines: str) -> str:
@@ -89,7 +89,3 @@ def counted(total: int, doing: str, unit: str = "image") -> Iterator[Callable[[i
             bar.update(done - bar.n)
 
         yield count
-
-
-def tell(sentence: str) -> None:
-    click.echo(f"frcnn: {sentence}", err=True)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from frcnn.cli.console import OUT_FOLDER, PATH, SPLITS, check_output, counted, example, tell
-from frcnn.errors import UserError
+from frcnn.cli.console import OUT_FOLDER, PATH, SPLITS, check_output, counted, example
+from frcnn.errors import UserError, print_message
 from frcnn.startup import import_tensorflow
 
 if TYPE_CHECKING:
@@ -149,10 +149,10 @@ def predict(pictures: tuple[Path, ...], model: Path, out: Path, score: float) ->
 
     detector = Detector.load(model)
     with counted(len(jobs), "predicting") as count:
-        unreadable = predict_images(detector, jobs, out, score, tell, count)
+        unreadable = predict_images(detector, jobs, out, score, print_message, count)
     click.echo(f"{len(jobs) - unreadable} drawn pictures and {RESULTS_FILE} are in {out}")
     if unreadable:
-        tell(f"{unreadable} of {len(jobs)} pictures could not be read")
+        print_message(f"{unreadable} of {len(jobs)} pictures could not be read")
         raise click.exceptions.Exit(1)
 
 

@@ -11,12 +11,12 @@ import os
 import selectors
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
 
 from frcnn.container.processes import descendants
+from frcnn.errors import print_message
 
 FORWARDED_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 NOT_EXECUTABLE, NOT_FOUND = 126, 127  # as shells have them
@@ -66,7 +66,7 @@ class Init:
             try:
                 self.pid = self._spawn(command, variables, selector if on_line else None, on_line)
             except OSError as error:
-                sys.stderr.write(f"frcnn: {command[0]} cannot be run: {error.strerror}\n")
+                print_message(f"{command[0]} cannot be run: {error.strerror}")
                 return NOT_FOUND if isinstance(error, FileNotFoundError) else NOT_EXECUTABLE
             code = self._wait(selector, on_signal or self.forward, every_second)
             self._end_leftovers(selector)

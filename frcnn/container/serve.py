@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from frcnn.container.environment import ServingEnvironment
-from frcnn.errors import UserError
+from frcnn.errors import UserError, print_message
 from frcnn.serving.options import ServeOptions
 
 PORT = 8080
@@ -28,7 +28,7 @@ def main() -> int:
 
         return serve(serve_options(hosting))
     except UserError as mistake:
-        sys.stderr.write(f"frcnn: {mistake}\n")
+        print_message(str(mistake))
         return 1
 
 

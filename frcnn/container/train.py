@@ -13,7 +13,7 @@ from frcnn.container.environment import Environment
 from frcnn.container.failure import failure_of, report
 from frcnn.container.job import PreparedJob, prepare, saved_job
 from frcnn.distributed import World, connect
-from frcnn.errors import UserError
+from frcnn.errors import UserError, print_message
 from frcnn.training.stop import StopRequest
 
 INTERRUPTED = "interrupted.json"
@@ -37,7 +37,7 @@ def main() -> int:
             # Ranks take what their host's toolkit prepared: a pipe can be read only once.
             _train(environment, saved_job(environment) if environment.launched else prepare(environment), world, stop)
     except UserError as mistake:
-        sys.stderr.write(f"frcnn: {mistake}\n")
+        print_message(str(mistake))
         return 1
     except Exception:
         traceback.print_exc()

@@ -11,7 +11,8 @@ import threading
 import time
 from dataclasses import dataclass, field
 
-from frcnn.distributed.world import FAILURE, World, tell
+from frcnn.distributed.world import World
+from frcnn.errors import EXIT_FAILURE, print_message
 
 START_SECONDS = (
     1800.0  # beyond the limit for what precedes the second step: reading data, building, tracing, none of which reports
@@ -103,8 +104,8 @@ class Watchdog:
 
     def _end_run(self, stalled_ranks: list[int]) -> None:
         names = ", ".join(map(self._world.name_of, stalled_ranks))
-        tell(
+        print_message(
             f"{names}: no progress for {self._limit:g} seconds (option distributed.stall_minutes) at step {self.stage}, "
             "and the other ranks wait. The run is ended; the same command goes on from the last checkpoint"
         )
-        self._world.abort(FAILURE)
+        self._world.abort(EXIT_FAILURE)

@@ -17,12 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from frcnn.errors import UserError
+from frcnn.errors import EXIT_FAILURE, EXIT_USER_ERROR, UserError, print_message
 
 if TYPE_CHECKING:
     import tensorflow as tf
-
-FAILURE, MISTAKE = 1, 2  # exit codes: anything; what the user can mend
 
 
 class AgreedError(UserError):
@@ -170,24 +168,18 @@ class World:
             yield
         except AgreedError as error:
             if self.is_main:
-                tell(str(error))
+                print_message(str(error))
             self.barrier()
-            raise SystemExit(MISTAKE) from None
+            raise SystemExit(EXIT_USER_ERROR) from None
         except UserError as error:
-            tell(f"{self.name_of(self.rank)}: {error}")
-            self.abort(MISTAKE)
+            print_message(f"{self.name_of(self.rank)}: {error}")
+            self.abort(EXIT_USER_ERROR)
         except (Exception, KeyboardInterrupt) as error:
             if self.is_peer_failure(error):
                 cause = f"{type(error).__name__}: {error}".splitlines()[0]
-                tell(
+                print_message(
                     f"{self.name_of(self.rank)}: lost the other ranks ({cause}); the first message, of the rank that ended, says why"
                 )
             else:
-                tell(f"{self.name_of(self.rank)}: {type(error).__name__}: {error}\n{traceback.format_exc()}")
-            self.abort(FAILURE)
-
-
-def tell(sentence: str) -> None:
-    """One write to standard error: lines of several processes must not be cut into each other."""
-    sys.stderr.write(f"frcnn: {sentence}\n")
-    sys.stderr.flush()
+                print_message(f"{self.name_of(self.rank)}: {type(error).__name__}: {error}\n{traceback.format_exc()}")
+            self.abort(EXIT_FAILURE)

@@ -19,7 +19,6 @@ import platform
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +26,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import tensorflow as tf
+
+from frcnn.errors import print_message
 
 SOURCES = Path(__file__).parent / "kernels"
 PREBUILT = Path(__file__).parent / "prebuilt"
@@ -113,11 +114,7 @@ def build(folder: Path, cuda: bool) -> Library:
     with _locked(folder / f"{library.file.name}.lock"):
         if not library.file.is_file():
             _gcc()
-            print(
-                f"frcnn: compiling the kernels for TensorFlow {tf.version.VERSION}; this takes half a minute, once",
-                file=sys.stderr,
-                flush=True,
-            )
+            print_message(f"compiling the kernels for TensorFlow {tf.version.VERSION}; this takes half a minute, once")
             with tempfile.TemporaryDirectory(dir=folder) as scratch:
                 _link(_compile(Path(scratch), cuda), Path(scratch) / "library.so", cuda)
                 os.replace(Path(scratch) / "library.so", library.file)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from frcnn.errors import UserError
+from frcnn.errors import UserError, print_message
 from frcnn.ops import build
 from frcnn.ops.reference import Pooling, round_down_to_float32
 
@@ -70,11 +69,7 @@ def _obtain() -> Serving:
 
 def _fallback(reason: str) -> Serving:
     reason = " ".join(reason.split())
-    print(
-        f"frcnn: plain TensorFlow serves for RoIAlign and NMS, which is slower, because {reason}",
-        file=sys.stderr,
-        flush=True,
-    )
+    print_message(f"falling back to the slower TensorFlow RoIAlign and NMS: {reason}")
     return Serving(None, False, reason)
 
 

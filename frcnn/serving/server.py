@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from types import FrameType
 
-from frcnn.errors import UserError
+from frcnn.errors import UserError, print_message
 from frcnn.serving.model_source import find_model
 from frcnn.serving.options import ServeOptions
 from frcnn.serving.wsgi import METRICS, MODEL, OPTIONS, SOCKET, address, end_with_parent
@@ -111,7 +111,7 @@ def _supervise(parts: Parts, signals: _Signals, options: ServeOptions) -> int:
         while not signals.received:
             for name, part in parts.items():
                 if (code := part.poll()) is not None:
-                    _tell(f"{name} ended by itself, {_ending(code)}; stopping")
+                    print_message(f"{name} ended by itself, {_ending(code)}; stopping")
                     _stop(parts, options)
                     return DIED
             time.sleep(POLL)
@@ -131,7 +131,7 @@ def _stop(parts: Parts, options: ServeOptions) -> bool:
         try:
             part.wait(max(deadline - time.monotonic() - (GUNICORNS_SHARE if name == "nginx" else 0), 0.1))
         except subprocess.TimeoutExpired:
-            _tell(f"{name} did not end within the {options.drain_timeout:g} s for it; requests are cut off")
+            print_message(f"{name} did not end within the {options.drain_timeout:g} s for it; requests are cut off")
             return False
     return True
 
@@ -192,8 +192,3 @@ def _settled(options: ServeOptions, gpus: int) -> ServeOptions:
 def _count_gpus() -> int:
     """From the devices' files: the supervisor does not wait for TensorFlow."""
     return sum(bool(re.fullmatch(r"nvidia\d+", path.name)) for path in Path("/dev").glob("nvidia*"))
-
-
-def _tell(sentence: str) -> None:
-    sys.stderr.write(f"frcnn: {sentence}\n")
-    sys.stderr.flush()

@@ -17,7 +17,7 @@ import gunicorn.arbiter
 from gunicorn.app.base import BaseApplication
 from gunicorn.errors import HaltServer
 
-from frcnn.errors import UserError
+from frcnn.errors import UserError, print_message
 from frcnn.serving.options import ServeOptions
 from frcnn.startup import import_tensorflow
 
@@ -151,8 +151,7 @@ def _use_one_gpu(worker_number: int) -> None:
 
 def give_up(sentence: str) -> None:
     """Without a model there is nothing to stay up for. This exit code makes gunicorn end as a whole."""
-    sys.stderr.write(f"frcnn: {sentence}\n")
-    sys.stderr.flush()
+    print_message(sentence)
     os._exit(gunicorn.arbiter.Arbiter.APP_LOAD_ERROR)
 
 

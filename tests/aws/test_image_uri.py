@@ -32,7 +32,7 @@ def test_full_names(repository: str, tag: str, region: str, uri: str) -> None:
 @mock_aws
 def test_account_and_region_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
-    account = boto3.client("sts").get_caller_identity()["AwsAccount"]
+    account = boto3.client("sts").get_caller_identity()["Account"]
     assert get_image_uri("frcnn", "1") == f"{account}.dkr.ecr.eu-west-1.amazonaws.com/frcnn:1"
 
 
