@@ -1,4 +1,4 @@
-"""Other annotation formats -> COCO: voc-to-coco, manifest-to-coco."""
+"""Convert other annotation formats to COCO: voc-to-coco, manifest-to-coco."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ from frcnn.errors import UserError
 @click.command(
     "voc-to-coco",
     epilog=example(
-        "frcnn voc-to-coco VOC2012/Annotations --list VOC2012/ImageSets/Main/train.txt --out coco/annotations/instances_train.json",
+        "frcnn voc-to-coco Annotations --list ImageSets/Main/train.txt --out coco/annotations/instances_train.json",
         "frcnn voc-to-coco Annotations --classes cat,dog --out instances.json",
     ),
 )
 @click.argument("folder", type=PATH, metavar="ANNOTATIONS_DIR")
-@click.option("--list", "names", type=PATH, help="Text file whose lines begin with the names of the pictures to take.")
-@click.option("--classes", help="Names in the order of their ids, with commas.  [default: those found, sorted]")
+@click.option(
+    "--list", "names", type=PATH, help="Text file with the name of an image to convert at the start of each line."
+)
+@click.option("--classes", help="Class names in order of id, comma-separated.  [default: the names found, sorted]")
 @click.option("--out", type=OUT_FILE, required=True, help="COCO instances JSON file to write.")
 def voc_to_coco(folder: Path, names: Path | None, classes: str | None, out: Path) -> None:
-    """Convert PASCAL VOC's XML files.
+    """Convert PASCAL VOC XML files to COCO.
 
-    Give training and validation the same --classes. Difficult objects become crowd regions, which are neither trained on nor counted.
-    Pictures stay where they are: copy or link them to coco/train and coco/val.
+    Use the same --classes for training and validation. Objects marked as difficult become crowd regions, which training
+    and evaluation ignore. Images are not copied.
     """
     from frcnn.data.voc import voc_to_coco as convert
 
@@ -38,7 +40,7 @@ def voc_to_coco(folder: Path, names: Path | None, classes: str | None, out: Path
 @click.command(
     "manifest-to-coco",
     epilog=example(
-        "frcnn manifest-to-coco output.manifest --images pictures --out coco/annotations/instances_train.json"
+        "frcnn manifest-to-coco output.manifest --images images --out coco/annotations/instances_train.json"
     ),
 )
 @click.argument("manifest", type=PATH)
@@ -46,13 +48,13 @@ def voc_to_coco(folder: Path, names: Path | None, classes: str | None, out: Path
     "--images",
     type=PATH,
     required=True,
-    help="Folder with the pictures that the manifest names by their address in S3.",
+    help="Folder with the images; each is found by the end of its S3 address.",
 )
 @click.option("--out", type=OUT_FILE, required=True, help="COCO instances JSON file to write.")
 def manifest_to_coco(manifest: Path, images: Path, out: Path) -> None:
-    """Convert a manifest of SageMaker Ground Truth.
+    """Convert an augmented manifest of SageMaker Ground Truth to COCO.
 
-    A training job takes the manifest as it is; this is for work on one's own machine.
+    Needed for local training only: a training job accepts manifests directly.
     """
     from frcnn.data.manifest import manifest_to_coco as convert
 
@@ -70,6 +72,5 @@ def _lines(file: Path) -> list[str]:
 def _write(tables: dict[str, Any], out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(tables) + "\n")
-    click.echo(
-        f"{out}: {len(tables['images'])} images, {len(tables['annotations'])} objects, {len(tables['categories'])} classes"
-    )
+    images, objects, classes = (len(tables[key]) for key in ("images", "annotations", "categories"))
+    click.echo(f"{out}: {images} images, {objects} objects, {classes} classes")

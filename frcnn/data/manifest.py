@@ -1,8 +1,9 @@
-"""Augmented manifests of SageMaker Ground Truth, as a file or as a stream, -> COCO's ``instances``.
+"""Convert augmented manifests of SageMaker Ground Truth, from a file or a stream, to COCO ``instances`` tables.
 
-One JSON object a line: ``source-ref`` names the picture; a label attribute holds ``image_size`` and ``annotations`` with
-``class_id``, ``left``, ``top``, ``width``, ``height`` in absolute pixels, which is COCO's ``bbox``; its ``…-metadata`` holds
-``class-map``, the names of the classes in that line. (SageMaker developer guide, "Bounding box job output".)
+Each line is a JSON object: ``source-ref`` is the image's address; a label attribute holds ``image_size`` and
+``annotations`` with ``class_id``, ``left``, ``top``, ``width`` and ``height`` in absolute pixels, which is COCO's ``bbox``;
+its ``…-metadata`` holds ``class-map``, the names of the classes in that line (SageMaker developer guide, "Bounding box job
+output").
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ SUFFIXES = (".manifest", ".jsonl")
 
 @dataclass(frozen=True)
 class Labels:
-    """What one picture's label attribute says.
+    """The label attribute of one image.
 
     Attributes:
-        size: width and height in pixels, None where the labels do not say.
-        boxes: ``(class_id, left, top, width, height)``.
-        class_map: names by class id, as far as they are given.
+        size: width and height in pixels; None if the labels do not include it.
+        boxes: ``(class_id, left, top, width, height)`` in pixels.
+        class_map: class names by id; may be incomplete.
     """
 
     size: tuple[int, int] | None
@@ -36,12 +37,16 @@ class Labels:
 
 
 def manifest_to_coco(manifest: Path, images: Path) -> dict[str, Any]:
-    """COCO tables of a manifest file whose pictures are below ``images``, wherever they were in S3.
+    """Convert a manifest file to COCO tables.
+
+    Args:
+        manifest: the file.
+        images: folder with the images. Each is found by the end of its S3 address, whatever the prefix.
 
     Raises:
-        UserError: names the manifest's line and what is wrong there, or the pictures that are not in the folder.
+        UserError: a line is malformed (its number and the value), or images are missing from the folder.
     """
-    pictures = _Pictures(images)
+    finder = _ImageFinder(images)
     named: dict[str, Labels] = {}
     missing = []
     for number, line in enumerate(manifest.read_text(encoding="utf-8").splitlines(), start=1):
@@ -51,32 +56,34 @@ def manifest_to_coco(manifest: Path, images: Path) -> dict[str, Any]:
         entry = _object(line, where)
         source = entry.get("source-ref")
         if not isinstance(source, str) or not source:
-            raise UserError(f"{where}: 'source-ref' is {json.dumps(source)}; expected the address of a picture")
-        name = pictures.find(source)
+            raise UserError(f"{where}: 'source-ref' is {json.dumps(source)}; expected the address of an image")
+        name = finder.find(source)
         if name is None:
             missing.append(source)
             continue
         if name in named:
-            raise UserError(f"{where}: {source} stands in an earlier line already; join the two lines")
+            raise UserError(f"{where}: {source} is also the image of an earlier line; merge the two lines")
         named[name] = _labels_of(entry, where)
     if missing:
         raise UserError(
-            f"{len(missing)} pictures of {manifest} are not in {images}: {few(missing)}; give the channel that holds them"
+            f"{len(missing)} images of {manifest} are missing from {images}: {few(missing)}; "
+            "give the folder that contains them"
         )
     return _tables(named, str(manifest))
 
 
 def stream_to_coco(records: Iterable[bytes], images: Path) -> dict[str, Any]:
-    """COCO tables of a stream that alternates a picture's bytes and its labels; the pictures are written into ``images``.
+    """Write the images of a stream into a folder and convert its labels to COCO tables.
 
-    They are named by their content and sorted by that, so that a stream in another order gives the same tables; pictures that
-    come twice count once.
+    Images are named by a hash of their content and sorted by name, so the order of the stream does not matter; repeated
+    images count once.
 
     Args:
-        records: for each picture its bytes, its labels as JSON and, where it was asked for, the labels' metadata as JSON.
+        records: for each image its bytes, its labels as JSON and optionally the labels' metadata as JSON.
+        images: folder to write to; created if missing.
 
     Raises:
-        UserError: the stream is of another form.
+        UserError: the stream has another structure.
     """
     images.mkdir(parents=True, exist_ok=True)
     named: dict[str, dict[str, Any]] = {}
@@ -89,18 +96,19 @@ def stream_to_coco(records: Iterable[bytes], images: Path) -> dict[str, Any]:
             entry = named[name] = {}
         elif entry is None:
             raise UserError(
-                f"the stream begins with labels; expected a picture first: set AttributeNames to ['source-ref', label] (record {position})"
+                f"record {position} of the stream is a label without an image; "
+                "set AttributeNames to ['source-ref', LABEL ATTRIBUTE]"
             )
         else:
             content = _object(record, f"record {position} of the stream")
             entry["labels-metadata" if "class-map" in content else "labels"] = content
     return _tables(
-        {name: _labels_of(named[name], f"picture {name} of the stream") for name in sorted(named)}, "the stream"
+        {name: _labels_of(named[name], f"image {name} of the stream") for name in sorted(named)}, "the stream"
     )
 
 
-class _Pictures:
-    """Files below a folder, found by the end of an S3 address: a channel holds them below some prefix that it does not tell."""
+class _ImageFinder:
+    """Finds files below a folder by the end of their S3 address: the prefix that the folder stands for is unknown."""
 
     def __init__(self, folder: Path) -> None:
         self._names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
@@ -118,7 +126,7 @@ def _labels_of(entry: Mapping[str, Any], where: str) -> Labels:
     attributes = [name for name, value in entry.items() if isinstance(value, dict) and "annotations" in value]
     if len(attributes) != 1:
         found = f"found {', '.join(attributes)}" if attributes else "found none"
-        raise UserError(f"{where}: expected one attribute with 'annotations' (boxes of Ground Truth), {found}")
+        raise UserError(f"{where}: expected one label attribute with 'annotations' (a bounding box job), {found}")
     (attribute,) = attributes
     metadata = entry.get(f"{attribute}-metadata")
     class_map = metadata.get("class-map", {}) if isinstance(metadata, dict) else {}
@@ -132,33 +140,34 @@ def _labels_of(entry: Mapping[str, Any], where: str) -> Labels:
         return Labels(size, boxes, {int(number): str(name) for number, name in class_map.items()})  # type: ignore[arg-type]
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise UserError(
-            f"{where}: {attribute!r} is not of the form of a bounding box job ({type(error).__name__}: {error}); expected 'image_size' "
-            "and 'annotations' with class_id, left, top, width and height"
+            f"{where}: {attribute!r} is not the output of a bounding box job ({type(error).__name__}: {error}); "
+            "expected 'image_size' and 'annotations' with class_id, left, top, width and height"
         ) from error
 
 
 def _tables(named: Mapping[str, Labels], source: str) -> dict[str, Any]:
-    names: dict[int, str] = {}
-    for picture, labels in named.items():
-        for number, name in labels.class_map.items():
-            if names.setdefault(number, name) != name:
+    class_names: dict[int, str] = {}
+    for name, labels in named.items():
+        for class_id, class_name in labels.class_map.items():
+            if class_names.setdefault(class_id, class_name) != class_name:
                 raise UserError(
-                    f"{source}: class {number} is {names[number]!r} and, for {picture}, {name!r}; label with one class map"
+                    f"{source}: class {class_id} is {class_names[class_id]!r} but {class_name!r} for {name}; "
+                    "use the same class map for all images"
                 )
     for labels in named.values():
-        for number, *_ in labels.boxes:
-            names.setdefault(number, f"class {number}")
+        for class_id, *_ in labels.boxes:
+            class_names.setdefault(class_id, f"class {class_id}")
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for image_id, (picture, labels) in enumerate(named.items(), start=1):
+    for image_id, (name, labels) in enumerate(named.items(), start=1):
         size = {"width": labels.size[0], "height": labels.size[1]} if labels.size else {}
-        images.append({"id": image_id, "file_name": picture, **size})
+        images.append({"id": image_id, "file_name": name, **size})
         for class_id, left, top, width, height in labels.boxes:
             box = {"bbox": [left, top, width, height], "area": width * height, "iscrowd": 0}
             annotations.append({"id": len(annotations) + 1, "image_id": image_id, "category_id": class_id, **box})
     return {
         "images": images,
-        "categories": [{"id": number, "name": names[number]} for number in sorted(names)],
+        "categories": [{"id": class_id, "name": class_names[class_id]} for class_id in sorted(class_names)],
         "annotations": annotations,
     }
 

@@ -1,7 +1,8 @@
-"""MXNet's RecordIO framing, in which SageMaker's Pipe mode streams augmented manifests.
+"""Reader for MXNet RecordIO, the framing in which SageMaker's Pipe mode streams augmented manifests.
 
-A part is a magic number, a word with the length in its low 29 bits and in the top 3 which part of a record it is, and the
-payload, padded to four bytes; little endian. (dmlc-core, ``include/dmlc/recordio.h``.)
+A record consists of one or more chunks, little endian: a magic number, a word with the payload length in its low 29 bits
+and the chunk's position in the record in its top 3, and the payload, padded to four bytes (dmlc-core,
+``include/dmlc/recordio.h``).
 """
 
 from __future__ import annotations
@@ -18,29 +19,35 @@ _HEADER = struct.Struct("<II")
 
 
 def read_records(stream: BinaryIO, name: str) -> Iterator[bytes]:
-    """The payloads of a stream, in order, to its end.
+    """Yield the payloads of a stream in order.
 
-    A record that contains the magic number itself was cut there when it was written; it is joined again.
+    The writer splits a record wherever its payload contains the magic number and drops the number; it is inserted
+    again.
+
+    Args:
+        stream: opened for binary reading.
+        name: what messages call the stream.
 
     Raises:
-        UserError: the stream is not RecordIO, or ends within a record.
+        UserError: the stream is not RecordIO, or is truncated.
     """
-    parts: list[bytes] = []
+    chunks: list[bytes] = []
     while header := stream.read(_HEADER.size):
         if len(header) < _HEADER.size:
-            raise UserError(f"{name} ends within a record; the stream was cut off")
+            raise UserError(f"{name} is truncated: it ends within a record")
         magic, word = _HEADER.unpack(header)
         if magic != MAGIC:
             raise UserError(
-                f"{name} is not RecordIO (it has {magic:#010x} in place of a record's start); set RecordWrapperType to RecordIO"
+                f"{name} is not RecordIO (found {magic:#010x}, expected the magic number {MAGIC:#010x}); "
+                "set RecordWrapperType to RecordIO"
             )
-        part, length = word >> 29, word & (1 << 29) - 1
+        position, length = word >> 29, word & (1 << 29) - 1
         payload = stream.read(length + -length % 4)
         if len(payload) < length:
-            raise UserError(f"{name} ends within a record; the stream was cut off")
-        parts.append(payload[:length])
-        if part in (WHOLE, END):
-            yield struct.pack("<I", MAGIC).join(parts)
-            parts = []
-    if parts:
-        raise UserError(f"{name} ends within a record; the stream was cut off")
+            raise UserError(f"{name} is truncated: it ends within a record")
+        chunks.append(payload[:length])
+        if position in (WHOLE, END):
+            yield struct.pack("<I", MAGIC).join(chunks)
+            chunks = []
+    if chunks:
+        raise UserError(f"{name} is truncated: it ends within a record")

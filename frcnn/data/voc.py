@@ -1,7 +1,8 @@
-"""PASCAL VOC's annotation files, one XML a picture, -> COCO's ``instances``.
+"""Convert PASCAL VOC annotations (one XML file per image) to COCO ``instances`` tables.
 
-VOC counts pixels from 1 and its corners belong to the object: the box 1, 1, 1, 1 is one pixel, COCO's ``[0, 0, 1, 1]``. (VOC2012
-development kit, section 2.3; its evaluation code adds the one, too.)
+VOC pixel coordinates are 1-based and both corners are inside the object: the box (1, 1, 1, 1) is one pixel,
+``[0, 0, 1, 1]`` in COCO (VOC2012 development kit, section 2.3; the kit's evaluation code adds 1 to widths and heights as
+well).
 """
 
 from __future__ import annotations
@@ -17,28 +18,28 @@ CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 def voc_to_coco(annotations: Path, classes: Sequence[str] = (), names: Sequence[str] | None = None) -> dict[str, Any]:
-    """COCO tables of a folder of VOC files.
+    """Convert a folder of VOC files to COCO tables.
+
+    Objects marked ``difficult`` become crowd regions: ignored in training and evaluation, as in VOC's own evaluation.
 
     Args:
         annotations: folder of XML files.
-        classes: names in the order of the category ids, from 1; none given: those found, sorted.
-        names: stems of the files to take, as a line of ``ImageSets/Main/train.txt`` has them; None: all.
-
-    Objects marked as difficult become crowd regions: neither trained on nor counted, as VOC's evaluation leaves them out.
+        classes: class names in order of category id, starting at 1. Default: the names found, sorted.
+        names: stems of the files to convert, as listed in ``ImageSets/Main/train.txt``. None: all files.
 
     Raises:
-        UserError: the folder has no XML file, a named one is missing, or a file is not VOC's: file, element and value.
+        UserError: the folder has no XML file, a listed file is missing, or a file is not a VOC annotation.
     """
     files = sorted(annotations.glob("*.xml")) if names is None else [annotations / f"{name}.xml" for name in names]
     if not files:
-        raise UserError(f"{annotations} has no XML files; expected VOC's folder Annotations")
+        raise UserError(f"{annotations} has no XML files; expected the Annotations folder of a VOC dataset")
     images: list[dict[str, Any]] = []
     boxes: list[dict[str, Any]] = []
     for file in files:
         root = _parse(file)
         size = root.find("size")
         if size is None:
-            raise UserError(f"{file}: there is no <size>; expected a VOC annotation")
+            raise UserError(f"{file}: <size> is missing; expected a VOC annotation")
         image = {"id": len(images) + 1, "file_name": _text(root, "filename", file)}
         images.append(
             image | {"width": int(_number(size, "width", file)), "height": int(_number(size, "height", file))}
@@ -47,7 +48,8 @@ def voc_to_coco(annotations: Path, classes: Sequence[str] = (), names: Sequence[
     found = sorted({box["name"] for box in boxes})
     if unknown := [name for name in found if classes and name not in classes]:
         raise UserError(
-            f"{annotations}: class {unknown[0]!r} is none of {', '.join(classes)}; name it too, or leave the classes out"
+            f"{annotations}: class {unknown[0]!r} is not one of {', '.join(classes)}; "
+            "add it to the classes, or omit them"
         )
     ids = {name: number for number, name in enumerate(classes or found, start=1)}
     return {
@@ -79,8 +81,8 @@ def _box(element: ElementTree.Element, image_id: Any, file: Path) -> dict[str, A
 def _parse(file: Path) -> ElementTree.Element:
     try:
         text = file.read_bytes()
-        if b"<!ENTITY" in text:  # expands without bound
-            raise UserError(f"{file}: entities are defined in it; expected a plain VOC annotation")
+        if b"<!ENTITY" in text:  # entity expansion is unbounded
+            raise UserError(f"{file} defines XML entities; expected a plain VOC annotation")
         return ElementTree.fromstring(text)
     except OSError as error:
         raise UserError(f"{file} cannot be read ({error.strerror}); expected a VOC annotation") from error

@@ -1,4 +1,4 @@
-"""Ground Truth's manifests as COCO tables, and the stream that carries them."""
+"""Conversion of Ground Truth manifests, from files and from RecordIO streams."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def line(source: str, *boxes: tuple[int, int, int, int, int], names: dict[str, s
     }
 
 
-def pictures(folder: Path, *names: str) -> Path:
+def make_images(folder: Path, *names: str) -> Path:
     for number, name in enumerate(names):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (60, 40), (200 * number, 99, 7)).save(folder / name, "JPEG")
@@ -41,7 +41,7 @@ def write(file: Path, *lines: dict[str, Any]) -> Path:
 
 
 def record(*parts: bytes) -> bytes:
-    """As dmlc-core's writer: a whole record is one part with flag 0; else 1, 2 …, 3."""
+    """Frame a record as dmlc-core's writer does: flag 0 for a single chunk, otherwise 1, 2 …, 3."""
     flags = [0] if len(parts) == 1 else [1, *[2] * (len(parts) - 2), 3]
     framed = b""
     for flag, part in zip(flags, parts, strict=True):
@@ -49,8 +49,8 @@ def record(*parts: bytes) -> bytes:
     return framed
 
 
-def test_class_maps_are_joined_and_boxes_are_taken_as_they_are(tmp_path: Path) -> None:
-    images = pictures(tmp_path / "channel", "b.jpg", "deep/a.jpg")
+def test_class_maps_are_merged_and_boxes_are_kept(tmp_path: Path) -> None:
+    images = make_images(tmp_path / "channel", "b.jpg", "deep/a.jpg")
     manifest = write(
         tmp_path / "train.manifest",
         line("s3://bucket/some/prefix/b.jpg", (1, 11, 13, 20, 8), names={"1": "cat"}),
@@ -69,22 +69,22 @@ def test_class_maps_are_joined_and_boxes_are_taken_as_they_are(tmp_path: Path) -
     assert (index.class_names, index.images[0].boxes.tolist()) == (("dog", "cat"), [[11, 13, 31, 21]])
 
 
-def test_mistakes_are_told_with_their_line(tmp_path: Path) -> None:
-    images = pictures(tmp_path / "channel", "a.jpg", "b.jpg")
+def test_errors_name_their_line(tmp_path: Path) -> None:
+    images = make_images(tmp_path / "channel", "a.jpg", "b.jpg")
     good = line("s3://b/a.jpg", (0, 1, 2, 3, 4), names={"0": "dog"})
     for bad, message in (
         (
             {"source-ref": "s3://b/b.jpg"},
-            r"line 2: expected one attribute with 'annotations' \(boxes of Ground Truth\), found none",
+            r"line 2: expected one label attribute with 'annotations' \(a bounding box job\), found none",
         ),
         ({**line("s3://b/b.jpg"), "more": {"annotations": []}}, "found bb, more"),
         ({"bb": good["bb"]}, r"line 2: 'source-ref' is null"),
-        (line("s3://b/b.jpg", names={"0": "cat"}), "class 0 is 'dog' and, for b.jpg, 'cat'"),
-        (line("s3://b/c.jpg"), r"1 pictures of .* are not in .*: s3://b/c.jpg"),
-        (good, r"line 2: s3://b/a.jpg stands in an earlier line"),
+        (line("s3://b/b.jpg", names={"0": "cat"}), "class 0 is 'dog' but 'cat' for b.jpg"),
+        (line("s3://b/c.jpg"), r"1 images of .* are missing from .*: s3://b/c.jpg"),
+        (good, r"line 2: s3://b/a.jpg is also the image of an earlier line"),
         (
             {"source-ref": "s3://b/b.jpg", "bb": {"annotations": [{"class_id": 0, "left": 1}]}},
-            "line 2: 'bb' is not of the form .*'top'",
+            "line 2: 'bb' is not the output of a bounding box job .*'top'",
         ),
     ):
         with pytest.raises(UserError, match=message):
@@ -94,8 +94,8 @@ def test_mistakes_are_told_with_their_line(tmp_path: Path) -> None:
         manifest_to_coco(tmp_path / "m.manifest", images)
 
 
-def test_a_stream_in_any_order_gives_the_same_tables(tmp_path: Path) -> None:
-    folder = pictures(tmp_path / "source", "a.jpg", "b.jpg")
+def test_order_of_the_stream_does_not_matter(tmp_path: Path) -> None:
+    folder = make_images(tmp_path / "source", "a.jpg", "b.jpg")
     entries = [line("a.jpg", (0, 1, 2, 3, 4), names={"0": "dog"}), line("b.jpg", (3, 5, 6, 7, 8), names={"3": "cow"})]
     whole = [
         [
@@ -105,30 +105,30 @@ def test_a_stream_in_any_order_gives_the_same_tables(tmp_path: Path) -> None:
         ]
         for entry in entries
     ]
-    forth = stream_to_coco([part for group in whole for part in group], tmp_path / "forth")
-    back = stream_to_coco([part for group in reversed(whole) for part in group], tmp_path / "back")
-    assert forth == back
-    assert {c["name"] for c in forth["categories"]} == {"dog", "cow"}
+    forward = stream_to_coco([part for group in whole for part in group], tmp_path / "forward")
+    backward = stream_to_coco([part for group in reversed(whole) for part in group], tmp_path / "backward")
+    assert forward == backward
+    assert {c["name"] for c in forward["categories"]} == {"dog", "cow"}
     without_names = stream_to_coco([part for group in whole for part in group[:2]], tmp_path / "nameless")
     assert without_names["categories"] == [{"id": 0, "name": "class 0"}, {"id": 3, "name": "class 3"}]
-    (tmp_path / "stream.json").write_text(json.dumps(forth))
-    assert len(load_index(tmp_path / "forth", tmp_path / "stream.json", "error").images) == 2
-    with pytest.raises(UserError, match="begins with labels"):
+    (tmp_path / "stream.json").write_text(json.dumps(forward))
+    assert len(load_index(tmp_path / "forward", tmp_path / "stream.json", "error").images) == 2
+    with pytest.raises(UserError, match="record 0 of the stream is a label without an image"):
         stream_to_coco([whole[0][1]], tmp_path / "broken")
 
 
 @given(st.lists(st.lists(st.binary(max_size=9), min_size=1, max_size=4), max_size=4))
-def test_records_come_back_whole_however_they_were_cut(records: list[list[bytes]]) -> None:
+def test_chunks_are_joined_to_records(records: list[list[bytes]]) -> None:
     stream = io.BytesIO(b"".join(record(*parts) for parts in records))
     assert list(read_records(stream, "it")) == [struct.pack("<I", 0xCED7230A).join(parts) for parts in records]
 
 
-def test_streams_that_are_cut_off_or_of_another_kind_are_refused() -> None:
-    framed = record(b"a picture")
+def test_truncated_and_foreign_streams_are_refused() -> None:
+    framed = record(b"an image")
     for cut in (4, 10, len(framed) - 4):
-        with pytest.raises(UserError, match="train_0 ends within a record"):
+        with pytest.raises(UserError, match="train_0 is truncated: it ends within a record"):
             list(read_records(io.BytesIO(framed[:cut]), "train_0"))
-    with pytest.raises(UserError, match="ends within a record"):
+    with pytest.raises(UserError, match="is truncated"):
         list(read_records(io.BytesIO(record(b"first", b"last")[:16]), "train_0"))
     with pytest.raises(UserError, match=r"is not RecordIO .*RecordWrapperType"):
-        list(read_records(io.BytesIO(b"\xff\xd8\xff\xe0 a bare picture"), "train_0"))
+        list(read_records(io.BytesIO(b"\xff\xd8\xff\xe0 not framed"), "train_0"))

@@ -1,4 +1,4 @@
-"""VOC's inclusive corners from 1 against boxes worked out by hand, and files that are not VOC's."""
+"""VOC conversion: boxes computed by hand from 1-based inclusive corners, and malformed files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def write(folder: Path, stem: str, *objects: tuple[str, int, int, int, int, int]
     (folder / f"{stem}.xml").write_text(f"<annotation><filename>{stem}.jpg</filename>{size}{found}</annotation>")
 
 
-def test_corners_become_boxes(tmp_path: Path) -> None:
+def test_corners_are_converted_to_boxes(tmp_path: Path) -> None:
     write(tmp_path, "a", ("dog", 0, 1, 1, 1, 1), ("cat", 1, 3, 2, 20, 10))
     write(tmp_path, "b")
     assert voc_to_coco(tmp_path) == {
@@ -41,7 +41,7 @@ def test_corners_become_boxes(tmp_path: Path) -> None:
     }
 
 
-def test_the_verb_takes_a_list_and_classes(tmp_path: Path) -> None:
+def test_verb_with_list_and_classes(tmp_path: Path) -> None:
     write(tmp_path / "xml", "a", ("dog", 0, 1, 1, 5, 5))
     write(tmp_path / "xml", "b", ("cat", 0, 1, 1, 5, 5))
     (tmp_path / "train.txt").write_text("b  1\n\n")
@@ -62,10 +62,10 @@ def test_the_verb_takes_a_list_and_classes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("<annotation>", "is not valid XML"),
-        ("<annotation/>", "there is no <size>"),
+        ("<annotation/>", "<size> is missing"),
         (
             "<annotation><size><width>20</width><height>10</height></size></annotation>",
             "<filename> of <annotation> is missing or empty",
@@ -78,20 +78,20 @@ def test_the_verb_takes_a_list_and_classes(tmp_path: Path) -> None:
             "<annotation><filename>a</filename><size><width>2</width><height>1</height></size><object><name>n</name></object></annotation>",
             "an <object> has no <bndbox>",
         ),
-        ('<!DOCTYPE a [<!ENTITY b "c">]><annotation/>', "entities are defined in it"),
+        ('<!DOCTYPE a [<!ENTITY b "c">]><annotation/>', "defines XML entities"),
     ],
 )
-def test_what_is_not_voc(tmp_path: Path, text: str, said: str) -> None:
+def test_malformed_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "a.xml").write_text(text)
-    with pytest.raises(UserError, match=f"a.xml.*{said}"):
+    with pytest.raises(UserError, match=f"a.xml.*{message}"):
         voc_to_coco(tmp_path)
 
 
 def test_missing_files_and_unknown_classes(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="has no XML files; expected VOC's folder Annotations"):
+    with pytest.raises(UserError, match="has no XML files; expected the Annotations folder of a VOC dataset"):
         voc_to_coco(tmp_path)
     write(tmp_path, "a", ("dog", 0, 1, 1, 5, 5))
     with pytest.raises(UserError, match=r"b\.xml cannot be read \(No such file or directory\)"):
         voc_to_coco(tmp_path, names=["b"])
-    with pytest.raises(UserError, match="class 'dog' is none of cat; name it too"):
+    with pytest.raises(UserError, match="class 'dog' is not one of cat; add it"):
         voc_to_coco(tmp_path, classes=["cat"])
