@@ -1,9 +1,9 @@
 """Convert augmented manifests of SageMaker Ground Truth, from a file or a stream, to COCO ``instances`` tables.
 
 Each line is a JSON object: ``source-ref`` is the image's address; a label attribute holds ``image_size`` and
-``annotations`` with ``class_id``, ``left``, ``top``, ``width`` and ``height`` in absolute pixels, which is COCO's ``bbox``;
-its ``…-metadata`` holds ``class-map``, the names of the classes in that line (SageMaker developer guide, "Bounding box job
-output").
+``annotations`` with ``class_id``, ``left``, ``top``, ``width`` and ``height`` in absolute pixels, which is COCO's
+``bbox``; its ``…-metadata`` holds ``class-map``, the names of the classes in that line (SageMaker developer guide,
+"Bounding box job output").
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Reader for MXNet RecordIO, the framing in which SageMaker's Pipe mode streams augmented manifests.
 
-A record consists of one or more chunks, little endian: a magic number, a word with the payload length in its low 29 bits
-and the chunk's position in the record in its top 3, and the payload, padded to four bytes (dmlc-core,
+A record consists of one or more chunks, little endian: a magic number, a word with the payload length in its low 29
+bits and the chunk's position in the record in its top 3, and the payload, padded to four bytes (dmlc-core,
 ``include/dmlc/recordio.h``).
 """
 

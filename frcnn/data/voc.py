@@ -1,7 +1,7 @@
 """Convert PASCAL VOC annotations (one XML file per image) to COCO ``instances`` tables.
 
-VOC pixel coordinates are 1-based and both corners are inside the object: the box (1, 1, 1, 1) is one pixel,
-``[0, 0, 1, 1]`` in COCO (VOC2012 development kit, section 2.3; the kit's evaluation code adds 1 to widths and heights as
+VOC pixel coordinates are 1-based and both corners are inside the object: the box (1, 1, 1, 1) is one pixel, ``[0, 0,
+1, 1]`` in COCO (VOC2012 development kit, section 2.3; the kit's evaluation code adds 1 to widths and heights as
 well).
 """
 
