@@ -1,9 +1,9 @@
-"""How fast do batches come, and where does the time go?
+"""Throughput of the input pipeline and CPU time of its stages.
 
     python benchmarks/input_pipeline.py --data ../shared/data/bccd --json input.json
 
-Prints images/s and CPU time of the training pipeline against a plain loop of Pillow and NumPy over the same images at the same
-size, and the CPU time of each stage. CPU times hold on a busy machine too, rates only on an idle one.
+Prints images/s and CPU time of the training pipeline and of a plain loop of Pillow and NumPy over the same images at
+the same size, and the CPU time of each stage. CPU times are valid on a busy machine too, rates only on an idle one.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ from frcnn.data.decode import decode_image
 from frcnn.data.pipeline import canvases, training_batches
 from frcnn.data.plan import canvas_number
 from frcnn.data.transforms import (
-    change_pixels,
-    draw_changes,
-    place,
+    augment_pixels,
+    compute_geometry,
     resize_bilinear,
     resize_pillow,
+    sample_augmentation,
     to_canvas,
     transform_boxes,
 )
 
 
 class Rate(NamedTuple):
-    """Images/s by the clock, and CPU milliseconds an image over all threads."""
+    """Images per second of wall time, and CPU milliseconds per image over all threads."""
 
     images_per_second: float
     cpu_milliseconds: float
 
 
 def measure(batches: Iterator[int], seconds: float) -> Rate:
-    """Rate of an iterator that yields the number of images of each batch that it has made."""
+    """Rate of an iterator that yields the number of images in each batch."""
     for _ in range(4):
         next(batches)
     clock, cpu, images = time.perf_counter(), time.process_time(), 0
@@ -64,16 +64,18 @@ def pipeline_batches(index: Index, options: Config, workers: int) -> Iterator[in
 
 
 def plain_batches(index: Index, options: Config, threads: int) -> Iterator[int]:
-    """The same work with Pillow and NumPy alone: decode, flip, resize, normalise and pad."""
+    """The same work with Pillow and NumPy alone: decode, flip, resize, normalize and pad."""
     mean, std = np.array(options.image.mean, np.float32), np.array(options.image.std, np.float32)
 
     def load(record: ImageRecord) -> np.ndarray:
         with Image.open(record.path) as file:
-            picture = file.convert("RGB").transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            flipped = file.convert("RGB").transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         size = (record.height, record.width)
         canvas = canvases(options.image)[canvas_number(*size, options.image)]
-        height, width = place(*size, options.image, draw_changes(options, 0, record.image_id), canvas).resized
-        pixels = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR), np.float32)
+        height, width = compute_geometry(
+            *size, options.image, sample_augmentation(options, 0, record.image_id), canvas
+        ).resized
+        pixels = np.asarray(flipped.resize((width, height), Image.Resampling.BILINEAR), np.float32)
         padded = np.zeros((*canvas, 3), np.float32)
         padded[:height, :width] = (pixels - mean) / std
         return padded
@@ -85,7 +87,7 @@ def plain_batches(index: Index, options: Config, threads: int) -> Iterator[int]:
 
 
 def stage_times(index: Index, options: Config, count: int) -> dict[str, float]:
-    """CPU milliseconds an image in each stage; one image after the other, so that no stage pays for the memory of many."""
+    """CPU milliseconds per image of each stage, one image at a time."""
     times: dict[str, float] = defaultdict(float)
     resize = resize_pillow if options.image.resize == "pillow" else resize_bilinear
 
@@ -102,12 +104,12 @@ def stage_times(index: Index, options: Config, count: int) -> dict[str, float]:
             canvas = canvases(options.image)[canvas_number(*size, options.image)]
             encoded = timed("read", record.path.read_bytes)
             pixels = timed("decode", decode_image, encoded)
-            changes = timed("draw changes", draw_changes, options, 0, record.image_id)
-            geometry = place(*size, options.image, changes, canvas)
-            timed("boxes", transform_boxes, record.boxes, size, changes, geometry)
-            pixels = timed("flip and colours", change_pixels, pixels, changes)
+            augmentation = timed("sample augmentation", sample_augmentation, options, 0, record.image_id)
+            geometry = compute_geometry(*size, options.image, augmentation, canvas)
+            timed("boxes", transform_boxes, record.boxes, size, augmentation, geometry)
+            pixels = timed("flip and colors", augment_pixels, pixels, augmentation)
             pixels = timed("resize", resize, pixels, geometry.resized)
-            timed("normalise and pad", to_canvas, pixels, geometry.offset, canvas, options.image)
+            timed("normalize and pad", to_canvas, pixels, geometry.offset, canvas, options.image)
     return dict(times)
 
 
@@ -131,7 +133,7 @@ def main() -> None:
         rates[f"Pillow and NumPy, {workers} threads"] = measure(
             plain_batches(index, options, workers), arguments.seconds
         )
-    stage_times(index, options, count=3)  # the first calls of the operations build them
+    stage_times(index, options, count=3)  # the first calls trace the operations
     stages = stage_times(index, options, min(len(index.images), 100))
 
     peer = rates["Pillow and NumPy, 1 threads"].images_per_second
@@ -139,9 +141,10 @@ def main() -> None:
     for name, rate in rates.items():
         ratio = rate.images_per_second / peer
         print(
-            f"  {name:<28} {rate.images_per_second:8.1f} images/s  x{ratio:.2f}  {rate.cpu_milliseconds:8.2f} ms of CPU an image"
+            f"  {name:<28} {rate.images_per_second:8.1f} images/s  x{ratio:.2f}  {rate.cpu_milliseconds:8.2f} ms of "
+            "CPU per image"
         )
-    print("CPU milliseconds an image by stage, outside tf.data")
+    print("CPU milliseconds per image by stage, outside tf.data")
     for name, milliseconds in stages.items():
         print(f"  {name:<28} {milliseconds:8.2f}  {milliseconds / sum(stages.values()):.0%}")
     if arguments.json:

@@ -1,9 +1,9 @@
-"""How long does a COCO-sized annotation file take to load, and how much memory?
+"""Time and memory to load a COCO-sized annotation file.
 
     python benchmarks/load_index.py --json load.json
 
-Writes a file of 118 000 images with 7 annotations each, polygons included, to a temporary folder; loads it in a fresh process
-with frcnn and with pycocotools, and prints seconds, peak memory, and their ratio to parsing the JSON alone.
+Writes a file of 118 000 images with 7 annotations each, polygons included, to a temporary folder; loads it in a fresh
+process with frcnn and with pycocotools, and prints seconds, peak memory, and their ratio to parsing the JSON alone.
 """
 
 from __future__ import annotations
@@ -66,13 +66,13 @@ def write_annotations(file: Path, images: int, boxes: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=118_000)
-    parser.add_argument("--boxes", type=int, default=7, help="of each image")
+    parser.add_argument("--boxes", type=int, default=7, help="per image")
     parser.add_argument("--json", type=Path, help="file for the figures")
     arguments = parser.parse_args()
     figures = {}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "instances.json"
-        # A child of a large process inherits its peak memory, so the file is made elsewhere.
+        # A child inherits the peak memory of its parent, so another process writes the file.
         writer = multiprocessing.Process(target=write_annotations, args=(file, arguments.images, arguments.boxes))
         writer.start()
         writer.join()

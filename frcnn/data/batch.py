@@ -1,4 +1,4 @@
-"""What the input path hands to the model."""
+"""The batch that the input pipeline passes to the model."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ class Batch(NamedTuple):
     """Images of one static canvas with their ground truth; shapes are those of ``docs/architecture.md``.
 
     Attributes:
-        images: ``[B, H, W, 3]`` float32, normalised, zero-padded right and bottom.
+        images: ``[B, H, W, 3]`` float32, normalized, zero-padded right and bottom.
         image_sizes: ``[B, 2]`` int32, height and width before padding.
-        original_sizes: ``[B, 2]`` int32, height and width of the upright original picture.
+        original_sizes: ``[B, 2]`` int32, height and width of the upright original image.
         boxes: ``[B, G, 4]`` float32 in canvas pixels, padded with zero boxes.
         labels: ``[B, G]`` int32 in 1..K, padded with 0.
         crowd: ``[B, G]`` bool, regions that are neither objects nor background.
-        image_ids: ``[B]`` int64, ids of the annotation file; -1 marks a row that only fills the batch.
+        image_ids: ``[B]`` int64, ids of the annotation file; -1 marks a blank row that pads the batch.
     """
 
     images: tf.Tensor

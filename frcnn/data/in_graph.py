@@ -1,6 +1,6 @@
-"""From encoded bytes to the canvas as TensorFlow operations alone: the same pixels as ``decode.py`` and ``pipeline.py`` give.
+"""Image preprocessing as pure TensorFlow operations, with the same pixels as ``decode.py`` and ``transforms.py``.
 
-An exported model carries this with it, so nothing here may need Python, Pillow or our kernels once it is traced.
+It is part of every exported model, so nothing here may need Python, Pillow or custom kernels after tracing.
 """
 
 from __future__ import annotations
@@ -15,16 +15,18 @@ from frcnn.data.transforms import resize_bilinear
 MAX_SEGMENTS = 100  # of a JPEG's header; Exif is the first or the second
 ORIENTATION = 0x0112  # EXIF 2.32
 EXIF_SHORT = 3
-# Pillow's fixed-point resize (Resample.c): weights have 22 bits behind the point.
+# Pillow's fixed-point resize (Resample.c): weights have 22 fractional bits.
 WEIGHT_BITS = 22
-# Since version 13 it begins with the height where that loses more than twice as many pixels as the width.
+# Since version 13 Pillow resizes the height first where it shrinks by more than twice as many pixels as the width.
 HEIGHT_MAY_BE_FIRST = int(PIL.__version__.partition(".")[0]) >= 13
 
 
 def decode(encoded: tf.Tensor) -> tf.Tensor:
-    """Upright pixels ``[H, W, 3]`` uint8 RGB of a JPEG (EXIF orientation applied), PNG, BMP or GIF (first frame), a scalar string.
+    """Upright pixels ``[H, W, 3]`` uint8 RGB of an encoded image, a scalar string.
 
-    Bytes that are no whole picture raise InvalidArgumentError when the graph runs.
+    JPEG (EXIF orientation applied), PNG, BMP or GIF (first frame).
+
+    Bytes that are not a complete image raise InvalidArgumentError when the graph runs.
     """
     is_jpeg = tf.strings.substr(encoded, 0, 3) == b"\xff\xd8\xff"
     pixels = tf.cond(
@@ -43,27 +45,27 @@ def exif_orientation(jpeg: tf.Tensor) -> tf.Tensor:
     size = tf.size(content, tf.int64)
     content = tf.concat([content, [0]], axis=0)
 
-    def byte(place: tf.Tensor) -> tf.Tensor:
-        return tf.gather(content, tf.clip_by_value(place, 0, size))
+    def byte(at: tf.Tensor) -> tf.Tensor:
+        return tf.gather(content, tf.clip_by_value(at, 0, size))
 
-    def is_exif(place: tf.Tensor) -> tf.Tensor:
-        return tf.reduce_all(byte(place + [1, 4, 5, 6, 7, 8, 9]) == [0xE1, *b"Exif\0\0"])
+    def is_exif(at: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_all(byte(at + [1, 4, 5, 6, 7, 8, 9]) == [0xE1, *b"Exif\0\0"])
 
-    def is_other_segment(place: tf.Tensor) -> tf.Tensor:
-        return (place < size) & (byte(place) == 0xFF) & (byte(place + 1) != 0xDA) & ~is_exif(place)
+    def is_other_segment(at: tf.Tensor) -> tf.Tensor:
+        return (at < size) & (byte(at) == 0xFF) & (byte(at + 1) != 0xDA) & ~is_exif(at)
 
     segment = tf.while_loop(
         is_other_segment,
-        lambda place: [place + 2 + 256 * byte(place + 2) + byte(place + 3)],
+        lambda at: [at + 2 + 256 * byte(at + 2) + byte(at + 3)],
         [tf.constant(2, tf.int64)],
         maximum_iterations=MAX_SEGMENTS,
     )[0]
     start = segment + 10
     little = byte(start) == ord("I")
 
-    def number(place: tf.Tensor, length: int) -> tf.Tensor:
-        """Unsigned numbers of ``length`` bytes in the file's order."""
-        digits = byte(place[..., None] + tf.range(length, dtype=tf.int64))
+    def number(at: tf.Tensor, length: int) -> tf.Tensor:
+        """Unsigned integers of ``length`` bytes in the file's byte order."""
+        digits = byte(at[..., None] + tf.range(length, dtype=tf.int64))
         powers = [256**digit for digit in range(length)]
         return tf.reduce_sum(
             digits * tf.where(little, tf.constant(powers, tf.int64), tf.constant(powers[::-1], tf.int64)), axis=-1
@@ -78,7 +80,7 @@ def exif_orientation(jpeg: tf.Tensor) -> tf.Tensor:
 
 
 def upright(pixels: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
-    """Pixels ``[H, W, 3]`` turned as an EXIF orientation asks."""
+    """Pixels ``[H, W, 3]`` with an EXIF orientation applied."""
     pixels = tf.cond(orientation >= 5, lambda: tf.transpose(pixels, [1, 0, 2]), lambda: pixels)
     flip_x, flip_y = (
         tf.reduce_any(orientation == tf.constant(which, tf.int64)) for which in ([2, 3, 6, 7], [3, 4, 7, 8])
@@ -87,14 +89,14 @@ def upright(pixels: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
 
 
 def resized_size(size: tf.Tensor, min_size: int, image: config.Image) -> tf.Tensor:
-    """Height and width ``[2]`` int32 after the resize, of pictures of ``size`` ``[2]``: :func:`transforms.resized_size` as a graph."""
+    """:func:`transforms.resized_size` as a graph: height and width ``[2]`` int32 of an image of ``size`` ``[2]``."""
     sides = tf.cast(size, tf.float64)
     short, long = tf.reduce_min(sides), tf.reduce_max(sides)
     if image.resize == "bilinear":
         new = tf.floor(sides * tf.minimum(min_size / short, image.max_size / long))
     else:
         exact = sides * (min_size / short)
-        # The short side is min_size itself; of two equal sides the height is computed, as there.
+        # The short side is min_size itself; of two equal sides the height is computed, as in transforms.py.
         is_short = tf.stack([sides[0] < sides[1], sides[0] >= sides[1]])
         exact = tf.where(is_short, tf.constant(float(min_size), tf.float64), exact)
         largest = tf.reduce_max(exact)
@@ -103,7 +105,7 @@ def resized_size(size: tf.Tensor, min_size: int, image: config.Image) -> tf.Tens
 
 
 def canvas_number(size: tf.Tensor, image: config.Image) -> tf.Tensor:
-    """Number of the canvas of pictures of ``size`` ``[2]``, scalar int32: :func:`plan.canvas_number` as a graph."""
+    """Number of the canvas of images of ``size`` ``[2]``, scalar int32: :func:`plan.canvas_number` as a graph."""
     fits = tf.reduce_all(
         resized_size(size, max(image.min_size), image) <= tf.constant(canvases(image), tf.int32), axis=1
     )
@@ -111,12 +113,12 @@ def canvas_number(size: tf.Tensor, image: config.Image) -> tf.Tensor:
 
 
 def resize(pixels: tf.Tensor, size: tf.Tensor, image: config.Image) -> tf.Tensor:
-    """Picture ``[H, W, 3]`` uint8 at ``size`` ``[2]`` by the resize that the options name."""
+    """Image ``[H, W, 3]`` uint8 resized to ``size`` ``[2]`` by the method of ``image.resize``."""
     return resize_bilinear(pixels, size) if image.resize == "bilinear" else resize_pillow(pixels, size)
 
 
 def resize_pillow(pixels: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
-    """:func:`transforms.resize_pillow` as a graph, to the bit: Pillow's antialiased bilinear filter, rounded after each axis."""
+    """:func:`transforms.resize_pillow` as a graph, bit-identical: values are rounded after each axis."""
 
     def resample(pixels: tf.Tensor, axes: tuple[int, int]) -> tf.Tensor:
         for axis in axes:
@@ -127,8 +129,8 @@ def resize_pillow(pixels: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
             )
         return pixels
 
-    lost = tf.shape(pixels)[:2] - size
-    height_first = (lost[0] > 0) & (lost[0] > 2 * lost[1]) & HEIGHT_MAY_BE_FIRST
+    shrinkage = tf.shape(pixels)[:2] - size
+    height_first = (shrinkage[0] > 0) & (shrinkage[0] > 2 * shrinkage[1]) & HEIGHT_MAY_BE_FIRST
     return tf.cond(height_first, lambda: resample(pixels, (0, 1)), lambda: resample(pixels, (1, 0)))
 
 
@@ -136,14 +138,14 @@ def _resample(pixels: tf.Tensor, length: tf.Tensor, axis: int) -> tf.Tensor:
     """Pixels ``[H, W, 3]`` uint8 with ``length`` rows (axis 0) or columns (axis 1)."""
     before = tf.shape(pixels)[axis]
     scale = tf.cast(before, tf.float64) / tf.cast(length, tf.float64)
-    reach = tf.maximum(scale, 1.0)  # of the triangle, to either side
+    support = tf.maximum(scale, 1.0)  # half the width of the triangle filter
     center = (tf.cast(tf.range(length), tf.float64) + 0.5) * scale
-    first = tf.cast(tf.maximum(center - reach + 0.5, 0.0), tf.int32)
-    count = tf.minimum(tf.cast(center + reach + 0.5, tf.int32), before) - first
+    first = tf.cast(tf.maximum(center - support + 0.5, 0.0), tf.int32)
+    count = tf.minimum(tf.cast(center + support + 0.5, tf.int32), before) - first
     taps = tf.reduce_max(count)
     offsets = tf.range(taps)
     distance = tf.cast(first[:, None] + offsets, tf.float64) - center[:, None] + 0.5
-    weights = tf.maximum(1.0 - tf.abs(distance * (1.0 / reach)), 0.0) * tf.cast(offsets < count[:, None], tf.float64)
+    weights = tf.maximum(1.0 - tf.abs(distance * (1.0 / support)), 0.0) * tf.cast(offsets < count[:, None], tf.float64)
     weights /= tf.reduce_sum(weights, axis=1, keepdims=True)
     fixed = tf.cast(tf.floor(weights * 2.0**WEIGHT_BITS + 0.5), tf.int32)
     column = [-1, 1, 1] if axis == 0 else [1, -1, 1]

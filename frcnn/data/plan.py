@@ -1,7 +1,8 @@
-"""Which image goes into which batch: pure functions in NumPy.
+"""Assignment of images to batches: pure functions in NumPy.
 
-Every batch is of one static canvas, so that a training step is traced once per canvas. The canvases are a function of the
-configuration, the order of a function of (seed, epoch), and the number of batches is the same in every epoch and on every rank.
+Every batch has one static canvas, so that a training step is traced once per canvas. The canvases are a function of the
+configuration, the order is a function of (seed, epoch), and the number of batches is the same in every epoch and on
+every rank.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ class Plan(NamedTuple):
     """Batches of one pass over the data.
 
     Attributes:
-        positions: ``[steps, B]`` int64 into the planned images; -1 fills inference batches.
+        positions: ``[steps, B]`` int64 into the planned images; -1 pads inference batches.
         canvases: ``[steps]`` int64, number of each batch's canvas.
-        repeated: how many examples stand twice to fill training batches.
+        repeated: number of examples that are repeated to fill training batches.
     """
 
     positions: np.ndarray
@@ -35,8 +36,8 @@ class Plan(NamedTuple):
 def canvases(image: config.Image) -> tuple[tuple[int, int], ...]:
     """The static canvases (height, width), pixels, by ascending area; each has its transpose.
 
-    The short side is the largest ``min_size``, the long sides are those of ``canvas_aspects`` and of ``max_size``; both are
-    rounded up to multiples of 32. An image of any shape fits one of them.
+    The short side is the largest ``min_size``, the long sides are those of ``canvas_aspects`` and of ``max_size``; both
+    are rounded up to multiples of 32. An image of any shape fits one of them.
     """
     largest = max(image.min_size)
     short = _round_up(largest)
@@ -48,12 +49,12 @@ def canvases(image: config.Image) -> tuple[tuple[int, int], ...]:
 
 
 def canvas_number(height: int, width: int, image: config.Image) -> int:
-    """Number of the smallest canvas that holds an image of ``height x width`` pixels after the resize at the largest ``min_size``."""
+    """Number of the smallest canvas that fits an image of this size after the resize at the largest ``min_size``."""
     new_height, new_width = resized_size(height, width, max(image.min_size), image.max_size, image.resize)
     for number, canvas in enumerate(canvases(image)):
         if new_height <= canvas[0] and new_width <= canvas[1]:
             return number
-    raise AssertionError(f"no canvas holds {new_height} x {new_width}")  # the canvas of max_size holds every image
+    raise AssertionError(f"no canvas fits {new_height} x {new_width}")  # the canvas of max_size fits every image
 
 
 def canvas_numbers(index: Index, image: config.Image) -> np.ndarray:
@@ -67,18 +68,18 @@ def canvas_numbers(index: Index, image: config.Image) -> np.ndarray:
 
 
 def plan_epoch(numbers: np.ndarray, sizes: Sequence[tuple[int, int]], batch_size: int, seed: int, epoch: int) -> Plan:
-    """Global training batches of an epoch: a function of the arguments; every image stands at least once.
+    """Global training batches of an epoch, a function of the arguments; every image occurs at least once.
 
     Args:
         numbers: ``[N]``, number of each image's canvas.
         sizes: the canvases by ascending area.
-        batch_size: of the global batch; rank r of n takes the r-th of n equal slices of each.
+        batch_size: the global batch size; rank r of n reads the r-th of n equal slices of each batch.
     """
     rng = np.random.default_rng([ORDER_STREAM, seed, epoch])
     groups = _merge_leftovers(
         [rng.permutation(np.flatnonzero(numbers == number)) for number in range(len(sizes))], sizes, batch_size
     )
-    # np.resize repeats a group from its start: the fewest repetitions, and never two of one image before all were used.
+    # np.resize repeats a group from its start: as few repetitions as possible, none twice before all are used once.
     batches = [np.resize(group, (-(-len(group) // batch_size), batch_size)) for group in groups]
     positions = np.concatenate(batches)
     of = np.repeat(np.arange(len(sizes)), [len(group_batches) for group_batches in batches])
@@ -89,9 +90,10 @@ def plan_epoch(numbers: np.ndarray, sizes: Sequence[tuple[int, int]], batch_size
 def plan_inference(
     numbers: np.ndarray, sizes: Sequence[tuple[int, int]], batch_size: int, rank: int = 0, size: int = 1
 ) -> Plan:
-    """A rank's batches of a pass in which every image stands exactly once over all ranks; -1 fills the last of a canvas.
+    """A rank's batches of a pass over the data; every image occurs exactly once over all ranks.
 
-    Every image has its own canvas here whatever the batch size: group norm sees the padding, so another canvas gives other scores.
+    The last batch of a canvas is padded with -1.
+    Images never move to a larger canvas, whatever the batch size: group norm sees the padding, so scores would change.
     """
     groups = [np.flatnonzero(numbers == number) for number in range(len(sizes))]
     positions = np.full((sum(-(-len(group) // batch_size) for group in groups), batch_size), -1, np.int64)
@@ -113,8 +115,10 @@ def batches_per_epoch(numbers: np.ndarray, sizes: Sequence[tuple[int, int]], bat
 
 
 def _merge_leftovers(groups: list[np.ndarray], sizes: Sequence[tuple[int, int]], batch_size: int) -> list[np.ndarray]:
-    """Move what does not fill a canvas's last batch to the next larger canvas in use that holds it: some padding instead of
-    repeated examples. How many move depends on the groups' sizes alone, so that the number of batches does not change."""
+    """Move images that do not fill the last batch of their canvas to the next larger one: padding, not repetition.
+
+    How many move depends on the group sizes alone, so that the number of batches is the same in every epoch.
+    """
     groups = list(groups)
     for number, (height, width) in enumerate(sizes):
         leftover = len(groups[number]) % batch_size
@@ -131,5 +135,5 @@ def _merge_leftovers(groups: list[np.ndarray], sizes: Sequence[tuple[int, int]],
 
 
 def _round_up(side: float) -> int:
-    # The tolerance keeps 800 * (1333 / 800) at 1333 and not a hair above.
+    # The tolerance makes 800 * (1333 / 800) count as 1333 despite rounding.
     return STRIDE * int(np.ceil(side / STRIDE - 1e-9))

@@ -1,7 +1,7 @@
-"""The embedded default data set: drawn shapes with exact boxes, in COCO's layout.
+"""The built-in synthetic dataset: shapes with exact boxes, in COCO's layout.
 
-Every picture is a function of (seed, picture number) alone. Shapes are drawn at four times the size and reduced, so that
-their edges are smooth and their boxes exact to a quarter of a pixel; a box encloses what can be seen of its shape.
+Every image is a function of (seed, image number) alone. Shapes are drawn at four times the size and reduced, so that
+their edges are smooth and their boxes exact to a quarter of a pixel; a box encloses the visible part of its shape.
 """
 
 from __future__ import annotations
@@ -9,69 +9,61 @@ from __future__ import annotations
 import colorsys
 import json
 import math
-import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+from frcnn.atomic import atomic_folder
 from frcnn.errors import UserError
 
 SIZES = ((256, 256), (320, 240), (240, 320), (304, 240), (240, 304))  # width, height
 SIDES = (28.0, 110.0)  # pixels, range of a shape's diameter
 SUPERSAMPLING = 4
-MIN_VISIBLE = 0.75  # share of every shape that stays uncovered
-VALIDATION_SHARE = 5  # one picture in five is held out
-FORMAT_VERSION = 1  # changes whenever the same seed would give other pictures
+MIN_VISIBLE = 0.75  # share of every shape that later shapes leave uncovered
+VALIDATION_SHARE = 5  # one image in five is held out
+FORMAT_VERSION = 1  # incremented whenever the same seed would give other images
 MARKER = "shapes.json"
 
 
 def make_shapes(folder: Path, images: int = 800, seed: int = 0) -> Path:
-    """Draw a data set of five classes into ``train/``, ``val/`` and ``annotations/instances_{train,val}.json``.
+    """Draw a dataset of five classes into ``train/``, ``val/`` and ``annotations/instances_{train,val}.json``.
 
-    The folder appears at once when all is written. One that holds the same pictures already is left as it is; one that an
-    earlier call wrote with other arguments is replaced.
+    The folder is written atomically. A folder that already holds the same images is kept; a folder that an earlier call
+    wrote with other arguments is replaced.
 
     Args:
-        folder: where to write.
-        images: pictures in all, one in five of them for validation; at least 5.
-        seed: of everything that is drawn.
+        folder: output.
+        images: total number, one in five for validation; at least 5.
+        seed: of all random numbers.
 
     Raises:
-        UserError: too few images, or the folder holds something else.
+        UserError: too few images, or the folder holds other files.
     """
     if images < VALIDATION_SHARE or seed < 0:
         raise UserError(
-            f"shapes: {images} images with seed {seed}; expected at least {VALIDATION_SHARE} images and a seed of 0 or more"
+            f"shapes: {images} images with seed {seed}; expected at least {VALIDATION_SHARE} images and a seed of 0 "
+            "or more"
         )
     recipe = {"made_by": "frcnn make-shapes", "format": FORMAT_VERSION, "images": images, "seed": seed}
     if _holds(folder, recipe):
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        held_out = images // VALIDATION_SHARE
-        _write_split(aside, "train", range(images - held_out), seed)
-        _write_split(aside, "val", range(images - held_out, images), seed)
-        (aside / MARKER).write_text(json.dumps(recipe))
-        os.chmod(aside, 0o777 & ~_umask())  # mkdtemp's folders are the owner's alone
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(aside, folder)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    held_out = images // VALIDATION_SHARE
+    with atomic_folder(folder) as temporary:
+        _write_split(temporary, "train", range(images - held_out), seed)
+        _write_split(temporary, "val", range(images - held_out, images), seed)
+        (temporary / MARKER).write_text(json.dumps(recipe))
     return folder
 
 
-def draw_picture(seed: int, number: int) -> tuple[Image.Image, np.ndarray, np.ndarray]:
-    """One picture with its boxes ``[N, 4]`` float32 xyxy, pixels, and labels ``[N]`` int32 in 1..K, N of 1 to 6."""
+def draw_image(seed: int, number: int) -> tuple[Image.Image, np.ndarray, np.ndarray]:
+    """An image with its boxes ``[N, 4]`` float32 xyxy, pixels, and labels ``[N]`` int32 in 1..K; N is 1 to 6."""
     rng = np.random.default_rng([seed, number])
     width, height = SIZES[rng.integers(len(SIZES))]
-    picture = _background(rng, width, height)
-    visible: list[np.ndarray] = []  # what can still be seen of each shape
+    image = _background(rng, width, height)
+    visible: list[np.ndarray] = []  # the uncovered part of each shape
     areas: list[int] = []  # of the whole shapes
     labels: list[int] = []
     for _ in range(rng.integers(1, 7)):
@@ -81,12 +73,12 @@ def draw_picture(seed: int, number: int) -> tuple[Image.Image, np.ndarray, np.nd
             visible = [rest & ~mask for rest in visible] + [mask]
             areas.append(int(np.count_nonzero(mask)))
             labels.append(label + 1)
-            _paint(rng, picture, mask, label)
-    return picture, np.array([_bounds(rest) for rest in visible], np.float32), np.array(labels, np.int32)
+            _paint(rng, image, mask, label)
+    return image, np.array([_bounds(rest) for rest in visible], np.float32), np.array(labels, np.int32)
 
 
 def _holds(folder: Path, recipe: dict[str, object]) -> bool:
-    """Whether the folder is what the recipe makes. Raises UserError where it is not ours to replace."""
+    """Whether the folder holds what the recipe makes. Raises UserError where make-shapes did not write it."""
     if not folder.exists():
         return False
     try:
@@ -100,22 +92,16 @@ def _holds(folder: Path, recipe: dict[str, object]) -> bool:
     return False
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 def _write_split(root: Path, split: str, numbers: range, seed: int) -> None:
     (root / split).mkdir()
     (root / "annotations").mkdir(exist_ok=True)
     images: list[dict[str, object]] = []
     annotations: list[dict[str, object]] = []
     for number in numbers:
-        picture, boxes, labels = draw_picture(seed, number)
+        image, boxes, labels = draw_image(seed, number)
         name = f"{number:06d}.jpg"
-        picture.save(root / split / name, quality=92)
-        images.append({"id": number, "file_name": name, "width": picture.width, "height": picture.height})
+        image.save(root / split / name, quality=92)
+        images.append({"id": number, "file_name": name, "width": image.width, "height": image.height})
         for (x1, y1, x2, y2), label in zip(boxes.tolist(), labels.tolist(), strict=True):
             box = [x1, y1, x2 - x1, y2 - y1]
             annotations.append(
@@ -141,7 +127,7 @@ def _write_split(root: Path, split: str, numbers: range, seed: int) -> None:
 def _place(
     rng: np.random.Generator, label: int, visible: list[np.ndarray], areas: list[int], width: int, height: int
 ) -> np.ndarray | None:
-    """Supersampled bool mask of a new shape that leaves enough of the others to be seen; None where there is no room."""
+    """Supersampled bool mask of a new shape that leaves enough of the others uncovered; None if no place is found."""
     for _ in range(12):
         diameter = math.exp(rng.uniform(math.log(SIDES[0]), math.log(SIDES[1])))
         x, y = (rng.uniform(0.5 * diameter + 1, side - 0.5 * diameter - 1) for side in (width, height))
@@ -164,18 +150,18 @@ def _bounds(mask: np.ndarray) -> tuple[float, float, float, float]:
     )
 
 
-def _paint(rng: np.random.Generator, picture: Image.Image, mask: np.ndarray, label: int) -> None:
-    """Fill the mask with a lit, slightly grained colour near the class's hue, above a soft shadow."""
+def _paint(rng: np.random.Generator, image: Image.Image, mask: np.ndarray, label: int) -> None:
+    """Fill the mask with a shaded, slightly noisy color near the class's hue, above a soft shadow."""
     height, width = mask.shape[0] // SUPERSAMPLING, mask.shape[1] // SUPERSAMPLING
     alpha = Image.fromarray(mask).convert("L").reduce(SUPERSAMPLING)
     shadow = Image.new("L", (width, height))
     shadow.paste(alpha.filter(ImageFilter.GaussianBlur(3)).point(lambda value: value * 2 // 5), (2, 3))
-    picture.paste((20, 20, 35), mask=shadow)
+    image.paste((20, 20, 35), mask=shadow)
     hue = (label / len(CLASSES) + rng.uniform(-0.06, 0.06)) % 1.0
-    colour = np.array(colorsys.hsv_to_rgb(hue, rng.uniform(0.6, 0.95), rng.uniform(0.65, 0.95)))
+    color = np.array(colorsys.hsv_to_rgb(hue, rng.uniform(0.6, 0.95), rng.uniform(0.65, 0.95)))
     light = 1.0 + 0.18 * _ramp(rng, width, height) + rng.normal(0.0, 0.02, (height, width))
-    fill = np.clip(255 * colour * light[..., None], 0, 255).astype(np.uint8)
-    picture.paste(Image.fromarray(fill), mask=alpha)
+    fill = np.clip(255 * color * light[..., None], 0, 255).astype(np.uint8)
+    image.paste(Image.fromarray(fill), mask=alpha)
 
 
 def _background(rng: np.random.Generator, width: int, height: int) -> Image.Image:
@@ -191,7 +177,7 @@ def _background(rng: np.random.Generator, width: int, height: int) -> Image.Imag
 
 
 def _ramp(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
-    """Plane through the centre, between -1 and 1, in a random direction."""
+    """Linear gradient through the center, between -1 and 1, in a random direction."""
     angle = rng.uniform(0, 2 * math.pi)
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     return (x * math.cos(angle) + y * math.sin(angle)) / math.sqrt(2)
@@ -231,7 +217,7 @@ def _star(turn: float) -> np.ndarray:
 
 
 def _cross(turn: float) -> np.ndarray:
-    arm, half = 0.94, 0.33  # the outer corners lie on the unit circle
+    arm, half = 0.94, 0.33  # the outer corners are on the unit circle
     quarter = np.array([(half, -arm), (half, -half), (arm, -half)])
     turns = [turn + quarter_turn * math.pi / 2 for quarter_turn in range(4)]
     return np.concatenate(

@@ -1,4 +1,4 @@
-"""What a data set's boxes say about image size, anchors and classes."""
+"""Suggestions for image size and anchors from a dataset's boxes, and classes with too few of them."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from frcnn import config
 from frcnn.data.coco import Index
 from frcnn.data.transforms import resized_size
 
-SMALL_SIDE = 24.0  # pixels after the resize, six cells of P2: what nine boxes in ten of every class should reach
+SMALL_SIDE = 24.0  # pixels after the resize, six cells of P2; 90% of the boxes of every class should reach it
 SIZE_LIMITS = (224, 1024)  # suggested short sides stay between these
 FEW_BOXES = 50  # classes with fewer are hard to learn and harder to measure
 GOOD_IOU = 0.7  # the RPN's default foreground_iou
-WORTHWHILE = 0.05  # gain in well-covered boxes that is worth a change of the anchors
+WORTHWHILE = 0.05  # gain in covered boxes that justifies other anchors
 STRIDES = (4, 8, 16, 32, 64)  # of P2..P6
 SMALLEST_ANCHORS = (8, 12, 16, 20, 24, 32, 48, 64)  # pixels, tried as the first size
 ANCHOR_STEPS = (1.25, 1.5, 1.75, 2.0)  # tried as the ratio of neighbouring sizes
-MOST_BOXES = 20_000  # so many are enough to compare anchors
+MAX_SAMPLES = 20_000  # boxes used to compare anchors
 
 
 class Suggestions(NamedTuple):
-    """What suits a data set.
+    """Suggested options for a dataset.
 
     Attributes:
-        min_size: short side after the resize, pixels; None where there are no boxes.
-        anchor_sizes: for P2..P6 at that size, pixels; the configured ones where others would not do much better.
-        coverage: share of boxes that some anchor fits with an IoU of 0.7, mean over the classes, with the configured and the
-            suggested sizes.
-        watch: one line about each kind of class to watch.
+        min_size: short side after the resize, pixels; None without boxes.
+        anchor_sizes: for P2..P6 at that size, pixels; the configured ones unless others are clearly better.
+        coverage: share of boxes that some anchor matches with an IoU of 0.7, mean over the classes, for the configured
+            and the suggested sizes.
+        watch: one line per kind of class with too few boxes.
     """
 
     min_size: int | None
@@ -40,13 +40,13 @@ class Suggestions(NamedTuple):
 
 
 def suggest(index: Index, options: config.Config) -> Suggestions:
-    """Suggestions for ``image.min_size`` and ``anchors.sizes``, and classes to watch."""
+    """Suggest ``image.min_size`` and ``anchors.sizes``, and list classes with too few boxes."""
     watch = _watch(index)
     min_size = _suggest_min_size(index)
     if min_size is None:
         return Suggestions(None, options.anchors.sizes, (0.0, 0.0), watch)
     sides, labels = box_sides(index, options.image, min_size), _labels(index)
-    every = -(-len(sides) // MOST_BOXES)
+    every = -(-len(sides) // MAX_SAMPLES)
     sides, labels, ratios = sides[::every], labels[::every], options.anchors.aspect_ratios
     before = _coverage(sides, labels, options.anchors.sizes, ratios)
     ladders = [
@@ -62,7 +62,7 @@ def suggest(index: Index, options: config.Config) -> Suggestions:
 
 
 def box_sides(index: Index, image: config.Image, min_size: int) -> np.ndarray:
-    """Widths and heights ``[M, 2]`` of all boxes that are not crowds, pixels of the image resized to ``min_size``."""
+    """Widths and heights ``[M, 2]`` of all boxes except crowd regions, pixels of the image resized to ``min_size``."""
     max_size = round(min_size * image.max_size / max(image.min_size))
     sides = [np.zeros((0, 2))]
     for record in index.images:
@@ -73,7 +73,7 @@ def box_sides(index: Index, image: config.Image, min_size: int) -> np.ndarray:
 
 
 def class_counts(index: Index) -> np.ndarray:
-    """Boxes of every class ``[K]`` int64, crowds not counted."""
+    """Number of boxes of every class ``[K]`` int64, without crowd regions."""
     return np.bincount(_labels(index), minlength=len(index.class_names) + 1)[1:]
 
 
@@ -82,8 +82,8 @@ def _labels(index: Index) -> np.ndarray:
 
 
 def _suggest_min_size(index: Index) -> int | None:
-    """Smallest multiple of 32 at which nine boxes in ten of every class with enough of them reach SMALL_SIDE."""
-    shares = [np.zeros(0)]  # square roots of the areas, as shares of the image's short side
+    """Smallest multiple of 32 at which 90% of the boxes of every class with enough boxes reach SMALL_SIDE."""
+    shares = [np.zeros(0)]  # square root of the area over the image's short side
     for record in index.images:
         boxes = record.boxes[~record.crowd].astype(np.float64)
         shares.append(np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(axis=1)) / min(record.height, record.width))
@@ -94,13 +94,13 @@ def _suggest_min_size(index: Index) -> int | None:
     groups = [share[labels == label] for label in common] or [share]
     wanted = SMALL_SIDE / min(float(np.quantile(group, 0.1)) for group in groups)
     short = float(np.median([min(record.height, record.width) for record in index.images]))
-    # More than twice the file's own resolution shows nothing new.
+    # More than twice the resolution of the file adds no detail.
     largest = max(min(2 * short, SIZE_LIMITS[1]), SIZE_LIMITS[0])
     return 32 * int(np.ceil(np.clip(wanted, SIZE_LIMITS[0], largest) / 32))
 
 
 def _coverage(sides: np.ndarray, labels: np.ndarray, sizes: Sequence[float], ratios: Sequence[float]) -> float:
-    """Mean over the classes of the share of boxes that some anchor, a quarter stride beside them, fits with an IoU of 0.7."""
+    """Share of boxes that some anchor, a quarter stride off center, matches with an IoU of 0.7: mean over classes."""
     best = np.zeros(len(sides))
     areas = sides.prod(axis=1)
     for size, stride in zip(sizes, STRIDES, strict=True):
@@ -109,9 +109,9 @@ def _coverage(sides: np.ndarray, labels: np.ndarray, sizes: Sequence[float], rat
             overlap = np.minimum(np.minimum(sides, anchor), (sides + anchor) / 2 - stride / 4)
             shared = np.maximum(overlap, 0).prod(axis=1)
             best = np.maximum(best, shared / (areas + anchor.prod() - shared))
-    fits = np.bincount(labels, best >= GOOD_IOU)
+    matched = np.bincount(labels, best >= GOOD_IOU)
     boxes = np.bincount(labels)
-    return float((fits[boxes > 0] / boxes[boxes > 0]).mean())
+    return float((matched[boxes > 0] / boxes[boxes > 0]).mean())
 
 
 def _watch(index: Index) -> tuple[str, ...]:
@@ -120,9 +120,7 @@ def _watch(index: Index) -> tuple[str, ...]:
     rare = [f"{name} ({count})" for name, count in counts.items() if 0 < count < FEW_BOXES]
     lines = []
     if without:
-        lines.append(f"{len(without)} without any box, neither learned nor measured here: {', '.join(without)}")
+        lines.append(f"{len(without)} without any box, which cannot be learned or measured: {', '.join(without)}")
     if rare:
-        lines.append(
-            f"{len(rare)} with fewer than {FEW_BOXES} boxes, learned and measured uncertainly: {', '.join(rare)}"
-        )
+        lines.append(f"{len(rare)} with fewer than {FEW_BOXES} boxes, whose AP will be unreliable: {', '.join(rare)}")
     return tuple(lines)

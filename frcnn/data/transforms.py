@@ -1,8 +1,8 @@
-"""Resize, flips, colour jitter, large-scale jitter: image and boxes together.
+"""Resize, flips, color jitter and large-scale jitter of images and their boxes.
 
-Sizes and boxes are NumPy; the pixels of the resize, the normalisation and the padding are TensorFlow, so that they run in
-tf.data's threads without the interpreter's lock. A picture goes: flips and colours on the decoded uint8, resize, crop (large-
-scale jitter only), normalisation, zero padding right and bottom.
+Sizes and boxes are computed in NumPy. Resizing, normalization and padding of pixels run in TensorFlow, so that
+tf.data's threads do not hold the GIL. The order is: flips and colors on the decoded uint8 image, resize, crop
+(large-scale jitter only), normalization, zero padding right and bottom.
 """
 
 from __future__ import annotations
@@ -15,36 +15,36 @@ from PIL import Image, ImageEnhance
 
 from frcnn import config
 
-# First words of the seeds, so that no two kinds of draws share a stream.
+# First word of each seed sequence, so that no two uses share a random stream.
 ORDER_STREAM, AUGMENT_STREAM = 1, 2
 
-MIN_VISIBLE_SIDE = 1.0  # pixels; a box that the crop leaves thinner than this has lost its object
+MIN_VISIBLE_SIDE = 1.0  # pixels; boxes that the crop leaves thinner than this are dropped
 
 
-class Changes(NamedTuple):
-    """What is done to one example; the defaults do nothing. Factors are relative to 1."""
+class Augmentation(NamedTuple):
+    """Augmentation of one example; the defaults change nothing. Factors are relative to 1."""
 
     min_size: int
     horizontal_flip: bool = False
     vertical_flip: bool = False
     scale: float = 1.0
-    crop: tuple[float, float] = (0.0, 0.0)  # y, x: share of the room that the crop has
+    crop: tuple[float, float] = (0.0, 0.0)  # y, x: position of the crop, as a share of its range
     colors: tuple[float, float, float] = (1.0, 1.0, 1.0)  # brightness, contrast, saturation
 
 
 class Geometry(NamedTuple):
-    """Where a picture lands on its canvas; all in pixels, (height, width) or (y, x)."""
+    """Placement of an image on its canvas, in pixels, (height, width) or (y, x)."""
 
     resized: tuple[int, int]
-    offset: tuple[int, int]  # of the crop in the resized picture
-    visible: tuple[int, int]  # of the crop: the image's size on the canvas
+    offset: tuple[int, int]  # of the crop in the resized image
+    visible: tuple[int, int]  # size of the crop, which is the image's size on the canvas
 
 
 def resized_size(height: int, width: int, min_size: int, max_size: int, resize: str) -> tuple[int, int]:
     """Height and width after the resize, in double precision.
 
-    ``bilinear`` truncates as torchvision's GeneralizedRCNNTransform does, so that one in twenty short sides comes out a pixel
-    short; ``pillow`` rounds halves up as Detectron2's ResizeShortestEdge does.
+    ``bilinear`` truncates as torchvision's GeneralizedRCNNTransform does, which makes one in twenty short sides a pixel
+    too short; ``pillow`` rounds halves up as Detectron2's ResizeShortestEdge does.
     """
     short, long = min(height, width), max(height, width)
     if resize == "bilinear":
@@ -52,7 +52,7 @@ def resized_size(height: int, width: int, min_size: int, max_size: int, resize: 
         new_height, new_width = int(height * scale), int(width * scale)
     else:
         scale = min_size / short
-        # The short side is min_size itself and not a product, or rounding would differ from Detectron2's.
+        # The short side is min_size itself and not a product, as in Detectron2; rounding would differ otherwise.
         exact = (min_size * 1.0, scale * width) if height < width else (scale * height, min_size * 1.0)
         if max(exact) > max_size:
             shrink = max_size / max(exact)
@@ -61,17 +61,17 @@ def resized_size(height: int, width: int, min_size: int, max_size: int, resize: 
     return max(new_height, 1), max(new_width, 1)
 
 
-def draw_changes(options: config.Config, epoch: int, image_id: int) -> Changes:
-    """The random changes of one training example: a function of (seed, epoch, image id) and of nothing else.
+def sample_augmentation(options: config.Config, epoch: int, image_id: int) -> Augmentation:
+    """Random augmentation of one training example, a function of (seed, epoch, image id) alone.
 
-    Every option has its own draw, so that switching one on leaves the others' as they were.
+    Every option has its own random number, so that enabling one does not change the others.
     """
     rng = np.random.default_rng([AUGMENT_STREAM, options.seed, epoch, image_id])
     size, flip_x, flip_y, scale, crop_y, crop_x, *colors = rng.random(9).tolist()
     augment = options.augment
     low, high = augment.scale_range or (1.0, 1.0)
     brightness, contrast, saturation = (1.0 + augment.color_jitter * (2 * color - 1) for color in colors)
-    return Changes(
+    return Augmentation(
         min_size=options.image.min_size[int(size * len(options.image.min_size))],
         horizontal_flip=flip_x < augment.horizontal_flip,
         vertical_flip=flip_y < augment.vertical_flip,
@@ -81,67 +81,69 @@ def draw_changes(options: config.Config, epoch: int, image_id: int) -> Changes:
     )
 
 
-def place(height: int, width: int, image: config.Image, changes: Changes, canvas: tuple[int, int]) -> Geometry:
-    """Resize, scale and crop of a picture of ``height x width`` pixels for its canvas (height, width)."""
-    resized = resized_size(height, width, changes.min_size, image.max_size, image.resize)
-    if changes.scale != 1.0:
-        resized = (max(round(resized[0] * changes.scale), 1), max(round(resized[1] * changes.scale), 1))
-    room = (max(resized[0] - canvas[0], 0), max(resized[1] - canvas[1], 0))
-    offset = (int(changes.crop[0] * (room[0] + 1)), int(changes.crop[1] * (room[1] + 1)))
+def compute_geometry(
+    height: int, width: int, image: config.Image, augmentation: Augmentation, canvas: tuple[int, int]
+) -> Geometry:
+    """Resize, scale and crop of an image of ``height x width`` pixels for its canvas (height, width)."""
+    resized = resized_size(height, width, augmentation.min_size, image.max_size, image.resize)
+    if augmentation.scale != 1.0:
+        resized = (max(round(resized[0] * augmentation.scale), 1), max(round(resized[1] * augmentation.scale), 1))
+    excess = (max(resized[0] - canvas[0], 0), max(resized[1] - canvas[1], 0))
+    offset = (int(augmentation.crop[0] * (excess[0] + 1)), int(augmentation.crop[1] * (excess[1] + 1)))
     return Geometry(resized, offset, (min(resized[0], canvas[0]), min(resized[1], canvas[1])))
 
 
 def transform_boxes(
-    boxes: np.ndarray, size: tuple[int, int], changes: Changes, geometry: Geometry
+    boxes: np.ndarray, size: tuple[int, int], augmentation: Augmentation, geometry: Geometry
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes ``[N, 4]`` of a picture of ``size`` (height, width) on its canvas, and which of them ``[N]`` are still there."""
+    """Boxes ``[N, 4]`` of an image of ``size`` (height, width) on its canvas, and a mask ``[N]`` of those kept."""
     height, width = size
     x1, y1, x2, y2 = boxes.T
-    if changes.horizontal_flip:
+    if augmentation.horizontal_flip:
         x1, x2 = width - x2, width - x1
-    if changes.vertical_flip:
+    if augmentation.vertical_flip:
         y1, y2 = height - y2, height - y1
-    # Per axis by the true ratio, which truncation makes differ between the axes.
+    # Per axis by the actual ratio: truncation makes the axes differ.
     ratios = np.array([geometry.resized[1] / width, geometry.resized[0] / height] * 2, np.float32)
     moved = np.stack([x1, y1, x2, y2], axis=1) * ratios
     if geometry.visible == geometry.resized:
         return moved, np.ones(len(boxes), bool)
     moved -= np.array([geometry.offset[1], geometry.offset[0]] * 2, np.float32)
-    cut = np.clip(moved, 0, np.array([geometry.visible[1], geometry.visible[0]] * 2, np.float32))
-    whole, left = moved[:, 2:] - moved[:, :2], cut[:, 2:] - cut[:, :2]
-    return cut, (left >= np.minimum(whole, MIN_VISIBLE_SIDE)).all(axis=1)
+    clipped = np.clip(moved, 0, np.array([geometry.visible[1], geometry.visible[0]] * 2, np.float32))
+    whole, left = moved[:, 2:] - moved[:, :2], clipped[:, 2:] - clipped[:, :2]
+    return clipped, (left >= np.minimum(whole, MIN_VISIBLE_SIDE)).all(axis=1)
 
 
-def change_pixels(pixels: np.ndarray, changes: Changes) -> np.ndarray:
-    """Flips and colours of a picture ``[H, W, 3]`` uint8."""
-    if changes.horizontal_flip:
+def augment_pixels(pixels: np.ndarray, augmentation: Augmentation) -> np.ndarray:
+    """Flip an image ``[H, W, 3]`` uint8 and change its colors."""
+    if augmentation.horizontal_flip:
         pixels = pixels[:, ::-1]
-    if changes.vertical_flip:
+    if augmentation.vertical_flip:
         pixels = pixels[::-1]
-    if changes.colors != (1.0, 1.0, 1.0):
-        picture = Image.fromarray(pixels)
+    if augmentation.colors != (1.0, 1.0, 1.0):
+        image = Image.fromarray(pixels)
         for enhance, factor in zip(
-            (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color), changes.colors, strict=True
+            (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color), augmentation.colors, strict=True
         ):
-            picture = enhance(picture).enhance(factor)
-        pixels = np.asarray(picture)
+            image = enhance(image).enhance(factor)
+        pixels = np.asarray(image)
     return np.ascontiguousarray(pixels)
 
 
 def resize_pillow(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Picture ``[H, W, 3]`` uint8 at ``size`` (height, width) by Pillow's antialiased bilinear filter, as Detectron2 resizes."""
+    """Resize an image ``[H, W, 3]`` uint8 to ``size`` (height, width) as Detectron2 does: Pillow, antialiased."""
     if pixels.shape[:2] == tuple(size):
         return pixels
     return np.asarray(Image.fromarray(pixels).resize((size[1], size[0]), Image.Resampling.BILINEAR))
 
 
 def resize_bilinear(pixels: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
-    """Picture ``[H, W, 3]`` at ``size`` (height, width) as float32: half-pixel centres, no antialias, as torch's interpolate."""
+    """Resize an image ``[H, W, 3]`` to ``size`` (height, width), float32, as torch's ``interpolate``: no antialias."""
     return tf.raw_ops.ResizeBilinear(images=pixels[None], size=size, align_corners=False, half_pixel_centers=True)[0]
 
 
 def to_canvas(pixels: tf.Tensor, offset: tf.Tensor, canvas: tf.Tensor, image: config.Image) -> tf.Tensor:
-    """Crop, normalise and pad a resized picture.
+    """Crop, normalize and pad a resized image.
 
     Args:
         pixels: ``[h, w, 3]`` RGB, 0..255, uint8 or float32.

@@ -1,4 +1,4 @@
-"""Images that could not be read, and how many of them are too many."""
+"""Images that could not be read, and the limit on their share."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ logger = logging.getLogger(__name__)
 
 
 class UnreadableImages:
-    """Images that could not be read: logged once each, counted, and too many of them end the run.
+    """Logs each image that could not be read once, counts them, and refuses too many.
 
-    Safe to use from the pipeline's threads. ``reasons`` maps each path to a sentence; ``total`` is the images of all processes,
-    where the index has only some of them.
+    Thread-safe. ``reasons`` maps each path to a sentence; ``total`` is the number of images of all processes where the
+    index has only a part of them.
     """
 
     def __init__(self, index: Index, max_share: float, total: int | None = None) -> None:
@@ -37,15 +37,16 @@ class UnreadableImages:
             logger.warning("unreadable image replaced by a blank one: %s", reason)
 
     def known(self) -> dict[str, str]:
-        """Path and reason of each so far."""
+        """Path and reason of each image so far."""
         with self._lock:
             return {str(path): reason for path, reason in self.reasons.items()}
 
     def check(self, known: Mapping[str, str]) -> None:
-        """Raise UserError where the share of these, the bad images of all processes, exceeds ``data.max_bad_image_share``."""
+        """Raise UserError if ``known``, the unreadable images of all processes, exceed ``data.max_bad_image_share``."""
         reasons = list(known.values())
         if len(reasons) > self._max_share * self._total:
             raise UserError(
-                f"{len(reasons)} of {self._total} images could not be read, more than data.max_bad_image_share={self._max_share:g} allows: "
+                f"{len(reasons)} of {self._total} images could not be read, more than "
+                f"data.max_bad_image_share={self._max_share:g} allows: "
                 f"{'; '.join(reasons[:3])}{' …' if len(reasons) > 3 else ''}; `frcnn check-dataset` lists them all"
             )

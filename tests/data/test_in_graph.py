@@ -1,4 +1,4 @@
-"""The graph of an exported model against the Python path that training and evaluation take."""
+"""The graph of an exported model against the Python implementation that training and evaluation use."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ resize_pillow = tf.function(
 )
 
 
-def picture(height: int = 33, width: int = 47) -> Image.Image:
+def random_image(height: int = 33, width: int = 47) -> Image.Image:
     rng = np.random.default_rng(height * width)
     return Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8))
 
@@ -47,20 +47,20 @@ def exif(orientation: int, *, little: bool = True, long: bool = False) -> bytes:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("little", [True, False])
-def test_a_turned_jpeg_comes_upright(orientation, little):
-    content = encoded(picture(), "JPEG", exif=exif(orientation, little=little, long=orientation % 2 == 0))
+def test_exif_orientation_of_jpegs(orientation, little):
+    content = encoded(random_image(), "JPEG", exif=exif(orientation, little=little, long=orientation % 2 == 0))
     np.testing.assert_array_equal(decode(content), decode_image(content))
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA"])
 def test_other_formats_and_modes(mode):
-    content = encoded(picture().convert(mode), "PNG")
+    content = encoded(random_image().convert(mode), "PNG")
     np.testing.assert_array_equal(decode(content), decode_image(content))
 
 
 @pytest.mark.parametrize("form", ["BMP", "GIF", "JPEG"])
 def test_other_formats(form):
-    content = encoded(picture(), form)
+    content = encoded(random_image(), form)
     np.testing.assert_array_equal(decode(content), decode_image(content))
 
 
@@ -75,8 +75,8 @@ def test_other_formats(form):
         b"http://ns.adobe.com/xap/1.0/\0<x/>",
     ],
 )
-def test_a_broken_exif_block_turns_nothing(block):
-    plain = encoded(picture(), "JPEG")
+def test_broken_exif_blocks_are_ignored(block):
+    plain = encoded(random_image(), "JPEG")
     segment = b"\xff\xe1" + (len(block) + 2).to_bytes(2, "big") + block
     content = plain[:2] + segment + plain[2:]
     assert orientation_of(content) == 1
@@ -84,20 +84,20 @@ def test_a_broken_exif_block_turns_nothing(block):
 
 
 @pytest.mark.parametrize("content", [b"\xff\xd8\xff", b"\xff\xd8\xff\xe1\xff", b"\xff\xd8" + b"\xff\xe0\0\0" * 5000])
-def test_a_header_without_end_ends(content):
+def test_unterminated_jpeg_headers(content):
     assert orientation_of(content) == 1
 
 
 @pytest.mark.parametrize("before", [(33, 47), (1, 1), (20, 300), (301, 33)])
 @pytest.mark.parametrize("scale", [0.13, 0.5, 0.77, 1.0, 1.9, 7.3])
-def test_pillows_resize_to_the_bit(before, scale):
-    pixels = np.asarray(picture(*before))
+def test_resize_pillow_is_bit_identical(before, scale):
+    pixels = np.asarray(random_image(*before))
     after = tuple(max(round(side * scale), 1) for side in before)
     np.testing.assert_array_equal(resize_pillow(pixels, after), transforms.resize_pillow(pixels, after))
 
 
 @pytest.mark.parametrize("resize", ["bilinear", "pillow"])
-def test_sizes_and_canvases_are_those_of_the_input_pipeline(resize):
+def test_sizes_and_canvases_match_the_input_pipeline(resize):
     options = config.Image(min_size=(640, 800), max_size=1333, resize=resize)
     rng = np.random.default_rng(5)
     sizes = np.concatenate(

@@ -52,7 +52,7 @@ def test_canvases_by_hand() -> None:
     st.lists(st.floats(1.0, 3.0), max_size=3),
 )
 @settings(max_examples=300, deadline=None)
-def test_every_image_fits_the_smallest_canvas_that_holds_it(
+def test_every_image_gets_the_smallest_canvas_that_fits(
     height: int, width: int, min_size: int, aspect: float, resize: str, aspects: list[float]
 ) -> None:
     image = Image(min_size=(min_size,), max_size=int(min_size * aspect), resize=resize, canvas_aspects=tuple(aspects))
@@ -65,12 +65,12 @@ def test_every_image_fits_the_smallest_canvas_that_holds_it(
 
 
 SIZES = ((320, 320), (320, 448), (448, 320), (320, 544), (544, 320))
-holds = {(a, b): SIZES[a][0] <= SIZES[b][0] and SIZES[a][1] <= SIZES[b][1] for a in range(5) for b in range(5)}
+fits = {(a, b): SIZES[a][0] <= SIZES[b][0] and SIZES[a][1] <= SIZES[b][1] for a in range(5) for b in range(5)}
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=60), st.integers(1, 9), st.integers(0, 5), st.integers(0, 3))
 @settings(max_examples=200, deadline=None)
-def test_epoch_holds_every_image_on_a_canvas_that_holds_it(
+def test_epoch_contains_every_image_on_a_canvas_that_fits(
     numbers: list[int], batch: int, seed: int, epoch: int
 ) -> None:
     plan = plan_epoch(np.array(numbers), SIZES, batch, seed, epoch)
@@ -79,7 +79,7 @@ def test_epoch_holds_every_image_on_a_canvas_that_holds_it(
     assert set(counts) == set(range(len(numbers)))
     assert plan.repeated == plan.positions.size - len(numbers)
     for positions, number in zip(plan.positions, plan.canvases, strict=True):
-        assert all(holds[numbers[position], number] for position in positions)
+        assert all(fits[numbers[position], number] for position in positions)
     assert set(plan.canvases.tolist()) <= set(numbers)
     again = plan_epoch(np.array(numbers), SIZES, batch, seed, epoch)
     np.testing.assert_array_equal(plan.positions, again.positions)
@@ -109,7 +109,7 @@ def test_epochs_and_seeds_differ_and_canvases_are_mixed() -> None:
 
 @given(st.lists(st.integers(0, 4), max_size=40), st.integers(1, 7), st.integers(1, 4))
 @settings(max_examples=200, deadline=None)
-def test_inference_holds_every_image_once_over_the_ranks(numbers: list[int], batch: int, size: int) -> None:
+def test_inference_contains_every_image_once_over_the_ranks(numbers: list[int], batch: int, size: int) -> None:
     plans = [plan_inference(np.array(numbers, np.int64), SIZES, batch, rank, size) for rank in range(size)]
     found = np.concatenate([plan.positions.ravel() for plan in plans])
     assert sorted(found[found >= 0].tolist()) == list(range(len(numbers)))

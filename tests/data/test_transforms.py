@@ -11,14 +11,14 @@ from PIL import Image
 
 from frcnn.config import Config, load_config
 from frcnn.data.transforms import (
-    Changes,
+    Augmentation,
     Geometry,
-    change_pixels,
-    draw_changes,
-    place,
+    augment_pixels,
+    compute_geometry,
     resize_bilinear,
     resize_pillow,
     resized_size,
+    sample_augmentation,
     to_canvas,
     transform_boxes,
 )
@@ -62,7 +62,7 @@ def test_rounding_differs_from_truncation() -> None:
 
 
 def slow_bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The definition, pixel by pixel in double precision: half-pixel centres, edges repeated, no antialias."""
+    """The definition, pixel by pixel in double precision: half-pixel centers, edges repeated, no antialias."""
     out = np.zeros((height, width, image.shape[2]))
     for i in range(height):
         y = min(max((i + 0.5) * image.shape[0] / height - 0.5, 0), image.shape[0] - 1)
@@ -77,7 +77,7 @@ def slow_bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("size", [(7, 9), (30, 13), (11, 41), (1, 1), (17, 23)])
-def test_bilinear_is_its_definition(size: tuple[int, int]) -> None:
+def test_bilinear_matches_its_definition(size: tuple[int, int]) -> None:
     image = np.random.default_rng(0).integers(0, 256, (17, 23, 3)).astype(np.uint8)
     np.testing.assert_allclose(
         resize_bilinear(tf.constant(image), size), slow_bilinear(image.astype(float), *size), atol=2e-3
@@ -95,7 +95,7 @@ def options(*overrides: str) -> Config:
     return load_config(overrides=["image.min_size=[64]", "image.max_size=107", *overrides])
 
 
-def test_normalisation_and_padding_by_hand() -> None:
+def test_normalization_and_padding_by_hand() -> None:
     image = options().image
     pixels = tf.constant(np.full((2, 3, 3), (255, 0, 128), np.uint8))
     canvas = to_canvas(pixels, [0, 0], [4, 5], image).numpy()
@@ -117,34 +117,34 @@ def test_crop_takes_the_pixels_at_its_offset() -> None:
 
 def test_boxes_by_hand() -> None:
     boxes = np.array([[10, 20, 30, 60]], np.float32)
-    whole = Geometry((50, 200), (0, 0), (50, 200))  # of a picture of height 100, width 200
-    moved, kept = transform_boxes(boxes, (100, 200), Changes(50), whole)
+    whole = Geometry((50, 200), (0, 0), (50, 200))  # of an image of height 100, width 200
+    moved, kept = transform_boxes(boxes, (100, 200), Augmentation(50), whole)
     assert moved.tolist() == [[10, 10, 30, 30]]
     assert kept.tolist() == [True]
-    moved, _ = transform_boxes(boxes, (100, 200), Changes(50, horizontal_flip=True, vertical_flip=True), whole)
+    moved, _ = transform_boxes(boxes, (100, 200), Augmentation(50, horizontal_flip=True, vertical_flip=True), whole)
     assert moved.tolist() == [[170, 20, 190, 40]]
-    # A crop of 30 x 100 at (y 25, x 15) of the picture at twice the size; the second box is left 0.5 pixels wide.
+    # A crop of 30 x 100 at (y 25, x 15) of the image at twice the size; the second box is left 0.5 pixels wide.
     boxes = np.array([[10, 20, 30, 60], [2, 20, 7.75, 60], [60, 0, 90, 10]], np.float32)
-    moved, kept = transform_boxes(boxes, (100, 200), Changes(50), Geometry((200, 400), (25, 15), (30, 100)))
+    moved, kept = transform_boxes(boxes, (100, 200), Augmentation(50), Geometry((200, 400), (25, 15), (30, 100)))
     assert moved[0].tolist() == [5, 15, 45, 30]
     assert kept.tolist() == [True, False, False]
 
 
-def test_objects_thinner_than_a_pixel_stay_where_nothing_is_cut() -> None:
+def test_objects_thinner_than_a_pixel_stay_where_nothing_is_cropped() -> None:
     boxes = np.array([[10, 20, 10.5, 60], [90, 20, 99, 60]], np.float32)
-    _, kept = transform_boxes(boxes, (100, 100), Changes(50), Geometry((100, 100), (0, 0), (100, 80)))
+    _, kept = transform_boxes(boxes, (100, 100), Augmentation(50), Geometry((100, 100), (0, 0), (100, 80)))
     assert kept.tolist() == [True, False]
 
 
 @given(st.data())
 @settings(max_examples=60, deadline=None)
-def test_boxes_stay_on_their_object_through_every_change(data: st.DataObject) -> None:
+def test_boxes_stay_on_their_object_through_every_augmentation(data: st.DataObject) -> None:
     """A white rectangle on black, changed with its box: what is white afterwards is where the box is."""
     height, width = data.draw(st.integers(40, 120)), data.draw(st.integers(40, 120))
     x1, y1 = data.draw(st.integers(0, width - 20)), data.draw(st.integers(0, height - 20))
     x2, y2 = data.draw(st.integers(x1 + 12, width)), data.draw(st.integers(y1 + 12, height))
     config = options("image.mean=[0,0,0]", "image.std=[255,255,255]").image
-    changes = Changes(
+    augmentation = Augmentation(
         64,
         horizontal_flip=data.draw(st.booleans()),
         vertical_flip=data.draw(st.booleans()),
@@ -154,12 +154,15 @@ def test_boxes_stay_on_their_object_through_every_change(data: st.DataObject) ->
     pixels = np.zeros((height, width, 3), np.uint8)
     pixels[y1:y2, x1:x2] = 255
     canvas = (64, 96) if width > height else (96, 64)
-    geometry = place(height, width, config, changes, canvas)
-    picture = to_canvas(
-        resize_bilinear(tf.constant(change_pixels(pixels, changes)), geometry.resized), geometry.offset, canvas, config
+    geometry = compute_geometry(height, width, config, augmentation, canvas)
+    canvas_pixels = to_canvas(
+        resize_bilinear(tf.constant(augment_pixels(pixels, augmentation)), geometry.resized),
+        geometry.offset,
+        canvas,
+        config,
     )
-    box, kept = transform_boxes(np.array([[x1, y1, x2, y2]], np.float32), (height, width), changes, geometry)
-    rows, columns = np.nonzero(picture.numpy()[..., 0] > 0.5)
+    box, kept = transform_boxes(np.array([[x1, y1, x2, y2]], np.float32), (height, width), augmentation, geometry)
+    rows, columns = np.nonzero(canvas_pixels.numpy()[..., 0] > 0.5)
     if not kept[0]:
         assert len(rows) == 0 or np.ptp(rows) < 2 or np.ptp(columns) < 2
     elif len(rows):
@@ -170,14 +173,14 @@ def test_boxes_stay_on_their_object_through_every_change(data: st.DataObject) ->
     assert visible_width <= canvas[1]
 
 
-def test_flips_and_colours_of_pixels() -> None:
+def test_flips_and_colors_of_pixels() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
-    np.testing.assert_array_equal(change_pixels(pixels, Changes(1, True, True)), pixels[::-1, ::-1])
-    brighter = change_pixels(pixels, Changes(1, colors=(1.3, 1.0, 1.0)))
+    np.testing.assert_array_equal(augment_pixels(pixels, Augmentation(1, True, True)), pixels[::-1, ::-1])
+    brighter = augment_pixels(pixels, Augmentation(1, colors=(1.3, 1.0, 1.0)))
     np.testing.assert_allclose(brighter, np.minimum(pixels * 1.3, 255), atol=1)
-    grey = change_pixels(pixels, Changes(1, colors=(1.0, 1.0, 0.0)))
+    grey = augment_pixels(pixels, Augmentation(1, colors=(1.0, 1.0, 0.0)))
     np.testing.assert_array_equal(grey[..., 1], np.asarray(Image.fromarray(pixels).convert("L")))
-    flat = change_pixels(pixels, Changes(1, colors=(1.0, 0.0, 1.0)))
+    flat = augment_pixels(pixels, Augmentation(1, colors=(1.0, 0.0, 1.0)))
     assert np.ptp(flat) == 0
 
 
@@ -188,21 +191,24 @@ def test_draws_depend_on_seed_epoch_and_image_alone_and_cover_their_ranges() -> 
         "augment.color_jitter=0.2",
         "image.min_size=[32,48,64]",
     )
-    assert draw_changes(drawn, 3, 17) == draw_changes(drawn, 3, 17)
-    many = [draw_changes(drawn, epoch, image_id) for epoch in range(20) for image_id in range(50)]
+    assert sample_augmentation(drawn, 3, 17) == sample_augmentation(drawn, 3, 17)
+    many = [sample_augmentation(drawn, epoch, image_id) for epoch in range(20) for image_id in range(50)]
     assert len(set(many)) == 1000
-    assert 0.25 < np.mean([changes.horizontal_flip for changes in many]) < 0.35
-    assert not any(changes.vertical_flip for changes in many)
-    assert {changes.min_size for changes in many} == {32, 48, 64}
-    scales = [changes.scale for changes in many]
+    assert 0.25 < np.mean([augmentation.horizontal_flip for augmentation in many]) < 0.35
+    assert not any(augmentation.vertical_flip for augmentation in many)
+    assert {augmentation.min_size for augmentation in many} == {32, 48, 64}
+    scales = [augmentation.scale for augmentation in many]
     assert 0.5 <= min(scales) < 0.52 < 1.98 < max(scales) <= 2.0
-    colors = np.array([changes.colors for changes in many])
+    colors = np.array([augmentation.colors for augmentation in many])
     assert (colors.min(axis=0) < 0.81).all()
     assert (colors.max(axis=0) > 1.19).all()
     assert (np.abs(colors - 1) <= 0.2).all()
 
 
-def test_switching_an_option_on_leaves_the_other_draws_alone() -> None:
+def test_enabling_an_option_does_not_change_the_other_draws() -> None:
     plain, jittered = options(), options("augment.color_jitter=0.5", "augment.scale_range=[0.5,2.0]")
     for image_id in range(30):
-        assert draw_changes(plain, 0, image_id).horizontal_flip == draw_changes(jittered, 0, image_id).horizontal_flip
+        assert (
+            sample_augmentation(plain, 0, image_id).horizontal_flip
+            == sample_augmentation(jittered, 0, image_id).horizontal_flip
+        )

@@ -1,0 +1,103 @@
+"""One example of a batch: decode, augment, resize and pad an image, and transform its boxes.
+
+Decoding, augmentation and boxes run in Python and NumPy, resizing and padding in TensorFlow, which does not hold the
+GIL.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+from frcnn import config
+from frcnn.data.coco import ImageRecord
+from frcnn.data.decode import UnreadableImage, decode_image
+from frcnn.data.plan import canvas_number, canvases
+from frcnn.data.transforms import (
+    Augmentation,
+    augment_pixels,
+    compute_geometry,
+    resize_bilinear,
+    resize_pillow,
+    to_canvas,
+    transform_boxes,
+)
+from frcnn.data.unreadable_images import UnreadableImages
+
+
+def load_example(
+    record: ImageRecord | None,
+    canvas: tuple[int, int],
+    slots: int,
+    image: config.Image,
+    augmentation: Augmentation,
+    unreadable_images: UnreadableImages,
+) -> tuple[np.ndarray, ...]:
+    """The part of an example that runs in Python.
+
+    Args:
+        record: the image; None for a blank row that only fills a batch.
+        canvas: height and width, pixels.
+        slots: G, the ground-truth slots.
+        unreadable_images: counts images that cannot be read; such an image becomes blank and has no objects.
+
+    Returns:
+        pixels ``[h, w, 3]`` uint8, geometry ``[3, 2]`` int32 (resized, offset, visible), boxes ``[G, 4]``, labels
+        ``[G]``, crowd ``[G]``, and ``[3]`` int64 of image id (-1 for a blank row), height and width.
+    """
+    boxes, labels, crowd = np.zeros((slots, 4), np.float32), np.zeros(slots, np.int32), np.zeros(slots, bool)
+    if record is None:
+        geometry = np.array([canvas, (0, 0), canvas], np.int32)
+        return _blank_image(image), geometry, boxes, labels, crowd, np.array([-1, *canvas])
+    placed = compute_geometry(record.height, record.width, image, augmentation, canvas)
+    try:
+        pixels = augment_pixels(_decode(record), augmentation)
+    except UnreadableImage as error:
+        unreadable_images.add(record.path, str(error))
+        pixels = _blank_image(image)
+    else:
+        moved, kept = transform_boxes(record.boxes, (record.height, record.width), augmentation, placed)
+        count = int(kept.sum())
+        boxes[:count], labels[:count], crowd[:count] = moved[kept], record.labels[kept], record.crowd[kept]
+    if image.resize == "pillow":
+        pixels = resize_pillow(pixels, placed.resized)
+    numbers = np.array([record.image_id, record.height, record.width])
+    return pixels, np.array(placed, np.int32), boxes, labels, crowd, numbers
+
+
+def prepare_image(pixels: np.ndarray, image: config.Image) -> tuple[np.ndarray, np.ndarray]:
+    """Prepare an image ``[h, w, 3]`` uint8 RGB for inference: canvas ``[H, W, 3]`` float32 and image size ``[2]``."""
+    height, width = pixels.shape[:2]
+    canvas = canvases(image)[canvas_number(height, width, image)]
+    geometry = compute_geometry(height, width, image, Augmentation(image.min_size[-1]), canvas)
+    if image.resize == "pillow":
+        pixels = resize_pillow(pixels, geometry.resized)
+    with tf.device("CPU:0"):
+        resized, offset = tf.constant(geometry.resized), tf.constant(geometry.offset)
+        prepared = resize_to_canvas(tf.convert_to_tensor(pixels), resized, offset, canvas, image)
+    return prepared.numpy(), np.array(geometry.visible, np.int32)
+
+
+def resize_to_canvas(
+    pixels: tf.Tensor, resized: tf.Tensor, offset: tf.Tensor, canvas: tf.Tensor, image: config.Image
+) -> tf.Tensor:
+    """Resize (unless Pillow already did), crop, normalize and pad: the TensorFlow part of preparing an image."""
+    if image.resize == "bilinear":
+        pixels = resize_bilinear(pixels, resized)
+    return to_canvas(pixels, offset, canvas, image)
+
+
+def _decode(record: ImageRecord) -> np.ndarray:
+    pixels = decode_image(record.path)
+    if pixels.shape[:2] != (record.height, record.width):
+        raise UnreadableImage(
+            f"{record.path} is {pixels.shape[1]} x {pixels.shape[0]} pixels (upright), "
+            f"but its boxes were annotated on {record.width} x {record.height}"
+        )
+    return pixels
+
+
+def _blank_image(image: config.Image) -> np.ndarray:
+    """One pixel of the mean color; the resize extends it to the size of the image."""
+    mean = image.mean if image.channel_order == "rgb" else image.mean[::-1]
+    return np.round(mean).clip(0, 255).astype(np.uint8).reshape(1, 1, 3)
