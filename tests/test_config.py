@@ -1,4 +1,4 @@
-"""The configuration tree: what loads, what is refused and in which words."""
+"""The options: what loads, and the messages for what does not."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pydantic
 import pytest
 import yaml
 
-from frcnn.config import Config, Section, changed_options, config_from_texts, load_config, option_names, save_config
+from frcnn.config import Config, Options, changed_options, load_config, option_names, save_config
+from frcnn.config.schema import DETECTRON2_CONVENTIONS
 from frcnn.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -54,7 +55,7 @@ def test_texts_become_what_their_option_asks_for(name: str, text: str, value: ob
     found = option(load_config(None, [f"{name}={text}"]), name)
     assert found == value
     assert type(found) is type(value)
-    assert option(config_from_texts({name: text}), name) == value
+    assert option(Config.from_texts({name: text}, "hyperparameters"), name) == value
 
 
 @pytest.mark.parametrize(
@@ -86,7 +87,7 @@ def test_texts_become_what_their_option_asks_for(name: str, text: str, value: ob
         ("image.min_size=[320, 0]", "option 'image.min_size[1]' is 0; expected a number greater than or equal to 1"),
         (
             "image.min_size=[2000]",
-            "section 'image': min_size [2000] must hold at least one size and none above max_size 1333",
+            "section 'image': min_size [2000] must contain at least one size and none above max_size 1333",
         ),
         ("image.mean=[1, 2]", "option 'image.mean[2]' is [1, 2]; expected one more value"),
         ("anchors.sizes=[1, 2]", "option 'anchors.sizes' is [1, 2]; expected at least 5 values"),
@@ -96,25 +97,25 @@ def test_texts_become_what_their_option_asks_for(name: str, text: str, value: ob
         ('data={"rot": "x"}', "unknown option 'data.rot'; did you mean 'data.root'?"),
     ],
 )
-def test_mistakes_are_told_in_one_sentence(override: str, message: str) -> None:
-    with pytest.raises(UserError) as refused:
+def test_an_invalid_override_is_one_sentence(override: str, message: str) -> None:
+    with pytest.raises(UserError) as error:
         load_config(None, [override])
-    assert message in str(refused.value)
-    assert "\n" not in str(refused.value)
-    assert "pydantic" not in str(refused.value)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    assert "pydantic" not in str(error.value)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("- 1", "holds a list; expected sections such as 'training:' with options below them"),
+        ("- 1", "contains a list; expected sections such as 'training:' with options below them"),
         ("training: 3", "option 'training' is 3; expected a section with options below it"),
         ("training:\n  epochs: 3\n  batch_size: [", "is not valid YAML: line 3, column 16: expected the node content"),
         (
             "seed: 1\ntraining:\n  epochs: 3\ntraining:\n  batch_size: 2",
-            "line 1, column 1: 'training' stands there twice",
+            "line 1, column 1: duplicate key 'training'",
         ),
-        ("training:\n  epochs: 3\n  epochs: 4", "line 2, column 3: 'epochs' stands there twice"),
+        ("training:\n  epochs: 3\n  epochs: 4", "line 2, column 3: duplicate key 'epochs'"),
         ("1: 2", "option '1' is 1; expected the name of an option"),
         (
             "a: !!python/object/apply:os.getpid []",
@@ -126,13 +127,13 @@ def test_mistakes_are_told_in_one_sentence(override: str, message: str) -> None:
         ),
     ],
 )
-def test_mistakes_in_a_file_name_the_file(tmp_path: Path, text: str, message: str) -> None:
+def test_errors_name_the_file(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "recipe.yaml"
     file.write_text(text)
-    with pytest.raises(UserError) as refused:
+    with pytest.raises(UserError) as error:
         load_config(file)
-    assert str(file) in str(refused.value)
-    assert message in str(refused.value)
+    assert str(file) in str(error.value)
+    assert message in str(error.value)
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
@@ -140,9 +141,9 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         UserError, match=r"nowhere\.yaml cannot be read \(No such file or directory\); give the path of a YAML file"
     ):
         load_config(tmp_path / "nowhere.yaml")
-    (tmp_path / "picture.yaml").write_bytes(b"\xff\xd8\xff\xe0")
-    with pytest.raises(UserError, match=r"picture\.yaml is not valid YAML"):
-        load_config(tmp_path / "picture.yaml")
+    (tmp_path / "image.yaml").write_bytes(b"\xff\xd8\xff\xe0")
+    with pytest.raises(UserError, match=r"image\.yaml is not valid YAML"):
+        load_config(tmp_path / "image.yaml")
 
 
 def test_an_override_does_not_hide_a_broken_section(tmp_path: Path) -> None:
@@ -164,7 +165,7 @@ def test_overrides_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) 
 
 def test_hyperparameters_leave_the_base_alone() -> None:
     base = {"training": {"epochs": 3}}
-    assert config_from_texts({"training.batch_size": "2"}, base).training.epochs == 3
+    assert Config.from_texts({"training.batch_size": "2"}, "hyperparameters", base).training.epochs == 3
     assert base == {"training": {"epochs": 3}}
 
 
@@ -187,28 +188,80 @@ def test_a_configuration_is_frozen() -> None:
 
 def test_changed_options_are_named_with_both_values() -> None:
     before = load_config(None, ["optimizer.clip_norm=3"]).model_dump(mode="json")
-    del before["ops"]["kernel"]  # an option that the older run did not know
+    del before["ops"]["kernel"]  # an option that the older version did not have, so that its default applied
     changed = changed_options(before, load_config(None, ["image.min_size=[320]"]))
     assert changed == [
         "image.min_size (was [800], is [320])",
-        'ops.kernel (was null, is "auto")',
         "optimizer.clip_norm (was 3.0, is null)",
     ]
     assert changed_options(Config().model_dump(mode="json"), Config()) == []
 
 
+def test_conventions_set_defaults_that_can_be_overridden(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text("conventions: detectron2\nrpn:\n  normalizer: sampled\nanchors:\n")
+    config = load_config(file, ["roi_head.aligned=false"])
+    assert (config.image.channel_order, config.anchors.stride, config.anchors.rounded) == ("bgr", "fixed", False)
+    assert (config.rpn.normalizer, config.rpn.smooth_l1_beta, config.roi_head.aligned) == ("sampled", 0.0, False)
+    assert Config(conventions="torchvision") == Config()
+
+
+def test_conventions_are_options_with_another_default() -> None:
+    detectron2 = Config.from_tree({"conventions": "detectron2"}, "test")
+    assert set(DETECTRON2_CONVENTIONS) <= set(option_names(Config))
+    changed = {text.split(" ")[0] for text in changed_options(Config().model_dump(mode="json"), detectron2)}
+    assert changed == {"conventions", *DETECTRON2_CONVENTIONS} - {"backbone.norm_eps"}  # the same in both
+
+
+class Inner(Options):
+    size: int = 1
+
+
+class Outer(Options):
+    name: str
+    inner: Inner = Inner()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"name": "a", "inner": {"size": "x"}}, "Outer: option 'inner.size' is 'x'; expected a valid integer"),
+        ({"name": "a", "inner": {"sizes": 1}}, "Outer: unknown option 'inner.sizes'; did you mean 'inner.size'?"),
+        ({}, "Outer: option 'name' is missing"),
+        (
+            {"name": 3, "nam": 4},
+            "option 'name' is 3; expected a valid string; unknown option 'nam'; did you mean 'name'?",
+        ),
+    ],
+)
+def test_construction_names_the_option(values: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        Outer(**values)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["9" * 5000, "[" * 100_000], ids=["digits", "depth"])
+def test_absurd_values_are_one_sentence(tmp_path: Path, text: str) -> None:
+    with pytest.raises(UserError, match=r"option 'training\.epochs'"):
+        load_config(None, [f"training.epochs={text}"])
+    file = tmp_path / "recipe.yaml"
+    file.write_text(f"training: {{epochs: {text}}}")
+    with pytest.raises(UserError, match=r"recipe\.yaml"):
+        load_config(file)
+
+
 def test_every_option_is_described() -> None:
-    def undescribed(section: type[Section], prefix: str) -> list[str]:
+    def undescribed(section: type[Options], prefix: str) -> list[str]:
         names = []
         for name, field in section.model_fields.items():
-            if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            if isinstance(field.annotation, type) and issubclass(field.annotation, Options):
                 names += undescribed(field.annotation, f"{prefix}{name}.")
             elif not field.description:
                 names.append(prefix + name)
         return names
 
     assert undescribed(Config, "") == []
-    assert "data.train.annotations" in option_names()
+    assert "data.train.annotations" in option_names(Config)
 
 
 def test_the_configuration_page_is_current() -> None:

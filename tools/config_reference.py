@@ -1,7 +1,7 @@
-"""Writes docs/configuration.md from the schema of frcnn/config/schema.py: every option with its type, range, default and meaning.
+"""Generates docs/configuration.md from frcnn/config/: every option with its type, range, default and meaning.
 
 python tools/config_reference.py            write the page
-python tools/config_reference.py --check    exit with 1 where the page is not current
+python tools/config_reference.py --check    exit with 1 if the page is out of date
 """
 
 from __future__ import annotations
@@ -9,53 +9,81 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from frcnn.config import Config
+from frcnn.config.schema import DETECTRON2_CONVENTIONS
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
 
 HEADER = """# Configuration
 
-Every option of a run, written by `tools/config_reference.py` from `frcnn/config/schema.py`. A recipe is a YAML file of these sections that
-changes what it needs and leaves the rest; `KEY=VALUE` on the command line changes it further:
+All options of a training run, for users who edit a recipe. `tools/config_reference.py` generates this page from
+`frcnn/config/`. A recipe is a YAML file of these sections that contains what it changes; `KEY=VALUE` on the command
+line overrides it:
 
-    frcnn train --config configs/shapes_r18_fpn.yaml training.batch_size=8 image.min_size='[320, 352]' optimizer.clip_norm=null
+    frcnn train --config configs/shapes_r18_fpn.yaml training.batch_size=8 image.min_size='[320, 352]'
 
-An unknown option, a wrong type or a value out of range ends the command before anything starts, with the option, the value and
-what is allowed. The whole configuration of a run, defaults included, is kept as `config.yaml` in its folder and its model folder.
+An unknown option, a wrong type or a value out of range is an error before anything starts; the message names the
+option, its value and what is allowed. The whole configuration of a run, defaults included, is saved as `config.yaml`
+in its output folder and in its model folder.
 """
+
+CONVENTIONS = """
+## Conventions
+
+Options that exist to reproduce another framework's numbers exactly from its weights. `conventions` chooses their
+defaults; each can still be set. Leave them alone unless you start from such weights ([numerics.md](numerics.md)).
+
+"""
+
+COLUMNS = ("option", "type", "default", "meaning")
+CONVENTION_COLUMNS = ("option", "type", "torchvision", "detectron2", "meaning")
 
 
 def reference() -> str:
     """The whole page."""
     schema = Config.model_json_schema()
-    definitions = schema["$defs"]
-    tables: list[str] = []
-    _add_tables(schema, "", Config().model_dump(mode="json"), definitions, tables)
-    return HEADER + "".join(tables)
+    page = _Page(schema["$defs"])
+    page.add_section(schema, "", Config().model_dump(mode="json"))
+    return HEADER + "".join(page.tables) + CONVENTIONS + _table(CONVENTION_COLUMNS, page.conventions)
 
 
-def _add_tables(
-    section: dict[str, Any], name: str, defaults: dict[str, Any], definitions: dict[str, Any], tables: list[str]
-) -> None:
-    rows, below = [], []
-    for option, field in section["properties"].items():
-        if "$ref" in field:
-            below.append((option, definitions[field["$ref"].rpartition("/")[2]]))
-        else:
-            rows.append(
-                f"| `{option}` | {_type(field)} | `{_default(defaults[option])}` | {_cell(field['description'])} |"
-            )
-    if rows:
-        tables.append(f"\n## {name or 'Top level'}\n\n")
-        meaning = section.get("description", "")
-        if name and meaning:
-            tables.append(" ".join(meaning.replace("``", "`").split()) + "\n\n")
-        tables.append("\n".join(["| option | type | default | meaning |", "|---|---|---|---|", *rows]) + "\n")
-    for option, child in below:
-        _add_tables(child, f"{name}.{option}" if name else option, defaults[option], definitions, tables)
+class _Page:
+    """Collects a table for each section, and the rows of the options that the conventions decide."""
+
+    def __init__(self, definitions: dict[str, Any]) -> None:
+        self.definitions = definitions
+        self.tables: list[str] = []
+        self.conventions: list[str] = []
+
+    def add_section(self, section: dict[str, Any], name: str, defaults: dict[str, Any]) -> None:
+        rows, subsections = [], []
+        for option, field in section["properties"].items():
+            full_name = f"{name}.{option}" if name else option
+            if "$ref" in field:
+                definition = self.definitions[field["$ref"].rpartition("/")[2]]
+                subsections.append((definition, full_name, defaults[option]))
+                continue
+            cells = [f"`{option}`", _type(field), f"`{_default(defaults[option])}`", _cell(field["description"])]
+            if full_name in DETECTRON2_CONVENTIONS:
+                cells[0] = f"`{full_name}`"
+                cells.insert(3, f"`{_default(DETECTRON2_CONVENTIONS[full_name])}`")
+                self.conventions.append(f"| {' | '.join(cells)} |")
+            else:
+                rows.append(f"| {' | '.join(cells)} |")
+        if rows:
+            meaning = " ".join(section.get("description", "").replace("``", "`").split())
+            self.tables.append(f"\n## {name or 'Top level'}\n\n" + (f"{meaning}\n\n" if name and meaning else ""))
+            self.tables.append(_table(COLUMNS, rows))
+        for subsection in subsections:
+            self.add_section(*subsection)
+
+
+def _table(columns: Sequence[str], rows: Sequence[str]) -> str:
+    return "\n".join([f"| {' | '.join(columns)} |", "|" + "---|" * len(columns), *rows]) + "\n"
 
 
 def _type(field: dict[str, Any]) -> str:

@@ -1,23 +1,11 @@
-"""Every option of a run: the typed tree, and how files and texts become one."""
+"""All options of a run: the typed tree, and how files and texts become one."""
 
-from frcnn.config.loading import changed_options, config_from_texts, load_config, option_names, save_config
-from frcnn.config.schema import (
-    FPN,
-    RPN,
-    Anchors,
-    Augment,
-    Backbone,
-    Config,
-    Data,
-    Image,
-    Norm,
-    Ops,
-    Optimizer,
-    RoIHead,
-    Section,
-    Split,
-    Training,
-)
+from frcnn.config.data_options import Augment, Data, Image, Split
+from frcnn.config.loading import changed_options, load_config, read_yaml, save_config
+from frcnn.config.model_options import FPN, RPN, Anchors, Backbone, Norm, Ops, RoIHead
+from frcnn.config.options import Options, option_names
+from frcnn.config.schema import Config
+from frcnn.config.training_options import Distributed, Optimizer, Training
 
 __all__ = [
     "FPN",
@@ -25,19 +13,20 @@ __all__ = [
     "Anchors",
     "Augment",
     "Backbone",
-    "Split",
     "Config",
     "Data",
+    "Distributed",
     "Image",
     "Norm",
     "Ops",
     "Optimizer",
+    "Options",
     "RoIHead",
-    "Section",
+    "Split",
     "Training",
     "changed_options",
-    "config_from_texts",
     "load_config",
     "option_names",
+    "read_yaml",
     "save_config",
 ]

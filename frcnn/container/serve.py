@@ -1,25 +1,24 @@
-"""The endpoint of a container: SageMaker's variables -> ``ServeOptions`` -> the server; ``python -m frcnn.container.serve``."""
+"""Serving inside the image (``python -m frcnn.container.serve``): SageMaker's variables become ``ServeOptions``."""
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import importlib
-import json
 import sys
 from collections.abc import Callable
 from typing import Any
 
-from frcnn.container.environment import ServingEnvironment
+from frcnn.config.options import coerce_text, field_type
+from frcnn.container.environment import SERVE, ServingEnvironment
 from frcnn.errors import UserError, print_message
 from frcnn.serving.options import ServeOptions
 
 PORT = 8080
-_CONTAINERS = ("model", "port", "bind")  # options that the container decides
+_FIXED = ("model", "port", "bind")  # options that SageMaker's contract determines
 
 
 def main() -> int:
-    """Serve ``/opt/ml/model``, or call the user's own ``SAGEMAKER_SERVICE_MODULE``; returns the exit code."""
+    """Serve ``/opt/ml/model``, or call the user's ``SAGEMAKER_SERVICE_MODULE``; returns the exit code."""
     try:
         hosting = ServingEnvironment.read()
         if hosting.service_module:
@@ -27,13 +26,13 @@ def main() -> int:
         from frcnn.serving.server import serve
 
         return serve(serve_options(hosting))
-    except UserError as mistake:
-        print_message(str(mistake))
+    except UserError as error:
+        print_message(str(error))
         return 1
 
 
 def serve_options(hosting: ServingEnvironment) -> ServeOptions:
-    """Options of the endpoint: SageMaker's variables, then ``FRCNN_SERVE_<OPTION>`` on top.
+    """Options of the endpoint; ``FRCNN_SERVE_<OPTION>`` takes precedence over SageMaker's own variables.
 
     Raises:
         UserError: an option is unknown or out of range.
@@ -46,23 +45,23 @@ def serve_options(hosting: ServingEnvironment) -> ServeOptions:
     ):
         if value is not None:
             values[name] = value
-    known = {field.name: str(field.type) for field in dataclasses.fields(ServeOptions) if field.name not in _CONTAINERS}
     for name, text in hosting.options.items():
-        variable = f"FRCNN_SERVE_{name.upper()}"
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
+        variable = f"{SERVE}{name.upper()}"
+        annotation = field_type(ServeOptions, name) if name not in _FIXED else None
+        if annotation is None:
+            near = difflib.get_close_matches(name, ServeOptions.model_fields.keys() - set(_FIXED), n=1)
             raise UserError(
-                f"unknown variable {variable}" + (f"; did you mean FRCNN_SERVE_{near[0].upper()}?" if near else "")
+                f"unknown variable {variable}" + (f"; did you mean {SERVE}{near[0].upper()}?" if near else "")
             )
-        values[name] = _value(variable, text, known[name])
-    return ServeOptions(**values)
+        values[name] = coerce_text(text or "null", annotation)
+    return ServeOptions.from_tree(values, f"variables {SERVE}*" if hosting.options else "SageMaker's variables")
 
 
 def named_function(name: str) -> Callable[[], Any]:
-    """The function of ``package.module:function``.
+    """The function named by ``package.module:function``; ``main`` if only a module is given.
 
     Raises:
-        UserError: there is none of this name.
+        UserError: it cannot be imported.
     """
     module, _, function = name.partition(":")
     try:
@@ -72,27 +71,6 @@ def named_function(name: str) -> Callable[[], Any]:
             f"SAGEMAKER_SERVICE_MODULE is {name!r}, which cannot be used ({error}); expected package.module:function"
         ) from error
     return found
-
-
-def _value(variable: str, text: str, kind: str) -> Any:
-    """A text as the type of its field."""
-    if text.lower() in ("none", "null", "") and "None" in kind:
-        return None
-    if kind.startswith("bool") and text.lower() in ("true", "false", "1", "0"):
-        return text.lower() in ("true", "1")
-    if kind.startswith("str"):
-        return text
-    try:
-        number = json.loads(text)
-    except ValueError:
-        number = None
-    wanted: tuple[type, ...] = (int,) if kind.startswith("int") else (int, float)
-    if kind.startswith("bool") or isinstance(number, bool) or not isinstance(number, wanted):
-        expected = (
-            "true or false" if kind.startswith("bool") else "an integer" if kind.startswith("int") else "a number"
-        )
-        raise UserError(f"variable {variable} is {text!r}; expected {expected}")
-    return number
 
 
 if __name__ == "__main__":

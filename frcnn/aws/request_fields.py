@@ -1,0 +1,42 @@
+"""Types and sections that several requests to AWS share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from frcnn.config import Options
+from frcnn.errors import UserError
+
+S3Uri = Annotated[str, Field(pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?$")]
+Hours = Annotated[float, Field(gt=0)]
+
+
+class Network(Options):
+    """VPC and network isolation of the containers."""
+
+    subnets: tuple[str, ...] = Field((), description="subnet ids; they need a route to S3, such as a gateway endpoint")
+    security_groups: tuple[str, ...] = Field(
+        (), description="security group ids; must allow traffic between the hosts of a job"
+    )
+    isolated: bool = Field(
+        False, description="no network except to the other hosts of the job; frcnn does not need any"
+    )
+
+    def vpc(self) -> dict[str, Any]:
+        """The request's member ``VpcConfig``, or nothing.
+
+        Raises:
+            UserError: only one of subnets and security groups is given.
+        """
+        if bool(self.subnets) != bool(self.security_groups):
+            raise UserError("Network: subnets and security_groups belong together; give both, or neither")
+        if not self.subnets:
+            return {}
+        return {"VpcConfig": {"Subnets": list(self.subnets), "SecurityGroupIds": list(self.security_groups)}}
+
+
+def tag_list(tags: dict[str, str]) -> dict[str, Any]:
+    """The request's member ``Tags``, or nothing."""
+    return {"Tags": [{"Key": key, "Value": value} for key, value in tags.items()]} if tags else {}

@@ -1,0 +1,67 @@
+"""Options of the optimizer, of the training loop and of distributed training."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from frcnn.config.options import Count, Fraction, NonNegative, Options, Positive
+
+
+class Optimizer(Options):
+    learning_rate: Positive = Field(
+        0.02, description="peak learning rate at base_batch_size; scaled linearly with the global batch size"
+    )
+    base_batch_size: Count = Field(16, description="batch size that learning_rate refers to")
+    momentum: Fraction = Field(0.9, description="SGD momentum")
+    nesterov: bool = Field(False, description="Nesterov momentum")
+    weight_decay: NonNegative = Field(1e-4, description="L2 penalty, added to the gradient as in PyTorch's SGD")
+    decay_norm_and_bias: bool = Field(True, description="apply weight_decay to normalization parameters and biases")
+    schedule: Literal["multistep", "cosine"] = Field(
+        "multistep", description="learning rate schedule after the warm-up"
+    )
+    milestones: tuple[Fraction, ...] = Field(
+        (16 / 26, 22 / 26), description="multistep: fractions of the run at which the rate is multiplied by gamma"
+    )
+    gamma: Fraction = Field(0.1, description="multistep: factor at each milestone")
+    final_rate: Fraction = Field(0.0, description="cosine: final rate as a fraction of the peak rate")
+    warmup_steps: Annotated[int, Field(ge=0)] = Field(
+        1000, description="steps of linear warm-up; capped at a third of the run"
+    )
+    warmup_factor: Fraction = Field(0.001, description="rate at step 0 as a fraction of the scheduled rate")
+    clip_norm: Positive | None = Field(None, description="maximum global gradient norm; null: no clipping")
+    ema: Annotated[float, Field(gt=0.0, lt=1.0)] | None = Field(
+        None, description="decay per step of the exponential moving average that is evaluated and saved; null: none"
+    )
+    accumulation: Count = Field(1, description="batches whose gradients are averaged into one update")
+
+
+class Training(Options):
+    epochs: Positive = Field(26, description="passes over the training images; may be fractional")
+    batch_size: Count = Field(16, description="global batch size, split evenly across the ranks")
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = Field(
+        "float32", description="Keras dtype policy of the computation; weights and losses are always float32"
+    )
+    evaluate_every: Positive | None = Field(
+        1, description="epochs between evaluations on the validation split; null: only at the end"
+    )
+    checkpoint_minutes: Positive = Field(
+        10, description="minutes between checkpoints, in addition to one at each evaluation"
+    )
+    keep_checkpoints: Count = Field(
+        2, description="number of checkpoints to keep; the best model is in the model folder"
+    )
+    log_every: Count = Field(20, description="steps between log records")
+    deterministic: bool = Field(True, description="bit-identical repeats and resumes on a CPU; slower on a GPU")
+
+
+class Distributed(Options):
+    """Training on several processes (ranks); ignored by a single process."""
+
+    compression: Literal["none", "fp16"] = Field("none", description="precision of gradients in the allreduce")
+    sync_batch_norm: bool = Field(False, description="synchronize batch norm statistics across ranks (norm: bn)")
+    # The minimum exceeds what mpirun needs to notice a lost host: asked to end ranks on one, it waits forever.
+    stall_minutes: Annotated[float, Field(ge=0.5)] = Field(
+        10, description="minutes without progress of any rank after which the run is aborted"
+    )
