@@ -44,7 +44,6 @@ distributed: $(VENV)/.installed-test
 
 docs: $(VENV)/.installed
 	$(BIN)/python tools/config_reference.py
-	$(BIN)/python tools/error_page.py
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -1,10 +1,11 @@
-"""What can go stale in the pages: links, pictures, commands and their options.
+"""Checks the documentation: links, line lengths, commands and their options.
 
-    python tools/check_docs.py          prints every problem with its file and line; exit code 1 where there is one
+    python tools/check_docs.py          prints every problem with its file and line; exits with 1 if there is one
 
-A link must lead to a file of the repository and to a heading of it. Every `frcnn VERB …` must be a verb with options that it has, and
-every KEY=VALUE after it an option. A block fenced as `sh` is executed by tests/test_docs.py; other commands are fenced with why they are
-not: `sh aws`, `sh gpu`, `sh docker`, `sh setup` (what a test environment did already) or `sh data` (needs pictures that are not ours).
+A link must point to an existing file and heading. Every `frcnn VERB ...` must be a command with options that exist,
+and every KEY=VALUE after `frcnn train` an option. Lines are wrapped at 120 columns, except tables, code and links.
+tests/test_docs.py executes blocks fenced as `sh` or `python`; a block that is not executed says why: `sh aws`,
+`sh gpu`, `sh docker`, `sh setup` (done before the tests) or `sh data` (needs the reader's images).
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from typing import NamedTuple
 import click
 
 from frcnn.cli import main as command_line
-from frcnn.config import option_names
+from frcnn.config import Config, option_names
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 REASONS = ("", "aws", "gpu", "docker", "setup", "data")
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _FENCE = re.compile(r"^```(\w*) ?(.*)$")
+_MAX_COLUMNS = 120
 _COMMAND = re.compile(r"^\s*(?:\$ )?(?:\.venv/bin/|docker run .*? )?(frcnn [a-z].*)$")
 
 
@@ -33,8 +35,8 @@ class Block(NamedTuple):
 
     Attributes:
         line: number of its first line.
-        language: ``sh`` and the like.
-        reason: why it is not executed; empty where it is.
+        language: ``sh``, ``python`` and the like.
+        reason: why it is not executed; empty if it is.
     """
 
     line: int
@@ -42,9 +44,17 @@ class Block(NamedTuple):
     reason: str
     text: str
 
+    @property
+    def executed(self) -> bool:
+        return self.language in ("sh", "python") and not self.reason
+
+    @property
+    def lines(self) -> range:
+        return range(self.line, self.line + self.text.count("\n") + 1)
+
 
 def pages(repository: Path) -> list[Path]:
-    """The Markdown files that a reader is sent to."""
+    """The Markdown files of the documentation."""
     return sorted([*repository.glob("*.md"), *(repository / "docs").rglob("*.md")])
 
 
@@ -64,16 +74,21 @@ def blocks(page: Path) -> Iterator[Block]:
 
 
 def problems(page: Path, repository: Path) -> Iterator[str]:
-    """What is wrong in a page, each with its place."""
+    """What is wrong in a page, with file and line."""
     name = page.relative_to(repository)
+    fenced = {line for block in blocks(page) for line in block.lines}
     for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), start=1):
         for target in _LINK.findall(line):
-            yield from (f"{name}:{number}: {problem}" for problem in _broken(target, page))
+            yield from (f"{name}:{number}: {problem}" for problem in _link_problems(target, page))
+        may_be_long = number in fenced or line.startswith(("|", "    ")) or "](" in line
+        if len(line) > _MAX_COLUMNS and not may_be_long:
+            yield f"{name}:{number}: line has {len(line)} characters; wrap at {_MAX_COLUMNS}"
     for number, command in _commands(page):
-        yield from (f"{name}:{number}: {problem}" for problem in _refused(command))
+        yield from (f"{name}:{number}: {problem}" for problem in _command_problems(command))
     for block in blocks(page):
         if block.language == "sh" and block.reason not in REASONS:
-            yield f"{name}:{block.line}: a block is fenced as 'sh {block.reason}'; expected sh, or sh and one of {', '.join(REASONS[1:])}"
+            expected = ", ".join(REASONS[1:])
+            yield f"{name}:{block.line}: a block is fenced as 'sh {block.reason}'; expected sh or sh with {expected}"
 
 
 def headings(page: Path) -> set[str]:
@@ -82,7 +97,7 @@ def headings(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
 
 
-def _broken(target: str, page: Path) -> Iterator[str]:
+def _link_problems(target: str, page: Path) -> Iterator[str]:
     if "://" in target or target.startswith("mailto:"):
         return
     file, _, anchor = target.partition("#")
@@ -94,9 +109,9 @@ def _broken(target: str, page: Path) -> Iterator[str]:
 
 
 def _commands(page: Path) -> Iterator[tuple[int, str]]:
-    """Commands of ours with their lines; a backslash joins lines, a comment ends one."""
+    """The frcnn commands with their lines; a backslash joins lines, a comment ends a command."""
     text = page.read_text(encoding="utf-8").splitlines()
-    fenced = {line for block in blocks(page) for line in range(block.line, block.line + block.text.count("\n") + 1)}
+    fenced = {line for block in blocks(page) for line in block.lines}
     number = 0
     while number < len(text):
         first, line = number, text[number]
@@ -109,7 +124,7 @@ def _commands(page: Path) -> Iterator[tuple[int, str]]:
             yield first + 1, found[1]
 
 
-def _refused(command: str) -> Iterator[str]:
+def _command_problems(command: str) -> Iterator[str]:
     try:
         words = shlex.split(command, comments=True)[1:]
     except ValueError as error:
@@ -118,7 +133,7 @@ def _refused(command: str) -> Iterator[str]:
     words = words[: next((i for i, word in enumerate(words) if word in ("|", ">", "&&", "&", ";", "2>")), len(words))]
     verb = command_line.commands.get(words[0])
     if verb is None:
-        yield f"'frcnn {words[0]}' is no verb"
+        yield f"'frcnn {words[0]}' is not a command"
         return
     try:
         verb.make_parser(click.Context(verb, info_name=words[0])).parse_args(words[1:])
@@ -127,8 +142,8 @@ def _refused(command: str) -> Iterator[str]:
     if words[0] == "train":
         for word in words[1:]:
             key, equals, _ = word.partition("=")
-            if equals and key[0] not in "-[" and key not in option_names():
-                yield f"'frcnn train': {key!r} is no option"
+            if equals and key[0] not in "-[" and key not in option_names(Config):
+                yield f"'frcnn train': {key!r} is not an option"
 
 
 def main() -> int:

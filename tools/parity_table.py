@@ -1,4 +1,4 @@
-"""The tables of docs/numerics.md out of what tools/parity.py wrote with --json; pieces of one run are put together.
+"""Print the tables of docs/numerics.md from the JSON files of tools/parity.py; parts of one run are merged.
 
 python tools/parity_table.py s800_*.json
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 GROUPS = {
-    "picture on the canvas": ("image",),
+    "image on the canvas": ("image",),
     "C2, C3, C4, C5": ("C2", "C3", "C4", "C5"),
     "P2 to P6": ("P2", "P3", "P4", "P5", "P6"),
     "anchors": ("anchors",),
@@ -41,43 +41,43 @@ def main() -> int:
     names = [f"{peer}, {size}" for peer, size in runs]
     print("| | " + " | ".join(names) + " |\n|---|" + "---|" * len(names))
     for title, value in _rows():
-        cells = [value(pieces) for pieces in runs.values()]
+        cells = [value(parts) for parts in runs.values()]
         if any(cells):
             print(f"| {title} | " + " | ".join(cells) + " |")
     return 0
 
 
 def _rows() -> Iterable[tuple[str, Callable[[list[dict[str, Any]]], str]]]:
-    """Title and content of each row, the latter of all pieces of a run; empty where the run did not have it."""
-    yield "pictures", lambda pieces: str(len(_pictures(pieces)) or "")
-    yield "detections of the peer's", lambda pieces: _sum(pieces, "peer")
-    yield "without partner: theirs, ours", lambda pieces: _pair(pieces, "unmatched")
-    yield "largest difference of a side, px", lambda pieces: _largest(row["side"] for row in _pictures(pieces))
-    yield "largest difference of a score", lambda pieces: _largest(row["score"] for row in _pictures(pieces))
-    yield "proposals of the peer's", lambda pieces: _sum(pieces, "proposals")
-    yield "without partner of IoU 0.99: theirs, ours", lambda pieces: _pair(pieces, "unmatched_proposals")
+    """Title of each row, and a function from the parts of a run to the cell, empty if the run lacks the value."""
+    yield "images", lambda parts: str(len(_images(parts)) or "")
+    yield "detections of the peer", lambda parts: _sum(parts, "peer")
+    yield "without partner: theirs, ours", lambda parts: _pair(parts, "unmatched")
+    yield "largest difference of a side, px", lambda parts: _largest(row["side"] for row in _images(parts))
+    yield "largest difference of a score", lambda parts: _largest(row["score"] for row in _images(parts))
+    yield "proposals of the peer", lambda parts: _sum(parts, "proposals")
+    yield "without partner of IoU 0.99: theirs, ours", lambda parts: _pair(parts, "unmatched_proposals")
     for title, stages in GROUPS.items():
-        yield title, lambda pieces, stages=stages: _largest(_stages(pieces, stages))
-    yield "training batches", lambda pieces: str(len(_batches(pieces)) or "")
+        yield title, lambda parts, stages=stages: _largest(_stages(parts, stages))
+    yield "training batches", lambda parts: str(len(_batches(parts)) or "")
     for title, key in TRAINING.items():
         yield (
             title,
-            lambda pieces, key=key: _largest(
-                value for batch in _batches(pieces) for value in batch.get(key, {}).values()
+            lambda parts, key=key: _largest(
+                value for batch in _batches(parts) for value in batch.get(key, {}).values()
             ),
         )
 
 
-def _pictures(pieces: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [row for run in pieces for row in run.get("inference", {}).get("pictures", [])]
+def _images(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [row for run in parts for row in run.get("inference", {}).get("images", [])]
 
 
-def _batches(pieces: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [batch for run in pieces for batch in run["training"]]
+def _batches(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [batch for run in parts for batch in run["training"]]
 
 
-def _stages(pieces: list[dict[str, Any]], names: tuple[str, ...]) -> Iterable[float]:
-    return (run["inference"]["stages"][name] for run in pieces if "inference" in run for name in names)
+def _stages(parts: list[dict[str, Any]], names: tuple[str, ...]) -> Iterable[float]:
+    return (run["inference"]["stages"][name] for run in parts if "inference" in run for name in names)
 
 
 def _largest(values: Iterable[float]) -> str:
@@ -85,12 +85,12 @@ def _largest(values: Iterable[float]) -> str:
     return f"{max(found):.1e}" if found else ""
 
 
-def _sum(pieces: list[dict[str, Any]], key: str) -> str:
-    return str(sum(row[key] for row in _pictures(pieces)) or "")
+def _sum(parts: list[dict[str, Any]], key: str) -> str:
+    return str(sum(row[key] for row in _images(parts)) or "")
 
 
-def _pair(pieces: list[dict[str, Any]], key: str) -> str:
-    rows = _pictures(pieces)
+def _pair(parts: list[dict[str, Any]], key: str) -> str:
+    rows = _images(parts)
     return ", ".join(str(sum(row[key][side] for row in rows)) for side in range(2)) if rows else ""
 
 

@@ -1,4 +1,4 @@
-"""Writes tests/weights/golden/{archive,legacy}.pth with PyTorch, for the tests of our reader, which does without it.
+"""Write tests/weights/golden/{archive,legacy}.pth with PyTorch, for the tests of our reader, which does not use it.
 
 python tools/store_checkpoints.py
 """
@@ -18,7 +18,7 @@ def main() -> None:
     counted = torch.arange(24, dtype=torch.float32)
     weights = OrderedDict(
         plain=counted[:6].reshape(2, 3).clone(),
-        transposed=counted.reshape(4, 6).t(),  # shares its storage with the next two
+        transposed=counted.reshape(4, 6).t(),  # shares its storage with `part`
         part=counted.reshape(4, 6)[1:3, 2:5],
         scalar=torch.tensor(7),
         half=torch.tensor([0.5, -2.0], dtype=torch.float16),
@@ -26,7 +26,7 @@ def main() -> None:
         empty=torch.zeros(0, 3),
         parameter=torch.nn.Parameter(torch.tensor([1.0, 2.0])),
     )
-    weights._metadata = {"": {"version": 1}}  # as state_dict() has it
+    weights._metadata = {"": {"version": 1}}  # as in state_dict()
     checkpoint = {
         "model": weights,
         "epoch": 12,

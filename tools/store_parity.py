@@ -1,9 +1,10 @@
-"""Runs a peer on drawn weights and pictures and stores what tests/modeling/test_parity.py and tests/weights check against.
+"""Run a peer on random weights and images, and store the expected values of tests/modeling and tests/weights.
 
     python tools/store_parity.py --peer torchvision --peer torchvision_v2 --peer detectron2 --peer detectron2_r101
 
-Writes the names and shapes of the peer's tensors to tests/weights/golden/PEER.json and its outputs, reduced, to
-tests/modeling/golden/PEER.npz (not of detectron2_r101, whose code path is detectron2's). Needs what tools/parity.py needs.
+Writes the names and shapes of the peer's tensors to tests/weights/golden/PEER.json and its reduced outputs to
+tests/modeling/golden/PEER.npz (not for detectron2_r101, which runs the code of detectron2). Requirements are those of
+tools/parity.py.
 """
 
 from __future__ import annotations
@@ -18,30 +19,30 @@ import numpy as np
 from parity import PEERS, build_peer
 
 TESTS = Path(__file__).resolve().parent.parent / "tests"
-OUTPUTS_OF = PEERS[:3]
+PEERS_WITH_OUTPUTS = PEERS[:3]
 
 
 def store(peer: Any, name: str) -> None:
-    """Both files of one peer."""
+    """Write both files of one peer."""
     from peers.comparison import converted_gradients
-    from peers.drawn_weights import draw_weights
-    from peers.golden import MAX_SIZE, MIN_SIZE, SEED, drawn_picture, drawn_truth, reduce_inference, reduce_training
+    from peers.golden import MAX_SIZE, MIN_SIZE, SEED, random_image, random_truth, reduce_inference, reduce_training
     from peers.ours import TRANSLATE
+    from peers.random_weights import random_weights
 
     from frcnn.weights.conversion import Target
 
     shapes = peer.shapes()
     lines = [f" {json.dumps(tensor)}: {json.dumps(shape)}" for tensor, shape in shapes.items()]
     _write(TESTS / "weights" / "golden" / f"{name}.json", ("{\n" + ",\n".join(lines) + "\n}\n").encode())
-    if name not in OUTPUTS_OF:
+    if name not in PEERS_WITH_OUTPUTS:
         return
-    weights = draw_weights(shapes, SEED, peer.background)
+    weights = random_weights(shapes, SEED, peer.background)
     peer.set_weights(weights)
     peer.set_sizes(MIN_SIZE, MAX_SIZE)
-    outputs = reduce_inference(peer.stages(drawn_picture(0)))
-    truth = [drawn_truth(number) for number in range(2)]
+    outputs = reduce_inference(peer.stages(random_image(0)))
+    truth = [random_truth(number) for number in range(2)]
     batch = (
-        [drawn_picture(number) for number in range(2)],
+        [random_image(number) for number in range(2)],
         [boxes for boxes, _ in truth],
         [labels for _, labels in truth],
     )

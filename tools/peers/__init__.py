@@ -1,1 +1,1 @@
-"""Other frameworks' detectors, run beside ours by tools/parity.py; never imported by the package."""
+"""Detectors of other frameworks, run by tools/parity.py for comparison; never imported by the package."""

@@ -1,4 +1,4 @@
-"""One peer against ours: inference picture by picture, training batch by batch; prints, and returns the numbers."""
+"""Compare one peer with frcnn, inference by image and training by batch; prints and returns the differences."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from frcnn.weights.coco_classes import IDS
 from frcnn.weights.conversion import Target
 from peers.differences import compare_detections, gradient_differences, stage_differences, unmatched_proposals
 from peers.double import DoubleSide
-from peers.drawn_weights import draw_weights
 from peers.ours import OurSide
+from peers.random_weights import random_weights
 
 LOSS, GRADIENT = 1e-4, 1e-3  # allowed relative differences
 EXACT = 1e-6  # of gradients where both sides compute in float64
 
 
 def compare(peer: Any, arguments: argparse.Namespace) -> int:
-    """Everything that the command line asks for; 1 where a difference is larger than allowed."""
+    """Run the comparisons that the command line asks for; returns 1 if a difference exceeds its limit."""
     weights = (
         read_checkpoint(arguments.weights).tensors
         if arguments.weights
-        else draw_weights(peer.shapes(), arguments.seed, peer.background)
+        else random_weights(peer.shapes(), arguments.seed, peer.background)
     )
     peer.set_weights(weights)
     max_size = round(arguments.min_size * 1333 / 800)
@@ -43,8 +43,8 @@ def compare(peer: Any, arguments: argparse.Namespace) -> int:
     results: dict[str, Any] = {"peer": arguments.peer, "min_size": arguments.min_size, "seed": arguments.seed}
     if arguments.sizes:
         results["sizes"] = compare_sizes(peer, ours.options)
-    if arguments.pictures:
-        results["inference"] = compare_inference(peer, ours, list(index.images[arguments.skip :][: arguments.pictures]))
+    if arguments.images:
+        results["inference"] = compare_inference(peer, ours, list(index.images[arguments.skip :][: arguments.images]))
     results["training"] = [
         compare_training(peer, ours, double, pair) for pair in pairs_of_one_size(index, arguments.training)
     ]
@@ -54,7 +54,7 @@ def compare(peer: Any, arguments: argparse.Namespace) -> int:
 
 
 def compare_sizes(peer: Any, options: Config) -> dict[str, int]:
-    """How many of many sizes, awkward ones among them, come out of the resize otherwise."""
+    """Count the image sizes, including those that truncation affects, that are resized differently."""
     image = options.image
     sizes = [(side, other) for side in range(100, 1400) for other in (480, 640, side * 4 // 3)]
     differ = [
@@ -63,23 +63,25 @@ def compare_sizes(peer: Any, options: Config) -> dict[str, int]:
         if peer.resized_size(*size) != resized_size(*size, image.min_size[-1], image.max_size, image.resize)
     ]
     print(
-        f"{len(sizes)} sizes of pictures, {len(differ)} come out of the resize otherwise{': ' if differ else ''}{str(differ[:5])[1:-1]}"
+        f"{len(sizes)} image sizes, {len(differ)} are resized differently{': ' if differ else ''}{str(differ[:5])[1:-1]}"
     )
     return {"compared": len(sizes), "differ": len(differ)}
 
 
 def compare_inference(peer: Any, ours: OurSide, records: list[ImageRecord]) -> dict[str, Any]:
-    """Prints a line a picture, and the largest differences of each stage; returns them."""
+    """Print a line per image and the largest difference of each stage; return them."""
     stages: dict[str, float] = {}
     rows = []
     for record in records:
-        picture = decode_image(record.path)
+        image = decode_image(record.path)
         start = time.perf_counter()
-        theirs = peer.stages(picture)
+        theirs = peer.stages(image)
         seconds = time.perf_counter() - start
-        own = ours.stages(picture, theirs["proposals"])
+        own = ours.stages(image, theirs["proposals"])
         if tuple(own["image_size"]) != tuple(theirs["image_size"]):
-            raise SystemExit(f"{record.path}: resized to {own['image_size']} here and to {theirs['image_size']} there")
+            raise SystemExit(
+                f"{record.path}: resized to {own['image_size']} by frcnn and to {theirs['image_size']} by the peer"
+            )
         for name, value in stage_differences(theirs, own).items():
             stages[name] = max(stages.get(name, 0.0), value)
         proposals = unmatched_proposals(theirs["proposals"], own["proposals"])
@@ -102,17 +104,17 @@ def compare_inference(peer: Any, ours: OurSide, records: list[ImageRecord]) -> d
         )
     for name, value in stages.items():
         print(f"{name:<13} largest difference {value:.2e} {'px' if name == 'anchors' else 'of the largest value'}")
-    return {"stages": stages, "pictures": rows}
+    return {"stages": stages, "images": rows}
 
 
 def compare_training(peer: Any, ours: OurSide, double: DoubleSide | None, records: list[ImageRecord]) -> dict[str, Any]:
-    """Losses and gradients of a batch of two pictures of one size, on what the peer sampled; with ``double`` in float64 as well."""
-    pictures = [decode_image(record.path) for record in records]
+    """Losses and gradients of two images of one size, on the peer's samples; with ``double`` also in float64."""
+    images = [decode_image(record.path) for record in records]
     kept = [~record.crowd for record in records]
     boxes = [record.boxes[mask] for record, mask in zip(records, kept, strict=True)]
     labels = [_labels(record.labels[mask], ours) for record, mask in zip(records, kept, strict=True)]
-    theirs = peer.training(pictures, boxes, labels)
-    own = ours.training(pictures, boxes, labels, theirs)
+    theirs = peer.training(images, boxes, labels)
+    own = ours.training(images, boxes, labels, theirs)
     their_gradients = converted_gradients(theirs["gradients"], ours.translation.targets)
     gradients = gradient_differences(their_gradients, own["gradients"])
     losses = {name: abs(own["losses"][name] / value - 1) for name, value in theirs["losses"].items()}
@@ -120,13 +122,14 @@ def compare_training(peer: Any, ours: OurSide, double: DoubleSide | None, record
         print(f"{name:<15} peer {value:.7f}, ours {own['losses'][name]:.7f}, relative difference {losses[name]:.1e}")
     worst = sorted(gradients, key=lambda path: -gradients[path])
     print(
-        f"{own['mismatched']} sampled anchors or proposals are matched otherwise; {len(gradients)} gradients, largest differences:"
+        f"{own['mismatched']} sampled anchors or proposals are matched differently; "
+        f"{len(gradients)} gradients, largest differences:"
     )
     for path in worst[:5]:
         print(f"  {gradients[path]:.1e}  {path}")
     found = {"losses": losses, "gradients": gradients, "mismatched": own["mismatched"]}
     if double:
-        exact = peer.training(pictures, boxes, labels, theirs)
+        exact = peer.training(images, boxes, labels, theirs)
         found |= compare_exactly(
             exact, double.replay(labels, exact, own), double.translation.targets, (their_gradients, own["gradients"])
         )
@@ -139,7 +142,7 @@ def compare_exactly(
     targets: dict[str, Target],
     single: tuple[dict[str, np.ndarray], dict[str, np.ndarray]],
 ) -> dict[str, Any]:
-    """The peer's and our float64 gradients, and how far each side's float32 ones (``single``) are from its own."""
+    """Compare float64 gradients, and each side's float32 gradients (``single``) with its float64 ones."""
     theirs = converted_gradients(exact["gradients"], targets)
     losses = {name: abs(own["losses"][name] / value - 1) for name, value in exact["losses"].items()}
     found = {
@@ -156,17 +159,17 @@ def compare_exactly(
 
 
 def converted_gradients(gradients: dict[str, np.ndarray], targets: dict[str, Target]) -> dict[str, np.ndarray]:
-    """The peer's gradients as our variables stand: conversion only moves numbers, so it holds for gradients as for weights."""
+    """The peer's gradients by our paths. Conversion only permutes values, so it applies to gradients as to weights."""
     return {targets[name].path: targets[name].layout(values) for name, values in gradients.items()}
 
 
 def _labels(labels: np.ndarray, ours: OurSide) -> np.ndarray:
-    """COCO's 80 labels as the model has them: 90 by category id, or the same 80."""
+    """COCO's 80 labels as the model has them: 90 category ids, or the same 80."""
     return labels if len(ours.translation.class_names) == len(IDS) else np.array(IDS, np.int32)[labels - 1]
 
 
 def pairs_of_one_size(index: Index, count: int) -> list[list[ImageRecord]]:
-    """Pairs of pictures of one size with boxes on both."""
+    """Pairs of images of the same size, each with boxes."""
     of_size: dict[tuple[int, int], list[ImageRecord]] = {}
     pairs = []
     for record in index.images:
@@ -180,22 +183,23 @@ def pairs_of_one_size(index: Index, count: int) -> list[list[ImageRecord]]:
 
 
 def verdict(results: dict[str, Any]) -> int:
-    """Prints the sums and whether the differences are within what is allowed."""
-    pictures = results.get("inference", {}).get("pictures", [])
-    lost = [sum(row["unmatched"][side] for row in pictures) for side in range(2)]
-    total = sum(row["peer"] for row in pictures)
+    """Print the totals; 1 if a difference exceeds its limit."""
+    images = results.get("inference", {}).get("images", [])
+    lost = [sum(row["unmatched"][side] for row in images) for side in range(2)]
+    total = sum(row["peer"] for row in images)
     print(
-        f"{len(pictures)} pictures, {total} detections of the peer's, without partner: {lost[0]} of the peer's, {lost[1]} of ours"
+        f"{len(images)} images, {total} detections of the peer, without partner: {lost[0]} of the peer, {lost[1]} of ours"
     )
     losses = max((value for batch in results["training"] for value in batch["losses"].values()), default=0.0)
     gradients = max((value for batch in results["training"] for value in batch["gradients"].values()), default=0.0)
     print(
-        f"{len(results['training'])} training batches, largest relative difference of a loss {losses:.1e}, of a gradient {gradients:.1e}"
+        f"{len(results['training'])} training batches, largest relative difference of a loss {losses:.1e}, "
+        f"of a gradient {gradients:.1e}"
     )
-    too_far = any(lost) or results.get("sizes", {}).get("differ", 0) > 0 or losses > LOSS
-    return int(too_far or not all(map(gradients_agree, results["training"])))
+    exceeded = any(lost) or results.get("sizes", {}).get("differ", 0) > 0 or losses > LOSS
+    return int(exceeded or not all(map(gradients_agree, results["training"])))
 
 
 def gradients_agree(batch: dict[str, Any]) -> bool:
-    """Within what is allowed in float32, or, where rounding alone takes more than that, in float64."""
+    """Within the limit in float32 or, where rounding alone exceeds it, in float64."""
     return max(batch["gradients"].values()) <= GRADIENT or max(batch.get("exact", {"": np.inf}).values()) <= EXACT

@@ -1,4 +1,4 @@
-"""Detectron2's Faster R-CNN, opened up stage by stage."""
+"""Detectron2's Faster R-CNN, with the outputs of every stage."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LOSSES = {
 
 
 class Detectron2Peer:
-    """Stages of inference, losses and gradients, as NumPy arrays in NHWC; labels counted from 1 as ours."""
+    """Stages of inference, losses and gradients, as NumPy arrays in NHWC; labels start at 1, as ours."""
 
     framework = "detectron2"
     background = -1  # row of the class scores
@@ -56,26 +56,26 @@ class Detectron2Peer:
         change = self.resize.get_transform(np.zeros((height, width, 1), np.uint8))
         return change.new_h, change.new_w
 
-    def _images(self, pictures: list[np.ndarray]) -> tuple[ImageList, list[dict[str, torch.Tensor]]]:
+    def _images(self, images: list[np.ndarray]) -> tuple[ImageList, list[dict[str, torch.Tensor]]]:
         inputs = []
-        for picture in pictures:
-            bgr = np.ascontiguousarray(picture[:, :, ::-1])
+        for image in images:
+            bgr = np.ascontiguousarray(image[:, :, ::-1])
             resized = self.resize.get_transform(bgr).apply_image(bgr)
             inputs.append({"image": torch.as_tensor(resized.transpose(2, 0, 1).astype(np.float32))})
         return self.model.preprocess_image(inputs), inputs
 
     @torch.no_grad()
-    def stages(self, picture: np.ndarray) -> dict[str, np.ndarray]:
-        """Every intermediate result for a picture ``[H, W, 3]`` uint8 RGB."""
+    def stages(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        """Outputs of every stage for an image ``[H, W, 3]`` uint8 RGB."""
         model = self.model.eval()
         generator, heads = model.proposal_generator, model.roi_heads
         parts = {
-            "body": model.backbone.bottom_up, "pyramid": model.backbone, "anchors": generator.anchor_generator, "head": generator.rpn_head,
-            "rpn": generator, "pooled": heads.box_pooler, "predictor": heads.box_predictor,
+            "body": model.backbone.bottom_up, "pyramid": model.backbone, "anchors": generator.anchor_generator,
+            "head": generator.rpn_head, "rpn": generator, "pooled": heads.box_pooler, "predictor": heads.box_predictor,
         }  # fmt: skip
-        images, inputs = self._images([picture])
+        images, inputs = self._images([image])
         with capture(parts) as outputs:
-            (result,) = model([{**inputs[0], "height": picture.shape[0], "width": picture.shape[1]}])
+            (result,) = model([{**inputs[0], "height": image.shape[0], "width": image.shape[1]}])
         found = {"image": nhwc(images.tensor)[0], "image_size": np.array(images.image_sizes[0])}
         found |= {f"C{name[-1]}": nhwc(features)[0] for name, features in outputs["body"].items()}
         found |= {f"P{name[-1]}": nhwc(features)[0] for name, features in outputs["pyramid"].items()}
@@ -96,41 +96,41 @@ class Detectron2Peer:
 
     def training(
         self,
-        pictures: list[np.ndarray],
+        images: list[np.ndarray],
         boxes: list[np.ndarray],
         labels: list[np.ndarray],
         replay: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Losses by our names, gradients by tensor name, and what was sampled, on a batch of pictures of one size.
+        """Losses by our names, gradients by tensor name, and the samples, for a batch of images of one size.
 
-        With ``replay``, which is what an earlier call gave, on the same samples and in float64.
+        With ``replay``, the result of an earlier call, on its samples and in float64.
         """
         model = self.model.to(torch.float32 if replay is None else torch.float64).train()
         torch.manual_seed(0)
-        images, inputs = self._images(pictures)
+        batch, inputs = self._images(images)
         instances = [
-            _truth(picture.shape, tuple(image["image"].shape[1:]), box, label)
-            for picture, image, box, label in zip(pictures, inputs, boxes, labels, strict=True)
+            _truth(image.shape, tuple(resized["image"].shape[1:]), box, label)
+            for image, resized, box, label in zip(images, inputs, boxes, labels, strict=True)
         ]
         generator = model.proposal_generator
         with (
             EventStorage(),
-            _sampling(model, replay) as drawn,
+            _sampling(model, replay) as samples,
             capture({"anchors": generator.anchor_generator}) as outputs,
         ):
-            features = model.backbone(images.tensor)
-            proposals, losses = generator(images, features, instances)
-            losses |= model.roi_heads(images, features, proposals, instances)[1]
+            features = model.backbone(batch.tensor)
+            proposals, losses = generator(batch, features, instances)
+            losses |= model.roi_heads(batch, features, proposals, instances)[1]
         model.zero_grad()
         sum(losses.values()).backward()
-        classes = [rois.gt_classes.numpy() for rois in drawn["rois_drawn"]]
+        classes = [rois.gt_classes.numpy() for rois in samples["sampled_rois"]]
         return {
-            **drawn,
-            "images": nhwc(images.tensor),
+            **samples,
+            "images": nhwc(batch.tensor),
             "gt_boxes": [truth.gt_boxes.tensor.numpy() for truth in instances],
             "anchor_boxes": np.concatenate([boxes.tensor.numpy() for boxes in outputs["anchors"]]),
-            "anchors": [((mark == 1).numpy(), (mark == 0).numpy()) for mark in drawn["marks"][0]],
-            "rois": [rois.proposal_boxes.tensor.detach().numpy() for rois in drawn["rois_drawn"]],
+            "anchors": [((mark == 1).numpy(), (mark == 0).numpy()) for mark in samples["marks"][0]],
+            "rois": [rois.proposal_boxes.tensor.detach().numpy() for rois in samples["sampled_rois"]],
             "roi_labels": [np.where(marks == model.roi_heads.num_classes, 0, marks + 1) for marks in classes],
             "losses": {LOSSES[name]: float(value.detach()) for name, value in losses.items()},
             "gradients": {
@@ -139,9 +139,9 @@ class Detectron2Peer:
         }
 
 
-def _truth(picture: tuple[int, ...], size: tuple[int, int], boxes: np.ndarray, labels: np.ndarray) -> Instances:
-    """Objects on the resized picture; labels are counted from 0 there."""
-    scale = np.array([size[1] / picture[1], size[0] / picture[0]] * 2, np.float32)
+def _truth(image: tuple[int, ...], size: tuple[int, int], boxes: np.ndarray, labels: np.ndarray) -> Instances:
+    """Ground truth on the resized image; Detectron2's labels start at 0."""
+    scale = np.array([size[1] / image[1], size[0] / image[0]] * 2, np.float32)
     truth = Instances(size)
     truth.gt_boxes, truth.gt_classes = (
         Boxes(torch.from_numpy(boxes * scale)),
@@ -152,30 +152,30 @@ def _truth(picture: tuple[int, ...], size: tuple[int, int], boxes: np.ndarray, l
 
 @contextlib.contextmanager
 def _sampling(model: torch.nn.Module, replay: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
-    """What the two samplers draw while the block runs; with ``replay`` they draw what they drew then."""
+    """Record the results of the two samplers in the block; with ``replay`` they return those of the earlier run."""
     generator, heads = model.proposal_generator, model.roi_heads
     sample_anchors, sample_rois = generator.label_and_sample_anchors, heads.label_and_sample_proposals
-    drawn: dict[str, Any] = {}
+    samples: dict[str, Any] = {}
 
     def of_anchors(*arguments: Any) -> Any:
         if replay is None:
-            drawn["marks"] = sample_anchors(*arguments)
+            samples["marks"] = sample_anchors(*arguments)
         else:
             marks, matched = replay["marks"]
-            drawn["marks"] = (marks, [boxes.double() for boxes in matched])
-        return drawn["marks"]
+            samples["marks"] = (marks, [boxes.double() for boxes in matched])
+        return samples["marks"]
 
     def of_rois(*arguments: Any) -> Any:
-        drawn["rois_drawn"] = (
-            sample_rois(*arguments) if replay is None else [_double(rois) for rois in replay["rois_drawn"]]
+        samples["sampled_rois"] = (
+            sample_rois(*arguments) if replay is None else [_double(rois) for rois in replay["sampled_rois"]]
         )
-        return drawn["rois_drawn"]
+        return samples["sampled_rois"]
 
     generator.label_and_sample_anchors, heads.label_and_sample_proposals = of_anchors, of_rois
     if replay:
-        generator.predict_proposals = lambda *_: []  # not needed then, and its NMS knows no float64
+        generator.predict_proposals = lambda *_: []  # not needed, and its NMS does not support float64
     try:
-        yield drawn
+        yield samples
     finally:
         generator.__dict__.pop("predict_proposals", None)
         generator.label_and_sample_anchors, heads.label_and_sample_proposals = sample_anchors, sample_rois

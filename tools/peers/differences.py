@@ -1,4 +1,4 @@
-"""How far two sides are apart, stage by stage."""
+"""Differences between a peer and frcnn, stage by stage."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ARRAYS = (
     "class_scores",
     "box_deltas",
 )
-SIDE, SCORE = 0.5, 1e-3  # pixels and probability within which two detections are the same
+SIDE, SCORE = 0.5, 1e-3  # tolerances in pixels and probability for two detections to be the same
 SAME_PROPOSAL = 0.99  # IoU
 
 
@@ -33,9 +33,9 @@ class Detections(NamedTuple):
     """Detections matched one to one within their class.
 
     Attributes:
-        peer, ours: how many there are.
-        unmatched: peer's without one of ours, ours without one of the peer's.
-        side, score: largest differences among the matched, pixels and probability.
+        peer, ours: number of detections.
+        unmatched: number of the peer's without a partner, of ours without a partner.
+        side, score: largest differences of matched detections, pixels and probability.
     """
 
     peer: int
@@ -63,7 +63,7 @@ def unmatched_proposals(peer: np.ndarray, ours: np.ndarray) -> tuple[int, int]:
 
 
 def compare_detections(peer: Mapping[str, np.ndarray], ours: Mapping[str, np.ndarray]) -> Detections:
-    """Every detection of one side has one of the other's within ``SIDE`` and ``SCORE`` in its class, or counts as unmatched."""
+    """Match detections one to one within ``SIDE`` and ``SCORE`` in their class, and count the unmatched ones."""
     sides = np.abs(peer["boxes"][:, None] - ours["boxes"][None]).max(axis=-1)
     scores = np.abs(peer["scores"][:, None] - ours["scores"][None])
     possible = (sides <= SIDE) & (scores <= SCORE) & (peer["labels"][:, None] == ours["labels"][None])
@@ -96,6 +96,6 @@ def gradient_differences(peer: Mapping[str, np.ndarray], ours: Mapping[str, np.n
 def _iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     low = np.maximum(boxes[:, None, :2], others[None, :, :2])
     high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
-    shared = np.clip(high - low, 0, None).prod(axis=-1)
+    intersection = np.clip(high - low, 0, None).prod(axis=-1)
     areas = [(side[:, 2] - side[:, 0]) * (side[:, 3] - side[:, 1]) for side in (boxes, others)]
-    return shared / (areas[0][:, None] + areas[1][None] - shared)
+    return intersection / (areas[0][:, None] + areas[1][None] - intersection)

@@ -1,7 +1,7 @@
-"""Our training step in float64, to tell rounding from a difference in arithmetic.
+"""The training step of frcnn in float64, to distinguish rounding from a difference in arithmetic.
 
-The package computes in float32 and asks for it by name. Inside ``float64()`` that name means float64; nothing else changes, so
-it is the same code, but for batch norm, whose fused kernel has no float64 and is written out here.
+The package computes in ``tf.float32``. Inside ``float64()`` that name means float64, so the same code runs; only batch
+norm, whose fused kernel does not support float64, is replaced by plain operations.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _zeros = tf.zeros
 
 @contextlib.contextmanager
 def float64() -> Iterator[None]:
-    """Models that are built and run inside compute in float64 throughout."""
+    """Models built and run inside the block compute in float64."""
     floatx, policy = keras.config.floatx(), keras.config.dtype_policy()
     keras.config.set_floatx("float64")
     keras.config.set_dtype_policy("float64")
@@ -48,16 +48,16 @@ def _batch_norm(
 
 
 class DoubleSide(OurSide):
-    """Our model with a peer's weights in float64; the plain TensorFlow operations serve, our kernels are float32."""
+    """The model with a peer's weights in float64, with the reference kernels: the compiled ones are float32."""
 
     def __init__(self, framework: str, tensors: Mapping[str, np.ndarray], changes: Mapping[str, Any]) -> None:
         with float64():
             super().__init__(framework, tensors, {**changes, "ops": {"kernel": "reference"}}, build=FasterRCNN)
 
     def replay(self, labels: list[np.ndarray], exact: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-        """Losses and gradients on the canvas, anchors and samples of the peer's float64 run ``exact``, matched as in our run ``own``.
+        """Losses and gradients on the canvas, anchors and samples of the peer's float64 run ``exact``.
 
-        The objects are those of the peer's float32 run: with other digits a tie of two anchors would break.
+        Matches are those of our float32 run ``own``: other digits would break ties of anchors.
         """
         with float64():
             anchors = tf.constant(exact["anchor_boxes"], tf.float64)

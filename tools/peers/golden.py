@@ -1,4 +1,4 @@
-"""A peer's outputs reduced to a small file, and the picture they belong to."""
+"""A peer's outputs reduced to a small file, and the images they belong to."""
 
 from __future__ import annotations
 
@@ -9,41 +9,41 @@ import numpy as np
 
 from peers.differences import ARRAYS, gradient_differences
 
-MIN_SIZE, MAX_SIZE = 160, 267  # of the stored run: the smallest on which all five levels have several rows
-PICTURE, SEED = (210, 277), 7  # an awkward size: 210 x 277 comes to 160 x 211
+MIN_SIZE, MAX_SIZE = 160, 267  # of the stored run: the smallest at which all five levels have several rows
+IMAGE_SIZE, SEED = (210, 277), 7  # 210 x 277 is resized to 160 x 211, which needs truncation
 SAMPLES = 200  # values kept of each stage and each gradient
 GRADIENTS = 12  # tensors whose gradients are kept, spread over the network
 
 
-def drawn_picture(number: int) -> np.ndarray:
-    """Picture ``[H, W, 3]`` uint8 of waves and rectangles; integers alone decide it, so that every machine draws the same."""
+def random_image(number: int) -> np.ndarray:
+    """Image ``[H, W, 3]`` uint8 of waves and rectangles, from integer arithmetic only: the same on every machine."""
     rng = np.random.default_rng([SEED, number])
-    height, width = PICTURE
+    height, width = IMAGE_SIZE
     y, x = np.mgrid[:height, :width]
-    picture = np.stack([(x * a + y * b) // 3 % 256 for a, b in rng.integers(1, 9, (3, 2))], axis=-1)
+    image = np.stack([(x * a + y * b) // 3 % 256 for a, b in rng.integers(1, 9, (3, 2))], axis=-1)
     for _ in range(12):
         top, left = rng.integers(0, height - 30), rng.integers(0, width - 30)
-        picture[top : top + rng.integers(15, 90), left : left + rng.integers(15, 90)] = rng.integers(0, 256, 3)
-    return picture.astype(np.uint8)
+        image[top : top + rng.integers(15, 90), left : left + rng.integers(15, 90)] = rng.integers(0, 256, 3)
+    return image.astype(np.uint8)
 
 
-def drawn_truth(number: int) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes ``[N, 4]`` float32 in pixels of the picture, and labels ``[N]`` int32."""
+def random_truth(number: int) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes ``[N, 4]`` float32 in pixels of the image, and labels ``[N]`` int32."""
     rng = np.random.default_rng([SEED, number, 1])
-    corners = rng.integers([0, 0], [PICTURE[1] - 70, PICTURE[0] - 70], (5, 2))
+    corners = rng.integers([0, 0], [IMAGE_SIZE[1] - 70, IMAGE_SIZE[0] - 70], (5, 2))
     boxes = np.concatenate([corners, corners + rng.integers(20, 70, (5, 2))], axis=1)
     return boxes.astype(np.float32), rng.integers(1, 80, 5).astype(np.int32)
 
 
 def sampled(values: np.ndarray) -> np.ndarray:
-    """Up to ``SAMPLES`` values at fixed places, float32, and behind them the largest absolute value of all."""
+    """Up to ``SAMPLES`` values at fixed positions, float32, followed by the largest absolute value of all."""
     flat = np.asarray(values, np.float32).ravel()
     places = np.random.default_rng(SEED).choice(flat.size, min(SAMPLES, flat.size), replace=False)
     return np.append(flat[np.sort(places)], np.abs(flat).max(initial=0.0))
 
 
 def reduce_inference(stages: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Samples of every stage, and proposals and detections whole."""
+    """Samples of every stage; all proposals and detections."""
     reduced = {name: sampled(stages[name]) for name in ARRAYS}
     return reduced | {name: stages[name] for name in ("proposals", "boxes", "scores", "labels")}
 
@@ -51,9 +51,10 @@ def reduce_inference(stages: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 def reduce_training(
     found: Mapping[str, Any], gradients: Mapping[str, np.ndarray], exact: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """What was drawn, whole; the losses; samples of some of the ``exact`` (float64) gradients, which stand by our paths.
+    """The sampled anchors and RoIs, the losses, and samples of some of the ``exact`` (float64) gradients by our paths.
 
-    ``rounding`` of a gradient is how far the peer's own float32 one is from it, relative: nobody's can be expected nearer.
+    ``rounding`` of a gradient is the relative difference between the peer's own float32 and float64 gradients: no other
+    float32 implementation can be expected to be closer.
     """
     paths = sorted(exact)
     kept = sorted({paths[place] for place in np.linspace(0, len(paths) - 1, GRADIENTS).round().astype(int)})
@@ -68,8 +69,8 @@ def reduce_training(
     return reduced
 
 
-def restore_drawn(stored: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """What ``OurSide.training`` takes, from the stored arrays."""
+def restore_samples(stored: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Samples as ``OurSide.training`` takes them, from the stored arrays."""
     anchors, rois, labels = [], [], []
     for row in range(sum(name.startswith("rois:") for name in stored)):
         masks = np.zeros((2, int(stored[f"anchors:{row}"])), bool)

@@ -1,4 +1,4 @@
-"""What modules of a PyTorch network gave in a forward pass."""
+"""Capture the outputs of modules of a PyTorch network in a forward pass."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 @contextlib.contextmanager
 def capture(modules: Mapping[str, torch.nn.Module]) -> Iterator[dict[str, Any]]:
-    """The last output of each module, by name, filled while the block runs."""
+    """Yield a dict that receives the last output of each module, by name, while the block runs."""
     outputs: dict[str, Any] = {}
     hooks = [
         module.register_forward_hook(lambda _module, _inputs, output, name=name: outputs.__setitem__(name, output))
@@ -26,5 +26,5 @@ def capture(modules: Mapping[str, torch.nn.Module]) -> Iterator[dict[str, Any]]:
 
 
 def nhwc(tensor: torch.Tensor) -> np.ndarray:
-    """``[B, C, H, W]`` with the channels last, contiguous."""
+    """``[B, C, H, W]`` to a contiguous array ``[B, H, W, C]``."""
     return np.ascontiguousarray(tensor.detach().permute(0, 2, 3, 1).numpy())

@@ -1,4 +1,4 @@
-"""torchvision's Faster R-CNN, opened up stage by stage."""
+"""torchvision's Faster R-CNN, with the outputs of every stage."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LOSSES = {
 
 
 def build(version: str) -> FasterRCNN:
-    """The detector as its published COCO weights are run: v1 with frozen norms and eps 0, v2 as it is."""
+    """The detector as torchvision runs its published COCO weights: v1 with frozen norms and eps 0, v2 unchanged."""
     if version == "torchvision_v2":
         return fasterrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None)
     model = FasterRCNN(_resnet_fpn_extractor(resnet50(weights=None, norm_layer=FrozenBatchNorm2d), TRAINABLE), CLASSES)
@@ -41,7 +41,7 @@ class TorchvisionPeer:
     background = 0  # row of the class scores
 
     def __init__(self, name: str) -> None:
-        # torchvision cannot keep batch norms of v2's frozen stages from moving in training; so all of them train in the comparison.
+        # In torchvision's training the batch norm statistics of v2's frozen stages move: the comparison freezes nothing.
         self.backbone_options = {"freeze": 0 if name == "torchvision_v2" else 2}
         self.model = build(name).eval()
 
@@ -60,16 +60,16 @@ class TorchvisionPeer:
         return resized.shape[1], resized.shape[2]
 
     @torch.no_grad()
-    def stages(self, picture: np.ndarray) -> dict[str, np.ndarray]:
-        """Every intermediate result for a picture ``[H, W, 3]`` uint8 RGB."""
+    def stages(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        """Outputs of every stage for an image ``[H, W, 3]`` uint8 RGB."""
         model = self.model.eval()
         parts = {
-            "transform": model.transform, "body": model.backbone.body, "pyramid": model.backbone.fpn, "head": model.rpn.head,
-            "anchors": model.rpn.anchor_generator, "rpn": model.rpn, "pooled": model.roi_heads.box_roi_pool,
+            "transform": model.transform, "body": model.backbone.body, "pyramid": model.backbone.fpn,
+            "head": model.rpn.head, "anchors": model.rpn.anchor_generator, "rpn": model.rpn, "pooled": model.roi_heads.box_roi_pool,
             "predictor": model.roi_heads.box_predictor,
         }  # fmt: skip
         with capture(parts) as outputs:
-            (result,) = model([_tensor(picture)])
+            (result,) = model([_tensor(image)])
         images = outputs["transform"][0]
         found = {"image": nhwc(images.tensors)[0], "image_size": np.array(images.image_sizes[0])}
         found |= {f"C{level}": nhwc(features)[0] for level, features in enumerate(outputs["body"].values(), start=2)}
@@ -86,25 +86,25 @@ class TorchvisionPeer:
 
     def training(
         self,
-        pictures: list[np.ndarray],
+        images: list[np.ndarray],
         boxes: list[np.ndarray],
         labels: list[np.ndarray],
         replay: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Losses by our names, gradients by tensor name, and what was sampled, on a batch of pictures of one size.
+        """Losses by our names, gradients by tensor name, and the samples, for a batch of images of one size.
 
-        With ``replay``, which is what an earlier call gave, on the same samples and in float64.
+        With ``replay``, the result of an earlier call, on its samples and in float64.
         """
         dtype = torch.float32 if replay is None else torch.float64
         model = self.model.to(dtype).train()
         torch.manual_seed(0)
-        images = [_tensor(picture).to(dtype) for picture in pictures]
+        images = [_tensor(image).to(dtype) for image in images]
         targets = [
             {"boxes": torch.from_numpy(box).to(dtype), "labels": torch.from_numpy(label.astype(np.int64))}
             for box, label in zip(boxes, labels, strict=True)
         ]
         with (
-            _sampling(model, replay) as drawn,
+            _sampling(model, replay) as samples,
             capture({"transform": model.transform, "anchors": model.rpn.anchor_generator}) as outputs,
         ):
             losses = model(images, targets)
@@ -117,15 +117,16 @@ class TorchvisionPeer:
             if parameter.grad is not None
         }
         return {
-            **drawn,
+            **samples,
             "images": nhwc(batch.tensors),
             "gt_boxes": replay["gt_boxes"] if replay else [target["boxes"].numpy() for target in truth],
             "anchor_boxes": outputs["anchors"][0].numpy(),
             "anchors": [
-                (positive.numpy() > 0, negative.numpy() > 0) for positive, negative in zip(*drawn["masks"], strict=True)
+                (positive.numpy() > 0, negative.numpy() > 0)
+                for positive, negative in zip(*samples["masks"], strict=True)
             ],
-            "rois": [rois.detach().numpy() for rois in drawn["selected"][0]],
-            "roi_labels": [marks.numpy() for marks in drawn["selected"][2]],
+            "rois": [rois.detach().numpy() for rois in samples["selected"][0]],
+            "roi_labels": [marks.numpy() for marks in samples["selected"][2]],
             "losses": {LOSSES[name]: float(value.detach()) for name, value in losses.items()},
             "gradients": gradients,
         }
@@ -133,43 +134,43 @@ class TorchvisionPeer:
 
 @contextlib.contextmanager
 def _sampling(model: FasterRCNN, replay: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
-    """What the two samplers draw while the block runs; with ``replay`` they draw what they drew then."""
+    """Record the results of the two samplers in the block; with ``replay`` they return those of the earlier run."""
     assign, sample_anchors = model.rpn.assign_targets_to_anchors, model.rpn.fg_bg_sampler
     select = model.roi_heads.select_training_samples
-    drawn: dict[str, Any] = {}
+    samples: dict[str, Any] = {}
 
     def of_objects(*arguments: Any) -> Any:
-        drawn["matched"] = (
+        samples["matched"] = (
             assign(*arguments)
             if replay is None
             else tuple([rows.double() for rows in part] for part in replay["matched"])
         )
-        return drawn["matched"]
+        return samples["matched"]
 
     def of_anchors(marks: list[torch.Tensor]) -> Any:
-        drawn["masks"] = replay["masks"] if replay else sample_anchors(marks)
-        return drawn["masks"]
+        samples["masks"] = replay["masks"] if replay else sample_anchors(marks)
+        return samples["masks"]
 
     def of_rois(proposals: list[torch.Tensor], targets: Any) -> Any:
         if replay is None:
-            drawn["selected"] = select(proposals, targets)
+            samples["selected"] = select(proposals, targets)
         else:
             boxes, matched, labels, _ = replay["selected"]
             rois = [rows.double() for rows in boxes]
             objects = [
                 torch.from_numpy(boxes).double()[rows] for boxes, rows in zip(replay["gt_boxes"], matched, strict=True)
             ]
-            drawn["selected"] = (rois, matched, labels, model.roi_heads.box_coder.encode(objects, rois))
-        return drawn["selected"]
+            samples["selected"] = (rois, matched, labels, model.roi_heads.box_coder.encode(objects, rois))
+        return samples["selected"]
 
     model.rpn.assign_targets_to_anchors, model.rpn.fg_bg_sampler = of_objects, of_anchors
     model.roi_heads.select_training_samples = of_rois
     try:
-        yield drawn
+        yield samples
     finally:
         model.rpn.assign_targets_to_anchors, model.rpn.fg_bg_sampler = assign, sample_anchors
         model.roi_heads.select_training_samples = select
 
 
-def _tensor(picture: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(picture.transpose(2, 0, 1).astype(np.float32) / 255)
+def _tensor(image: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(image.transpose(2, 0, 1).astype(np.float32) / 255)
