@@ -1,7 +1,8 @@
-"""Process 1 of the container: ``train``, ``serve``, a verb of the command line, any other command, or a shell.
+"""Process 1 of the container: runs a training job, an endpoint, a command of ``frcnn``, any other program, or a shell.
 
-SageMaker starts a container with ``train`` or ``serve`` and nothing else; with further arguments these two are the command
-line's. Whatever runs: signals reach it, orphans are reaped, and its exit code is the container's.
+SageMaker starts a container with the single argument ``train`` or ``serve``; with further arguments these two are
+commands of ``frcnn``. In every case signals are forwarded, orphans are reaped, and the container exits with its child's
+exit code.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ SHELL = ("/bin/bash",)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what the arguments ask for; returns the container's exit code."""
-    init = Init()  # first of all: a signal must find its handler
+    init = Init()  # first of all: process 1 has no default signal handlers
     words = list(sys.argv[1:] if arguments is None else arguments)
     variables = {**os.environ, "PYTHONUNBUFFERED": "1"}
     if words == ["train"]:
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def train(init: Init, variables: dict[str, str]) -> int:
-    """One host's share of a training job; leaves the failure file wherever it fails."""
+    """Run this host's part of a training job; writes the failure file when the job fails."""
     from frcnn.container.environment import Environment, base_folder, failure_file
     from frcnn.container.failure import FailureParser, failure_of, report, write_failure
     from frcnn.container.hosts import STOPPED, LeaderHost, WorkerHost
@@ -52,43 +53,43 @@ def train(init: Init, variables: dict[str, str]) -> int:
     file = failure_file(base_folder(os.environ))
     host = os.uname().nodename
     try:
-        file.unlink(missing_ok=True)  # of a run before, where the folder is a laptop's
+        file.unlink(missing_ok=True)  # left by an earlier local run in the same folder
         environment = Environment.read()
         host = environment.resources.current_host
         runner = choose_runner(environment)
         if runner.mpi and len(environment.resources.hosts) > 1:
             install_ssh_keys(environment)
-    except UserError as mistake:
-        print_message(str(mistake))
-        report(file, failure_of(mistake, host))
+    except UserError as error:
+        print_message(str(error))
+        report(file, failure_of(error, host))
         return EXIT_FAILURE
-    clues = FailureParser()
+    parser = FailureParser()
     if runner.mpi and not environment.resources.is_leader:
         hosts = environment.resources.hosts
-        worker = WorkerHost(hosts[0], host, len(hosts), prepared_here(environment))
-        code = worker.exit_code(init.run(runner.command, variables, worker.on_signal, clues.read, worker.every_second))
+        worker = WorkerHost(hosts[0], host, len(hosts), prepared_check(environment))
+        code = worker.exit_code(init.run(runner.command, variables, worker.on_signal, parser.read, worker.every_second))
         stopped, failure = worker.stopped, worker.failure
     elif runner.mpi or environment.program or environment.training_module:
         leader = LeaderHost(init)
-        code = init.run(runner.command, variables, leader.on_signal, clues.read, leader.every_second)
+        code = init.run(runner.command, variables, leader.on_signal, parser.read, leader.every_second)
         stopped, failure = leader.stopped, None
     else:
         stopped, failure = False, None
-        code = init.run(runner.command, variables, on_line=clues.read)
+        code = init.run(runner.command, variables, on_line=parser.read)
         stopped = code == STOPPED
     if code and not stopped:
-        write_failure(file, failure or clues.failure(code, "training", host))
+        write_failure(file, failure or parser.failure(code, "training", host))
     return code
 
 
-def prepared_here(environment: Environment) -> Callable[[], bool]:
-    """Tells when this host's toolkit has prepared the job; one that runs a user's program has nothing to prepare."""
+def prepared_check(environment: Environment) -> Callable[[], bool]:
+    """A function that returns True once this host has prepared the job; a user's own program needs no preparation."""
     if environment.program or environment.training_module:
         return lambda: True
     from frcnn.container.job import saved_config
 
     file = saved_config(environment)
-    file.unlink(missing_ok=True)  # of a run before in the same container
+    file.unlink(missing_ok=True)  # left by an earlier run in the same container
     return file.is_file
 
 

@@ -1,11 +1,14 @@
-"""What the job's channels hold: pictures, annotations, weights, a recipe; whichever way they are laid out.
+"""Finds images, annotations, weights and a recipe in the job's input channels.
 
-* ``train`` (or ``training``) and ``validation`` hold pictures; their annotation files are in ``annotations`` or beside the pictures.
-* one channel holds a whole COCO folder.
-* an annotation file is COCO's JSON, or an augmented manifest of Ground Truth, which is converted to one in a scratch folder.
-* a Pipe channel streams an augmented manifest in RecordIO; it is written to the scratch folder before training begins.
+Supported layouts:
 
-``weights`` and ``config`` are optional. Names may go on after the word, as ``val-set`` does; other channels are left alone.
+* ``train`` (or ``training``) and ``validation`` hold images, with annotation files beside them or in ``annotations``;
+* one channel of any name holds a whole COCO folder;
+* an annotation file is COCO JSON, or an augmented manifest of Ground Truth, which is converted in a scratch folder;
+* a Pipe channel streams an augmented manifest in RecordIO, which is written to the scratch folder before training
+  begins.
+
+``weights`` and ``config`` are optional. A suffix may follow the word, as in ``val-set``; other channels are ignored.
 """
 
 from __future__ import annotations
@@ -34,74 +37,75 @@ ROLES = {
 MANIFESTS = (".manifest", ".jsonl")
 WEIGHTS = "weights.safetensors"
 _FILE_NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
-_HEAD = 1 << 20  # bytes of an annotation file in which the first pictures' names are looked for
-_NAMES = 1000  # of them: some are here, unless the channel is spread over hundreds of hosts
+_HEAD = 1 << 20  # bytes of an annotation file that are searched for file names
+_NAMES = 1000  # file names tried: enough to find one here unless the channel is sharded over hundreds of hosts
 
 
 @dataclass(frozen=True)
 class JobInputs:
-    """What a job is given.
+    """The inputs of a job.
 
     Attributes:
-        data: the values of the configuration's section ``data`` that say where the splits are.
+        data: the location of the splits, as values of the configuration section ``data``.
         weights: model folder or weights file to start from.
         config: YAML file.
-        notes: for the log.
+        messages: lines for the log.
     """
 
     data: dict[str, Any]
     weights: Path | None = None
     config: Path | None = None
-    notes: tuple[str, ...] = field(default=())
+    messages: tuple[str, ...] = field(default=())
 
 
 def role_of(name: str) -> str | None:
-    """What a channel of this name is for, by its first word: ``"train"`` of ``Training-2024``; None for other names."""
+    """The role of a channel, by the first word of its name: ``"train"`` for ``Training-2024``; None for other names."""
     word = re.split(r"[-_.]", name.lower())[0]
     return next((role for role, words in ROLES.items() if word in words), None)
 
 
-def refuse_parts(channels: Sequence[InputChannel], hosts: int, sharded: bool) -> None:
-    """Check that every host has what it needs: all, or with option ``data.sharded`` its part of the training pictures.
+def check_distribution(channels: Sequence[InputChannel], hosts: int, sharded: bool) -> None:
+    """Check that every host has all files it needs; with ``data.sharded`` training images may be distributed.
 
     Raises:
-        UserError: a channel that every host needs whole is spread over them.
+        UserError: a channel that every host needs in full is sharded over the hosts.
     """
     roles, _ = _roles(channels)
-    may_be_parts = [
+    may_be_sharded = [
         roles.get("weights"),
         roles.get("config"),
         roles.get("train") if sharded and "annotations" in roles else None,
     ]
     for channel in channels:
-        if channel.distribution == "ShardedByS3Key" and hosts > 1 and channel not in may_be_parts:
+        if channel.distribution == "ShardedByS3Key" and hosts > 1 and channel not in may_be_sharded:
             raise UserError(
-                f"channel {channel.name!r} is ShardedByS3Key over {hosts} hosts; every host needs all pictures and annotations, since "
-                "each takes its share of every batch: set FullyReplicated, with the input mode FastFile where copies take too long. Only "
-                "training pictures may be spread, with data.sharded=true and the annotations in a channel of their own"
+                f"channel {channel.name!r} is ShardedByS3Key over {hosts} hosts, but every host needs all images and "
+                "annotations, because each reads a part of every batch: set FullyReplicated, with input mode FastFile "
+                "if the download takes too long. Only training images may be sharded, with data.sharded=true and the "
+                "annotations in a separate channel"
             )
 
 
 def find_inputs(channels: Sequence[InputChannel], scratch: Path, want_data: bool = True) -> JobInputs:
-    """Look through the channels; converts manifests and reads pipes to their end.
+    """Search the channels; converts manifests and reads pipes to the end.
 
     Args:
-        scratch: folder for converted annotations and piped pictures.
-        want_data: False where something else says where the data are.
+        scratch: folder for converted annotations and images read from pipes.
+        want_data: False if a hyperparameter gives the location of the data.
 
     Raises:
-        UserError: no training data, or a layout that is none of ours; says what was found where.
+        UserError: no training data, or an unsupported layout; lists what was found.
     """
     roles, others = _roles(channels)
-    notes = [f"channel {channel.name!r} is not used" for channel in others]
+    messages = [f"channel {channel.name!r} is not used" for channel in others]
     data = _data(roles, others, scratch, channels) if want_data else {}
     weights = _weights(roles["weights"], scratch) if "weights" in roles else None
     recipe = _only(roles["config"], ("*.yaml", "*.yml"), "recipe") if "config" in roles else None
-    return JobInputs(data, weights, recipe, tuple(notes) if "root" not in data else ())
+    return JobInputs(data, weights, recipe, tuple(messages) if "root" not in data else ())
 
 
 def _roles(channels: Sequence[InputChannel]) -> tuple[dict[str, InputChannel], list[InputChannel]]:
-    """Channels by what they are for, a name that is exact before one that goes on; and those of other names."""
+    """Channels by role, exact names before names with a suffix; and the channels without a role."""
     found: dict[str, InputChannel] = {}
     others = []
     for channel in sorted(channels, key=lambda channel: (len(re.split(r"[-_.]", channel.name)), channel.name)):
@@ -125,7 +129,8 @@ def _data(
         return {"root": whole[0].folder}
     if train is None:
         raise UserError(
-            f"no channel holds training data; name one 'train', or give one with a COCO folder. Found {_listing(channels)}"
+            "no channel contains training data; name one 'train', or provide one that contains a COCO folder. "
+            f"Found {_listing(channels)}"
         )
     annotations = roles.get("annotations")
     data: dict[str, Any] = {}
@@ -147,7 +152,7 @@ def _is_coco_folder(folder: Path) -> bool:
 def _split(
     split: str, channel: InputChannel, annotations: InputChannel | None, scratch: Path, alone: bool
 ) -> tuple[Path, Path]:
-    """Images folder and COCO file of a split."""
+    """Image folder and COCO file of a split."""
     if channel.mode == "Pipe":
         return _read_pipe(channel, split, scratch)
     places = [(channel, True)] + ([(annotations, alone)] if annotations else [])
@@ -215,14 +220,16 @@ def _read_pipe(channel: InputChannel, split: str, scratch: Path) -> tuple[Path, 
 
     if channel.record_wrapper != "RecordIO":
         raise UserError(
-            f"channel {channel.name!r} is piped with RecordWrapperType {channel.record_wrapper}; only augmented manifests in RecordIO can "
-            "be: set RecordWrapperType to RecordIO and AttributeNames to the picture and its labels, or choose the mode File or FastFile"
+            f"channel {channel.name!r} uses Pipe mode with RecordWrapperType {channel.record_wrapper}; only augmented "
+            "manifests in RecordIO can be streamed: set RecordWrapperType to RecordIO and AttributeNames to the image "
+            "and its labels, or use input mode File or FastFile"
         )
     images = scratch / split
     pipe = channel.pipe(0)
     if not pipe.exists():
         raise UserError(
-            f"channel {channel.name!r} is piped, but {pipe} does not exist; SageMaker makes it before the container starts"
+            f"channel {channel.name!r} uses Pipe mode, but {pipe} does not exist; SageMaker creates it before the "
+            "container starts"
         )
     with pipe.open("rb") as stream:
         tables = stream_to_coco(read_records(stream, str(pipe)), images)
@@ -230,6 +237,7 @@ def _read_pipe(channel: InputChannel, split: str, scratch: Path) -> tuple[Path, 
 
 
 def _write_tables(tables: dict[str, Any], split: str, scratch: Path) -> Path:
+    """Write COCO tables to the scratch folder."""
     scratch.mkdir(parents=True, exist_ok=True)
     file = scratch / f"instances_{split}.json"
     file.write_text(json.dumps(tables))
@@ -237,7 +245,7 @@ def _write_tables(tables: dict[str, Any], split: str, scratch: Path) -> Path:
 
 
 def _weights(channel: InputChannel, scratch: Path) -> Path:
-    """A model folder, as such or as the ``model.tar.gz`` that an earlier job left; or a weights file."""
+    """A model folder, the ``model.tar.gz`` of an earlier job, or a weights file."""
     if (channel.folder / ARCHIVE).is_file():
         return find_model(channel.folder / ARCHIVE, scratch)
     for candidate in (channel.folder, channel.folder / "model"):
@@ -256,16 +264,16 @@ def _only(channel: InputChannel, patterns: tuple[str, ...], what: str) -> Path:
 
 
 def _listing(channels: Sequence[InputChannel]) -> str:
-    """What is in the channels, shortly."""
+    """The first files of each channel."""
     if not channels:
-        return "no channels at all"
+        return "no channels"
     return "; ".join(f"{channel.name} ({_contents(channel)})" for channel in channels)
 
 
 def _contents(channel: InputChannel) -> str:
     if channel.mode == "Pipe":
-        return "piped"
+        return "Pipe mode"
     if not channel.folder.is_dir():
-        return f"no folder {channel.folder}"
+        return f"{channel.folder} does not exist"
     names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in channel.folder.iterdir())
     return (", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")) or "empty"

@@ -1,7 +1,7 @@
-"""What SageMaker gives a container and wants back, as one immutable object: the folder ``/opt/ml`` and the variables.
+"""SageMaker's container contract, the folder ``/opt/ml`` and the environment variables, as one immutable object.
 
-Nothing else reads those variables; ``input_files.py`` reads the files for it. Whatever may be absent is optional here, since
-local runs, SageMaker's local mode and the service itself differ in what they write.
+Only this module reads those variables; ``input_files.py`` reads the files for it. Most fields are optional, because
+local runs, SageMaker's local mode and the service itself differ in what they provide.
 """
 
 from __future__ import annotations
@@ -32,18 +32,16 @@ _OFF = ("", "false", "no", "off", "0", "none", "null")
 
 @dataclass(frozen=True)
 class Environment:
-    """The contract, read once.
+    """The contract of a training job.
 
     Attributes:
-        options: hyperparameters that are options of the configuration, as texts; a value that SDKs wrapped in JSON quotes is unwrapped.
-        reserved: hyperparameters that are SageMaker's own (``sagemaker_…``), as texts.
-        checkpoints: the folder that SageMaker keeps in S3, or None where the job has none.
-        warm_pool_cache: survives into the next job of a warm pool; None outside one.
-        job_arn: names the job uniquely; None outside SageMaker.
-        ssh_secret: mixed into the job's SSH key.
-        launched: this process is one of the ranks that mpirun started.
-        program: a user's own script that is to run in place of ours.
-        training_module, service_module: ``package.module:function`` to run in place of ours.
+        options: hyperparameters that are options of the configuration, as strings; JSON quotes added by SDKs are
+        removed. reserved: hyperparameters of SageMaker itself (``sagemaker_…``), as strings. checkpoints: the folder
+        that SageMaker synchronises with S3, or None if the job has none. warm_pool_cache: folder that survives into the
+        next job of a warm pool; None outside a warm pool. job_arn: unique name of the job; None outside SageMaker.
+        ssh_secret: mixed into the job's SSH key. launched: whether this process is a rank started by mpirun. program: a
+        user's script that runs instead of our training. training_module, service_module: ``package.module:function``
+        that runs instead of our training or endpoint.
     """
 
     base: Path
@@ -67,7 +65,7 @@ class Environment:
         """Read files and variables; the base folder is ``SAGEMAKER_BASE_DIR``, by default ``/opt/ml``.
 
         Raises:
-            UserError: a file is not what SageMaker writes; it names the file, what was found and what was expected.
+            UserError: a file is not valid; names the file, what was found and what was expected.
         """
         variables = os.environ if variables is None else variables
         base = base_folder(variables)
@@ -93,34 +91,34 @@ class Environment:
 
     @property
     def model(self) -> Path:
-        """What is left here becomes ``model.tar.gz``, merged from all hosts."""
+        """Folder that becomes ``model.tar.gz``, merged from all hosts."""
         return self.base / "model"
 
     @property
     def output(self) -> Path:
-        """What is left here becomes ``output.tar.gz``, merged from all hosts."""
+        """Folder that becomes ``output.tar.gz``, merged from all hosts."""
         return self.base / "output" / "data"
 
     @property
     def failure_file(self) -> Path:
-        """Its first 1024 characters become the job's ``FailureReason``."""
+        """File whose first 1024 characters become the job's ``FailureReason``."""
         return failure_file(self.base)
 
     @property
     def code(self) -> Path:
-        """Where the training toolkit runs programs."""
+        """Folder in which the training toolkit runs programs."""
         return self.base / "code"
 
     def switch(self, name: str) -> bool | None:
-        """A reserved hyperparameter as on or off, None where it is not given; ``"False"`` is off, whoever wrote it."""
+        """A reserved hyperparameter as a boolean, None if it is not set; ``"False"`` of SDK v2 is off."""
         text = self.reserved.get(name)
         return None if text is None else text.strip().lower() not in _OFF
 
     def number(self, name: str) -> int | None:
-        """A reserved hyperparameter as a positive integer, None where it is not given.
+        """A reserved hyperparameter as a positive integer, None if it is not set.
 
         Raises:
-            UserError: it is something else.
+            UserError: it is not a positive integer.
         """
         text = self.reserved.get(name)
         if text is None or text.strip().lower() in _OFF[1:3] + _OFF[5:]:
@@ -132,16 +130,16 @@ class Environment:
 
 @dataclass(frozen=True)
 class ServingEnvironment:
-    """What an endpoint's container is told; None where it is not.
+    """The contract of an endpoint; fields are None if they are not set.
 
     Attributes:
-        port: ``SAGEMAKER_BIND_TO_PORT``, in a pipeline of containers.
-        safe_ports: ``SAGEMAKER_SAFE_PORT_RANGE``, first and last port that a container may open beside it.
-        workers, timeout: processes, and seconds of a request, by the names of SageMaker's toolkit, of its TensorFlow Serving
-            image and of its scikit example, in this order.
-        payload_mb: ``SAGEMAKER_MAX_PAYLOAD_IN_MB`` of a batch transform. None for its 0 too, which means any size, in chunks: a body is
-            decoded in memory, so that the server's own limit stays.
-        options: ``FRCNN_SERVE_<OPTION>`` by option, lower case.
+        port: ``SAGEMAKER_BIND_TO_PORT``, set in a pipeline of containers.
+        safe_ports: ``SAGEMAKER_SAFE_PORT_RANGE``, first and last port that a container may open in addition.
+        workers, timeout: worker processes, and seconds per request, by the names of SageMaker's toolkit, of its
+            TensorFlow Serving image and of its scikit-learn example, in this order.
+        payload_mb: ``SAGEMAKER_MAX_PAYLOAD_IN_MB`` of a batch transform. Also None for 0, which stands for
+            unlimited chunked bodies: bodies are decoded in memory, so the server's own limit applies.
+        options: ``FRCNN_SERVE_<OPTION>`` by option, in lower case.
     """
 
     base: Path
@@ -158,7 +156,7 @@ class ServingEnvironment:
         """Read the variables.
 
         Raises:
-            UserError: one is not what was expected; names it and its value.
+            UserError: a variable has an invalid value; names both.
         """
         variables = os.environ if variables is None else variables
         prefixes = ("SAGEMAKER_MODEL_SERVER_", "SAGEMAKER_GUNICORN_", "MODEL_SERVER_")
@@ -181,7 +179,7 @@ class ServingEnvironment:
 
 
 def _integer(variables: Mapping[str, str], *names: str) -> int | None:
-    """Of the first variable that is set."""
+    """The value of the first variable that is set."""
     name = next((name for name in names if variables.get(name)), None)
     if name is None:
         return None

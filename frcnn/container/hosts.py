@@ -1,8 +1,10 @@
-"""What process 1 does on each host of a job that the training toolkit runs: the leader starts mpirun, workers lend it their processors.
+"""What process 1 does on each host when the training toolkit runs the job: the leader runs mpirun, workers host ranks
+for it.
 
-SIGTERM goes to mpirun as SIGUSR1, which it hands to every rank on every host without ending them (a SIGTERM it answers by
-killing them within two seconds); a worker only takes note of it, for its SSH daemon must stay until the leader is done. A
-worker's toolkit never learns how the job ended and calls it a success; the file that the leader leaves on success tells.
+SIGTERM is sent to mpirun as SIGUSR1, which it forwards to every rank on every host without ending them; on SIGTERM it
+would kill the ranks within two seconds. A worker only records SIGTERM, because its SSH daemon must run until the leader
+is done. The toolkit on a worker never learns how the job ended and reports success; only the file that the leader
+writes to each worker on success is evidence of it.
 """
 
 from __future__ import annotations
@@ -19,17 +21,17 @@ from frcnn.container.init import Init
 from frcnn.container.processes import Process, descendants
 
 STOPPED = 128 + signal.SIGTERM
-START_SECONDS = 15 * 60.0  # in which the leader must come up, once this host itself is prepared
-LOST_SECONDS = 15.0  # without an answer of a leader that was there
-SUCCESS_SECONDS = 20.0  # from the end of mpirun's daemon, or the leader's last answer, to its word of success
-TELLING_SECONDS = 5.0  # more for each host, however long the leader answers: it tells one after another, through ssh
-KNOCK_SECONDS = 5.0
+START_SECONDS = 15 * 60.0  # for the leader to become reachable, once this host itself is prepared
+LOST_SECONDS = 15.0  # without a response from a leader that was reachable
+SUCCESS_SECONDS = 20.0  # from the end of orted, or the leader's last response, to the success file
+SUCCESS_SECONDS_PER_HOST = 5.0  # in addition: a reachable leader writes the success files one after another, over SSH
+PROBE_SECONDS = 5.0
 SSH_PORT = 22
-SUCCESS_FILES = Path("/tmp")  # "done." and the leader's name, from sagemaker-training 5.1.4, mpi.py
+SUCCESS_FILES = Path("/tmp")  # "done.LEADER", from sagemaker-training 5.1.4, mpi.py
 
 
 class LeaderHost:
-    """The host that starts mpirun, or the only one."""
+    """The host that runs mpirun, or the only one."""
 
     def __init__(self, init: Init) -> None:
         self._init = init
@@ -45,8 +47,8 @@ class LeaderHost:
             os.kill(mpirun[0], signal.SIGUSR1 if number in (signal.SIGTERM, signal.SIGINT) else number)
             return
         if self._ranks_started:
-            return  # training is over, and the toolkit is about to tell the workers
-        # Without MPI the toolkit runs a program, to which it would not hand the signal on.
+            return  # training has ended and the toolkit is about to notify the workers
+        # Without MPI the toolkit runs a program, to which it does not forward signals.
         programs = [process for process in running if process.parent == self._init.pid and process.name != "sshd"]
         for process in programs:
             os.kill(process.pid, number)
@@ -54,7 +56,7 @@ class LeaderHost:
             self._init.forward(number)
 
     def every_second(self) -> None:
-        """Notice mpirun."""
+        """Record that mpirun has started."""
         self._ranks_started = self._ranks_started or bool(_mpirun(descendants(self._init.pid)))
 
 
@@ -63,13 +65,14 @@ def _mpirun(processes: list[Process]) -> list[int]:
 
 
 class WorkerHost:
-    """A host on which the leader's mpirun starts ranks, through an SSH daemon and mpirun's own daemon ``orted``.
+    """A host on which the leader's mpirun starts ranks, through the SSH daemon and mpirun's daemon ``orted``.
 
     Args:
-        hosts: how many the job has.
-        prepared: tells whether this host has done what precedes its toolkit's wait for the leader. Each reads its whole pipe then,
-            for as long as that takes, and so does the leader before its SSH daemon starts.
-        answers: tells whether a host's SSH daemon answers.
+        hosts: number of hosts of the job.
+        prepared: returns True once this host has prepared the job, which precedes its wait for the leader. Each
+            host reads its whole pipe then, however long that takes, and so does the leader before its SSH daemon
+            starts.
+        answers: returns whether the SSH daemon of a host accepts connections.
     """
 
     def __init__(
@@ -86,8 +89,8 @@ class WorkerHost:
         self._leader, self._host, self._hosts = leader, host, hosts
         self._prepared, self._answers = prepared, answers or ssh_answers
         self._success = success_files / f"done.{leader}"
-        self._success.unlink(missing_ok=True)  # of a job before
-        self._knocked = time.monotonic()
+        self._success.unlink(missing_ok=True)  # left by an earlier job
+        self._probed = time.monotonic()
         self._waiting_since: float | None = None
         self._answered: float | None = None
         self._worked = False
@@ -97,7 +100,7 @@ class WorkerHost:
         self.stopped = self.stopped or number in (signal.SIGTERM, signal.SIGINT)
 
     def every_second(self) -> int | None:
-        """The exit code as soon as it is known that the job is over here."""
+        """The exit code once the job is known to be over on this host, else None."""
         now = time.monotonic()
         if any(process.name == "orted" for process in descendants(os.getpid())):
             self._worked, self._ended = True, None
@@ -109,19 +112,18 @@ class WorkerHost:
             return 0
         self._probe_leader(now)
         silent_since = max(self._ended, self._answered or 0.0)
-        if now - silent_since < SUCCESS_SECONDS and now - self._ended < SUCCESS_SECONDS + TELLING_SECONDS * self._hosts:
+        limit = SUCCESS_SECONDS + SUCCESS_SECONDS_PER_HOST * self._hosts
+        if now - silent_since < SUCCESS_SECONDS and now - self._ended < limit:
             return None
-        return (
-            STOPPED
-            if self.stopped
-            else self._fail(f"training ended on the leader {self._leader} without success, or the leader went away")
-        )
+        if self.stopped:
+            return STOPPED
+        return self._fail(f"training failed on the leader {self._leader}, or the connection to it was lost")
 
     def exit_code(self, code: int) -> int:
-        """The exit code where the toolkit ended by itself with ``code``, which says nothing about the job."""
+        """The host's exit code after the toolkit exited with ``code``; its 0 is no evidence that the job succeeded."""
         if code or self._success.exists():
             return code
-        return self._fail(f"training ended without a word of success from the leader {self._leader}")
+        return self._fail(f"training ended, but the leader {self._leader} did not report success")
 
     def _leader_is_missing(self, now: float) -> int | None:
         self._probe_leader(now)
@@ -129,26 +131,27 @@ class WorkerHost:
             self._waiting_since = now
         if self._answered is None and self._waiting_since is not None and now - self._waiting_since > START_SECONDS:
             return self._fail(
-                f"the leader {self._leader} did not come up within {START_SECONDS / 60:.0f} minutes after this host was ready"
+                f"the leader {self._leader} was not reachable within {START_SECONDS / 60:.0f} minutes after this host "
+                "was ready"
             )
         if self._answered is not None and now - self._answered > LOST_SECONDS:
-            return self._fail(f"the leader {self._leader} went away before training began")
+            return self._fail(f"the connection to the leader {self._leader} was lost before training began")
         return None
 
     def _probe_leader(self, now: float) -> None:
-        if now - self._knocked >= KNOCK_SECONDS:
-            self._knocked = now
+        if now - self._probed >= PROBE_SECONDS:
+            self._probed = now
             if self._answers(self._leader):
                 self._answered = time.monotonic()
 
     def _fail(self, what: str) -> int:
-        self.failure = Failure(
-            what, f"The reason is in the log of {self._leader}; mend it and start the job again.", self._host
-        )
+        advice = f"See the log of {self._leader} for the reason; fix it and restart the job."
+        self.failure = Failure(what, advice, self._host)
         return 1
 
 
 def ssh_answers(host: str) -> bool:
+    """Whether the SSH port of a host accepts connections."""
     try:
         with socket.create_connection((host, SSH_PORT), timeout=0.5):
             return True

@@ -1,6 +1,6 @@
-"""What process 1 of a container must do: hear signals, reap orphans, hand on its child's exit code, leave nothing behind.
+"""What process 1 of a container must do: forward signals, reap orphans, return its child's exit code, end leftovers.
 
-The kernel gives process 1 no default reaction to a signal, and makes it the parent of every orphan.
+The kernel gives process 1 no default signal handlers and makes it the parent of every orphan.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from frcnn.container.processes import descendants
 from frcnn.errors import print_message
 
 FORWARDED_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
-NOT_EXECUTABLE, NOT_FOUND = 126, 127  # as shells have them
-LEFTOVER_SECONDS = 3.0  # that are given to what the child left behind, and to what still comes through its pipes
+NOT_EXECUTABLE, NOT_FOUND = 126, 127  # exit codes, as shells use them
+LEFTOVER_SECONDS = 3.0  # grace period for leftover processes after SIGTERM, and for output still in the pipes
 _PR_SET_CHILD_SUBREAPER = 36
 
 
 class Init:
-    """Supervisor of one child at a time. To be made before anything else, so that no signal is lost.
+    """Supervisor of one child at a time. Create it before anything else, so that no signal is lost.
 
     Attributes:
-        pid: of the running child, 0 where there is none.
+        pid: id of the running child, 0 if there is none.
     """
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class Init:
         signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
         for number in (*FORWARDED_SIGNALS, signal.SIGCHLD):
             signal.signal(number, self._on_signal)
-        if os.getpid() != 1:  # below another process 1, orphans come to us all the same
+        if os.getpid() != 1:  # under another process 1, adopt orphans as well
             ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
     def run(
@@ -56,8 +56,8 @@ class Init:
         """Run a command to its end; returns its exit code, or 128 + signal.
 
         Args:
-            on_signal: called for each signal; by default it is sent on to the child.
-            on_line: sees every line of the child's output on its way to ours.
+            on_signal: called for each signal; by default the signal is forwarded to the child.
+            on_line: called with every line of the child's output, which is copied to ours.
             every_second: may return an exit code, which ends the child.
         """
         self._exit_code = None
@@ -74,7 +74,7 @@ class Init:
         return code
 
     def forward(self, number: int) -> None:
-        """Send a signal to the child."""
+        """Forward a signal to the child."""
         if self.pid and self._exit_code is None:
             os.kill(self.pid, number)
 
@@ -96,12 +96,12 @@ class Init:
         return self._exit_code
 
     def _turn(self, selector: selectors.BaseSelector, timeout: float | None) -> None:
-        """Wait for something to happen; pass output on, reap."""
+        """Wait for an event; copy output, reap children."""
         for key, _ in selector.select(timeout):
             if key.data is None:
                 with contextlib.suppress(BlockingIOError):
                     self._wake.recv(4096)
-            elif not key.data.pass_on():
+            elif not key.data.relay():
                 selector.unregister(key.fileobj)
                 os.close(key.fd)
         with contextlib.suppress(ChildProcessError):
@@ -111,7 +111,7 @@ class Init:
                     self._exit_code = code if code >= 0 else 128 - code
 
     def _end_leftovers(self, selector: selectors.BaseSelector) -> None:
-        """Ask what is still there to end, make it end, and read what it said."""
+        """End the remaining descendants, with SIGTERM and then SIGKILL, and relay their last output."""
         for number in (signal.SIGTERM, signal.SIGKILL):
             deadline = time.monotonic() + LEFTOVER_SECONDS
             for process in descendants(os.getpid()):
@@ -131,7 +131,7 @@ class Init:
         selector: selectors.BaseSelector | None,
         on_line: Callable[[str], None] | None,
     ) -> int:
-        """Start the child in a group of its own, so that a terminal's Ctrl-C reaches it once."""
+        """Start the child in its own process group, so that a terminal's Ctrl-C reaches it once."""
         actions: list[tuple[int, ...]] = []
         write_ends = []
         if selector and on_line:
@@ -165,20 +165,20 @@ class Init:
 
 
 class _Lines:
-    """Passes a pipe's lines on, whole: those of the two streams must not be cut into each other."""
+    """Copies a pipe to our output in whole lines, so that lines of the two streams do not interleave."""
 
     def __init__(self, source: int, target: int, on_line: Callable[[str], None]) -> None:
         self._source, self._target, self._on_line = source, target, on_line
         self._rest = b""
 
-    def pass_on(self) -> bool:
-        """Read what there is; False at the end of the pipe."""
+    def relay(self) -> bool:
+        """Copy what can be read; False at the end of the pipe."""
         try:
             data = os.read(self._source, 1 << 16)
         except BlockingIOError:
             return True
         whole, newline, self._rest = (self._rest + data).rpartition(b"\n")
-        if len(self._rest) > 1 << 20 or not data:  # no one waits for the end of an endless line
+        if len(self._rest) > 1 << 20 or not data:  # flush lines over 1 MiB without waiting for the newline
             whole, newline, self._rest = whole + newline + self._rest, b"", b""
         self._write(whole + newline)
         return bool(data)
@@ -190,6 +190,6 @@ class _Lines:
         for line in data.decode(errors="replace").splitlines():
             self._on_line(line)
         view = memoryview(data)
-        with contextlib.suppress(OSError):  # no one reads our output: the job goes on
+        with contextlib.suppress(OSError):  # a closed output must not end the job
             while view:
                 view = view[os.write(self._target, view) :]

@@ -1,4 +1,4 @@
-"""The files below ``/opt/ml/input/config``: hyperparameters, channels, hosts, checkpoints. Any of them may be absent.
+"""The files in ``/opt/ml/input/config``: hyperparameters, channels, hosts, checkpoints. Each may be missing.
 
 Every reader raises a UserError that names the file, what was found and what was expected.
 """
@@ -26,8 +26,8 @@ class InputChannel:
     """One input channel.
 
     Attributes:
-        folder: where its files are in the modes File and FastFile.
-        record_wrapper: ``RecordIO`` where the stream of a Pipe channel is framed, else ``None`` as a text.
+        folder: its files in the modes File and FastFile.
+        record_wrapper: ``"RecordIO"`` if the stream of a Pipe channel is framed, else the string ``"None"``.
     """
 
     name: str
@@ -38,19 +38,19 @@ class InputChannel:
     content_type: str | None = None
 
     def pipe(self, epoch: int) -> Path:
-        """The FIFO of an epoch, counted from 0; SageMaker makes it when the one before was read."""
+        """The FIFO of an epoch, counted from 0; SageMaker creates it when the previous one has been read."""
         return self.folder.with_name(f"{self.name}_{epoch}")
 
 
 @dataclass(frozen=True)
 class ResourceConfig:
-    """Where this container stands among the job's hosts.
+    """The job's hosts and this container's place among them.
 
     Attributes:
-        hosts: all, in the order of the launcher: the first is the leader.
-        interface: name of a network interface that exists here.
-        wanted_interface: the name that SageMaker gave, which may not exist.
-        instance_types: of the job's instance groups; more than one means a heterogeneous cluster.
+        hosts: all host names in the launcher's order; the first is the leader.
+        interface: name of an existing network interface.
+        wanted_interface: the name in the file, which may not exist.
+        instance_types: types of the job's instance groups; more than one means a heterogeneous cluster.
     """
 
     current_host: str
@@ -66,9 +66,9 @@ class ResourceConfig:
 
 
 def existing_interface(wanted: str, interfaces: Path = INTERFACES, routes: Path = ROUTES) -> str:
-    """``wanted`` if this machine has such a network interface, else the one of the default route, else any but the loopback.
+    """``wanted`` if this network interface exists, else the default route's, else any but the loopback.
 
-    SageMaker's local mode writes ``ethwe``, which no container has; Open MPI ends the job for it.
+    The local mode of SageMaker's SDK v3 writes ``ethwe``, which no container has; Open MPI would abort the job.
     """
     present = sorted(os.listdir(interfaces)) if interfaces.is_dir() else []
     if wanted in present or not present:
@@ -83,7 +83,7 @@ def existing_interface(wanted: str, interfaces: Path = INTERFACES, routes: Path 
 
 
 def read_hyperparameters(file: Path) -> dict[str, str]:
-    """Flat texts. Estimators of SDK v2 write ``str(value)``, frameworks and SDK v3 JSON, the console and boto3 plain texts."""
+    """Strings by name. SDK v2's Estimator writes ``str(value)``, its frameworks and SDK v3 JSON, boto3 any string."""
     texts = {}
     for name, value in _read_object(file).items():
         text = value if isinstance(value, str) else json.dumps(value)
@@ -92,7 +92,7 @@ def read_hyperparameters(file: Path) -> dict[str, str]:
 
 
 def _unquoted(text: str) -> str:
-    """``'"0.5"'`` and ``'"[1, 2]"'`` without the quotes of JSON, and a Python tuple as the list it stands for."""
+    """The string without JSON quotes (``'"0.5"'``, ``'"[1, 2]"'``), and a Python tuple as a JSON list."""
     if text.startswith('"') and text.endswith('"'):
         try:
             text = json.loads(text)
@@ -102,7 +102,7 @@ def _unquoted(text: str) -> str:
 
 
 def read_channels(file: Path, data: Path) -> tuple[InputChannel, ...]:
-    """By name. The folder is not listed: SageMaker puts other things there, such as ``train-manifest``."""
+    """The channels, by name. The folder is not listed, as SageMaker adds files to it such as ``train-manifest``."""
     channels = []
     for name, entry in sorted(_read_object(file).items()):
         if not isinstance(entry, dict):
@@ -117,7 +117,7 @@ def read_channels(file: Path, data: Path) -> tuple[InputChannel, ...]:
 
 
 def _one_of(known: tuple[str, ...], entry: Mapping[str, Any], key: str, channel: str, file: Path) -> Any:
-    """A channel's setting, the first known one where it is not given."""
+    """A channel's setting; defaults to the first known value."""
     value = entry.get(key) or known[0]
     if value not in known:
         raise UserError(f"{file}: {key} of channel {channel!r} is {value!r}; expected one of {', '.join(known)}")
@@ -125,14 +125,14 @@ def _one_of(known: tuple[str, ...], entry: Mapping[str, Any], key: str, channel:
 
 
 def read_resources(file: Path) -> ResourceConfig:
-    """One host, this one, where there is no file. Hosts are in the order of the toolkit, whose leader is the first of the group."""
+    """The hosts in the toolkit's order (its leader is the instance group's first); without a file, this host alone."""
     content = _read_object(file)
     current = content.get("current_host") or socket.gethostname()
     hosts = content.get("hosts") or [current]
     groups = content.get("instance_groups") or []
     if not (isinstance(hosts, list) and all(isinstance(host, str) for host in hosts) and current in hosts):
         raise UserError(
-            f"{file}: 'hosts' is {json.dumps(hosts)}; expected a list of names with the current host {current!r} in it"
+            f"{file}: 'hosts' is {json.dumps(hosts)}; expected a list of names with the current host {current!r}"
         )
     if not (isinstance(groups, list) and all(isinstance(group, dict) for group in groups)):
         raise UserError(f"{file}: 'instance_groups' is {json.dumps(groups)}; expected a list of objects")
@@ -149,28 +149,28 @@ def read_resources(file: Path) -> ResourceConfig:
 
 
 def read_checkpoints(file: Path, base: Path) -> Path | None:
-    """The folder that SageMaker keeps in S3: the one that the file names, else ``checkpoints``; None where it does not exist."""
+    """The folder that SageMaker synchronises with S3: ``LocalPath`` or ``checkpoints``; None if it does not exist."""
     local = _read_object(file).get("LocalPath")
     return existing_folder(local if isinstance(local, str) else None) or existing_folder(str(base / "checkpoints"))
 
 
 def existing_folder(path: str | None) -> Path | None:
-    """The folder at a path that may be absent, or None."""
+    """The folder at ``path``, or None if it does not exist."""
     return Path(path) if path and Path(path).is_dir() else None
 
 
 def _read_object(file: Path) -> dict[str, Any]:
-    """A JSON object; an absent file is an empty one."""
+    """The file's JSON object; empty if the file does not exist."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except OSError as error:
         raise UserError(
-            f"{file} cannot be read ({error.strerror}); SageMaker mounts it for root, so run the container as root"
+            f"{file} cannot be read ({error.strerror}); run the container as root, who alone may read SageMaker's files"
         ) from error
     except ValueError as error:
-        raise UserError(f"{file} is not valid JSON ({error}); SageMaker writes an object there") from error
+        raise UserError(f"{file} is not valid JSON ({error}); expected a JSON object") from error
     if not isinstance(content, dict):
-        raise UserError(f"{file} holds a {type(content).__name__}; expected a JSON object")
+        raise UserError(f"{file} contains a {type(content).__name__}; expected a JSON object")
     return content

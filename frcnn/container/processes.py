@@ -1,4 +1,4 @@
-"""The processes below one, from ``/proc``."""
+"""The descendants of a process, from ``/proc``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ PROC = Path("/proc")
 
 
 class Process(NamedTuple):
-    """A process; ``name`` is that of its program, cut to 15 characters by the kernel."""
+    """A process; ``name`` is its program's name, which the kernel truncates to 15 characters."""
 
     pid: int
     parent: int
@@ -17,12 +17,12 @@ class Process(NamedTuple):
 
 
 def descendants(ancestor: int) -> list[Process]:
-    """All living processes below ``ancestor``, parents before their children."""
+    """All living descendants of ``ancestor``, parents before their children."""
     children: dict[int, list[Process]] = {}
     for process in _all():
         children.setdefault(process.parent, []).append(process)
     found = list(children.get(ancestor, []))
-    for process in found:  # grows while it is walked
+    for process in found:  # grows during the iteration
         found += children.get(process.pid, [])
     return found
 
@@ -34,9 +34,9 @@ def _all() -> list[Process]:
             continue
         try:
             stat = (entry / "stat").read_text(errors="replace")
-        except OSError:  # ended meanwhile
+        except OSError:  # the process has ended
             continue
-        # "pid (name) state parent …", and a name may hold spaces and brackets.
+        # "pid (name) state parent …"; a name may contain spaces and parentheses.
         name, _, rest = stat.partition("(")[2].rpartition(")")
         state, parent = rest.split()[:2]
         if state not in "ZX":

@@ -1,4 +1,4 @@
-"""What a job runs on, as it says at its start."""
+"""What a job runs on: the lines printed when training starts."""
 
 from __future__ import annotations
 
@@ -32,22 +32,26 @@ PACKAGES = (
     "sagemaker-training",
     "nvidia-nccl-cu12",
 )
-MOST_FILES = 100_000  # that are looked at for a channel's size: in FastFile mode each costs a request
+MAX_FILES = 100_000  # counted for a channel's size: in FastFile mode each file costs a request
 
 
 def describe_job(environment: Environment, folders: Folders, hosts: Sequence[str]) -> Iterator[str]:
-    """Lines for the log: the job, machine, devices, network, versions, channels, ranks, and what becomes of an interruption.
+    """Lines for the log: job, machine, devices, network, versions, channels, ranks, and where checkpoints go.
 
     Args:
-        hosts: of each rank.
+        hosts: the host of each rank.
     """
     resources = environment.resources
     count = len(resources.hosts)
-    yield f"job: {environment.job_name or 'without a name'}, {count} x {resources.instance_type or 'this machine'}, {len(hosts)} processes"
-    yield f"host: {resources.current_host}, {os.cpu_count()} processors, {_memory_gib():.0f} GiB memory, Linux {platform.release()}"
+    machines = f"{count} x {resources.instance_type or 'this machine'}"
+    yield f"job: {environment.job_name or 'unnamed'}, {machines}, {len(hosts)} processes"
+    memory = f"{_memory_gib():.0f} GiB memory"
+    yield f"host: {resources.current_host}, {os.cpu_count()} CPUs, {memory}, Linux {platform.release()}"
     yield f"GPUs: {_gpus()}"
     renamed = (
-        "" if resources.interface == resources.wanted_interface else f" (SageMaker said {resources.wanted_interface})"
+        ""
+        if resources.interface == resources.wanted_interface
+        else f" ({resources.wanted_interface} of resourceconfig.json does not exist)"
     )
     yield f"network: {resources.interface}{renamed}, EFA: {_efa_devices() or 'none'}, Open MPI: {_open_mpi() or 'none'}"
     yield f"versions: Python {platform.python_version()}, {', '.join(_versions())}"
@@ -57,27 +61,28 @@ def describe_job(environment: Environment, folders: Folders, hosts: Sequence[str
     kept = (
         ""
         if environment.checkpoints
-        else ", which no one keeps: an interrupted job starts afresh (set a checkpoint location)"
+        else ", not uploaded: an interrupted job starts from scratch (configure a checkpoint location)"
     )
     yield f"checkpoints: {folders.checkpoints}{kept}"
 
 
 def ranks_by_host(hosts: Sequence[str]) -> list[str]:
-    """``"host: its ranks"``, of each rank's host."""
+    """``"host: rank rank …"`` for each host; ``hosts`` holds the host of each rank."""
     return [
-        f"{host}: {' '.join(str(rank) for rank, its in enumerate(hosts) if its == host)}"
+        f"{host}: {' '.join(str(rank) for rank, name in enumerate(hosts) if name == host)}"
         for host in dict.fromkeys(hosts)
     ]
 
 
 def channel_size(channel: InputChannel) -> str:
+    """Number and total size of a channel's files, in words."""
     if channel.mode == "Pipe":
         return f"a stream, {channel.record_wrapper}"
     if not channel.folder.is_dir():
-        return "no folder"
-    files = list(islice((path for path in channel.folder.rglob("*") if path.is_file()), MOST_FILES + 1))
-    if len(files) > MOST_FILES:
-        return f"more than {MOST_FILES} files"
+        return "folder does not exist"
+    files = list(islice((path for path in channel.folder.rglob("*") if path.is_file()), MAX_FILES + 1))
+    if len(files) > MAX_FILES:
+        return f"more than {MAX_FILES} files"
     return f"{len(files)} files, {sum(path.stat().st_size for path in files) / 1e6:.1f} MB"
 
 
@@ -102,14 +107,14 @@ def _efa_devices() -> int:
 
 
 def _open_mpi() -> str | None:
-    """Version of the library that joins the ranks; of the launcher where this process has none loaded."""
+    """Version of the loaded MPI library, or of mpirun if this process has loaded none."""
     if loaded := sys.modules.get("mpi4py.MPI"):
-        answer = loaded.Get_library_version()
+        text = loaded.Get_library_version()
     elif program := shutil.which("mpirun"):
-        answer = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout
+        text = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout
     else:
         return None
-    match = re.search(r"Open MPI\D*([\d.]+)", answer)
+    match = re.search(r"Open MPI\D*([\d.]+)", text)
     return match[1] if match else None
 
 

@@ -1,4 +1,4 @@
-"""How busy a host is while it trains, as metric lines and in TensorBoard, so that a GPU that waits for data is seen at once."""
+"""Utilisation of a host during training, as metric lines and in TensorBoard; it shows a GPU that waits for data."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from frcnn.training.metric_lines import metric_line
 from frcnn.training.progress import TENSORBOARD_FOLDER
 
 RECORD_SECONDS = 30.0
-SAMPLE_SECONDS = 1.0  # a GPU tells how busy it was in its last second or less
+SAMPLE_SECONDS = 1.0  # NVML reports the utilisation of the last second or less
 
 
 class Counters(NamedTuple):
-    """Bytes since the machine started."""
+    """Bytes since the machine was started, at a time in seconds."""
 
     seconds: float
     disk_read: int
@@ -33,12 +33,12 @@ class Counters(NamedTuple):
 
 
 class ResourceMonitor:
-    """While entered, a thread records the use of processors, memory, disk, network and GPUs every half minute.
+    """While entered, a thread records the utilisation of CPUs, memory, disk, network and GPUs every half minute.
 
     Args:
-        folder: TensorBoard's scalars go to ``tensorboard/resources-HOST`` below it; its disk is the one that is watched.
-        step: tells the step that training has reached.
-        watch: False makes it do nothing.
+        folder: TensorBoard scalars go to ``tensorboard/resources-HOST`` in it; the disk usage is that of its disk.
+        step: returns the step that training has reached.
+        watch: False disables the monitor.
         seconds: between records.
     """
 
@@ -72,7 +72,7 @@ class ResourceMonitor:
     def _watch(self) -> None:
         writer = tf.summary.create_file_writer(str(self._folder / TENSORBOARD_FOLDER / f"resources-{self._host}"))
         with management_library() as library, writer.as_default():
-            psutil.cpu_percent()  # the first call has nothing to compare with
+            psutil.cpu_percent()  # reports the time since the previous call, so the first result is meaningless
             before, samples = read_counters(), [read_gpus(library)]
             while not self._stop.wait(min(SAMPLE_SECONDS, self._seconds)):
                 samples.append(read_gpus(library))
@@ -80,7 +80,7 @@ class ResourceMonitor:
                 if now.seconds - before.seconds >= self._seconds:
                     self._record(before, now, samples)
                     before, samples = now, []
-            self._record(before, read_counters(), samples)  # short jobs have one too
+            self._record(before, read_counters(), samples)  # for short jobs as well
         writer.close()
 
     def _record(self, before: Counters, now: Counters, samples: list[list[Gpu]]) -> None:
@@ -91,7 +91,7 @@ class ResourceMonitor:
             **rates(before, now),
             **gpu_use(samples),
         }
-        # One write a line: lines of several processes must not be cut into each other.
+        # A single write per line, so that lines of several processes do not interleave.
         self._stream.write(metric_line("resources", {"host": self._host, **values}) + "\n")
         self._stream.flush()
         for name, value in values.items():
@@ -99,7 +99,7 @@ class ResourceMonitor:
 
 
 def rates(before: Counters, now: Counters) -> dict[str, float]:
-    """Megabytes a second (10^6) between two readings."""
+    """Megabytes (10^6 bytes) per second between two readings."""
     seconds = max(now.seconds - before.seconds, 1e-9)
     names = ("disk_read_mb_s", "disk_write_mb_s", "network_in_mb_s", "network_out_mb_s")
     return {
@@ -108,7 +108,7 @@ def rates(before: Counters, now: Counters) -> dict[str, float]:
 
 
 def gpu_use(samples: list[list[Gpu]]) -> dict[str, float]:
-    """Mean use over all GPUs and samples, of the least busy GPU, and the fullest memory, in percent; nothing without GPUs."""
+    """Utilisation in percent: mean over GPUs and samples, least busy GPU, peak memory; empty without GPUs."""
     gpus = list(zip(*samples, strict=False))
     if not gpus:
         return {}
@@ -123,6 +123,7 @@ def gpu_use(samples: list[list[Gpu]]) -> dict[str, float]:
 
 
 def read_counters() -> Counters:
+    """The machine's counters; those it does not provide are 0."""
     disk, network = psutil.disk_io_counters(), psutil.net_io_counters()
     return Counters(
         time.monotonic(),

@@ -1,4 +1,4 @@
-"""How a training job is run on this host: alone, or by SageMaker's training toolkit, and there with MPI or without."""
+"""How a training job runs on this host: as one process, or under SageMaker's training toolkit with or without MPI."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Runner:
     """What process 1 starts.
 
     Attributes:
-        command: our training alone, or the toolkit.
-        mpi: the toolkit starts ranks by mpirun.
+        command: our training, or the toolkit.
+        mpi: the toolkit starts the ranks with mpirun.
         processes_per_host: ranks on each host.
     """
 
@@ -30,13 +30,14 @@ class Runner:
 
 
 def choose_runner(environment: Environment, gpus: int | None = None) -> Runner:
-    """One rank a GPU, or one on the CPU, unless ``sagemaker_mpi_num_of_processes_per_host`` says otherwise; MPI where that makes several.
+    """One rank per GPU, or one on the CPU, unless ``sagemaker_mpi_num_of_processes_per_host`` is set; MPI if that is
+    several.
 
-    A user's own program (``SAGEMAKER_PROGRAM``) or module (``SAGEMAKER_TRAINING_MODULE``) is the toolkit's; it gets MPI where
-    ``sagemaker_mpi_enabled`` asks for it.
+    A user's own program (``SAGEMAKER_PROGRAM``) or module (``SAGEMAKER_TRAINING_MODULE``) always runs under the
+    toolkit, with MPI if ``sagemaker_mpi_enabled`` is set.
 
     Raises:
-        UserError: the hosts or the options do not go together.
+        UserError: the hosts or the options contradict each other.
     """
     if environment.training_module:
         return Runner(TOOLKIT, mpi=bool(environment.switch("sagemaker_mpi_enabled")))
@@ -50,13 +51,13 @@ def choose_runner(environment: Environment, gpus: int | None = None) -> Runner:
     types = environment.resources.instance_types
     if len(types) > 1 and "sagemaker_distribution_instance_groups" not in environment.reserved:
         raise UserError(
-            f"the job has instance groups of different types ({', '.join(types)}); choose one type, or name the groups that train "
-            "in sagemaker_distribution_instance_groups"
+            f"the job has instance groups of different types ({', '.join(types)}); choose one type, or list the groups "
+            "that train in sagemaker_distribution_instance_groups"
         )
     if enabled is False and hosts > 1:
         raise UserError(
-            f"the job has {hosts} hosts and sagemaker_mpi_enabled is off: each would train a model of its own and overwrite the others'; "
-            "leave sagemaker_mpi_enabled out, or choose one instance"
+            f"the job has {hosts} hosts but sagemaker_mpi_enabled is off: each host would train a separate model and "
+            "overwrite the others'; remove sagemaker_mpi_enabled, or choose one instance"
         )
     if enabled or (enabled is None and hosts * processes > 1):
         return Runner(TOOLKIT, True, processes)

@@ -1,7 +1,7 @@
-"""One SSH key for all hosts of a job, and for no other job: no key is in the image.
+"""The SSH key pair of a job: the same on all its hosts, different for every job, and never stored in the image.
 
-The hosts cannot talk before they have a key, so each derives the same one from what only this job has. Its ARN is no secret;
-whoever shares a network with the job and minds can add one, as the variable ``FRCNN_SSH_SECRET``.
+The hosts cannot communicate before they have a key, so each derives it from the job's ARN. The ARN is not secret; where
+others share the job's network, the variable ``FRCNN_SSH_SECRET`` adds a secret to the derivation.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from frcnn.container.environment import Environment
 from frcnn.errors import UserError
 
 HOST_KEYS = Path("/etc/ssh")
-PRIVILEGE_SEPARATION = Path("/run/sshd")  # sshd ends silently where it does not exist
+PRIVILEGE_SEPARATION = Path("/run/sshd")  # sshd exits without a message if it does not exist
 
 
 def install_ssh_keys(environment: Environment, home: Path | None = None) -> None:
-    """Give this host the job's key pair, unless it has one, and sshd what it needs to start.
+    """Install the job's key pair, unless this host has one, and what sshd needs to start.
 
     Raises:
-        UserError: nothing names the job, or the folders cannot be written.
+        UserError: the job has neither ARN, name nor secret, or the folders cannot be written.
     """
     folder = (home or Path.home()) / ".ssh"
     try:
@@ -36,20 +36,20 @@ def install_ssh_keys(environment: Environment, home: Path | None = None) -> None
             subprocess.run(["ssh-keygen", "-A"], check=True, stdout=subprocess.DEVNULL)
     except (OSError, subprocess.CalledProcessError) as error:
         raise UserError(
-            f"SSH between the hosts cannot be set up: {error}; run the container as root, with a root file system to write"
+            f"SSH between the hosts cannot be set up ({error}); run the container as root, with a writable file system"
         ) from error
 
 
 def job_key(environment: Environment) -> tuple[bytes, bytes]:
-    """Private and public Ed25519 key in OpenSSH's formats, a function of the job."""
+    """Private and public Ed25519 key in OpenSSH's formats, derived from the job's ARN (or name) and secret."""
     from cryptography.hazmat.primitives import serialization as keys
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     job = environment.job_arn or environment.job_name
     if not (job or environment.ssh_secret):
         raise UserError(
-            "nothing names this job, so its hosts cannot agree on an SSH key: set TRAINING_JOB_ARN or FRCNN_SSH_SECRET to the same text "
-            "on all hosts"
+            "the job has no name to derive the hosts' SSH key from: set TRAINING_JOB_ARN or FRCNN_SSH_SECRET to the "
+            "same value on all hosts"
         )
     seed = hashlib.sha256("\0".join(("frcnn", job or "", environment.ssh_secret or "")).encode()).digest()
     key = Ed25519PrivateKey.from_private_bytes(seed)

@@ -1,7 +1,7 @@
-"""Our training under SageMaker's training toolkit: its hook, and its command with the gaps closed that stop it.
+"""Our training under SageMaker's training toolkit: the hook that the toolkit calls, and its command with patches.
 
-``python -m frcnn.container.toolkit`` is the toolkit's ``train`` with :func:`main` as ``SAGEMAKER_TRAINING_MODULE``. The toolkit
-waits for the hosts' names, starts the SSH daemons and mpirun, and tells the workers of success.
+``python -m frcnn.container.toolkit`` is the toolkit's ``train`` with :func:`main` as ``SAGEMAKER_TRAINING_MODULE``. The
+toolkit waits until the hosts' names resolve, starts the SSH daemons and mpirun, and notifies the workers of success.
 """
 
 from __future__ import annotations
@@ -24,22 +24,24 @@ from frcnn.errors import UserError
 
 HOOK = "frcnn.container.toolkit:main"
 PROGRAM = "frcnn_train.py"
-STUB = """# Made by frcnn at the start of a job: the training toolkit starts programs in this folder only.
+STUB = """# Written by frcnn at the start of a job, because the training toolkit runs only programs in this folder.
 from frcnn.container.train import main
 raise SystemExit(main())
 """
-# Variables that ranks on other hosts must have; SSH hands none on.
-EXPORTED = ("SAGEMAKER_", "TRAINING_JOB_", "AWS_REGION", "AWS_DEFAULT_REGION", "FRCNN_", "HOROVOD_", "NCCL_", "FI_", "TF_", "XLA_", "OMP_",
-            "PYTHON", "TMPDIR")  # fmt: skip
-# A host whose network is gone is noticed in 11 seconds; Open MPI's own setting takes eight minutes.
+# Prefixes of the variables that ranks on other hosts need; SSH forwards none.
+EXPORTED = (
+    "SAGEMAKER_", "TRAINING_JOB_", "AWS_REGION", "AWS_DEFAULT_REGION", "FRCNN_", "HOROVOD_", "NCCL_", "FI_", "TF_",
+    "XLA_", "OMP_", "PYTHON", "TMPDIR",
+)  # fmt: skip
+# Detect a host without network in 11 seconds; Open MPI's default takes eight minutes.
 KEEPALIVE = {"oob_tcp_keepalive_time": 5, "oob_tcp_keepalive_intvl": 2, "oob_tcp_keepalive_probes": 3}
 
 
 def main() -> None:
-    """Called by the toolkit in place of its own start of a program.
+    """Called by the toolkit instead of running a program.
 
     Raises:
-        UserError: the job cannot be run; the failure file says so.
+        UserError: the job cannot be run; the reason is in the failure file.
     """
     environment = Environment.read()
     try:
@@ -49,11 +51,11 @@ def main() -> None:
             job = prepare(environment)
             save_job(environment, job.config)
             if environment.resources.is_leader:
-                print(*job.notes, sep="\n", end="\n" if job.notes else "", flush=True)
+                print(*job.messages, sep="\n", end="\n" if job.messages else "", flush=True)
             environment.code.mkdir(parents=True, exist_ok=True)
             (environment.code / PROGRAM).write_text(STUB)
-    except UserError as mistake:
-        report(environment.failure_file, failure_of(mistake, environment.resources.current_host))
+    except UserError as error:
+        report(environment.failure_file, failure_of(error, environment.resources.current_host))
         raise
     toolkit = toolkit_environment.Environment()
     program = toolkit.user_entry_point if environment.program else PROGRAM
@@ -70,10 +72,10 @@ def main() -> None:
 
 
 def patch_toolkit(environment: Environment, mpi: bool = False) -> None:
-    """Let the toolkit see an interface that exists, and let it do without files that only SageMaker writes.
+    """Make the toolkit use an existing network interface, and work without the files that only SageMaker writes.
 
     Args:
-        mpi: tell it, as if by hyperparameter, that MPI is wanted; without that word it finds no hosts to train on.
+        mpi: set the hyperparameter that enables MPI, without which the toolkit finds no hosts to train on.
     """
     resources = environment.resources
     found = {
@@ -93,7 +95,8 @@ def patch_toolkit(environment: Environment, mpi: bool = False) -> None:
         **hyperparameters(),
         **({params.MPI_ENABLED: True} if mpi else {}),
     }
-    # Only to know TensorFlow's exceptions by name, in output that is not captured, the toolkit would import it: ten seconds, half a GB.
+    # The toolkit would import TensorFlow (ten seconds, half a GB) to recognise its exceptions in output it does not
+    # capture.
     process.get_tensorflow_exception_classes = list
     toolkit_environment.read_input_data_config = _or_empty(toolkit_environment.read_input_data_config)
 
@@ -109,7 +112,7 @@ def _or_empty(read: Any) -> Any:
 
 
 def _without_hook(environment: Environment) -> Environment:
-    """The choice of a runner as if no one had named this hook."""
+    """The environment without this module's hook, for the choice of the runner."""
     return replace(environment, training_module=None)
 
 
@@ -121,7 +124,7 @@ def _mpi_options(environment: Environment, processes: int) -> dict[str, Any]:
         if name not in words:
             words += ["-mca", name, str(value)]
     if not (BASE / "input" / "config" / "resourceconfig.json").exists():
-        # The library that the toolkit loads into every rank reads this file, and crashes without it.
+        # The toolkit preloads a library into every rank that reads this file and crashes without it.
         words += ["-x", "LD_PRELOAD="]
     if "--NCCL_DEBUG" not in text:
         words += ["--NCCL_DEBUG", "WARN"]
@@ -131,7 +134,7 @@ def _mpi_options(environment: Environment, processes: int) -> dict[str, Any]:
 
 
 def run() -> None:
-    """The toolkit's ``train``, with this module's hook unless the user names one."""
+    """Run the toolkit's ``train``, with this module's hook unless the user has set one."""
     if not os.environ.get("SAGEMAKER_TRAINING_MODULE"):
         os.environ["SAGEMAKER_TRAINING_MODULE"] = HOOK
     environment = Environment.read()

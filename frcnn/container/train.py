@@ -1,4 +1,4 @@
-"""One rank of a training job, or the whole of it: ``python -m frcnn.container.train``."""
+"""One rank of a training job, or all of it: ``python -m frcnn.container.train``."""
 
 from __future__ import annotations
 
@@ -20,24 +20,25 @@ INTERRUPTED = "interrupted.json"
 
 
 class _Log(io.TextIOWrapper):
-    """Standard output as a log: mpirun gives its ranks a terminal, on which progress would be a bar and no metric be found."""
+    """Standard output that is no terminal: mpirun gives ranks one, and metric lines would become a progress bar."""
 
     def isatty(self) -> bool:
         return False
 
 
 def main() -> int:
-    """Train as the channels and hyperparameters say; returns the exit code, and leaves the failure file where it is not 0."""
+    """Train on the job's channels and hyperparameters; returns the exit code. A failure is in the failure file."""
     environment = Environment.read()
-    sys.stdout = _Log(sys.stdout.detach(), encoding="utf-8", errors="replace", line_buffering=True)  # type: ignore[union-attr]
+    stdout = sys.stdout.detach()  # type: ignore[union-attr]
+    sys.stdout = _Log(stdout, encoding="utf-8", errors="replace", line_buffering=True)
     try:
         with _reported(environment, None):
             world = connect()
         with StopRequest() as stop, world.abort_together(), _reported(environment, world):
-            # Ranks take what their host's toolkit prepared: a pipe can be read only once.
+            # Ranks use what their host's toolkit has prepared, because a pipe can be read only once.
             _train(environment, saved_job(environment) if environment.launched else prepare(environment), world, stop)
-    except UserError as mistake:
-        print_message(str(mistake))
+    except UserError as error:
+        print_message(str(error))
         return 1
     except Exception:
         traceback.print_exc()
@@ -47,7 +48,7 @@ def main() -> int:
 
 @contextlib.contextmanager
 def _reported(environment: Environment, world: World | None) -> Iterator[None]:
-    """Tell SageMaker why an exception ends this rank, before the rank ends the others."""
+    """Write the failure file when an exception ends this rank, before the rank aborts the others."""
     try:
         yield
     except Exception as error:
@@ -70,19 +71,19 @@ def _train(environment: Environment, job: PreparedJob, world: World, stop: StopR
     hosts = world.allgather_strings(host)
     if world.is_main:
         job.folders.bring_back()
-        for line in (*describe_job(environment, job.folders, hosts), *job.notes):
+        for line in (*describe_job(environment, job.folders, hosts), *job.messages):
             print(line, flush=True)
     trainer = Trainer(job.config, job.folders, world)
-    # One rank a host watches its host.
+    # One rank per host monitors it.
     with ResourceMonitor(environment.output, host, lambda: trainer.step, watch=world.local_rank == 0):
         trainer.run(stop)
     if world.is_main:
-        # A file tells an interrupted job from a finished one, whatever its exit code becomes.
-        mark = environment.output / INTERRUPTED
+        # Distinguishes an interrupted job from a finished one, since both exit with 0.
+        marker = environment.output / INTERRUPTED
         if trainer.finished:
-            mark.unlink(missing_ok=True)
+            marker.unlink(missing_ok=True)
         else:
-            mark.write_text(json.dumps({"step": trainer.step, "steps": trainer.total_steps}) + "\n")
+            marker.write_text(json.dumps({"step": trainer.step, "steps": trainer.total_steps}) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Jobs in folders that stand for ``/opt/ml``; makes ``tiny_job`` importable: test modules are no package."""
+"""Jobs in folders in place of ``/opt/ml``. Makes ``tiny_job`` importable, since the tests are not a package."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def shapes_channel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def make_container(tmp_path: Path, shapes_channel: Path) -> Iterator[Callable[..., Container]]:
-    """``make_container(hyperparameters, variables)``: shapes in one channel, checkpoints kept; 24 pictures, 6 steps an epoch."""
+    """``make_container(hyperparameters, variables)``: a channel of 24 training images, 6 steps per epoch."""
     made: list[Container] = []
 
     def make(hyperparameters: dict[str, str] | None = None, variables: dict[str, str] | None = None) -> Container:

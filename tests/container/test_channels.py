@@ -1,4 +1,4 @@
-"""Every layout of channels that users have, and what is said about the others."""
+"""Supported layouts of channels, and the messages for the others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from frcnn.container.channels import find_inputs, refuse_parts
+from frcnn.container.channels import check_distribution, find_inputs
 from frcnn.container.input_files import InputChannel
 from frcnn.data.coco import load_index
 from frcnn.errors import UserError
@@ -32,7 +32,7 @@ LINE = {
 
 
 def channels(base: Path, *files: str, **options: dict[str, Any]) -> list[InputChannel]:
-    """Channels with these files, ``channel/path``: pictures, COCO tables, manifests, or nothing of note."""
+    """Channels with these files, ``channel/path``: images, COCO tables, manifests, or empty files."""
     names = list(dict.fromkeys([*(file.partition("/")[0] for file in files), *options]))
     for file in files:
         path = base / file
@@ -92,12 +92,12 @@ def splits(base: Path, found: dict[str, Any]) -> dict[str, tuple[str, ...]]:
         (("train/a.jpg", "train/export.json", "other/readme.txt"), {"train": ("train", "train/export.json")}),
     ],
 )
-def test_splits_in_channels_of_their_own(tmp_path: Path, files: tuple[str, ...], expected: dict[str, Any]) -> None:
+def test_splits_in_separate_channels(tmp_path: Path, files: tuple[str, ...], expected: dict[str, Any]) -> None:
     inputs = find_inputs(channels(tmp_path, *files), scratch=tmp_path / "scratch")
     assert splits(tmp_path, inputs.data) == expected
     for split in inputs.data.values():
         assert len(load_index(**split, on_bad_annotation="error").images) == 1
-    assert inputs.notes == (("channel 'other' is not used",) if "other/readme.txt" in files else ())
+    assert inputs.messages == (("channel 'other' is not used",) if "other/readme.txt" in files else ())
 
 
 @pytest.mark.parametrize("name", ["training", "train", "coco", "my-data"])
@@ -110,10 +110,10 @@ def test_one_channel_with_a_coco_folder(tmp_path: Path, name: str) -> None:
     )
     inputs = find_inputs(channels(tmp_path, *(f"{name}/{file}" for file in layout)), tmp_path / "scratch")
     assert inputs.data == {"root": tmp_path / name}
-    assert inputs.notes == ()
+    assert inputs.messages == ()
 
 
-def test_a_manifest_file_becomes_coco(tmp_path: Path) -> None:
+def test_manifest_file_is_converted_to_coco(tmp_path: Path) -> None:
     found = channels(tmp_path, "train/a.jpg", "annotations/output.manifest")
     inputs = find_inputs(found, tmp_path / "scratch")
     index = load_index(**inputs.data["train"], on_bad_annotation="error")
@@ -121,14 +121,14 @@ def test_a_manifest_file_becomes_coco(tmp_path: Path) -> None:
     assert (index.class_names, index.images[0].boxes.tolist()) == (("cell",), [[1, 2, 31, 22]])
 
 
-def test_a_piped_manifest_becomes_coco(tmp_path: Path) -> None:
-    """A real FIFO, written as SageMaker does while we read it."""
-    (tmp_path / "picture").mkdir()
-    Image.new("RGB", (60, 40)).save(tmp_path / "picture" / "a.jpg")
+def test_streamed_manifest_is_converted_to_coco(tmp_path: Path) -> None:
+    """A real FIFO, written while it is read, as SageMaker does."""
+    (tmp_path / "source").mkdir()
+    Image.new("RGB", (60, 40)).save(tmp_path / "source" / "a.jpg")
     pipe = tmp_path / "train_0"
     os.mkfifo(pipe)
     records = [
-        (tmp_path / "picture" / "a.jpg").read_bytes(),
+        (tmp_path / "source" / "a.jpg").read_bytes(),
         json.dumps(LINE["bb"]).encode(),
         json.dumps(LINE["bb-metadata"]).encode(),
     ]
@@ -175,24 +175,31 @@ def test_weights_and_recipe(tmp_path: Path) -> None:
         (
             (),
             {},
-            "no channel holds training data; name one 'train', or give one with a COCO folder. Found no channels at all",
+            "no channel contains training data; name one 'train', or provide one that contains a COCO folder. "
+            "Found no channels",
         ),
         (
-            ("pictures/a.jpg", "pictures/b.jpg"),
+            ("photos/a.jpg", "photos/b.jpg"),
             {},
-            r"no channel holds training data; .* Found pictures \(a.jpg, b.jpg\)",
+            r"no channel contains training data; .* Found photos \(a.jpg, b.jpg\)",
         ),
         (
             ("train/a.jpg",),
             {},
-            r"no annotation file of the train split in channel 'train': .*instances_train2017.json.*found train \(a.jpg\)",
+            r"no annotation file of the train split in channel 'train': .*instances_train2017.json"
+            r".*found train \(a.jpg\)",
         ),
         (
             ("train/a.jpg", "validation/a.jpg", "annotations/train.json"),
             {},
-            r"the validation split in channels 'validation', 'annotations'.*found validation \(a.jpg\); annotations \(train.json\)",
+            r"the validation split in channels 'validation', 'annotations'.*found validation \(a.jpg\); "
+            r"annotations \(train.json\)",
         ),
-        ((), {"train": {"mode": "Pipe"}}, "piped with RecordWrapperType None; .*set RecordWrapperType to RecordIO"),
+        (
+            (),
+            {"train": {"mode": "Pipe"}},
+            "uses Pipe mode with RecordWrapperType None; .*set RecordWrapperType to RecordIO",
+        ),
         ((), {"train": {"mode": "Pipe", "record_wrapper": "RecordIO"}}, "train_0 does not exist"),
         (
             ("train/a.jpg", "train/x.json", "config/a.yaml", "config/b.yaml"),
@@ -206,25 +213,25 @@ def test_weights_and_recipe(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_cannot_be_used_is_told_with_what_was_found(
+def test_unusable_channels_are_reported_with_their_content(
     tmp_path: Path, files: tuple[str, ...], options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
         find_inputs(channels(tmp_path, *files, **options), tmp_path / "scratch")
 
 
-def test_only_training_pictures_may_be_spread_over_hosts_and_only_if_asked(tmp_path: Path) -> None:
-    spread = {"train": {"distribution": "ShardedByS3Key"}}
-    whole = channels(tmp_path / "a", "train/a.jpg", "train/x.json", **spread)
-    apart = channels(tmp_path / "b", "train/a.jpg", "annotations/x.json", **spread)
-    refuse_parts(whole, hosts=1, sharded=False)
-    refuse_parts(apart, hosts=2, sharded=True)
+def test_only_training_images_may_be_sharded_and_only_on_request(tmp_path: Path) -> None:
+    sharded_train = {"train": {"distribution": "ShardedByS3Key"}}
+    whole = channels(tmp_path / "a", "train/a.jpg", "train/x.json", **sharded_train)
+    apart = channels(tmp_path / "b", "train/a.jpg", "annotations/x.json", **sharded_train)
+    check_distribution(whole, hosts=1, sharded=False)
+    check_distribution(apart, hosts=2, sharded=True)
     for found, sharded in ((whole, False), (whole, True), (apart, False)):
         with pytest.raises(UserError, match="channel 'train' is ShardedByS3Key over 2 hosts"):
-            refuse_parts(found, hosts=2, sharded=sharded)
+            check_distribution(found, hosts=2, sharded=sharded)
 
 
-def test_the_folder_of_pictures_is_found_by_those_that_this_host_has(tmp_path: Path) -> None:
+def test_image_folder_is_found_by_the_images_of_this_host(tmp_path: Path) -> None:
     found = channels(tmp_path, "train/images/b.jpg", "annotations/instances_train.json")
     entries = [
         {"id": number, "file_name": name, "width": 60, "height": 40}

@@ -1,4 +1,4 @@
-"""The container from outside: what SageMaker starts, sends and reads."""
+"""The container from outside: the arguments, signals and files that SageMaker uses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tiny_job import Container
 from frcnn.config import Config
 from frcnn.container.environment import Environment
 from frcnn.container.job import save_job
-from frcnn.entrypoint import prepared_here
+from frcnn.entrypoint import prepared_check
 from frcnn.training.metric_lines import METRIC_DEFINITIONS
 
 MakeContainer = Callable[..., Container]
@@ -30,7 +30,7 @@ def values_of(log: str, name: str) -> list[float]:
     return [float(value) for value in re.findall(definition["Regex"], log)]
 
 
-def test_a_job_ends_with_a_model_and_its_reports(make_container: MakeContainer) -> None:
+def test_job_leaves_model_and_reports(make_container: MakeContainer) -> None:
     container = make_container()
     container.start()
     assert container.wait() == 0, container.log
@@ -46,7 +46,9 @@ def test_a_job_ends_with_a_model_and_its_reports(make_container: MakeContainer) 
     }
     assert not (container.base / "output" / "failure").exists()
     assert re.search(r"^job: test, 1 x this machine, 1 processes$", container.log, re.MULTILINE)
-    assert re.search(r"^network: \w+ \(SageMaker said ethwe\), EFA: none", container.log, re.MULTILINE)
+    assert re.search(
+        r"^network: \w+ \(ethwe of resourceconfig.json does not exist\), EFA: none", container.log, re.MULTILINE
+    )
     assert re.search(r"^channel training: File, \d+ files, \d+\.\d MB$", container.log, re.MULTILINE)
     assert len(values_of(container.log, "train:loss")) == 6
     assert values_of(container.log, "resources:memory_percent")[-1] > 0
@@ -55,8 +57,8 @@ def test_a_job_ends_with_a_model_and_its_reports(make_container: MakeContainer) 
     assert list(resources.glob("events.*"))
 
 
-def test_a_stopped_job_goes_on_where_it_was(make_container: MakeContainer) -> None:
-    """SIGTERM in the middle; then, as on another machine, with the checkpoints alone."""
+def test_stopped_job_resumes(make_container: MakeContainer) -> None:
+    """SIGTERM in mid-run; then a restart from the checkpoints."""
     whole = make_container({"training.epochs": "2"})
     whole.start()
     container = make_container({"training.epochs": "2"})
@@ -91,7 +93,7 @@ def test_a_stopped_job_goes_on_where_it_was(make_container: MakeContainer) -> No
         ({"data.root": "/nowhere"}, "option 'data.root' is '/nowhere', which is not a folder"),
     ],
 )
-def test_a_mistake_is_in_the_failure_file(
+def test_user_error_is_in_the_failure_file(
     make_container: MakeContainer, hyperparameters: dict[str, str], message: str
 ) -> None:
     container = make_container(hyperparameters)
@@ -100,21 +102,21 @@ def test_a_mistake_is_in_the_failure_file(
     what, advice, _ = container.failure.split("\n")
     assert re.search(message.removeprefix("hyperparameters: .*"), what)
     assert re.search(r"\((rank 0, )?host \S+\)$", what)
-    assert "start the job again" in advice
+    assert "restart the job" in advice
     assert len(container.failure.encode()) <= 1024
     assert "Traceback" not in container.log
 
 
-def test_nothing_mounted_at_all_is_a_readable_failure(tmp_path: Path) -> None:
+def test_empty_base_folder_is_reported(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "frcnn.entrypoint", "train"]
     done = subprocess.run(
         command, env={**os.environ, "SAGEMAKER_BASE_DIR": str(tmp_path)}, capture_output=True, text=True, check=False
     )
     assert done.returncode != 0
-    assert "no channel holds training data" in (tmp_path / "output" / "failure").read_text()
+    assert "no channel contains training data" in (tmp_path / "output" / "failure").read_text()
 
 
-def test_a_broken_contract_is_told_by_process_1_itself(make_container: MakeContainer) -> None:
+def test_invalid_config_file_is_reported_by_process_1(make_container: MakeContainer) -> None:
     container = make_container()
     (container.base / "input" / "config" / "resourceconfig.json").write_text("{")
     container.start()
@@ -122,7 +124,7 @@ def test_a_broken_contract_is_told_by_process_1_itself(make_container: MakeConta
     assert "resourceconfig.json is not valid JSON" in container.failure
 
 
-def test_a_killed_training_is_explained(make_container: MakeContainer) -> None:
+def test_killed_training_is_reported(make_container: MakeContainer) -> None:
     container = make_container({"training.epochs": "50"})
     container.start()
     container.wait_for("train step=1 ")
@@ -130,22 +132,22 @@ def test_a_killed_training_is_explained(make_container: MakeContainer) -> None:
     children = Path(f"/proc/{container.process.pid}/task/{container.process.pid}/children").read_text().split()
     os.kill(int(children[0]), signal.SIGKILL)
     assert container.wait() == 137
-    assert container.failure.startswith("training was ended by SIGKILL (host ")
+    assert container.failure.startswith("training was terminated by SIGKILL (host ")
     assert "batch_size" in container.failure
 
 
-def test_a_host_is_prepared_once_its_configuration_is_saved(make_container: MakeContainer) -> None:
+def test_host_is_prepared_once_its_configuration_is_saved(make_container: MakeContainer) -> None:
     environment = Environment.read({"SAGEMAKER_BASE_DIR": str(make_container().base)})
     save_job(environment, Config())
-    prepared = prepared_here(environment)
-    assert not prepared()  # what lay there was of a run before
+    prepared = prepared_check(environment)
+    assert not prepared()  # left by an earlier run
     save_job(environment, Config())
     assert prepared()
-    assert prepared_here(replace(environment, program="mine.py"))()
-    assert prepared_here(replace(environment, training_module="mine:main"))()
+    assert prepared_check(replace(environment, program="mine.py"))()
+    assert prepared_check(replace(environment, training_module="mine:main"))()
 
 
-def test_verbs_of_the_command_line(make_container: MakeContainer) -> None:
+def test_frcnn_commands(make_container: MakeContainer) -> None:
     for words, output in (
         (("--version",), "frcnn"),
         (("train", "--help"), "--config"),

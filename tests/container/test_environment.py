@@ -1,4 +1,4 @@
-"""The contract's files and variables, as the service, its SDKs and its local mode write them, and as no one should."""
+"""The contract's files and variables as the service, its SDKs and local mode write them, and invalid ones."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ RESOURCES = {
 }
 
 
-def test_nothing_at_all_is_one_host_without_channels(tmp_path: Path) -> None:
+def test_empty_base_is_one_host_without_channels(tmp_path: Path) -> None:
     environment = Environment.read({"SAGEMAKER_BASE_DIR": str(tmp_path)})
     assert (environment.options, environment.reserved, environment.channels) == ({}, {}, ())
     assert environment.resources.hosts == (socket.gethostname(),)
@@ -51,7 +51,7 @@ def test_nothing_at_all_is_one_host_without_channels(tmp_path: Path) -> None:
     assert Environment.read({}).base == Path("/opt/ml")
 
 
-def test_a_real_jobs_resources(tmp_path: Path) -> None:
+def test_resources_of_a_real_job(tmp_path: Path) -> None:
     variables = write(tmp_path, resourceconfig=RESOURCES)
     resources = Environment.read(variables).resources
     assert resources.hosts == ("algo-3", "algo-1", "algo-2")
@@ -61,7 +61,7 @@ def test_a_real_jobs_resources(tmp_path: Path) -> None:
     assert (Path("/sys/class/net") / resources.interface).exists()
 
 
-def test_an_interface_that_is_missing_gives_way_to_the_default_routes(tmp_path: Path) -> None:
+def test_missing_interface_is_replaced_by_the_default_routes(tmp_path: Path) -> None:
     for name in ("lo", "docker0", "ens5"):
         (tmp_path / "net" / name).mkdir(parents=True)
     routes = tmp_path / "route"
@@ -72,7 +72,7 @@ def test_an_interface_that_is_missing_gives_way_to_the_default_routes(tmp_path: 
     assert existing_interface("ethwe", tmp_path / "nowhere", routes) == "ethwe"
 
 
-def test_channels_come_from_the_file_and_not_from_the_folder(tmp_path: Path) -> None:
+def test_channels_are_read_from_the_file_not_the_folder(tmp_path: Path) -> None:
     (tmp_path / "input" / "data" / "val-set").mkdir(parents=True)
     (tmp_path / "input" / "data" / "train-manifest").write_text("{}")
     channels = {
@@ -97,10 +97,11 @@ def test_channels_come_from_the_file_and_not_from_the_folder(tmp_path: Path) -> 
     assert (found["local"].mode, found["local"].distribution) == ("File", "FullyReplicated")
 
 
-def test_reserved_hyperparameters_are_told_apart_and_switches_understood(tmp_path: Path) -> None:
+def test_reserved_hyperparameters_and_switches(tmp_path: Path) -> None:
     values = {
-        "training.epochs": '"3"', "image.min_size": "(640, 800)", "backbone.name": '"resnet18"', "_tuning_objective_metric": '"AP"',
-        "sagemaker_mpi_enabled": "False", "sagemaker_mpi_num_of_processes_per_host": '"8"', "sagemaker_program": '"mine.py"',
+        "training.epochs": '"3"', "image.min_size": "(640, 800)", "backbone.name": '"resnet18"',
+        "_tuning_objective_metric": '"AP"', "sagemaker_mpi_enabled": "False",
+        "sagemaker_mpi_num_of_processes_per_host": '"8"', "sagemaker_program": '"mine.py"',
     }  # fmt: skip
     environment = Environment.read(write(tmp_path, hyperparameters=values))
     assert environment.options == {"training.epochs": "3", "image.min_size": "[640, 800]", "backbone.name": "resnet18"}
@@ -128,18 +129,18 @@ def test_reserved_hyperparameters_are_told_apart_and_switches_understood(tmp_pat
     ("files", "message"),
     [
         ({"hyperparameters": "{'a': 1}"}, r"hyperparameters.json is not valid JSON"),
-        ({"hyperparameters": "[1]"}, r"hyperparameters.json holds a list; expected a JSON object"),
+        ({"hyperparameters": "[1]"}, r"hyperparameters.json contains a list; expected a JSON object"),
         ({"hyperparameters": ""}, r"hyperparameters.json is not valid JSON"),
         ({"inputdataconfig": {"train": "File"}}, r"channel 'train' is \"File\"; expected an object"),
         (
             {"inputdataconfig": {"train": {"TrainingInputMode": "Stream"}}},
             r"TrainingInputMode of channel 'train' is 'Stream'; .*FastFile",
         ),
-        ({"resourceconfig": {"current_host": "algo-9", "hosts": ["algo-1"]}}, r"the current host 'algo-9' in it"),
+        ({"resourceconfig": {"current_host": "algo-9", "hosts": ["algo-1"]}}, r"a list of names with the current host 'algo-9'"),
         ({"resourceconfig": {"instance_groups": "homogeneous"}}, r"'instance_groups' is \"homogeneous\""),
     ],
 )
-def test_broken_files_are_named(tmp_path: Path, files: dict[str, Any], message: str) -> None:
+def test_invalid_files_are_reported(tmp_path: Path, files: dict[str, Any], message: str) -> None:
     variables = write(tmp_path, **files)
     with pytest.raises(UserError, match=message) as caught:
         Environment.read(variables)
@@ -159,8 +160,9 @@ def test_checkpoints_are_where_sagemaker_says_else_in_the_usual_folder(tmp_path:
 def test_variables(tmp_path: Path) -> None:
     environment = Environment.read(
         {
-            "SAGEMAKER_BASE_DIR": str(tmp_path), "TRAINING_JOB_NAME": "job", "TRAINING_JOB_ARN": "arn:1", "AWS_REGION": "eu-west-1",
-            "SAGEMAKER_MANAGED_WARMPOOL_CACHE_DIRECTORY": str(tmp_path), "SAGEMAKER_TRAINING_MODULE": "a.b:c",
+            "SAGEMAKER_BASE_DIR": str(tmp_path), "TRAINING_JOB_NAME": "job", "TRAINING_JOB_ARN": "arn:1",
+            "AWS_REGION": "eu-west-1", "SAGEMAKER_MANAGED_WARMPOOL_CACHE_DIRECTORY": str(tmp_path),
+            "SAGEMAKER_TRAINING_MODULE": "a.b:c",
         }
     )  # fmt: skip
     assert (environment.job_name, environment.job_arn, environment.region) == ("job", "arn:1", "eu-west-1")
@@ -169,11 +171,12 @@ def test_variables(tmp_path: Path) -> None:
     assert environment.failure_file == tmp_path / "output" / "failure"
 
 
-def test_an_endpoints_variables_by_the_names_of_three_images() -> None:
+def test_endpoint_variables_by_the_names_of_three_images() -> None:
     hosting = ServingEnvironment.read(
         {
-            "SAGEMAKER_BIND_TO_PORT": "9000", "SAGEMAKER_SAFE_PORT_RANGE": "9000-9099", "SAGEMAKER_GUNICORN_WORKERS": "3",
-            "MODEL_SERVER_WORKERS": "7", "MODEL_SERVER_TIMEOUT": "40", "FRCNN_SERVE_MAX_BATCH": "8",
+            "SAGEMAKER_BIND_TO_PORT": "9000", "SAGEMAKER_SAFE_PORT_RANGE": "9000-9099",
+            "SAGEMAKER_GUNICORN_WORKERS": "3", "MODEL_SERVER_WORKERS": "7", "MODEL_SERVER_TIMEOUT": "40",
+            "FRCNN_SERVE_MAX_BATCH": "8",
         }
     )  # fmt: skip
     assert (hosting.port, hosting.safe_ports, hosting.workers, hosting.timeout) == (9000, (9000, 9099), 3, 40)

@@ -1,4 +1,4 @@
-"""When a worker host knows that the job is over, and how. A real process plays mpirun's daemon."""
+"""When and how a worker host learns that the job is over. A real process named orted stands in for mpirun's daemon."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from frcnn.container.hosts import STOPPED, WorkerHost
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("START_SECONDS", "LOST_SECONDS", "SUCCESS_SECONDS", "TELLING_SECONDS", "KNOCK_SECONDS"):
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("START_SECONDS", "LOST_SECONDS", "SUCCESS_SECONDS", "SUCCESS_SECONDS_PER_HOST", "PROBE_SECONDS"):
         monkeypatch.setattr(hosts, name, 0.0)
 
 
@@ -34,12 +34,12 @@ def worker(folder: Path, answers: bool = True) -> WorkerHost:
 
 
 def ended(watch: WorkerHost) -> int | None:
-    """Of two looks, so that time has passed between them."""
+    """The result of two calls, so that time has passed between them."""
     return watch.every_second() or watch.every_second()
 
 
-def test_the_leaders_word_makes_success(tmp_path: Path, orted: subprocess.Popen[bytes]) -> None:
-    (tmp_path / "done.algo-1").touch()  # of a job before in the same container
+def test_success_file_is_success(tmp_path: Path, orted: subprocess.Popen[bytes]) -> None:
+    (tmp_path / "done.algo-1").touch()  # left by an earlier job in the same container
     watch = worker(tmp_path)
     assert watch.every_second() is None
     orted.kill()
@@ -49,7 +49,7 @@ def test_the_leaders_word_makes_success(tmp_path: Path, orted: subprocess.Popen[
     assert watch.exit_code(0) == 0
 
 
-def test_an_end_without_a_word_is_a_failure_that_names_the_leader(
+def test_missing_success_file_is_a_failure_that_names_the_leader(
     tmp_path: Path, orted: subprocess.Popen[bytes]
 ) -> None:
     watch = worker(tmp_path)
@@ -59,27 +59,27 @@ def test_an_end_without_a_word_is_a_failure_that_names_the_leader(
     assert watch.every_second() == 1
     assert watch.failure is not None
     assert watch.failure.text().startswith(
-        "training ended on the leader algo-1 without success, or the leader went away (host algo-2)\n"
+        "training failed on the leader algo-1, or the connection to it was lost (host algo-2)\n"
     )
 
 
 @pytest.mark.parametrize(
-    ("hosts", "answers_until", "given_up"),
+    ("hosts", "answers_until", "expected"),
     [
-        (2, 0, 20),  # a leader that is gone is not waited for
+        (2, 0, 20),  # no waiting for an unreachable leader
         (64, 0, 20),
         (64, 100, 120),
-        (64, 1000, 340),  # 20 + 5 for each host, with a leader that answers and never tells
+        (64, 1000, 340),  # 20 + 5 per host, with a reachable leader that never reports success
         (2, 1000, 30),
     ],
 )
-def test_a_leader_that_answers_is_given_time_to_tell_every_host(
+def test_reachable_leader_is_given_time_to_notify_every_host(
     tmp_path: Path,
     orted: subprocess.Popen[bytes],
     monkeypatch: pytest.MonkeyPatch,
     hosts: int,
     answers_until: int,
-    given_up: int,
+    expected: int,
 ) -> None:
     monkeypatch.undo()  # the real limits, on a clock of this test
     now = 1000.0
@@ -91,10 +91,10 @@ def test_a_leader_that_answers_is_given_time_to_tell_every_host(
     orted.wait()
     while watch.every_second() is None:
         now += 1
-    assert now - end == given_up
+    assert now - end == expected
 
 
-def test_sigterm_is_noted_while_there_is_work_and_obeyed_when_there_is_none(
+def test_sigterm_is_recorded_while_ranks_run_and_obeyed_otherwise(
     tmp_path: Path, orted: subprocess.Popen[bytes]
 ) -> None:
     watch = worker(tmp_path)
@@ -109,33 +109,33 @@ def test_sigterm_is_noted_while_there_is_work_and_obeyed_when_there_is_none(
     assert idle.every_second() == STOPPED
 
 
-def test_a_leader_that_never_comes_or_goes_early_is_told_apart(tmp_path: Path) -> None:
+def test_unreachable_and_lost_leader_are_distinguished(tmp_path: Path) -> None:
     absent = worker(tmp_path, answers=False)
     assert ended(absent) == 1
     assert absent.failure is not None
-    assert absent.failure.what == "the leader algo-1 did not come up within 0 minutes after this host was ready"
+    assert absent.failure.what == "the leader algo-1 was not reachable within 0 minutes after this host was ready"
     present = True
     watch = WorkerHost("algo-1", "algo-2", 2, lambda: True, lambda host: present, tmp_path)
     watch.every_second()
     present = False
     assert ended(watch) == 1
     assert watch.failure is not None
-    assert watch.failure.what == "the leader algo-1 went away before training began"
+    assert watch.failure.what == "the connection to the leader algo-1 was lost before training began"
 
 
-def test_a_leader_may_take_as_long_as_this_host_to_read_its_pipe(tmp_path: Path) -> None:
+def test_time_to_read_a_pipe_does_not_count(tmp_path: Path) -> None:
     prepared = False
     watch = WorkerHost("algo-1", "algo-2", 2, lambda: prepared, lambda host: False, tmp_path)
     assert [watch.every_second() for _ in range(3)] == [None] * 3
     prepared = True
     assert ended(watch) == 1
     assert watch.failure is not None
-    assert "did not come up" in watch.failure.what
+    assert "was not reachable" in watch.failure.what
 
 
-def test_a_toolkit_that_ends_content_is_not_believed(tmp_path: Path) -> None:
+def test_exit_code_0_of_the_toolkit_is_not_trusted(tmp_path: Path) -> None:
     watch = worker(tmp_path)
     assert watch.exit_code(0) == 1
     assert watch.failure is not None
-    assert watch.failure.what == "training ended without a word of success from the leader algo-1"
+    assert watch.failure.what == "training ended, but the leader algo-1 did not report success"
     assert worker(tmp_path).exit_code(7) == 7

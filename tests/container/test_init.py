@@ -1,4 +1,4 @@
-"""Process 1 with real children, real signals and, where we may, a real process namespace."""
+"""Process 1 with real children, real signals and, where permitted, a real process namespace."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ENTRYPOINT = (sys.executable, "-m", "frcnn.entrypoint")
 
 
 def as_process_one() -> list[str]:
-    """In front of a command: makes it process 1 of a namespace; nothing where this machine does not let us."""
+    """Prefix that makes a command process 1 of a namespace; empty where this machine does not permit it."""
     prefix = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
     if shutil.which("unshare") and subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode == 0:
         return prefix
@@ -40,7 +40,7 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
 
 
 def below(pid: int, name: str) -> list[int]:
-    """Ids of processes whose name begins so, below ``pid``."""
+    """Ids of the descendants of ``pid`` whose name starts with ``name``."""
     listed = subprocess.run(["ps", "-eo", "pid,ppid,comm"], capture_output=True, text=True, check=True).stdout
     rows = [line.split(None, 2) for line in listed.splitlines()[1:]]
     found = {pid}
@@ -58,11 +58,11 @@ def wait_for(process: subprocess.Popen[str], line: str) -> None:
     ("script", "code"),
     [("exit 0", 0), ("exit 7", 7), ("kill -KILL $$", 137), ("kill -TERM $$", 143), ("exec no-such-program", 127)],
 )
-def test_the_commands_exit_code_is_the_containers(script: str, code: int) -> None:
+def test_exit_code_of_the_command_is_the_containers(script: str, code: int) -> None:
     assert ended(start(script, as_process_one()))[0] == code
 
 
-def test_a_command_that_is_missing_is_told_as_by_a_shell() -> None:
+def test_missing_command_is_reported_as_by_a_shell() -> None:
     done = subprocess.run([*ENTRYPOINT, "/no/such/program"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (127, "frcnn: /no/such/program cannot be run: No such file or directory\n")
 
@@ -95,7 +95,7 @@ def test_orphans_are_reaped_and_none_is_left_behind() -> None:
     assert "sleep 4321" not in listed
 
 
-def test_a_child_that_will_not_go_is_made_to() -> None:
+def test_child_that_ignores_sigterm_is_killed() -> None:
     process = start("(trap '' TERM; while :; do sleep 4322; done) & sleep 0.2; exit 4", as_process_one())
     began = time.monotonic()
     assert ended(process)[0] == 4
@@ -103,7 +103,7 @@ def test_a_child_that_will_not_go_is_made_to() -> None:
     assert "sleep 4322" not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
 
 
-def test_lines_are_passed_on_whole_and_seen(tmp_path: Path) -> None:
+def test_lines_are_relayed_whole_and_observed(tmp_path: Path) -> None:
     script = tmp_path / "relay.py"
     script.write_text(
         "import os, sys\n"

@@ -1,4 +1,4 @@
-"""Hyperparameters of three SDKs, a recipe and the channels become one configuration."""
+"""From hyperparameters of three SDKs, a recipe and channels to one configuration."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ VALUES: dict[str, Any] = {
     "training.epochs": 3, "optimizer.learning_rate": 1e-05, "optimizer.nesterov": True, "optimizer.clip_norm": None,
     "image.min_size": [640, 800], "image.resize": "pillow", "augment.scale_range": [0.5, 2.0], "seed": 7,
 }  # fmt: skip
-# What sagemaker 2.257.7's generic Estimator, its Framework estimators and SDK 3.27.0, and a careful person in the console send.
+# What sagemaker 2.257.7's generic Estimator, its Framework estimators and SDK 3.27.0, and a careful person in the
+# console send.
 AS_SDK_V2 = {name: str(value) for name, value in VALUES.items()}
 AS_JSON = {name: json.dumps(value) for name, value in VALUES.items()}
 AS_TEXT = {**AS_JSON, "image.resize": "pillow", "training.epochs": " 3 ", "image.min_size": "[640,800]"}
@@ -43,7 +44,7 @@ def job(base: Path, hyperparameters: dict[str, str]) -> Environment:
 
 
 @pytest.mark.parametrize("sent", [AS_SDK_V2, AS_JSON, AS_TEXT, AS_JSON_OF_TEXTS, AS_TUPLES])
-def test_however_they_are_sent_they_mean_the_same(tmp_path: Path, sent: dict[str, str]) -> None:
+def test_encodings_of_all_sdks_are_equivalent(tmp_path: Path, sent: dict[str, str]) -> None:
     config = prepare(job(tmp_path, sent)).config
     assert (config.training.epochs, config.optimizer.learning_rate, config.optimizer.nesterov, config.seed) == (
         3,
@@ -82,33 +83,33 @@ def test_places_are_the_jobs_and_hyperparameters_win_over_the_recipe(tmp_path: P
         ({"output": "/elsewhere"}, "hyperparameter 'output' cannot be set"),
     ],
 )
-def test_mistakes_are_one_sentence(tmp_path: Path, sent: dict[str, str], message: str) -> None:
+def test_invalid_hyperparameters_are_reported_in_one_line(tmp_path: Path, sent: dict[str, str], message: str) -> None:
     with pytest.raises(UserError) as caught:
         prepare(job(tmp_path, sent))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_the_toolkits_own_hyperparameters_are_no_options(tmp_path: Path) -> None:
+def test_hyperparameters_of_the_toolkit_are_not_options(tmp_path: Path) -> None:
     sent = {
         "sagemaker_mpi_enabled": "true",
         "sagemaker_region": '"us-east-1"',
         "_tuning_objective_metric": '"AP"',
         "sagemaker_mpi_enable": "1",
     }
-    assert prepare(job(tmp_path, sent)).notes == (
-        "hyperparameter 'sagemaker_mpi_enable' is none that SageMaker's toolkit knows; it has no effect",
+    assert prepare(job(tmp_path, sent)).messages == (
+        "hyperparameter 'sagemaker_mpi_enable' is unknown to SageMaker's toolkit and has no effect",
     )
 
 
-def test_data_that_a_hyperparameter_names_need_no_channel(tmp_path: Path) -> None:
+def test_data_root_hyperparameter_needs_no_channel(tmp_path: Path) -> None:
     (tmp_path / "input" / "config").mkdir(parents=True)
     (tmp_path / "input" / "config" / "hyperparameters.json").write_text(json.dumps({"data.root": "/mnt/coco"}))
     config = prepare(Environment.read({"SAGEMAKER_BASE_DIR": str(tmp_path)})).config
     assert config.data.root == Path("/mnt/coco")
 
 
-def test_without_a_checkpoint_location_checkpoints_are_not_uploaded(tmp_path: Path) -> None:
+def test_checkpoints_are_not_uploaded_without_a_checkpoint_location(tmp_path: Path) -> None:
     environment = job(tmp_path, {})
     assert folders(environment).checkpoints == scratch_folder(environment.base) / "checkpoints"
     assert folders(environment).models == (tmp_path / "model",)
@@ -118,10 +119,10 @@ def test_without_a_checkpoint_location_checkpoints_are_not_uploaded(tmp_path: Pa
     assert (with_checkpoints.checkpoints, with_checkpoints.models) == (kept, (tmp_path / "model", kept / "model"))
 
 
-def test_a_host_without_the_annotations_of_a_spread_channel_is_told_that_it_is_spread(tmp_path: Path) -> None:
+def test_missing_annotations_of_a_sharded_channel_are_explained_by_the_sharding(tmp_path: Path) -> None:
     environment = job(tmp_path, {"data.sharded": "true"})
     (tmp_path / "input" / "data" / "train" / "annotations.json").unlink()
-    spread = [dataclasses.replace(channel, distribution="ShardedByS3Key") for channel in environment.channels]
+    sharded = [dataclasses.replace(channel, distribution="ShardedByS3Key") for channel in environment.channels]
     two = dataclasses.replace(environment.resources, hosts=("algo-1", "algo-2"))
     with pytest.raises(UserError, match="channel 'train' is ShardedByS3Key over 2 hosts"):
-        prepare(dataclasses.replace(environment, channels=tuple(spread), resources=two))
+        prepare(dataclasses.replace(environment, channels=tuple(sharded), resources=two))

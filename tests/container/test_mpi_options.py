@@ -1,4 +1,4 @@
-"""Refused is what the toolkit's own parser, or Open MPI, stumbles over; all else passes."""
+"""Options that the toolkit's parser or Open MPI fails on are rejected; all others pass."""
 
 from __future__ import annotations
 
@@ -21,35 +21,35 @@ from frcnn.errors import UserError
         "-x pml",
     ],
 )
-def test_what_passes(text: str) -> None:
+def test_valid_options(text: str) -> None:
     check_mpi_options(text)
 
 
 @pytest.mark.parametrize("flag", ["-mca", "--mca", "-gmca"])
 @pytest.mark.parametrize("parameter", TOOLKIT_PARAMETERS)
-def test_parameters_that_the_toolkit_sets(flag: str, parameter: str) -> None:
+def test_parameters_set_by_the_toolkit(flag: str, parameter: str) -> None:
     with pytest.raises(
-        UserError, match=f"'{flag} {parameter}' is set by the toolkit already.*-x OMPI_MCA_{parameter}=VALUE"
+        UserError, match=f"'{flag} {parameter}' is already set by the toolkit.*-x OMPI_MCA_{parameter}=VALUE"
     ):
         check_mpi_options(f"-x A=1 {flag} {parameter} none")
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("--help", "as if it had succeeded"),
         ("--he", "as if it had succeeded"),
-        ("-hostfile hosts", "reads '-hostfile' as a call for help"),
-        ("-hetero-nodes", "reads '-hetero-nodes' as a call for help"),
-        ("-h", "call for help"),
-        ("--NCCL INFO", "reads '--NCCL' as --NCCL_DEBUG"),
-        ("--N=INFO", "reads '--N=INFO' as --NCCL_DEBUG"),
+        ("-hostfile hosts", "parses '-hostfile' as -h"),
+        ("-hetero-nodes", "parses '-hetero-nodes' as -h"),
+        ("-h", "parses '-h' as -h"),
+        ("--NCCL INFO", "parses '--NCCL' as --NCCL_DEBUG"),
+        ("--N=INFO", "parses '--N=INFO' as --NCCL_DEBUG"),
         ("--NCCL_DEBUG", "has no value"),
-        ("-x 'A=1 2'", "has a quote"),
+        ("-x 'A=1 2'", "contains a quote"),
     ],
 )
-def test_what_the_toolkits_parser_would_misread(text: str, said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_options_that_the_toolkit_would_misread(text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         check_mpi_options(text)
 
 
@@ -70,8 +70,8 @@ def test_what_the_toolkits_parser_would_misread(text: str, said: str) -> None:
         "-bind-to none",
     ],
 )
-def test_the_toolkit_itself_agrees(text: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Where its parser ends the process, or takes a word for NCCL_DEBUG that is not, the check refuses; else it lets through."""
+def test_toolkit_agrees(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """An option is rejected exactly if the toolkit's parser exits, or abbreviates it to NCCL_DEBUG."""
     mpi = pytest.importorskip(
         "sagemaker_training.mpi", reason="SageMaker's toolkit is not installed: pip install 'frcnn[container]'"
     )

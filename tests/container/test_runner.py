@@ -1,4 +1,4 @@
-"""Who runs a job: from the devices, the hosts and what the user said."""
+"""The runner of a job, from its devices, hosts and hyperparameters."""
 
 from __future__ import annotations
 
@@ -49,16 +49,16 @@ def test_choice(tmp_path: Path, hosts: int, gpus: int, reserved: dict[str, str],
     assert (runner.command, runner.mpi, runner.processes_per_host) == expected
 
 
-def test_a_module_of_the_users_is_the_toolkits(tmp_path: Path) -> None:
+def test_user_module_runs_under_the_toolkit(tmp_path: Path) -> None:
     assert choose_runner(environment(tmp_path, variables={"SAGEMAKER_TRAINING_MODULE": "a:b"}), 0).command == TOOLKIT
 
 
-def test_hosts_that_would_not_train_together_are_refused(tmp_path: Path) -> None:
+def test_hosts_that_would_train_separately_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match="2 hosts and sagemaker_mpi_enabled is off: each would train a model of its own"
+        UserError, match="2 hosts but sagemaker_mpi_enabled is off: each host would train a separate model"
     ):
         choose_runner(environment(tmp_path / "a", 2, mpi_enabled="False"), 1)
     with pytest.raises(UserError, match=r"different types \(ml.c5.xlarge, ml.g5.xlarge\)"):
         choose_runner(environment(tmp_path / "b", 2, ("ml.g5.xlarge", "ml.c5.xlarge")), 1)
-    with pytest.raises(UserError, match="'-mca pml' is set by"):
+    with pytest.raises(UserError, match="'-mca pml' is already set by"):
         choose_runner(environment(tmp_path / "c", mpi_custom_mpi_options="-mca pml ob1"), 1)

@@ -14,7 +14,6 @@ from frcnn.container.serve import serve_options
 from frcnn.errors import UserError
 from frcnn.serving.options import ServeOptions
 
-
 DEFAULTS = ServeOptions(model=Path())
 
 
@@ -25,9 +24,10 @@ def test_options(tmp_path: Path) -> None:
     options = serve_options(
         ServingEnvironment.read(
             {
-                "SAGEMAKER_BIND_TO_PORT": "9000", "SAGEMAKER_MODEL_SERVER_WORKERS": "2", "SAGEMAKER_MODEL_SERVER_TIMEOUT": "120",
-                "SAGEMAKER_MAX_PAYLOAD_IN_MB": "20", "FRCNN_SERVE_MAX_BATCH": "8", "FRCNN_SERVE_BATCH_WAIT_MS": "2.5",
-                "FRCNN_SERVE_NGINX": "false", "FRCNN_SERVE_VARIANT": "blue", "FRCNN_SERVE_WORKERS": "none",
+                "SAGEMAKER_BIND_TO_PORT": "9000", "SAGEMAKER_MODEL_SERVER_WORKERS": "2",
+                "SAGEMAKER_MODEL_SERVER_TIMEOUT": "120", "SAGEMAKER_MAX_PAYLOAD_IN_MB": "20",
+                "FRCNN_SERVE_MAX_BATCH": "8", "FRCNN_SERVE_BATCH_WAIT_MS": "2.5", "FRCNN_SERVE_NGINX": "false",
+                "FRCNN_SERVE_VARIANT": "blue", "FRCNN_SERVE_WORKERS": "none",
             }
         )
     )  # fmt: skip
@@ -35,7 +35,7 @@ def test_options(tmp_path: Path) -> None:
     assert (options.max_batch, options.batch_wait_ms, options.nginx, options.variant) == (8, 2.5, False, "blue")
 
 
-def test_a_transform_without_a_limit_gets_the_servers_own(tmp_path: Path) -> None:
+def test_transform_without_a_limit_gets_the_servers_default(tmp_path: Path) -> None:
     """0 is legal: CreateTransformJob takes it for bodies of any size."""
     base = {"SAGEMAKER_BASE_DIR": str(tmp_path), "SAGEMAKER_MAX_PAYLOAD_IN_MB": "0"}
     assert serve_options(ServingEnvironment.read(base)).max_body_mb == DEFAULTS.max_body_mb == 100
@@ -57,12 +57,12 @@ def test_a_transform_without_a_limit_gets_the_servers_own(tmp_path: Path) -> Non
         ({"SAGEMAKER_MODEL_SERVER_WORKERS": "900"}, "'workers' is 900; expected a number less than or equal to 64"),
     ],
 )
-def test_mistakes(variables: dict[str, str], message: str) -> None:
+def test_invalid_variables(variables: dict[str, str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         serve_options(ServingEnvironment.read(variables))
 
 
-def test_a_users_own_module_serves(tmp_path: Path) -> None:
+def test_user_module_serves(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("def start():\n    print('mine serves')\n    return 3\n")
     command = [sys.executable, "-m", "frcnn.entrypoint", "serve"]
     variables = {**os.environ, "PYTHONPATH": str(tmp_path), "SAGEMAKER_SERVICE_MODULE": "mine:start"}
@@ -75,7 +75,7 @@ def test_a_users_own_module_serves(tmp_path: Path) -> None:
     assert "SAGEMAKER_SERVICE_MODULE is 'mine:stop', which cannot be used" in done.stderr
 
 
-def test_an_endpoint_without_a_model_says_so(tmp_path: Path) -> None:
+def test_missing_model_is_reported(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "frcnn.entrypoint", "serve"]
     done = subprocess.run(
         command, env={**os.environ, "SAGEMAKER_BASE_DIR": str(tmp_path)}, capture_output=True, text=True, check=False

@@ -1,4 +1,4 @@
-"""One key for the hosts of a job, another for every other job, and OpenSSH's own opinion of it."""
+"""The key is the same on all hosts of a job and different for other jobs, and OpenSSH accepts it."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ def environment(base: Path, **values: str) -> Environment:
     return dataclasses.replace(Environment.read({"SAGEMAKER_BASE_DIR": str(base)}), **values)  # type: ignore[arg-type]
 
 
-def test_a_key_is_the_jobs(tmp_path: Path) -> None:
+def test_key_is_unique_to_the_job(tmp_path: Path) -> None:
     pytest.importorskip("cryptography")
     first, other = environment(tmp_path, job_arn="arn:1"), environment(tmp_path, job_arn="arn:2")
     secret = environment(tmp_path, job_arn="arn:1", ssh_secret="s")
     assert job_key(first)[1] == job_key(environment(tmp_path / "another host", job_arn="arn:1"))[1]
     assert len({job_key(first)[1], job_key(other)[1], job_key(secret)[1]}) == 3
-    with pytest.raises(UserError, match="nothing names this job"):
+    with pytest.raises(UserError, match="the job has no name"):
         job_key(environment(tmp_path))
 
 
-def test_openssh_takes_the_pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_openssh_accepts_the_pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("cryptography")
     if shutil.which("ssh-keygen") is None:
         pytest.skip("no ssh-keygen")
@@ -44,5 +44,5 @@ def test_openssh_takes_the_pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert derived.split()[:2] == authorized.split()[:2]
     assert (key.stat().st_mode & 0o777, key.parent.stat().st_mode & 0o777) == (0o600, 0o700)
     before = key.read_bytes()
-    install_ssh_keys(environment(tmp_path, job_arn="arn:2"), home=tmp_path)  # the host's own key is left alone
+    install_ssh_keys(environment(tmp_path, job_arn="arn:2"), home=tmp_path)  # an existing key is kept
     assert key.read_bytes() == before

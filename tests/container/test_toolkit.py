@@ -1,4 +1,4 @@
-"""SageMaker's training toolkit, really run: with our training, with a user's program, and with mpirun."""
+"""SageMaker's real training toolkit: with our training, with a user's program, and with mpirun."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ needs_mpi = pytest.mark.skipif(
 )
 
 
-def test_the_toolkits_own_command_trains_with_our_hook(make_container: MakeContainer) -> None:
+def test_toolkit_command_trains_with_our_hook(make_container: MakeContainer) -> None:
     container = make_container(variables={"SAGEMAKER_TRAINING_MODULE": "frcnn.container.toolkit:main"})
     container.start("-m", "sagemaker_training.cli.train", command=(sys.executable,))
     assert container.wait() == 0, container.log
@@ -35,12 +35,12 @@ def test_the_toolkits_own_command_trains_with_our_hook(make_container: MakeConta
     assert (container.base / "output" / "success").exists()
 
 
-def test_a_users_program_gets_the_toolkits_variables_and_our_signals(make_container: MakeContainer) -> None:
+def test_user_program_gets_toolkit_variables_and_forwarded_signals(make_container: MakeContainer) -> None:
     container = make_container({"sagemaker_program": "mine.py"})
     (container.base / "code").mkdir()
     (container.base / "code" / "mine.py").write_text(
         "import os, signal, sys, time\n"
-        "signal.signal(signal.SIGTERM, lambda *_: (print('told to stop', flush=True), sys.exit(0)))\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (print('stop requested', flush=True), sys.exit(0)))\n"
         "print('channel', os.environ['SM_CHANNEL_TRAINING'], flush=True)\n"
         "time.sleep(300)\n"
     )
@@ -48,16 +48,16 @@ def test_a_users_program_gets_the_toolkits_variables_and_our_signals(make_contai
     container.wait_for(f"channel {container.base / 'input' / 'data' / 'training'}")
     container.signal(signal.SIGTERM)
     assert container.wait() == 0, container.log
-    assert "told to stop" in container.log
+    assert "stop requested" in container.log
 
 
-def test_a_users_programs_exception_is_the_failure(make_container: MakeContainer) -> None:
+def test_exception_of_a_user_program_is_in_the_failure_file(make_container: MakeContainer) -> None:
     container = make_container(variables={"SAGEMAKER_PROGRAM": "mine.py"})
     (container.base / "code").mkdir()
-    (container.base / "code" / "mine.py").write_text("raise ValueError('my own mistake')\n")
+    (container.base / "code" / "mine.py").write_text("raise ValueError('my own error')\n")
     container.start()
     assert container.wait() == 1
-    assert "ValueError: my own mistake" in container.failure
+    assert "ValueError: my own error" in container.failure
 
 
 @needs_mpi
@@ -74,7 +74,7 @@ def test_two_ranks_train_and_stop_together(make_container: MakeContainer) -> Non
 
 
 @needs_mpi
-def test_a_killed_rank_is_named(make_container: MakeContainer) -> None:
+def test_killed_rank_is_reported(make_container: MakeContainer) -> None:
     container = make_container({"sagemaker_mpi_num_of_processes_per_host": "2", "training.epochs": "200"})
     container.start()
     container.wait_for("train step=2 ")
@@ -86,7 +86,7 @@ def test_a_killed_rank_is_named(make_container: MakeContainer) -> None:
     assert len(ranks) == 2
     os.kill(ranks[1], signal.SIGKILL)
     assert container.wait() != 0
-    assert re.match(r"the process was ended by SIGKILL \(rank [01], host \S+\)\n", container.failure)
+    assert re.match(r"the process was terminated by SIGKILL \(rank [01], host \S+\)\n", container.failure)
 
 
 def _runs(pid: int, program: str) -> bool:
@@ -94,7 +94,7 @@ def _runs(pid: int, program: str) -> bool:
 
 
 @needs_mpi
-def test_an_interface_that_does_not_exist_is_the_failure(make_container: MakeContainer) -> None:
+def test_missing_network_interface_is_reported(make_container: MakeContainer) -> None:
     container = make_container({"sagemaker_mpi_num_of_processes_per_host": "2"}, {"NCCL_SOCKET_IFNAME": "eth9"})
     container.start()
     assert container.wait() != 0

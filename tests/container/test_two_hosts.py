@@ -1,5 +1,5 @@
-"""Two hosts in namespaces of this machine, each with its own network, SSH daemon, /opt/ml and process 1; the toolkit, mpirun and
-Horovod between them are real."""
+"""Two hosts in namespaces of this machine, each with its own network, SSH daemon, /opt/ml and process 1; the toolkit,
+mpirun and Horovod between them are real."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ HOST = Path(__file__).with_name("host.sh")
 NAMES = ("algo-1", "algo-2")
 
 
-OVERLAY = "mount -t tmpfs tmpfs /mnt && mkdir /mnt/a /mnt/b && mount -t overlay -o lowerdir=/etc,upperdir=/mnt/a,workdir=/mnt/b overlay /etc"
+OVERLAY = (
+    "mount -t tmpfs tmpfs /mnt && mkdir /mnt/a /mnt/b && "
+    "mount -t overlay -o lowerdir=/etc,upperdir=/mnt/a,workdir=/mnt/b overlay /etc"
+)
 
 
 def allowed() -> bool:
@@ -38,7 +41,7 @@ pytestmark = [
     ),
     pytest.mark.skipif(
         any(Path(path).resolve().is_relative_to("/tmp") for path in (sys.prefix, HOST)),
-        reason="each host has a /tmp of its own, in which a checkout that lies there is not to be seen",
+        reason="each host has its own /tmp, which hides a checkout there",
     ),
     pytest.mark.skipif(
         subprocess.run(
@@ -52,14 +55,14 @@ pytestmark = [
 
 @dataclass
 class PreparedJob:
-    """Both hosts' folders, which stand for /opt/ml, and their processes once started."""
+    """Both hosts' folders, which are mounted as /opt/ml, and their processes once started."""
 
     folder: Path
     spaces: tuple[str, str]
     processes: dict[str, subprocess.Popen[bytes]]
 
     def start(self, hyperparameters: dict[str, str], channels: dict[str, dict[str, str]]) -> None:
-        """Start process 1 of both with data that lie in their folders."""
+        """Start process 1 of both on the data in their folders."""
         group = {"instance_group_name": "homogeneousCluster", "instance_type": "ml.c5.xlarge", "hosts": list(NAMES)}
         for name, space in zip(NAMES, self.spaces, strict=True):
             contents = {
@@ -67,7 +70,8 @@ class PreparedJob:
                 "inputdataconfig": channels,
                 "resourceconfig": {
                     "current_host": name, "hosts": list(NAMES), "network_interface_name": "ethwe",
-                    "current_instance_type": "ml.c5.xlarge", "current_group_name": "homogeneousCluster", "instance_groups": [group],
+                    "current_instance_type": "ml.c5.xlarge", "current_group_name": "homogeneousCluster",
+                    "instance_groups": [group],
                 },
             }  # fmt: skip
             for file, content in contents.items():
@@ -119,7 +123,7 @@ class PreparedJob:
 
 @pytest.fixture
 def network() -> Iterator[tuple[str, str]]:
-    """Two network namespaces joined by one cable, with the interface eth0 in each."""
+    """Two network namespaces joined by a veth pair, with the interface eth0 in each."""
     spaces = (f"frcnn-a{os.getpid()}", f"frcnn-b{os.getpid()}")
 
     def ip(*arguments: str) -> None:
@@ -153,7 +157,7 @@ def job(tmp_path: Path, network: tuple[str, str]) -> Iterator[PreparedJob]:
 
 @pytest.fixture
 def long_job(job: PreparedJob, shapes_channel: Path) -> PreparedJob:
-    """All data on each, and so many epochs that only what a test does ends it."""
+    """All data on each host, and so many epochs that only the test ends the job."""
     for name in NAMES:
         shutil.copytree(shapes_channel, job.folder / name / "input" / "data" / "training")
     job.start({"training.epochs": "500"}, {"training": {"TrainingInputMode": "File"}})
@@ -163,7 +167,7 @@ def long_job(job: PreparedJob, shapes_channel: Path) -> PreparedJob:
 def test_sigterm_stops_both_hosts_with_a_checkpoint(long_job: PreparedJob) -> None:
     long_job.wait_for("algo-1", "train step=3 ")
     assert "ranks: algo-1: 0; algo-2: 1" in long_job.log("algo-1")
-    assert "network: eth0 (SageMaker said ethwe)" in long_job.log("algo-1")
+    assert "network: eth0 (ethwe of resourceconfig.json does not exist)" in long_job.log("algo-1")
     for name in NAMES:
         os.kill(long_job.process_one(name), signal.SIGTERM)
     began = time.monotonic()
@@ -175,7 +179,7 @@ def test_sigterm_stops_both_hosts_with_a_checkpoint(long_job: PreparedJob) -> No
 
 
 @pytest.mark.parametrize("killed", NAMES)
-def test_a_host_that_is_killed_ends_the_other_with_its_name(long_job: PreparedJob, killed: str) -> None:
+def test_killed_host_ends_the_other_and_is_named(long_job: PreparedJob, killed: str) -> None:
     long_job.wait_for("algo-1", "train step=3 ")
     os.kill(long_job.process_one(killed), signal.SIGKILL)
     began = time.monotonic()
@@ -185,17 +189,17 @@ def test_a_host_that_is_killed_ends_the_other_with_its_name(long_job: PreparedJo
     assert killed in long_job.failure(other).splitlines()[0]
 
 
-def test_hosts_that_hold_parts_of_the_pictures_train_together(job: PreparedJob, shapes_channel: Path) -> None:
-    """ShardedByS3Key: a picture in three on the first host, the others on the second, all annotations on both."""
+def test_hosts_with_sharded_images_train_together(job: PreparedJob, shapes_channel: Path) -> None:
+    """ShardedByS3Key: every third image on the first host, the others on the second, all annotations on both."""
     for number, name in enumerate(NAMES):
         channels = job.folder / name / "input" / "data"
         shutil.copytree(shapes_channel / "annotations", channels / "annotations")
         (channels / "train" / "images").mkdir(parents=True)
-        for position, picture in enumerate(sorted((shapes_channel / "train").iterdir())):
+        for position, image in enumerate(sorted((shapes_channel / "train").iterdir())):
             if (position % 3 > 0) == number:
-                shutil.copy(picture, channels / "train" / "images")
-    spread = {"TrainingInputMode": "File", "S3DistributionType": "ShardedByS3Key"}
-    job.start({"data.sharded": "true"}, {"train": spread, "annotations": {"TrainingInputMode": "File"}})
+                shutil.copy(image, channels / "train" / "images")
+    sharded = {"TrainingInputMode": "File", "S3DistributionType": "ShardedByS3Key"}
+    job.start({"data.sharded": "true"}, {"train": sharded, "annotations": {"TrainingInputMode": "File"}})
     assert [job.ended(name) for name in NAMES] == [0, 0], job.log("algo-1") + job.log("algo-2")
     # Four images a step, two on each host: the second has 16 of the 24, so that an epoch takes 8 steps.
     steps = [int(step) for step in re.findall(r"train step=(\d+) ", job.log("algo-1"))]
