@@ -6,7 +6,6 @@ import io
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.Image import Transpose
 
@@ -85,6 +84,8 @@ def _orientation(picture: Image.Image) -> int:
 def _decode_plain_jpeg(encoded: bytes) -> np.ndarray | None:
     """TensorFlow's decoder: the same library and pixels as Pillow's, but it runs without the interpreter's lock, so that
     threads decode side by side. None where it refuses the bytes; Pillow then says why, or reads them after all."""
+    import tensorflow as tf  # only here, so that converting annotations and reading sizes do not load TensorFlow
+
     try:
         with tf.device("CPU:0"):
             return np.array(tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE"))
