@@ -1,4 +1,4 @@
-"""The notebook, executed as it stands but for sizes: moto in its kernel, training and endpoints as processes of this machine."""
+"""Execute the notebook at small sizes: moto in its kernel, training and endpoints as local processes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_no_outputs_are_stored() -> None:
             assert cell.execution_count is None
 
 
-def test_the_parameters_are_for_nobody_and_cost_nothing() -> None:
+def test_the_default_parameters_are_a_dry_run() -> None:
     [cell] = [cell for cell in nbformat.read(NOTEBOOK, 4).cells if "parameters" in cell.metadata.get("tags", [])]
     values: dict[str, Any] = {}
     exec(cell.source, values)
@@ -47,8 +47,8 @@ def test_the_parameters_are_for_nobody_and_cost_nothing() -> None:
     assert all(name.isupper() for name in values if name != "__builtins__")
 
 
-def test_a_real_run_takes_no_more_than_the_quotas_that_the_page_names() -> None:
-    """One instance of each kind, unless two variants are asked for."""
+def test_a_real_run_stays_within_the_documented_quotas() -> None:
+    """One instance of each kind, unless two variants are requested."""
     cells = {cell.id: cell.source for cell in nbformat.read(NOTEBOOK, 4).cells}
     values: dict[str, Any] = {}
     exec(cells["parameters"].replace("DRY_RUN = True", "DRY_RUN = False"), values)
@@ -71,8 +71,8 @@ def test_a_real_run_takes_no_more_than_the_quotas_that_the_page_names() -> None:
 
 
 @pytest.mark.timeout(900)
-def test_the_dry_run_goes_all_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From drawn shapes to answers of two variants, and nothing is left; with SDK 3 where that is installed, else with boto3."""
+def test_the_complete_dry_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From synthetic shapes to responses of two variants; with SDK 3 if it is installed, else boto3."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv(
@@ -90,31 +90,31 @@ def test_the_dry_run_goes_all_the_way(tmp_path: Path, monkeypatch: pytest.Monkey
         notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}, kernel_name="python3"
     ).execute()
 
-    said = {cell.id: "".join(_texts(cell)) for cell in notebook.cells if cell.cell_type == "code"}
-    assert said["setup"].split()[0] == ("v3" if installed_sdk() == 3 else "boto3")
-    assert "Paid at most: 1 x ml.g5.2xlarge for 1 h: 1 instance hours" in said["job"]
-    assert re.search(r"== Completed.*train step=4 steps=4 .*evaluation step=4 AP=", said["follow"], re.DOTALL)
-    assert "'AP50':" in said["report"]
-    variant, answer = said["ask"].split("\n")[:2]
+    printed = {cell.id: "".join(_texts(cell)) for cell in notebook.cells if cell.cell_type == "code"}
+    assert printed["setup"].split()[0] == ("v3" if installed_sdk() == 3 else "boto3")
+    assert "Maximum cost: 1 x ml.g5.2xlarge for 1 h: 1 instance hours" in printed["job"]
+    assert re.search(r"== Completed.*train step=4 steps=4 .*evaluation step=4 AP=", printed["follow"], re.DOTALL)
+    assert "'AP50':" in printed["report"]
+    variant, answer = printed["invoke"].split("\n")[:2]
     assert variant in ("current", "candidate")
     found = json.loads(answer)
     assert len(found["labels"]) == len(found["scores"]) == len(found["boxes"]) <= 5
-    by_weight = ast.literal_eval(re.search(r"by weight: (\{.*\})", said["variants"])[1])
+    by_weight = ast.literal_eval(re.search(r"by weight: (\{.*\})", printed["variants"])[1])
     assert sum(by_weight.values()) == 20
     assert by_weight["current"] > by_weight.get("candidate", 0)
-    assert "by name: candidate" in said["variants"]
-    assert "4 answers, such as" in said["batch"]
-    removed = re.findall(r"removed: (endpoint configuration|endpoint|model|folder) ", said["clean"])
-    assert removed[:4] == ["endpoint", "endpoint configuration", "model", "model"]
-    assert "left: []" in said["clean"]
-    pictures = [
+    assert "by name: candidate" in printed["variants"]
+    assert "4 responses, such as" in printed["batch"]
+    deleted = re.findall(r"deleted: (endpoint configuration|endpoint|model|folder) ", printed["clean"])
+    assert deleted[:4] == ["endpoint", "endpoint configuration", "model", "model"]
+    assert "left: []" in printed["clean"]
+    with_images = [
         cell.id
         for cell in notebook.cells
         if cell.cell_type == "code"
         for out in cell.outputs
         if "image/" in str(out.get("data", {}).keys())
     ]
-    assert {"data", "follow", "report", "ask"} <= set(pictures)
+    assert {"data", "follow", "report", "invoke"} <= set(with_images)
 
 
 def _texts(cell: Any) -> list[str]:

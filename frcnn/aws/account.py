@@ -1,4 +1,4 @@
-"""An AWS account as the notebook uses it: data up, results down, and everything that was made along the way removed again."""
+"""An AWS account as the launcher uses it: uploads, downloads, and a ledger of created resources for the clean-up."""
 
 from __future__ import annotations
 
@@ -7,12 +7,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from frcnn.atomic import write_atomically
 from frcnn.aws.s3_uri import split_uri
 from frcnn.errors import UserError
 
-# What is removed first stands first: an endpoint costs money until it is gone, and holds on to its configuration and models.
-_KINDS = ("endpoint", "endpoint configuration", "model", "folder")
-DELETED_AT_ONCE = 1000  # objects in one call of S3
+# In the order of deletion: endpoints first, because they cost money until they are gone and use the other two.
+KINDS = ("endpoint", "endpoint configuration", "model", "folder")
+DELETE_BATCH = 1000  # objects per DeleteObjects call, S3's limit
+_PERMISSION_HINT = "; docs/sagemaker.md lists the required permissions"
+_CREDENTIALS_HINT = "; renew your credentials"
+_HINTS = {
+    "AccessDeniedException": _PERMISSION_HINT,
+    "AccessDenied": _PERMISSION_HINT,
+    "ResourceLimitExceeded": "; request an increase in the Service Quotas console, or use another instance type",
+    "ExpiredToken": _CREDENTIALS_HINT,
+    "ExpiredTokenException": _CREDENTIALS_HINT,
+}
 
 
 def open_session(region: str | None = None) -> Any:
@@ -25,52 +35,41 @@ def open_session(region: str | None = None) -> Any:
         import boto3
     except ImportError as error:
         raise UserError(
-            f"starting SageMaker jobs needs boto3 ({error}); pip install -e '.[sagemaker]' in frcnn's folder"
+            f"SageMaker commands need boto3 ({error}); run pip install -e '.[sagemaker]' in the frcnn repository"
         ) from error
     session = boto3.session.Session(region_name=region)
     if not session.region_name:
-        raise UserError(
-            "no AWS region is given or configured; name one, such as us-east-1, or set AWS_REGION or 'aws configure'"
-        )
+        raise UserError("no AWS region is given or configured; set AWS_REGION, for example to us-east-1")
     return session
 
 
 def call_aws(method: Callable[..., Any], **request: Any) -> Any:
-    """Call a client's method; what AWS refuses becomes one sentence.
+    """Call a boto3 client method, and turn AWS errors into a ``UserError`` with AWS's message.
 
     Raises:
-        UserError: no credentials, no permission, no such thing, no quota: AWS's own words.
+        UserError: missing credentials or permissions, unknown resource, exceeded quota.
     """
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
         return method(**request)
-    except ClientError as refused:
-        error = refused.response["Error"]
+    except ClientError as failure:
+        error = failure.response["Error"]
         hint = _HINTS.get(error["Code"], "")
         raise UserError(
-            f"AWS refused {refused.operation_name}: {error.get('Message') or error['Code']}{hint}"
-        ) from refused
-    except BotoCoreError as failed:
-        raise UserError(f"AWS could not be called: {failed}") from failed
-
-
-_HINTS = {
-    "AccessDeniedException": "; docs/sagemaker.md lists the permissions that are needed",
-    "AccessDenied": "; docs/sagemaker.md lists the permissions that are needed",
-    "ResourceLimitExceeded": "; ask for more in the Service Quotas console, or use another instance type",
-    "ExpiredToken": "; renew your credentials",
-    "ExpiredTokenException": "; renew your credentials",
-}
+            f"AWS rejected {failure.operation_name}: {error.get('Message') or error['Code']}{hint}"
+        ) from failure
+    except BotoCoreError as failure:
+        raise UserError(f"the AWS call failed: {failure}") from failure
 
 
 class AwsAccount:
-    """Clients of one region, and a file that remembers what was made, so that even a new session can remove it.
+    """Clients of one region, and a ledger file of created resources, so that a later process can delete them.
 
     Args:
-        region: such as ``us-east-1``; None takes the configured one.
-        ledger: JSON file of what one run made and has neither removed nor kept; named after the run, those of other runs beside it. There
-            is one for each so that no run removes what another still uses.
+        region: such as ``us-east-1``; None: the configured one.
+        ledger: JSON file of the resources that one run created and has neither deleted nor kept. Each run has its own
+            file, named after it, so that no run deletes what another still uses.
     """
 
     def __init__(self, region: str | None = None, ledger: Path = Path("runs/launched/jobs.json")) -> None:
@@ -79,65 +78,65 @@ class AwsAccount:
         self.ledger = ledger
 
     def client(self, service: str) -> Any:
-        """A boto3 client of the account's region."""
+        """A boto3 client in the account's region."""
         return self.session.client(service, region_name=self.region)
 
-    def made(self, run: str | None = None) -> list[tuple[str, str]]:
-        """What this run, or another, made and has neither removed nor kept: (kind, name), in the order in which it is to be removed."""
+    def created(self, run: str | None = None) -> list[tuple[str, str]]:
+        """(kind, name) of what this run, or another one, created and has not deleted or kept, in deletion order."""
         ledger = self._ledger_of(run)
         entries = [tuple(entry) for entry in json.loads(ledger.read_text())] if ledger.exists() else []
-        return sorted(entries, key=lambda entry: _KINDS.index(entry[0]))
+        return sorted(entries, key=lambda entry: KINDS.index(entry[0]))
 
     def other_runs(self) -> dict[str, list[tuple[str, str]]]:
-        """What other runs made and have neither removed nor kept, by their names."""
+        """What other runs created and have not deleted or kept, by run name."""
         others = sorted(ledger.stem for ledger in self.ledger.parent.glob("*.json") if ledger != self.ledger)
-        return {run: made for run in others if (made := self.made(run))}
+        return {run: created for run in others if (created := self.created(run))}
 
-    def remember(self, kind: str, name: str) -> None:
-        """Note what is about to be made, before it is: a thing that was not made after all is removed without harm."""
-        if (kind, name) not in self.made():
-            self._write([*self.made(), (kind, name)])
+    def track(self, kind: str, name: str) -> None:
+        """Record a resource before it is created: deleting one that was never created is harmless."""
+        if (kind, name) not in self.created():
+            self._write([*self.created(), (kind, name)])
 
     def upload(self, folder: Path, uri: str) -> str:
-        """Copy a folder's files into an S3 folder; a file that is there in the same size is left.
+        """Copy a folder's files to an S3 folder, skipping files that exist there with the same size.
 
         Returns:
-            ``uri``. The clean-up removes the S3 folder unless it held something before.
+            ``uri``. The clean-up deletes the S3 folder unless it existed before.
 
         Raises:
-            UserError: the folder is empty or missing, or AWS refuses.
+            UserError: the folder is empty or missing, or AWS rejects a call.
         """
         files = sorted(file for file in folder.rglob("*") if file.is_file())
         if not files:
             raise UserError(f"{folder} has no files to upload; expected a COCO folder")
-        there = self.objects(uri)
-        if not there:
-            self.remember("folder", uri)
+        existing = self.objects(uri)
+        if not existing:
+            self.track("folder", uri)
         bucket, prefix = split_uri(uri.rstrip("/"))
         s3 = self.client("s3")
         for file in files:
             key = f"{prefix}/{file.relative_to(folder).as_posix()}".lstrip("/")
-            if there.get(key) != file.stat().st_size:
+            if existing.get(key) != file.stat().st_size:
                 call_aws(s3.upload_file, Filename=str(file), Bucket=bucket, Key=key)
         return uri
 
     def download(self, uri: str, folder: Path) -> Path:
-        """Copy what lies below an S3 folder, or the one object of that name, into a folder of this machine.
+        """Copy an S3 folder, or a single object, to a local folder.
 
         Raises:
-            UserError: nothing is there, or AWS refuses.
+            UserError: no object exists there, or AWS rejects a call.
         """
         bucket, prefix = split_uri(uri)
         found = self.objects(uri)
         if not found:
-            raise UserError(f"nothing lies at {uri}; has the job ended?")
+            raise UserError(f"{uri} does not exist; check the address, and that the job has ended")
         names = {
             key: key.rpartition("/")[2] if key == prefix else key.removeprefix(prefix).lstrip("/") for key in found
         }
         return self._fetch(bucket, names, folder)
 
     def _fetch(self, bucket: str, names: dict[str, str], folder: Path) -> Path:
-        """Copy objects to the paths below a folder that ``names`` gives them."""
+        """Download objects; ``names`` maps each key to its path below ``folder``."""
         s3 = self.client("s3")
         for key, name in names.items():
             file = folder / name
@@ -148,12 +147,12 @@ class AwsAccount:
         return folder
 
     def objects(self, uri: str) -> dict[str, int]:
-        """Size in bytes of each object at or below an address, by key."""
+        """Key and size in bytes of each object at or below an address."""
         bucket, key = split_uri(uri)
         folder = key.rstrip("/")
         pages = self.client("s3").get_paginator("list_objects_v2")
 
-        def listed() -> dict[str, int]:
+        def list_objects() -> dict[str, int]:
             found = (
                 entry for page in pages.paginate(Bucket=bucket, Prefix=folder) for entry in page.get("Contents", [])
             )
@@ -163,50 +162,51 @@ class AwsAccount:
                 name: size for name, size in sizes.items() if not folder or name == key or name.startswith(f"{folder}/")
             }
 
-        return dict(call_aws(listed))
+        return dict(call_aws(list_objects))
 
     def clean_up(self, keep: tuple[str, ...] = (), run: str | None = None) -> Iterator[str]:
-        """Remove what was made, endpoints first; gives a line for each thing as it goes.
+        """Delete what was created, endpoints first; yields a line for each resource.
 
         Args:
-            keep: kinds or names that stay, such as ``"folder"``, for good: no later clean-up knows of them.
-            run: another run, of which nothing should be in use any more; None: this one.
+            keep: kinds or names to keep, such as ``"folder"``; they are dropped from the ledger, so later clean-ups
+                keep them too.
+            run: name of another run, nothing of which may still be in use; None: this one.
 
         Raises:
-            UserError: AWS refuses to remove something, which is remembered until it is gone.
+            UserError: AWS rejects a deletion; the resource stays in the ledger.
         """
-        for kind, name in self.made(run):
+        for kind, name in self.created(run):
             kept = kind in keep or name in keep
             if not kept:
-                self._remove(kind, name)
-            self._write([entry for entry in self.made(run) if entry != (kind, name)], run)
-            yield f"{'kept' if kept else 'removed'}: {kind} {name}"
+                self._delete(kind, name)
+            self._write([entry for entry in self.created(run) if entry != (kind, name)], run)
+            yield f"{'kept' if kept else 'deleted'}: {kind} {name}"
 
-    def _remove(self, kind: str, name: str) -> None:
+    def _delete(self, kind: str, name: str) -> None:
         if kind == "folder":
-            return self._empty(name)
+            return self._delete_objects(name)
         sagemaker = self.client("sagemaker")
-        remove = {
+        delete = {
             "endpoint": lambda: sagemaker.delete_endpoint(EndpointName=name),
             "endpoint configuration": lambda: sagemaker.delete_endpoint_config(EndpointConfigName=name),
             "model": lambda: sagemaker.delete_model(ModelName=name),
         }[kind]
         try:
-            call_aws(remove)
-        except UserError as refused:
-            if "could not find" not in str(refused).lower():  # SageMaker's words for what is not there
+            call_aws(delete)
+        except UserError as error:
+            if "could not find" not in str(error).lower():  # SageMaker's message for a missing resource
                 raise
 
-    def _empty(self, uri: str) -> None:
+    def _delete_objects(self, uri: str) -> None:
         s3, bucket, keys = self.client("s3"), split_uri(uri)[0], list(self.objects(uri))
-        for start in range(0, len(keys), DELETED_AT_ONCE):
-            chunk = [{"Key": key} for key in keys[start : start + DELETED_AT_ONCE]]
-            answer = call_aws(s3.delete_objects, Bucket=bucket, Delete={"Objects": chunk, "Quiet": True})
-            if errors := answer.get("Errors"):  # S3 answers 200 even where it deletes none of them
+        for start in range(0, len(keys), DELETE_BATCH):
+            chunk = [{"Key": key} for key in keys[start : start + DELETE_BATCH]]
+            response = call_aws(s3.delete_objects, Bucket=bucket, Delete={"Objects": chunk, "Quiet": True})
+            if errors := response.get("Errors"):  # S3 answers 200 even if it deletes none of them
                 first = errors[0]
                 reason = f"{first.get('Message') or first['Code']}{_HINTS.get(first['Code'], '')}"
                 raise UserError(
-                    f"S3 did not delete {len(errors)} of the objects below {uri}, first {first['Key']!r}: {reason}"
+                    f"S3 did not delete {len(errors)} of the objects in {uri}, first {first['Key']!r}: {reason}"
                 )
 
     def _ledger_of(self, run: str | None) -> Path:
@@ -218,4 +218,4 @@ class AwsAccount:
             ledger.unlink(missing_ok=True)
             return
         ledger.parent.mkdir(parents=True, exist_ok=True)
-        ledger.write_text(json.dumps(entries, indent=1) + "\n")
+        write_atomically(ledger, json.dumps(entries, indent=1) + "\n")

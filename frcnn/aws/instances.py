@@ -1,6 +1,6 @@
-"""What is known of instance types: GPUs, whether the volume size of a request is heeded, and hosts whose driver is too old for the image.
+"""Facts about instance types that requests need: GPU count, local NVMe disks, and host images with a recent GPU driver.
 
-Containers never use this table, they count devices; it is for requests, which are made where the devices are not.
+Only requests use this table; containers count their devices.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 from frcnn.errors import UserError
 
-# p2 to p5, g4dn and g5: the SageMaker SDK's own table (2.257.7); the younger families: EC2's documentation of instance types.
+# p2 to p5, g4dn and g5: the table of the SageMaker SDK (2.257.7); newer families: EC2's list of instance types.
 _EIGHT = ("p3.16", "p3dn.24", "p4d.24", "p4de.24", "p5.48", "p5e.48", "p5en.48", "p6-b200.48", "p6-b300.48", "p2.8")
 _ONE_OF_G = tuple(f"{family}.{size}" for family in ("g4dn", "g5", "g6", "g6e") for size in ("", "2", "4", "8", "16"))
 _FOUR_OF_G = ("g4dn.12", *(f"{family}.{size}" for family in ("g5", "g6", "g6e") for size in ("12", "24")))
@@ -21,13 +21,14 @@ GPUS = MappingProxyType(
     | {f"ml.{name}xlarge": 4 for name in (*_FOUR_OF_G, "p3.8", "p6e-gb200.36")}
     | {"ml.p2.16xlarge": 16}
 )
-LOCAL = ("local", "local_gpu")  # of the SDK's local mode: this machine's own Docker
+LOCAL = ("local", "local_gpu")  # the SDK's local mode, on this machine's Docker
 _ACCELERATED = re.compile(r"ml\.(p|g|trn|inf|dl)\d")
-_OWN_DISKS = re.compile(r"ml\.(p3dn|p4de?|p5\w*|p6\S*?|g4dn|g5|g6e?|g7e?|[cmr]\d\w*d\w*)\.")
+_NVME_DISKS = re.compile(r"ml\.(p3dn|p4de?|p5\w*|p6\S*?|g4dn|g5|g6e?|g7e?|[cmr]\d\w*d\w*)\.")
 
-# An image with CUDA 12.9 asks for a driver of some older branches (535, 550, 570), or one that has CUDA 12.9 itself; the container runtime
-# refuses others before anything is logged. These families serve on driver 470 unless the request names another machine image (SageMaker's
-# developer guide, "GPU driver upgrades"); younger ones have 535 or newer. 550 is the newest that AWS has for them with CUDA 12.
+# The image has CUDA 12.9, which requires driver branch 535, 550 or 570, or a driver that has CUDA 12.9 itself. With any
+# other the container runtime refuses to start the container, before anything is logged. These families serve on driver
+# 470 unless the request names another host image (SageMaker developer guide, "GPU driver upgrades"); newer families
+# have 535 or later.
 _ENDPOINT_AMIS = MappingProxyType(
     dict.fromkeys(("g4dn", "g5", "p4d", "p4de"), "al2-ami-sagemaker-inference-gpu-3-1")  # driver 550
     | {"p3": "al2-ami-sagemaker-inference-gpu-2"}  # driver 535
@@ -36,30 +37,30 @@ _TRANSFORM_AMIS = MappingProxyType(dict.fromkeys(("g4dn", "g5", "g6", "g6e", "p3
 
 
 def processes_per_host(instance_type: str) -> int:
-    """Training processes of one instance: one a GPU, or one where there is none.
+    """Training processes of one instance: one per GPU, or one without GPUs.
 
     Raises:
-        UserError: the type has accelerators, and how many is not known here.
+        UserError: the type has accelerators and their number is not in the table.
     """
     if instance_type in GPUS:
         return GPUS[instance_type]
     if _ACCELERATED.match(instance_type):
-        raise UserError(f"the number of GPUs of {instance_type!r} is not known here; give it as processes_per_host")
+        raise UserError(f"the number of GPUs of {instance_type!r} is unknown; set processes_per_host")
     return 1
 
 
-def has_own_disks(instance_type: str) -> bool:
-    """Whether the type brings NVMe disks, beside which SageMaker ignores a request's volume size."""
-    return bool(_OWN_DISKS.match(instance_type))
+def has_nvme_disks(instance_type: str) -> bool:
+    """Whether the type has local NVMe disks, for which SageMaker ignores a request's volume size."""
+    return bool(_NVME_DISKS.match(instance_type))
 
 
 def endpoint_ami(instance_type: str) -> str | None:
-    """``InferenceAmiVersion`` with a driver on which the image starts; None where AWS's default has one, or no GPU is there."""
+    """``InferenceAmiVersion`` whose driver can run the image; None if AWS's default can or the type has no GPU."""
     return _ENDPOINT_AMIS.get(_family(instance_type))
 
 
 def transform_ami(instance_type: str) -> str | None:
-    """``TransformAmiVersion``, as :func:`endpoint_ami`."""
+    """``TransformAmiVersion``, like :func:`endpoint_ami`."""
     return _TRANSFORM_AMIS.get(_family(instance_type))
 
 

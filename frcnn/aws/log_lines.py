@@ -1,4 +1,4 @@
-"""A job's log lines back into the records they were printed from, so that its curves can be drawn while it runs."""
+"""Parse a job's log lines back into metric records, to plot its curves while it runs."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ _RECORD = re.compile(r"\b(train|evaluation) ((?:\S+=\S+ ?)+)$")
 
 
 def read_record(line: str) -> dict[str, Any] | None:
-    """The record of a line that ``frcnn.training.metric_lines`` made, whatever stands before it; None for any other line.
+    """Parse a line printed by ``frcnn.training.metric_lines``, with any prefix; None for any other line.
 
     Returns:
-        as a line of ``metrics.jsonl``: ``record`` and the numbers by name; what is no number is left out.
+        the same as a line of ``metrics.jsonl``: ``record`` and the numbers by name. Values that are not numbers are
+        left out.
     """
     found = _RECORD.search(line.rstrip())
     if not found:

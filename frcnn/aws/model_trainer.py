@@ -1,4 +1,4 @@
-"""A training job for SageMaker's Python SDK, version 3. The request is the one of ``TrainingJob.request``; the test compares them."""
+"""A training job for SageMaker's Python SDK 3. A test compares its request with ``TrainingJob.request``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from frcnn.training.metric_lines import METRIC_DEFINITIONS
 
 
 def installed_sdk() -> int | None:
-    """Major version of SageMaker's Python SDK here, None where there is none."""
+    """Major version of the installed SageMaker Python SDK; None if it is not installed."""
     try:
         return int(importlib.metadata.version("sagemaker").partition(".")[0])
     except importlib.metadata.PackageNotFoundError:
@@ -19,17 +19,17 @@ def installed_sdk() -> int | None:
 
 
 def model_trainer(job: TrainingJob, session: Any) -> Any:
-    """A ``sagemaker.train.ModelTrainer`` (3.27) of a job; ``.train(wait=False)`` starts it, under the job's name and a time.
+    """A ``sagemaker.train.ModelTrainer`` (3.27) for a job; start it with ``.train(wait=False)``.
 
-    Without source code and without ``distributed=`` the image's own ``train`` runs, which starts the ranks by the hyperparameters
-    ``sagemaker_mpi_*``; the SDK's ``MPI()`` would replace it by a script of its own, which counts the processes of one host only.
+    Without source code and ``distributed=`` the image's own ``train`` runs and starts the ranks as the hyperparameters
+    ``sagemaker_mpi_*`` say; the SDK's ``MPI()`` would replace it with a script that counts one host's processes only.
 
     Args:
         job: what to train.
         session: boto3 session.
 
     Raises:
-        UserError: the SDK is not installed, or the job uses what the SDK cannot say.
+        UserError: the SDK is not installed, or does not support a field of the job.
     """
     try:
         from sagemaker.core.helper.session_helper import Session
@@ -37,13 +37,11 @@ def model_trainer(job: TrainingJob, session: Any) -> Any:
         from sagemaker.train import configs as sdk
     except ImportError as error:
         raise UserError(
-            f"SageMaker's Python SDK 3 cannot be imported ({error}); docs/sagemaker.md says how, or use Launcher.start"
+            f"SageMaker's Python SDK 3 cannot be imported ({error}); see docs/sagemaker.md, or use Launcher.start"
         ) from error
-    job.request_for_aws()  # checks it
+    job.request_for_aws()  # validates the job
     if any(channel.ground_truth for channel in job.training_channels().values()):
-        raise UserError(
-            "a channel with ground_truth needs the request itself; use Launcher.start in place of ModelTrainer"
-        )
+        raise UserError("ModelTrainer does not support channels with ground_truth; use Launcher.start")
     channels = [
         sdk.Channel(
             channel_name=name,

@@ -1,11 +1,11 @@
-"""Addresses in S3, which knows no folders: a prefix is a text with which keys begin."""
+"""S3 addresses. S3 has no folders: an address selects every key that starts with it."""
 
 from __future__ import annotations
 
-from frcnn.prediction import SUFFIXES as PICTURES
+from frcnn.prediction import SUFFIXES as IMAGE_SUFFIXES
 
-# Of the files that a channel or a transform may consist of (frcnn.container.channels).
-FILES = (".tar.gz", ".manifest", ".jsonl", ".json", ".safetensors", ".yaml", ".yml", *PICTURES)
+# Suffixes of the single files that a channel or a transform may name (frcnn.container.channels).
+FILE_SUFFIXES = (".tar.gz", ".manifest", ".jsonl", ".json", ".safetensors", ".yaml", ".yml", *IMAGE_SUFFIXES)
 
 
 def split_uri(uri: str) -> tuple[str, str]:
@@ -14,6 +14,6 @@ def split_uri(uri: str) -> tuple[str, str]:
     return bucket, key
 
 
-def exact_prefix(uri: str) -> str:
-    """The address with ``/`` at the end unless it is a file's: ``bccd`` as it stands would bring ``bccd-v2/`` and ``bccd.zip`` as well."""
-    return uri if uri.endswith("/") or uri.lower().endswith(FILES) else f"{uri}/"
+def folder_uri(uri: str) -> str:
+    """The address with a final ``/`` unless it names a file; ``bccd`` would also select ``bccd-v2/``."""
+    return uri if uri.endswith("/") or uri.lower().endswith(FILE_SUFFIXES) else f"{uri}/"

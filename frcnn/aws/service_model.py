@@ -1,8 +1,9 @@
-"""AWS's own description of its requests, as botocore ships it: what a request may hold is checked against it without a network."""
+"""Offline validation of requests against AWS's service model, which botocore ships."""
 
 from __future__ import annotations
 
 import difflib
+import importlib
 import re
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
@@ -10,8 +11,8 @@ from typing import Any
 
 from frcnn.errors import UserError
 
-# Java's character classes, which the patterns of some members use, in Python's words; wider, never narrower.
-_CLASSES = {
+# Java's character classes, which the patterns of some members use, as Python classes; wider, never narrower.
+_CHARACTER_CLASSES = {
     r"\p{L}": r"\w",
     r"\p{N}": r"\d",
     r"\p{Z}": r"\s",
@@ -19,33 +20,32 @@ _CLASSES = {
     r"\p{Alnum}": r"\w",
     r"\p{P}": r"\W",
     r"\p{S}": r"\W",
+    r"\p{ASCII}": r"[\x00-\x7f]",
 }
-_CLASSES |= {r"\p{ASCII}": r"[\x00-\x7f]"}
 
 
 def check_request(operation: str, request: Mapping[str, Any], service: str = "sagemaker") -> None:
     """Check a request's members, types, lengths, ranges, patterns and enumerations.
 
-    botocore's validator knows members, types and lower bounds; the others are in the same model and checked here.
+    botocore's validator checks members, types and lower bounds; the other limits of the same model are checked here.
 
     Args:
-        operation: ``"CreateTrainingJob"`` and the like.
+        operation: such as ``"CreateTrainingJob"``.
         request: keyword arguments of the client's method.
         service: name of the service in boto3.
 
     Raises:
-        UserError: names every member that does not fit.
+        UserError: names every invalid member.
     """
-    validate = _botocore("validate")
     shape = _service_model(service).operation_model(operation).input_shape
-    report = validate.ParamValidator().validate(request, shape)
-    problems = report.generate_report().splitlines() or list(_limits("", request, shape))
+    report = _botocore("validate").ParamValidator().validate(request, shape)
+    problems = report.generate_report().splitlines() or list(_violations("", request, shape))
     if problems:
         raise UserError(f"{operation} request: " + "; ".join(problem.rstrip(".") for problem in problems))
 
 
 def partition_suffix(region: str) -> str:
-    """Domain under which a region's services live: ``amazonaws.com``, ``amazonaws.com.cn``, …
+    """Domain of a region's services: ``amazonaws.com``, ``amazonaws.com.cn``, …
 
     Raises:
         UserError: no partition has such a region.
@@ -54,54 +54,54 @@ def partition_suffix(region: str) -> str:
     for partition in partitions:
         if region in partition["regions"] or re.match(partition["regionRegex"], region):
             return str(partition["outputs"]["dnsSuffix"])
-    raise UserError(f"region {region!r} is none of AWS's; expected a name such as us-east-1 or cn-north-1")
+    raise UserError(f"region {region!r} is not an AWS region; expected a name such as us-east-1 or cn-north-1")
 
 
-def _limits(path: str, value: Any, shape: Any) -> Iterator[str]:
-    """What of a request of the right structure lies outside the model's limits."""
+def _violations(path: str, value: Any, shape: Any) -> Iterator[str]:
+    """Members of a structurally valid request that are outside the model's limits."""
     if shape.type_name == "structure":
         for name, member in value.items():
-            yield from _limits(f"{path}.{name}" if path else name, member, shape.members[name])
+            yield from _violations(f"{path}.{name}" if path else name, member, shape.members[name])
     elif shape.type_name == "list":
-        yield from _beyond(path, len(value), shape, "entries")
+        yield from _check_bounds(path, len(value), shape, "entries")
         for position, member in enumerate(value):
-            yield from _limits(f"{path}[{position}]", member, shape.member)
+            yield from _violations(f"{path}[{position}]", member, shape.member)
     elif shape.type_name == "map":
-        yield from _beyond(path, len(value), shape, "entries")
+        yield from _check_bounds(path, len(value), shape, "entries")
         for key, member in value.items():
-            yield from _limits(f"the key {key!r} of {path}", key, shape.key)
-            yield from _limits(f"{path}[{key!r}]", member, shape.value)
+            yield from _violations(f"the key {key!r} of {path}", key, shape.key)
+            yield from _violations(f"{path}[{key!r}]", member, shape.value)
     elif shape.type_name == "string":
-        yield from _text(path, value, shape)
+        yield from _check_string(path, value, shape)
     elif shape.type_name in ("integer", "long", "float", "double"):
-        yield from _beyond(path, value, shape, "")
+        yield from _check_bounds(path, value, shape, "")
 
 
-def _text(path: str, value: str, shape: Any) -> Iterator[str]:
+def _check_string(path: str, value: str, shape: Any) -> Iterator[str]:
     if shape.enum and value not in shape.enum:
         near = difflib.get_close_matches(value, shape.enum, n=3)
-        known = near if near else shape.enum[:8]
-        yield f"{path} is {value!r}; expected {'something like' if len(shape.enum) > 8 else 'one of'} {', '.join(known)}"
+        known = ", ".join(near or shape.enum[:8])
+        yield f"{path} is {value!r}; expected {'a value like' if len(shape.enum) > 8 else 'one of'} {known}"
         return
-    yield from _beyond(path, len(value), shape, "characters")
+    yield from _check_bounds(path, len(value), shape, "characters")
     pattern = shape.metadata.get("pattern")
-    compiled = _compiled(pattern) if pattern else None
+    compiled = _compile(pattern) if pattern else None
     if compiled and not compiled.fullmatch(value):
         yield f"{path} is {value!r}, which does not match {pattern}"
 
 
-def _beyond(path: str, size: float, shape: Any, unit: str) -> Iterator[str]:
-    least, most = (shape.metadata.get(bound, size) for bound in ("min", "max"))
-    if not least <= size <= most:
-        bound = f"at most {most}" if size > most else f"at least {least}"
+def _check_bounds(path: str, size: float, shape: Any, unit: str) -> Iterator[str]:
+    lower, upper = (shape.metadata.get(bound, size) for bound in ("min", "max"))
+    if not lower <= size <= upper:
+        bound = f"at most {upper}" if size > upper else f"at least {lower}"
         yield f"{path} {'has' if unit else 'is'} {size} {unit}".rstrip() + f", {bound} allowed"
 
 
 @lru_cache(maxsize=256)
-def _compiled(pattern: str) -> re.Pattern[str] | None:
-    """The pattern in Python's words; None where it has none, so that AWS is the first to check it."""
-    for theirs, ours in _CLASSES.items():
-        pattern = pattern.replace(theirs, ours)
+def _compile(pattern: str) -> re.Pattern[str] | None:
+    """The pattern as a Python regular expression; None if it has no equivalent, and only AWS checks it."""
+    for java, python in _CHARACTER_CLASSES.items():
+        pattern = pattern.replace(java, python)
     try:
         return re.compile(pattern, re.DOTALL)
     except re.error:
@@ -115,11 +115,9 @@ def _service_model(service: str) -> Any:
 
 
 def _botocore(module: str) -> Any:
-    import importlib
-
     try:
         return importlib.import_module(f"botocore.{module}")
     except ImportError as error:
         raise UserError(
-            f"starting SageMaker jobs needs boto3 ({error}); pip install -e '.[sagemaker]' in frcnn's folder"
+            f"SageMaker commands need boto3 ({error}); run pip install -e '.[sagemaker]' in the frcnn repository"
         ) from error

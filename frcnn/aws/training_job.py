@@ -1,4 +1,4 @@
-"""A training job as a person describes it, and the exact ``create_training_job`` request for it."""
+"""Training jobs, and the exact ``create_training_job`` request for one."""
 
 from __future__ import annotations
 
@@ -9,127 +9,128 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from frcnn.aws.image_uri import region_of_image
-from frcnn.aws.inputs import Hours, Inputs, Network, S3Uri, tag_list
-from frcnn.aws.instances import LOCAL, has_own_disks, processes_per_host
-from frcnn.aws.s3_uri import exact_prefix
+from frcnn.aws.instances import LOCAL, has_nvme_disks, processes_per_host
+from frcnn.aws.request_fields import Hours, Network, S3Uri, tag_list
+from frcnn.aws.s3_uri import folder_uri
 from frcnn.aws.service_model import check_request
-from frcnn.config import Config, config_from_texts, load_config, option_names
+from frcnn.config import Config, Options, load_config, option_names
 from frcnn.container.channels import role_of
 from frcnn.container.mpi_options import check_mpi_options
 from frcnn.errors import UserError
 from frcnn.training.metric_lines import METRIC_DEFINITIONS
 
-# What the container sets by itself, from the channels and the places that SageMaker gives it.
+# Options that the container sets from its channels and SageMaker's folders.
 SET_BY_CONTAINER = ("output", "data.root", "data.train.", "data.validation.", "weights")
-LONGEST_RUN_HOURS = 28 * 24
-LONGEST_POOL_MINUTES = 60
+MAX_RUN_HOURS = 28 * 24
+MAX_WARM_POOL_MINUTES = 60
 
 
-class TrainingChannel(Inputs):
-    """Where a channel's files lie and how they come to the container."""
+class TrainingChannel(Options):
+    """The S3 address of a channel, and how the container reads it."""
 
     s3: S3Uri = Field(description="folder, or an augmented manifest with ground_truth")
     mode: Literal["File", "FastFile"] = Field(
-        "File", description="File: copied before the start; FastFile: read from S3 when asked for"
+        "File", description="File: copied before the start; FastFile: streamed from S3 when read"
     )
     ground_truth: str | None = Field(
-        None, description="attribute of a Ground Truth manifest with the boxes; the channel is then piped"
+        None, description="attribute of a Ground Truth manifest that holds the boxes; the channel then uses Pipe mode"
     )
 
     @property
     def address(self) -> str:
-        """``s3`` as a request has to name it."""
-        return self.s3 if self.ground_truth else exact_prefix(self.s3)
+        """``s3`` as the request names it."""
+        return self.s3 if self.ground_truth else folder_uri(self.s3)
 
     def member(self, name: str) -> dict[str, Any]:
         """Entry of the request's ``InputDataConfig``."""
         source = {
             "S3DataType": "AugmentedManifestFile" if self.ground_truth else "S3Prefix",
             "S3Uri": self.address,
-            "S3DataDistributionType": "FullyReplicated",  # each process takes its share of every batch
+            "S3DataDistributionType": "FullyReplicated",  # each rank reads its share of every batch
         }
         member: dict[str, Any] = {"ChannelName": name, "DataSource": {"S3DataSource": source}, "InputMode": self.mode}
         if self.ground_truth:
-            # The class names stand in the metadata, which is streamed only where it is asked for.
+            # The class names are in the metadata, which is streamed only if it is listed.
             source["AttributeNames"] = ["source-ref", self.ground_truth, f"{self.ground_truth}-metadata"]  # type: ignore[assignment]
             member |= {"InputMode": "Pipe", "RecordWrapperType": "RecordIO"}
         return member
 
 
-class TrainingJob(Inputs):
+class TrainingJob(Options):
     """One training job of the frcnn image.
 
     Raises:
-        UserError: a field, an option of the recipe, a hyperparameter or an option of mpirun is wrong.
+        UserError: a field, an option of the recipe, a hyperparameter or an mpirun option is invalid.
     """
 
     name: str = Field(description="of the job, unique in account and region: letters, digits and hyphens, at most 63")
-    image: str = Field(description="full ECR name, as push_ecr.sh prints it; best with its digest")
-    role: str = Field(description="ARN of the execution role that the containers act with")
+    image: str = Field(description="full ECR name, as push_ecr.sh prints it; preferably with its digest")
+    role: str = Field(description="ARN of the containers' execution role")
     channels: dict[str, S3Uri | TrainingChannel] = Field(description="channel name: S3 folder, or a TrainingChannel")
     output: S3Uri = Field(description="S3 folder; SageMaker writes below NAME/output/")
     instance_type: str = Field(
-        "ml.g5.2xlarge", description="of every host; local: this machine's Docker, by SDK 2 alone"
+        "ml.g5.2xlarge", description="type of every host; local: this machine's Docker, with SDK 2 only"
     )
     instance_count: Annotated[int, Field(ge=1)] = Field(1, description="hosts")
-    recipe: Path | None = Field(None, description="YAML file under configs/; its options travel as hyperparameters")
+    recipe: Path | None = Field(None, description="YAML file under configs/; its options are sent as hyperparameters")
     hyperparameters: dict[str, Any] = Field(
-        {}, description="options that differ from the recipe, such as training.epochs: 12"
+        {}, description="options that override the recipe, such as training.epochs: 12"
     )
     processes_per_host: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="null: one a GPU, from the instance type"
+        None, description="null: one per GPU of the instance type"
     )
-    mpi_options: str = Field("", description="further options of mpirun, such as -x HOROVOD_FUSION_THRESHOLD=33554432")
+    mpi_options: str = Field("", description="additional mpirun options, such as -x HOROVOD_FUSION_THRESHOLD=33554432")
     volume_gb: Annotated[int, Field(ge=1)] = Field(
-        100, description="disk of each host; types with NVMe disks have theirs instead"
+        100, description="disk of each host; ignored for types with NVMe disks"
     )
-    max_hours: Hours = Field(24, description="SageMaker stops the job after so long")
+    max_hours: Hours = Field(24, description="SageMaker stops the job after this time")
     spot: bool = Field(
-        False, description="cheaper capacity that AWS may take back; the job then goes on from its checkpoint"
+        False, description="cheaper capacity that AWS may reclaim; the job then resumes from its checkpoint"
     )
     max_wait_hours: Hours | None = Field(
-        None, description="with spot: end after so long, waiting included; null: twice max_hours"
+        None, description="with spot: maximum time including waiting; null: twice max_hours"
     )
     checkpoints: S3Uri | None = Field(
-        None, description="S3 folder; the same one in a later job resumes; null: OUTPUT/NAME/checkpoints"
+        None, description="S3 folder; a later job with the same one resumes; null: OUTPUT/NAME/checkpoints"
     )
     keep_alive_minutes: Annotated[int, Field(ge=0)] = Field(
-        0, description="warm pool: hosts are kept, and paid, so long for the next job"
+        0, description="warm pool: hosts are kept, and billed, for this long for the next job"
     )
     network: Network = Field(Network(), description="VPC, isolation")
     encrypt_traffic: bool = Field(
-        False, description="between hosts; slows many-host jobs, and needs UDP 500 and protocol 50 in a VPC"
+        False, description="between hosts; slows multi-host jobs, and needs UDP 500 and protocol 50 in a VPC"
     )
     disk_key: str | None = Field(None, description="KMS key of the hosts' disks; not for types with NVMe disks")
     output_key: str | None = Field(None, description="KMS key of what is written to S3")
-    compress_output: bool = Field(True, description="false: the model lies as files in S3, not as model.tar.gz")
-    tags: dict[str, str] = Field({}, description="of the job, for bills and permissions")
+    compress_output: bool = Field(True, description="false: the model is stored as files in S3, not as model.tar.gz")
+    tags: dict[str, str] = Field({}, description="AWS tags of the job")
     environment: dict[str, str] = Field({}, description="environment variables of the containers")
 
     @model_validator(mode="after")
-    def _belongs_together(self) -> TrainingJob:
+    def _check_consistency(self) -> TrainingJob:
         region_of_image(self.image)
         check_mpi_options(self.mpi_options)
         self.network.vpc()
-        if self.max_hours > LONGEST_RUN_HOURS:
-            raise ValueError(f"max_hours is {self.max_hours:g}; SageMaker allows {LONGEST_RUN_HOURS} (28 days)")
+        if self.max_hours > MAX_RUN_HOURS:
+            raise ValueError(f"max_hours is {self.max_hours:g}; SageMaker allows {MAX_RUN_HOURS} (28 days)")
         if self.max_wait_hours is not None and not self.spot:
-            raise ValueError("max_wait_hours has a meaning with spot: true only; leave it out")
+            raise ValueError("max_wait_hours applies only with spot: true; remove it")
         if self.max_wait_hours is not None and self.max_wait_hours < self.max_hours:
             raise ValueError(
-                f"max_wait_hours {self.max_wait_hours:g} is less than max_hours {self.max_hours:g}, which it includes"
+                f"max_wait_hours {self.max_wait_hours:g} is less than max_hours {self.max_hours:g}; it includes the run"
             )
         if self.keep_alive_minutes and self.spot:
             raise ValueError(
-                "keep_alive_minutes cannot be had with spot: SageMaker keeps no warm pool of spot instances"
+                "keep_alive_minutes cannot be combined with spot: SageMaker has no warm pools of spot instances"
             )
-        if self.keep_alive_minutes > LONGEST_POOL_MINUTES:
+        if self.keep_alive_minutes > MAX_WARM_POOL_MINUTES:
             raise ValueError(
-                f"keep_alive_minutes is {self.keep_alive_minutes}; a warm pool is kept {LONGEST_POOL_MINUTES} at most"
+                f"keep_alive_minutes is {self.keep_alive_minutes}; a warm pool is kept for at most "
+                f"{MAX_WARM_POOL_MINUTES}"
             )
-        if self.disk_key and has_own_disks(self.instance_type):
+        if self.disk_key and has_nvme_disks(self.instance_type):
             raise ValueError(
-                f"disk_key has no effect on {self.instance_type}, whose NVMe disks the hardware encrypts; leave it out"
+                f"disk_key has no effect on {self.instance_type}, whose NVMe disks the hardware encrypts; remove it"
             )
         self.config()
         return self
@@ -146,7 +147,7 @@ class TrainingJob(Inputs):
         """The configuration that the container will build from the hyperparameters.
 
         Raises:
-            UserError: an option is unknown, has a wrong value, or is the container's own business.
+            UserError: an option is unknown or invalid, or is set by the container.
         """
         for name in self.hyperparameters:
             if name.startswith("sagemaker_"):
@@ -154,33 +155,31 @@ class TrainingJob(Inputs):
                     f"hyperparameter {name!r} is set by this request; use processes_per_host and mpi_options"
                 )
             if name.startswith(SET_BY_CONTAINER):
-                raise UserError(
-                    f"hyperparameter {name!r} is set in the container, from its channels and SageMaker's folders; leave it out"
-                )
-        config = config_from_texts({name: _text(value) for name, value in self._options().items()})
+                raise UserError(f"hyperparameter {name!r} is set by the container, from its channels; remove it")
+        config = Config.from_texts({name: _text(value) for name, value in self._options().items()}, "hyperparameters")
         if config.backbone.freeze and "weights" not in map(role_of, self.channels):
             raise UserError(
-                f"backbone.freeze is {config.backbone.freeze}, and no channel 'weights' brings trained ones: the frozen layers would stay "
-                "random. Add the channel, or set backbone.freeze to 0 and backbone.norm to gn"
+                f"backbone.freeze is {config.backbone.freeze}, but there is no channel 'weights': the frozen layers "
+                "would stay random. Add the channel, or set backbone.freeze to 0 and backbone.norm to gn"
             )
         processes = self.processes()
         if config.training.batch_size % processes:
             multiple = processes * max(1, round(config.training.batch_size / processes))
             raise UserError(
-                f"training.batch_size is {config.training.batch_size}, over {processes} processes "
-                f"({self.instance_count} x {self.instance_type}); expected a multiple of {processes}, such as {multiple}"
+                f"training.batch_size is {config.training.batch_size} for {processes} processes "
+                f"({self.instance_count} x {self.instance_type}); use a multiple of {processes}, such as {multiple}"
             )
         return config
 
     def native_hyperparameters(self) -> dict[str, Any]:
         """Hyperparameters as Python values, for the SDK's ``ModelTrainer``, which encodes them itself."""
         values = self._options()
-        several = self.processes() > 1
-        if several:
+        distributed = self.processes() > 1
+        if distributed:
             values["sagemaker_mpi_enabled"] = True
-        if several or self.processes_per_host:  # one is said as well: the container would count its GPUs
+        if distributed or self.processes_per_host:  # also for one process: the container would count its GPUs
             values["sagemaker_mpi_num_of_processes_per_host"] = self.processes() // self.instance_count
-        if several and self.mpi_options:
+        if distributed and self.mpi_options:
             values["sagemaker_mpi_custom_mpi_options"] = self.mpi_options
         return values
 
@@ -188,7 +187,7 @@ class TrainingJob(Inputs):
         """Keyword arguments of ``boto3.client("sagemaker").create_training_job``.
 
         Raises:
-            UserError: AWS's own model of the request does not allow a value.
+            UserError: AWS's service model does not allow a value.
         """
         resources: dict[str, Any] = {
             "InstanceType": self.instance_type,
@@ -232,39 +231,39 @@ class TrainingJob(Inputs):
         return request
 
     def request_for_aws(self) -> dict[str, Any]:
-        """The request, where there is one to send.
+        """The request, if it can be sent to AWS.
 
         Raises:
             UserError: the job is for local mode.
         """
         if self.instance_type in LOCAL:
             raise UserError(
-                f"instance_type is {self.instance_type!r}, which SageMaker's SDK 2 alone understands (SDK = 'v2' in the notebook); "
-                "expected one of AWS's, such as ml.g5.2xlarge"
+                f"instance_type is {self.instance_type!r}, which only SageMaker's SDK 2 supports; "
+                "expected an AWS instance type, such as ml.g5.2xlarge"
             )
         return self.request()
 
     def training_channels(self) -> dict[str, TrainingChannel]:
-        """The channels, those that are only an address in full."""
+        """The channels, with plain addresses converted to ``TrainingChannel``."""
         return {
             name: TrainingChannel(s3=channel) if isinstance(channel, str) else channel
             for name, channel in self.channels.items()
         }
 
     def checkpoint_folder(self) -> str:
-        """S3 folder that the containers' checkpoints are kept in."""
+        """S3 folder that the containers' checkpoints are synchronized with."""
         return self.checkpoints or f"{self.output.rstrip('/')}/{self.name}/checkpoints"
 
     def artifact(self) -> str:
-        """S3 address of the model that the job leaves."""
+        """S3 address of the job's model."""
         return f"{self.output.rstrip('/')}/{self.name}/output/model" + (".tar.gz" if self.compress_output else "/")
 
     def _options(self) -> dict[str, Any]:
-        """What of the recipe differs from the defaults, and the hyperparameters over it."""
+        """The recipe's options that differ from the defaults, overridden by the hyperparameters."""
         values: dict[str, Any] = {}
         if self.recipe:
             recipe, default = load_config(self.recipe).model_dump(mode="json"), Config().model_dump(mode="json")
-            for name in option_names():
+            for name in option_names(Config):
                 if not name.startswith(SET_BY_CONTAINER) and (value := _at(recipe, name)) != _at(default, name):
                     values[name] = value
         return values | self.hyperparameters

@@ -1,4 +1,4 @@
-"""S3 and the clean-up against moto: what goes up, what comes down, what is removed and in which order."""
+"""Uploads, downloads and the clean-up against moto."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def put(account: AwsAccount, *keys: str) -> None:
         account.client("s3").put_object(Bucket="bucket", Key=key, Body=b"12")
 
 
-def test_a_folder_goes_up_and_comes_down(account: AwsAccount, tmp_path: Path) -> None:
+def test_upload_and_download_a_folder(account: AwsAccount, tmp_path: Path) -> None:
     (tmp_path / "data" / "train").mkdir(parents=True)
     (tmp_path / "data" / "train" / "1.jpg").write_bytes(b"jpeg")
     (tmp_path / "data" / "a.json").write_bytes(b"{}")
@@ -38,7 +38,7 @@ def test_a_folder_goes_up_and_comes_down(account: AwsAccount, tmp_path: Path) ->
     assert [file.name for file in (tmp_path / "one").iterdir()] == ["a.json"]
 
 
-def test_only_what_changed_in_size_is_sent_again(account: AwsAccount, tmp_path: Path) -> None:
+def test_upload_skips_files_of_the_same_size(account: AwsAccount, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "a").write_bytes(b"new")
     (tmp_path / "data" / "b").write_bytes(b"no")
@@ -48,101 +48,105 @@ def test_only_what_changed_in_size_is_sent_again(account: AwsAccount, tmp_path: 
     assert bodies == {"a": b"new", "b": b"12"}
 
 
-def test_a_folder_is_not_its_neighbour(account: AwsAccount) -> None:
+def test_objects_of_a_folder_exclude_keys_with_the_same_prefix(account: AwsAccount) -> None:
     put(account, "data/1", "database/2", "data")
     assert set(account.objects("s3://bucket/data/")) == {"data/1"}
     assert set(account.objects("s3://bucket/data")) == {"data", "data/1"}
     assert set(account.objects("s3://bucket")) == {"data/1", "database/2", "data"}
 
 
-def test_the_clean_up_spares_what_was_there_before(account: AwsAccount, tmp_path: Path) -> None:
+def test_clean_up_keeps_folders_that_existed_before(account: AwsAccount, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "a").write_bytes(b"1")
     put(account, "theirs/old", "ours2/x")
     account.upload(tmp_path / "data", "s3://bucket/theirs")
     account.upload(tmp_path / "data", "s3://bucket/ours")
-    assert list(account.clean_up()) == ["removed: folder s3://bucket/ours"]
+    assert list(account.clean_up()) == ["deleted: folder s3://bucket/ours"]
     assert set(account.objects("s3://bucket")) == {"theirs/old", "theirs/a", "ours2/x"}
-    assert account.made() == []
+    assert account.created() == []
 
 
-def test_endpoints_go_first_and_a_new_session_can_remove_them(account: AwsAccount) -> None:
+def test_a_new_session_deletes_tracked_resources_endpoints_first(account: AwsAccount) -> None:
     for kind, name in (("folder", "s3://bucket/x"), ("model", "m"), ("endpoint configuration", "e"), ("endpoint", "e")):
-        account.remember(kind, name)
-        account.remember(kind, name)
+        account.track(kind, name)
+        account.track(kind, name)
     again = AwsAccount("us-east-1", account.ledger)
-    # None of them is there any more, which is no mistake.
+    # None of them exists, which is not an error.
     assert list(again.clean_up(keep=("folder",))) == [
-        "removed: endpoint e",
-        "removed: endpoint configuration e",
-        "removed: model m",
+        "deleted: endpoint e",
+        "deleted: endpoint configuration e",
+        "deleted: model m",
         "kept: folder s3://bucket/x",
     ]
-    assert again.made() == []
+    assert again.created() == []
 
 
-def test_what_was_kept_stays_when_a_later_clean_up_keeps_nothing(account: AwsAccount) -> None:
+def test_kept_resources_survive_later_clean_ups(account: AwsAccount) -> None:
     put(account, "x/model.tar.gz")
-    account.remember("folder", "s3://bucket/x")
+    account.track("folder", "s3://bucket/x")
     list(account.clean_up(keep=("folder",)))
     assert list(AwsAccount("us-east-1", account.ledger).clean_up()) == []
     assert set(account.objects("s3://bucket/x")) == {"x/model.tar.gz"}
 
 
-def test_a_run_removes_its_own_alone_and_knows_the_others(account: AwsAccount) -> None:
+def test_a_run_deletes_only_its_own_resources_and_lists_the_others(account: AwsAccount) -> None:
     first, second = (AwsAccount("us-east-1", account.ledger.with_name(f"{run}.json")) for run in ("first", "second"))
     put(account, "first/1", "second/1")
-    first.remember("folder", "s3://bucket/first")
-    first.remember("endpoint", "first")
-    second.remember("folder", "s3://bucket/second")
+    first.track("folder", "s3://bucket/first")
+    first.track("endpoint", "first")
+    second.track("folder", "s3://bucket/second")
     assert second.other_runs() == {"first": [("endpoint", "first"), ("folder", "s3://bucket/first")]}
-    assert list(second.clean_up()) == ["removed: folder s3://bucket/second"]
+    assert list(second.clean_up()) == ["deleted: folder s3://bucket/second"]
     assert set(account.objects("s3://bucket")) == {"first/1"}
     assert first.other_runs() == {}
-    # From the later run, as after a restart of the kernel, which takes another name.
-    assert list(second.clean_up(run="first")) == ["removed: endpoint first", "removed: folder s3://bucket/first"]
+    # From the later run, as after a kernel restart, which takes a new name.
+    assert list(second.clean_up(run="first")) == ["deleted: endpoint first", "deleted: folder s3://bucket/first"]
     assert account.objects("s3://bucket") == {}
-    assert first.made() == []
+    assert first.created() == []
 
 
-def test_many_objects_take_several_calls(account: AwsAccount, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("frcnn.aws.account.DELETED_AT_ONCE", 2)
+def test_many_objects_are_deleted_in_batches(account: AwsAccount, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("frcnn.aws.account.DELETE_BATCH", 2)
     put(account, "x/1", "x/2", "x/3")
-    account.remember("folder", "s3://bucket/x")
+    account.track("folder", "s3://bucket/x")
     list(account.clean_up())
     assert account.objects("s3://bucket/x") == {}
 
 
-def test_what_s3_does_not_delete_stays_remembered(account: AwsAccount, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_objects_that_s3_does_not_delete_stay_tracked(account: AwsAccount, monkeypatch: pytest.MonkeyPatch) -> None:
     put(account, "x/1", "x/2")
-    account.remember("folder", "s3://bucket/x")
+    account.track("folder", "s3://bucket/x")
     s3 = account.client("s3")
-    # moto deletes everything; S3 answers 200 with this where a policy or a lock forbids it.
-    refused = {"Errors": [{"Key": "x/2", "Code": "AccessDenied", "Message": "Access Denied"}]}
+    # moto deletes everything; S3 answers 200 with this if a policy or a lock forbids the deletion.
+    response = {"Errors": [{"Key": "x/2", "Code": "AccessDenied", "Message": "Access Denied"}]}
     with monkeypatch.context() as patch:
-        patch.setattr(s3, "delete_objects", lambda **_: refused)
+        patch.setattr(s3, "delete_objects", lambda **_: response)
         patch.setattr(account, "client", lambda _: s3)
         with pytest.raises(
             UserError,
-            match=r"S3 did not delete 1 of the objects below s3://bucket/x, first 'x/2': Access Denied; docs/",
+            match=r"S3 did not delete 1 of the objects in s3://bucket/x, first 'x/2': Access Denied; docs/",
         ):
             list(account.clean_up())
-    assert account.made() == [("folder", "s3://bucket/x")]
-    assert list(account.clean_up()) == ["removed: folder s3://bucket/x"]
+    assert account.created() == [("folder", "s3://bucket/x")]
+    assert list(account.clean_up()) == ["deleted: folder s3://bucket/x"]
 
 
-def test_boto3_is_asked_for_by_the_extra_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_boto3_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "boto3", None)
-    with pytest.raises(UserError, match=r"needs boto3 .*; pip install -e '\.\[sagemaker\]' in frcnn's folder$"):
+    with pytest.raises(
+        UserError, match=r"need boto3 .*; run pip install -e '\.\[sagemaker\]' in the frcnn repository$"
+    ):
         open_session()
 
 
-def test_mistakes_in_one_sentence(account: AwsAccount, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_messages(account: AwsAccount, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="has no files to upload"):
         account.upload(tmp_path / "none", "s3://bucket/x")
-    with pytest.raises(UserError, match="nothing lies at s3://bucket/none; has the job ended"):
+    with pytest.raises(
+        UserError, match="s3://bucket/none does not exist; check the address, and that the job has ended"
+    ):
         account.download("s3://bucket/none", tmp_path)
-    with pytest.raises(UserError, match="AWS refused ListObjectsV2: The specified bucket does not exist"):
+    with pytest.raises(UserError, match="AWS rejected ListObjectsV2: The specified bucket does not exist"):
         account.objects("s3://nobodys-bucket/x")
     put(account, "up/../../evil")
     with pytest.raises(UserError, match="would be written outside"):

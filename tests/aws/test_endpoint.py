@@ -1,4 +1,4 @@
-"""Requests for models, endpoints and batch transforms, and what is refused before AWS is asked."""
+"""Requests for models, endpoints, batch transforms and invocations, and what is rejected before AWS is called."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import pytest
 from botocore.loaders import create_loader
 from botocore.model import ServiceModel
 
-from frcnn.aws.endpoint import LARGEST_BODY, Endpoint, Model, Transform, Variant, invoke_request
+from frcnn.aws.endpoint import Endpoint, Model, Variant
 from frcnn.aws.instances import endpoint_ami, transform_ami
+from frcnn.aws.invocation import MAX_BODY_BYTES, invoke_request
+from frcnn.aws.transform import Transform
 from frcnn.errors import UserError
 
 IMAGE = "123456789012.dkr.ecr.eu-west-1.amazonaws.com/frcnn:0.1.0"
@@ -29,7 +31,7 @@ def test_a_model() -> None:
     }
 
 
-def test_a_model_that_lies_as_files() -> None:
+def test_an_uncompressed_model() -> None:
     container = Model(**{**MODEL, "artifact": "s3://bucket/m/"}).request()["PrimaryContainer"]
     source = {"S3Uri": "s3://bucket/m/", "S3DataType": "S3Prefix", "CompressionType": "None"}
     assert container == {"Image": IMAGE, "ModelDataSource": {"S3DataSource": source}}
@@ -62,25 +64,25 @@ def test_two_variants_share_an_endpoint() -> None:
         ("ml.c5.xlarge", None, None),
     ],
 )
-def test_no_gpu_is_served_on_a_driver_that_is_too_old(
+def test_requests_name_a_host_image_whose_driver_runs_cuda_12(
     instance_type: str, endpoint: str | None, transform: str | None
 ) -> None:
-    """AWS's default for g4dn, g5, p3 is driver 470, on which a container with CUDA 12.9 is refused before its first line."""
+    """AWS's default for g4dn, g5 and p3 is driver 470, on which containers with CUDA 12.9 do not start."""
 
-    def sent(**ami: str) -> tuple[str | None, str | None]:
+    def requested(**ami: str) -> tuple[str | None, str | None]:
         variant = Variant(model="m", instance_type=instance_type, **ami)
         [member] = Endpoint(name="e", variants=[variant]).config_request()["ProductionVariants"]
         resources = Transform(**TRANSFORM, instance_type=instance_type, **ami).request()["TransformResources"]
         return member.get("InferenceAmiVersion"), resources.get("TransformAmiVersion")
 
-    assert sent() == (endpoint, transform)
+    assert requested() == (endpoint, transform)
     assert (
-        sent(ami="al2-ami-sagemaker-inference-gpu-2-1") == ("al2-ami-sagemaker-inference-gpu-2-1",) * 2
-    )  # what is said wins
+        requested(ami="al2-ami-sagemaker-inference-gpu-2-1") == ("al2-ami-sagemaker-inference-gpu-2-1",) * 2
+    )  # a given one wins
 
 
-def test_the_drivers_that_are_asked_for_are_what_aws_says_they_are() -> None:
-    """AWS's own description of the two fields tells the driver of each name."""
+def test_driver_versions_of_the_host_images() -> None:
+    """AWS's documentation of the two members gives the driver version of each host image."""
     model = ServiceModel(create_loader().load_service_model("sagemaker", "service-2"))
     for shape, member, default in (
         ("ProductionVariant", "InferenceAmiVersion", endpoint_ami),
@@ -90,14 +92,14 @@ def test_the_drivers_that_are_asked_for_are_what_aws_says_they_are() -> None:
         drivers = {
             name: int(driver) for name, driver in re.findall(r"(al2\S+gpu\S+).*?driver version: (\d+)", text, re.DOTALL)
         }
-        asked = {default(name) for name in model.shape_for(f"{shape.removesuffix('Resources')}InstanceType").enum} - {
-            None
-        }
-        assert asked
-        assert {drivers[name] for name in asked} <= {
+        requested = {
+            default(name) for name in model.shape_for(f"{shape.removesuffix('Resources')}InstanceType").enum
+        } - {None}
+        assert requested
+        assert {drivers[name] for name in requested} <= {
             535,
             550,
-        }  # of the branches that the image's NVIDIA_REQUIRE_CUDA lists
+        }  # driver branches in the image's NVIDIA_REQUIRE_CUDA
 
 
 def test_an_asynchronous_endpoint() -> None:
@@ -108,18 +110,18 @@ def test_an_asynchronous_endpoint() -> None:
     assert request["KmsKeyId"] == "k"
 
 
-def test_a_transform_of_pictures_and_one_of_lines() -> None:
-    pictures = Transform(**TRANSFORM).request()
-    assert (pictures["BatchStrategy"], pictures["TransformInput"]["SplitType"]) == ("SingleRecord", "None")
-    assert pictures["TransformOutput"] == {
+def test_transforms_of_images_and_of_json_lines() -> None:
+    images = Transform(**TRANSFORM).request()
+    assert (images["BatchStrategy"], images["TransformInput"]["SplitType"]) == ("SingleRecord", "None")
+    assert images["TransformOutput"] == {
         "S3OutputPath": "s3://bucket/out",
         "Accept": "application/json",
         "AssembleWith": "None",
     }
     assert (
-        pictures["TransformInput"]["DataSource"]["S3DataSource"]["S3Uri"] == "s3://bucket/in/"
-    )  # and not s3://bucket/inventory
-    # A request a line: MultiRecord would fill requests up to MaxPayloadInMB, with more pictures than the server takes.
+        images["TransformInput"]["DataSource"]["S3DataSource"]["S3Uri"] == "s3://bucket/in/"
+    )  # which does not select s3://bucket/inventory
+    # One request per line: MultiRecord would fill requests up to MaxPayloadInMB, more images than the server accepts.
     lines = Transform(**TRANSFORM, content_type="application/jsonlines").request()
     assert (lines["BatchStrategy"], lines["TransformInput"]["SplitType"]) == ("SingleRecord", "Line")
     assert lines["TransformOutput"] == {
@@ -130,12 +132,12 @@ def test_a_transform_of_pictures_and_one_of_lines() -> None:
 
 
 @pytest.mark.parametrize("content_type", ["application/x-image", "application/jsonlines"])
-def test_the_answers_form_can_be_chosen(content_type: str) -> None:
+def test_the_response_format_can_be_set(content_type: str) -> None:
     request = Transform(**TRANSFORM, content_type=content_type, accept="application/json;prediction=1").request()
     assert request["TransformOutput"]["Accept"] == "application/json;prediction=1"
 
 
-def test_a_call_of_an_endpoint() -> None:
+def test_an_invocation() -> None:
     request = invoke_request(
         "e", b"jpeg", accept="image/png", variant="new", options={"score_threshold": 0.5, "max_detections": 3}
     )
@@ -150,7 +152,7 @@ def test_a_call_of_an_endpoint() -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (
             lambda: Model(**{**MODEL, "artifact": "s3://bucket/m"}),
@@ -160,7 +162,7 @@ def test_a_call_of_an_endpoint() -> None:
         (lambda: Model(**{**MODEL, "name": "m_1"}).request(), "CreateModel request: ModelName is 'm_1'"),
         (lambda: Endpoint(name="e", variants=[Variant(model="m"), Variant(model="m")]), "two variants are named m"),
         (lambda: Endpoint(name="e", variants=[Variant(model="m", weight=0)]), "all variants have weight 0"),
-        (lambda: Endpoint(name="e", variants=[]), "field 'variants' is"),
+        (lambda: Endpoint(name="e", variants=[]), "option 'variants' is"),
         (
             lambda: Endpoint(name="e", variants=[Variant(model="m", instance_type="g5")]).config_request(),
             "InstanceType is 'g5'",
@@ -169,19 +171,22 @@ def test_a_call_of_an_endpoint() -> None:
             lambda: Endpoint(name="e", variants=[Variant(model="m"), Variant(model="n")], async_output="s3://bucket/a"),
             "has one variant",
         ),
-        (lambda: Variant(model="m", health_seconds=59), "field 'health_seconds' is 59"),
-        (lambda: Transform(**TRANSFORM, payload_mb=30), "payload_mb 30 times at_once 4 exceeds the 100 MB allowed"),
+        (lambda: Variant(model="m", health_seconds=59), "option 'health_seconds' is 59"),
         (
-            lambda: invoke_request("e", bytes(LARGEST_BODY + 1)),
-            "the picture has 6.0 MiB and a call of an endpoint may have 6",
+            lambda: Transform(**TRANSFORM, max_payload_mb=30),
+            "max_payload_mb 30 times max_concurrent 4 exceeds the 100 MB allowed",
+        ),
+        (
+            lambda: invoke_request("e", bytes(MAX_BODY_BYTES + 1)),
+            "the image has 6.0 MiB and an endpoint accepts 6",
         ),
         (lambda: invoke_request("e", b"1", options={"classes": "gelände"}), "CustomAttributes is"),
     ],
 )
-def test_mistakes(make: Any, said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_error_messages(make: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         make()
 
 
-def test_the_largest_body_is_botocores() -> None:
-    assert len(invoke_request("e", bytes(LARGEST_BODY))["Body"]) == 6291456
+def test_the_largest_body_is_botocores_limit() -> None:
+    assert len(invoke_request("e", bytes(MAX_BODY_BYTES))["Body"]) == 6291456

@@ -30,29 +30,30 @@ def test_full_names(repository: str, tag: str, region: str, uri: str) -> None:
 
 
 @mock_aws
-def test_account_and_region_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_account_and_region_of_the_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
     account = boto3.client("sts").get_caller_identity()["Account"]
     assert get_image_uri("frcnn", "1") == f"{account}.dkr.ecr.eu-west-1.amazonaws.com/frcnn:1"
 
 
 @pytest.mark.parametrize(
-    ("repository", "tag", "account", "said"),
+    ("repository", "tag", "account", "message"),
     [
-        ("Frcnn", "1", ACCOUNT, "repository 'Frcnn' is no name for ECR"),
+        ("Frcnn", "1", ACCOUNT, "repository 'Frcnn' is not a valid ECR name"),
         ("frcnn", "1/2", ACCOUNT, "tag '1/2' is neither a tag"),
         ("frcnn", "sha256:12", ACCOUNT, "neither a tag .* nor a digest"),
         ("frcnn", "1", "12345", "account '12345' is not an AWS account id; expected twelve digits"),
     ],
 )
-def test_parts_that_ecr_does_not_take(repository: str, tag: str, account: str, said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_parts_that_ecr_rejects(repository: str, tag: str, account: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         get_image_uri(repository, tag, account=account, region="us-east-1")
 
 
 @pytest.mark.parametrize("image", ["johndoe/frcnn:1", "docker.io/library/frcnn:1", "frcnn"])
-def test_images_outside_ecr_are_refused(image: str) -> None:
+def test_images_outside_ecr_are_rejected(image: str) -> None:
     with pytest.raises(
-        UserError, match=r"is not in Amazon ECR, from which alone SageMaker pulls; scripts/push_ecr\.sh"
+        UserError,
+        match=r"is not in Amazon ECR, the only registry SageMaker pulls from; push it with scripts/push_ecr\.sh",
     ):
         region_of_image(image)

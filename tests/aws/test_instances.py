@@ -1,4 +1,4 @@
-"""The table against figures from AWS's documents, written down by hand, and against botocore's list of types."""
+"""The table against values copied by hand from AWS's documentation, and against botocore's list of types."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from botocore.loaders import create_loader
 from botocore.model import ServiceModel
 
-from frcnn.aws.instances import GPUS, has_own_disks, processes_per_host
+from frcnn.aws.instances import GPUS, has_nvme_disks, processes_per_host
 from frcnn.errors import UserError
 
 TYPES = (
@@ -34,22 +34,22 @@ TYPES = (
         ("ml.m5.large", 1),
     ],
 )
-def test_one_process_a_gpu_and_one_where_there_is_none(instance_type: str, processes: int) -> None:
+def test_one_process_per_gpu_and_one_without_gpus(instance_type: str, processes: int) -> None:
     assert processes_per_host(instance_type) == processes
 
 
-def test_every_type_of_the_table_is_one_that_sagemaker_trains_on_or_once_did() -> None:
+def test_every_type_in_the_table_is_a_training_instance_type() -> None:
     assert {name for name in GPUS if name not in TYPES} == set()
 
 
 @pytest.mark.parametrize("instance_type", ["ml.trn1.32xlarge", "ml.g9.xlarge"])
-def test_accelerators_that_are_not_in_the_table_are_not_taken_for_one(instance_type: str) -> None:
-    with pytest.raises(UserError, match=f"GPUs of '{instance_type}' is not known here; give it as processes_per_host"):
+def test_unknown_accelerators_are_an_error(instance_type: str) -> None:
+    with pytest.raises(UserError, match=f"GPUs of '{instance_type}' is unknown; set processes_per_host"):
         processes_per_host(instance_type)
 
 
 @pytest.mark.parametrize(
-    ("instance_type", "own"),
+    ("instance_type", "nvme"),
     [
         ("ml.p3.8xlarge", False),
         ("ml.p3dn.24xlarge", True),
@@ -59,5 +59,5 @@ def test_accelerators_that_are_not_in_the_table_are_not_taken_for_one(instance_t
         ("ml.p4d.24xlarge", True),
     ],
 )
-def test_types_with_nvme_disks(instance_type: str, own: bool) -> None:
-    assert has_own_disks(instance_type) is own
+def test_types_with_nvme_disks(instance_type: str, nvme: bool) -> None:
+    assert has_nvme_disks(instance_type) is nvme

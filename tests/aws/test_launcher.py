@@ -1,4 +1,4 @@
-"""Jobs and endpoints against moto, and the verb that starts a job."""
+"""Jobs and endpoints against moto, and ``frcnn launch-job``."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import yaml
 from click.testing import CliRunner
 from moto import mock_aws
 
-from frcnn.aws.endpoint import Endpoint, Model, Transform, Variant
+from frcnn.aws.endpoint import Endpoint, Model, Variant
 from frcnn.aws.launcher import LOG_GROUP, Launcher, cost, load_job
 from frcnn.aws.training_job import TrainingJob
+from frcnn.aws.transform import Transform
 from frcnn.cli import main
 from frcnn.errors import UserError
 
@@ -35,7 +36,7 @@ def launcher(tmp_path: Path) -> Iterator[Launcher]:
         yield launcher
 
 
-def say(launcher: Launcher, stream: str, *lines: str) -> None:
+def put_log_lines(launcher: Launcher, stream: str, *lines: str) -> None:
     logs = launcher.client("logs")
     if not logs.describe_log_groups()["logGroups"]:
         logs.create_log_group(logGroupName=LOG_GROUP)
@@ -44,21 +45,21 @@ def say(launcher: Launcher, stream: str, *lines: str) -> None:
     logs.put_log_events(logGroupName=LOG_GROUP, logStreamName=stream, logEvents=events)
 
 
-def test_a_job_arrives_as_requested_and_its_log_is_followed(launcher: Launcher) -> None:
+def test_a_job_is_created_and_its_log_followed(launcher: Launcher) -> None:
     assert launcher.start(JOB) == "j-1"
     described = launcher.client("sagemaker").describe_training_job(TrainingJobName="j-1")
     assert described["AlgorithmSpecification"]["TrainingImage"] == IMAGE
     assert described["CheckpointConfig"] == {"S3Uri": "s3://bucket/out/j-1/checkpoints"}
-    say(launcher, "j-1/algo-2-17", "two")
-    say(launcher, "j-1/algo-1-17", "one", "three")
-    say(launcher, "j-10/algo-1-17", "of another job")
+    put_log_lines(launcher, "j-1/algo-2-17", "two")
+    put_log_lines(launcher, "j-1/algo-1-17", "one", "three")
+    put_log_lines(launcher, "j-10/algo-1-17", "of another job")
     lines = list(launcher.follow("j-1"))
     assert lines[:4] == ["== Completed: Completed", "algo-1 one", "algo-1 three", "algo-2 two"]
     assert launcher.artifact("j-1") == JOB.artifact()
-    assert ("folder", "s3://bucket/out/j-1") in launcher.made()
+    assert ("folder", "s3://bucket/out/j-1") in launcher.created()
 
 
-def test_an_endpoint_of_two_variants_comes_up_and_goes(launcher: Launcher) -> None:
+def test_deploy_invoke_and_delete_two_variants(launcher: Launcher) -> None:
     models = [Model(name=name, image=IMAGE, role=ROLE, artifact="s3://bucket/model.tar.gz") for name in ("old", "new")]
     variants = [
         Variant(model=model.name, instance_type="ml.m5.large", weight=weight)
@@ -67,44 +68,44 @@ def test_an_endpoint_of_two_variants_comes_up_and_goes(launcher: Launcher) -> No
     assert launcher.deploy(models, Endpoint(name="e", variants=variants)) == "e"
     sagemaker = launcher.client("sagemaker")
     assert sagemaker.describe_endpoint(EndpointName="e")["EndpointStatus"] == "InService"
-    assert launcher.ask("e", b"jpeg").body == b"body"  # moto's answer to everything
+    assert launcher.invoke("e", b"jpeg").body == b"body"  # moto's fixed response
     assert list(launcher.clean_up()) == [
-        "removed: endpoint e",
-        "removed: endpoint configuration e",
-        "removed: model old",
-        "removed: model new",
+        "deleted: endpoint e",
+        "deleted: endpoint configuration e",
+        "deleted: model old",
+        "deleted: model new",
     ]
     assert sagemaker.list_endpoints()["Endpoints"] == []
     assert sagemaker.list_models()["Models"] == []
 
 
-def test_a_batch_transform_ends(launcher: Launcher) -> None:
+def test_a_batch_transform(launcher: Launcher) -> None:
     transform = Transform(name="t", model="m", input="s3://bucket/in", output="s3://bucket/answers")
     assert launcher.transform(transform) == "s3://bucket/answers"
-    assert launcher.made() == [("folder", "s3://bucket/answers")]
+    assert launcher.created() == [("folder", "s3://bucket/answers")]
 
 
-def test_the_clean_up_spares_a_transforms_folder_that_held_something(launcher: Launcher) -> None:
+def test_clean_up_keeps_a_transform_folder_that_existed_before(launcher: Launcher) -> None:
     launcher.client("s3").put_object(Bucket="bucket", Key="answers/theirs", Body=b"1")
     launcher.transform(Transform(name="t", model="m", input="s3://bucket/in", output="s3://bucket/answers"))
-    assert launcher.made() == []
+    assert launcher.created() == []
     assert list(launcher.clean_up()) == []
     assert set(launcher.objects("s3://bucket")) == {"answers/theirs"}
 
 
 def test_costs() -> None:
     assert cost(2, "ml.g5.xlarge", 1.5) == "2 x ml.g5.xlarge for 1.5 h: 3 instance hours"
-    assert cost(2, "ml.g5.xlarge", 1.5, 1.4) == "2 x ml.g5.xlarge for 1.5 h: 3 instance hours, 4.20 at 1.4 an hour"
+    assert cost(2, "ml.g5.xlarge", 1.5, 1.4) == "2 x ml.g5.xlarge for 1.5 h: 3 instance hours, 4.20 at 1.4 per hour"
     assert cost(1, "local", 1) == "nothing, it runs on this machine"
 
 
-def test_the_help_names_the_extra_that_is_needed() -> None:
+def test_the_help_names_the_required_extra() -> None:
     words = " ".join(CliRunner().invoke(main, ["launch-job", "--help"]).output.split())
-    assert "boto3 (pip install -e '.[sagemaker]' in frcnn's folder)" in words
+    assert "boto3 (pip install -e '.[sagemaker]')" in words
 
 
 @pytest.mark.parametrize("file", JOBS, ids=lambda file: file.stem)
-def test_the_example_jobs_are_dry_run_without_an_account(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dry_runs_of_the_example_jobs_need_no_account(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
     result = CliRunner().invoke(
         main, ["launch-job", "--config", str(file), "--dry-run", "name=other-1", "hyperparameters.training.epochs=3"]
@@ -113,33 +114,31 @@ def test_the_example_jobs_are_dry_run_without_an_account(file: Path, monkeypatch
     request = json.loads(result.stdout)
     assert request["TrainingJobName"] == "other-1"
     assert request["HyperParameters"]["training.epochs"] == "3"
-    assert "paid at most:" in result.stderr
+    assert "maximum cost:" in result.stderr
 
 
-def test_the_verb_starts_a_job(launcher: Launcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_launch_job_starts_a_job(launcher: Launcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(JOB.model_dump(mode="json", exclude_defaults=True)))
     result = CliRunner().invoke(main, ["launch-job", "--config", "job.yaml", "--follow"])
-    assert result.stdout.startswith(
-        "training job: j-1\nmodel will be: s3://bucket/out/j-1/output/model.tar.gz\n== Completed"
-    )
+    assert result.stdout.startswith("training job: j-1\nmodel: s3://bucket/out/j-1/output/model.tar.gz\n== Completed")
     assert launcher.client("sagemaker").describe_training_job(TrainingJobName="j-1")["TrainingJobStatus"] == "Completed"
 
 
 @pytest.mark.parametrize(
-    ("text", "overrides", "said"),
+    ("text", "overrides", "message"),
     [
         (None, [], "job file .* cannot be read: .*No such file"),
         ("name: [", [], "job file .* cannot be read: while parsing"),
         ("- a", [], "job file .* holds a list; expected fields such as name"),
-        ("nam: a", [], "unknown field 'nam'; did you mean 'name'"),
+        ("nam: a", [], "unknown option 'nam'; did you mean 'name'"),
         ("name: a", ["instance_count"], "'instance_count' is not of the form FIELD=VALUE"),
         (
             "image: {repository: frcnn, tag: a/b, account: '123456789012', region: us-east-1}",
             [],
             "tag 'a/b' is neither",
         ),
-        ("image: {repo: frcnn}", [], r"image of .* is \{'repo': 'frcnn'\}; expected repository and tag"),
+        ("image: {repo: frcnn}", [], r"image in .* is \{'repo': 'frcnn'\}; expected repository and tag"),
         (
             "hyperparameters: 3",
             ["hyperparameters.seed=1"],
@@ -147,8 +146,8 @@ def test_the_verb_starts_a_job(launcher: Launcher, tmp_path: Path, monkeypatch: 
         ),
     ],
 )
-def test_mistakes_in_a_job_file(tmp_path: Path, text: str | None, overrides: list[str], said: str) -> None:
+def test_errors_in_a_job_file(tmp_path: Path, text: str | None, overrides: list[str], message: str) -> None:
     if text is not None:
         (tmp_path / "job.yaml").write_text(text)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         load_job(tmp_path / "job.yaml", overrides)

@@ -1,4 +1,4 @@
-"""Lines that the printer makes come back as the numbers that went in, whatever mpirun and the log put before them."""
+"""Metric lines are parsed back into the numbers they were made of, with the prefixes of mpirun and of the log."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from frcnn.training.metric_lines import metric_line
 
 
 @pytest.mark.parametrize("before", ["", "algo-1 ", "[1,0]<stdout>:", "algo-2 [1,3]<stdout>:"])
-def test_what_was_printed(before: str) -> None:
+def test_a_metric_line(before: str) -> None:
     values = {"step": 12, "loss": 0.25, "learning_rate": 4.5e-05}
     assert read_record(before + metric_line("train", values)) == {"record": "train", **values}
     assert read_record(before + metric_line("evaluation", {"step": 3, "AP": 0.5})) == {

@@ -1,4 +1,4 @@
-"""SDK 3 sends the request that we would: the call that reaches boto3 is caught and compared. SDK 3 needs an environment of its own."""
+"""SDK 3 sends the same request as ``TrainingJob``: the boto3 call is intercepted. Runs in SDK 3's own environment."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Addresses that bring a folder, or a file, and not what is named alike."""
+"""Addresses of folders and files."""
 
 from __future__ import annotations
 
 import pytest
 
-from frcnn.aws.s3_uri import exact_prefix, split_uri
+from frcnn.aws.s3_uri import folder_uri, split_uri
 
 
 @pytest.mark.parametrize(
@@ -23,8 +23,8 @@ from frcnn.aws.s3_uri import exact_prefix, split_uri
         ("s3://bucket/DSC001.JPG", "s3://bucket/DSC001.JPG"),
     ],
 )
-def test_a_folder_ends_in_a_slash_and_a_file_does_not(uri: str, prefix: str) -> None:
-    assert exact_prefix(uri) == prefix
+def test_folders_get_a_final_slash_and_files_do_not(uri: str, prefix: str) -> None:
+    assert folder_uri(uri) == prefix
 
 
 def test_bucket_and_key() -> None:

@@ -1,4 +1,4 @@
-"""Every kind of limit in botocore's description, by a request that is just outside it."""
+"""Every kind of limit in the service model, with a request just outside it."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def test_a_good_request_passes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "said"),
+    ("path", "value", "message"),
     [
         (("TrainingJobName",), "a_1", "TrainingJobName is 'a_1', which does not match"),
         (("TrainingJobName",), "a" * 64, "TrainingJobName has 64 characters, at most 63 allowed"),
         (("RoleArn",), "arn:aws:iam::12:role/r-and-more", "RoleArn is"),
-        (("ResourceConfig", "InstanceType"), "ml.g5.xlargee", "expected something like ml.g5.xlarge"),
+        (("ResourceConfig", "InstanceType"), "ml.g5.xlargee", "expected a value like ml.g5.xlarge"),
         (
             ("ResourceConfig", "KeepAlivePeriodInSeconds"),
             21601,
@@ -62,17 +62,17 @@ def test_a_good_request_passes() -> None:
         (("StoppingCondition", "MaxRuntimeInSeconds"), 0, "MaxRuntimeInSeconds"),
     ],
 )
-def test_what_is_outside(path: tuple[str, ...], value: Any, said: str) -> None:
+def test_violations(path: tuple[str, ...], value: Any, message: str) -> None:
     request = copy.deepcopy(GOOD)
-    place = request
+    member = request
     for name in path[:-1]:
-        place = place[name]
-    place[path[-1]] = value
-    with pytest.raises(UserError, match=f"CreateTrainingJob request: .*{said}"):
+        member = member[name]
+    member[path[-1]] = value
+    with pytest.raises(UserError, match=f"CreateTrainingJob request: .*{message}"):
         check_request("CreateTrainingJob", request)
 
 
-def test_a_missing_member_and_a_second_mistake_are_both_named() -> None:
+def test_all_errors_are_reported() -> None:
     with pytest.raises(
         UserError, match=r'Missing required parameter in input: "RoleArn"; Unknown parameter in input: "Rolearn"'
     ):
@@ -93,19 +93,21 @@ def test_a_missing_member_and_a_second_mistake_are_both_named() -> None:
         ("eu-isoe-west-1", "cloud.adc-e.uk"),
         ("us-isof-south-1", "csp.hci.ic.gov"),
         ("eusc-de-east-1", "amazonaws.eu"),
-        ("eu-west-99", "amazonaws.com"),  # a region that is younger than botocore
+        ("eu-west-99", "amazonaws.com"),  # a region newer than botocore
     ],
 )
 def test_suffix_of_each_partition(region: str, suffix: str) -> None:
     assert partition_suffix(region) == suffix
 
 
-def test_botocore_is_asked_for_by_the_extra_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_botocore_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "botocore.validate", None)
-    with pytest.raises(UserError, match=r"needs boto3 .*; pip install -e '\.\[sagemaker\]' in frcnn's folder$"):
+    with pytest.raises(
+        UserError, match=r"need boto3 .*; run pip install -e '\.\[sagemaker\]' in the frcnn repository$"
+    ):
         check_request("CreateTrainingJob", GOOD)
 
 
-def test_no_such_region() -> None:
-    with pytest.raises(UserError, match="region 'us_east_1' is none of AWS's"):
+def test_unknown_region() -> None:
+    with pytest.raises(UserError, match="region 'us_east_1' is not an AWS region"):
         partition_suffix("us_east_1")

@@ -1,4 +1,4 @@
-"""The request for a training job, member by member, and every combination that SageMaker or the container would refuse later."""
+"""The request for a training job, and every combination that SageMaker or the container would reject later."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from frcnn.aws.training_job import TrainingChannel, TrainingJob
-from frcnn.config import config_from_texts, load_config
+from frcnn.config import Config, load_config
 from frcnn.container.environment import Environment
 from frcnn.container.runner import choose_runner
 from frcnn.errors import UserError
@@ -29,7 +29,7 @@ def job(**fields: Any) -> TrainingJob:
     return TrainingJob(**{**BASE, **fields})
 
 
-def test_the_whole_request_of_one_gpu() -> None:
+def test_the_complete_request_for_one_gpu() -> None:
     request = job(
         hyperparameters={"training.epochs": 3, "optimizer.schedule": "cosine", "optimizer.clip_norm": None, "seed": "7"}
     ).request()
@@ -69,27 +69,27 @@ def test_the_whole_request_of_one_gpu() -> None:
 
 
 @pytest.mark.parametrize("recipe", sorted(CONFIGS.glob("*.yaml")), ids=lambda file: file.stem)
-def test_a_recipe_arrives_whole(recipe: Path) -> None:
-    """The container builds of the texts alone what the command line builds of the file."""
+def test_a_recipe_is_sent_completely(recipe: Path) -> None:
+    """The container builds the same configuration from the hyperparameters as the command line from the file."""
     texts = job(recipe=recipe, channels=WITH_WEIGHTS).request()["HyperParameters"]
-    assert config_from_texts(texts) == load_config(recipe)
+    assert Config.from_texts(texts, "hyperparameters") == load_config(recipe)
 
 
-def test_hyperparameters_go_over_the_recipe() -> None:
+def test_hyperparameters_override_the_recipe() -> None:
     config = job(recipe=CONFIGS / "bccd_r18_fpn.yaml", hyperparameters={"training.epochs": "2"}).config()
     assert (config.training.epochs, config.backbone.name) == (2, "resnet18")
 
 
 def test_frozen_layers_need_weights() -> None:
-    """Two hosts of eight GPUs would train a day on layers that stay random."""
+    """Otherwise two hosts of eight GPUs would train for a day on random frozen layers."""
     recipe = CONFIGS / "coco_r50_fpn_1x.yaml"
-    with pytest.raises(UserError, match=r"backbone.freeze is 2, and no channel 'weights' brings trained ones"):
+    with pytest.raises(UserError, match=r"backbone.freeze is 2, but there is no channel 'weights'"):
         job(recipe=recipe)
     job(recipe=recipe, channels=WITH_WEIGHTS)
     job(recipe=recipe, hyperparameters={"backbone.freeze": 0, "backbone.norm": "gn"})
 
 
-def test_many_gpus_run_under_mpi() -> None:
+def test_several_gpus_use_mpi() -> None:
     many = job(instance_type="ml.p4d.24xlarge", instance_count=2, mpi_options="-x A=1")
     assert many.processes() == 16
     assert many.request()["HyperParameters"] == {
@@ -113,25 +113,25 @@ def test_many_gpus_run_under_mpi() -> None:
         ({"instance_type": "ml.c5.xlarge", "instance_count": 2}, 0, 1),
     ],
 )
-def test_the_container_starts_as_many_processes_as_the_batch_was_checked_for(
+def test_the_container_starts_as_many_processes_as_the_batch_size_was_checked_for(
     tmp_path: Path, fields: dict[str, Any], gpus: int, processes: int
 ) -> None:
-    asked = job(**fields)
-    hosts = [f"algo-{number + 1}" for number in range(asked.instance_count)]
+    requested = job(**fields)
+    hosts = [f"algo-{number + 1}" for number in range(requested.instance_count)]
     (tmp_path / "input" / "config").mkdir(parents=True)
     files = {
-        "hyperparameters": asked.request()["HyperParameters"],
+        "hyperparameters": requested.request()["HyperParameters"],
         "resourceconfig": {"current_host": hosts[0], "hosts": hosts},
     }
     for name, content in files.items():
         (tmp_path / "input" / "config" / f"{name}.json").write_text(json.dumps(content))
     runner = choose_runner(Environment.read({"SAGEMAKER_BASE_DIR": str(tmp_path)}), gpus)
     assert runner.processes_per_host == processes
-    assert runner.mpi is (processes * asked.instance_count > 1)
-    assert asked.processes() == processes * asked.instance_count
+    assert runner.mpi is (processes * requested.instance_count > 1)
+    assert requested.processes() == processes * requested.instance_count
 
 
-def test_spot_waits_and_goes_on_from_checkpoints() -> None:
+def test_spot_waits_and_resumes_from_checkpoints() -> None:
     request = job(spot=True, max_hours=2, checkpoints="s3://bucket/ck").request()
     assert request["EnableManagedSpotTraining"] is True
     assert request["StoppingCondition"] == {"MaxRuntimeInSeconds": 7200, "MaxWaitTimeInSeconds": 14400}
@@ -195,56 +195,56 @@ def test_channels_of_every_kind() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
-        ({"recpe": "x"}, "unknown field 'recpe'; did you mean 'recipe'"),
-        ({"name": None}, "field 'name' is None"),
-        ({"output": "bucket/runs"}, "field 'output' is 'bucket/runs'; expected an address such as s3://bucket/folder"),
+        ({"recpe": "x"}, "unknown option 'recpe'; did you mean 'recipe'"),
+        ({"name": None}, "option 'name' is None"),
+        ({"output": "bucket/runs"}, "option 'output' is 'bucket/runs'; expected an S3 URI such as s3://bucket/folder"),
         ({"hyperparameters": {"trainig.epochs": 2}}, "unknown option 'trainig.epochs'; did you mean 'training.epochs'"),
         ({"hyperparameters": {"training.epochs": "many"}}, "option 'training.epochs' is 'many'"),
-        ({"hyperparameters": {"data.root": "/data"}}, "hyperparameter 'data.root' is set in the container"),
+        ({"hyperparameters": {"data.root": "/data"}}, "hyperparameter 'data.root' is set by the container"),
         ({"hyperparameters": {"sagemaker_mpi_enabled": "true"}}, "use processes_per_host and mpi_options"),
         ({"image": "johndoe/frcnn:1"}, "is not in Amazon ECR"),
-        ({"mpi_options": "-mca pml ob1"}, "'-mca pml' is set by the toolkit already"),
+        ({"mpi_options": "-mca pml ob1"}, "'-mca pml' is already set by the toolkit"),
         (
             {"instance_type": "ml.p4d.24xlarge", "hyperparameters": {"training.batch_size": 12}},
-            "over 8 processes .*; expected a multiple of 8, such as 16",
+            "12 for 8 processes .*; use a multiple of 8, such as 16",
         ),
-        ({"instance_count": 0}, "field 'instance_count' is 0; input should be greater than or equal to 1"),
+        ({"instance_count": 0}, "option 'instance_count' is 0; expected a number greater than or equal to 1"),
         ({"max_hours": 673}, r"max_hours is 673; SageMaker allows 672 \(28 days\)"),
-        ({"max_wait_hours": 30}, "max_wait_hours has a meaning with spot: true only"),
+        ({"max_wait_hours": 30}, "max_wait_hours applies only with spot: true"),
         ({"spot": True, "max_wait_hours": 3}, "max_wait_hours 3 is less than max_hours 24"),
-        ({"spot": True, "keep_alive_minutes": 5}, "no warm pool of spot instances"),
-        ({"keep_alive_minutes": 61}, "a warm pool is kept 60 at most"),
+        ({"spot": True, "keep_alive_minutes": 5}, "no warm pools of spot instances"),
+        ({"keep_alive_minutes": 61}, "a warm pool is kept for at most 60"),
         ({"disk_key": "k"}, r"disk_key has no effect on ml\.g5\.2xlarge"),
         ({"network": {"subnets": ["subnet-1"]}}, "subnets and security_groups belong together"),
     ],
 )
-def test_mistakes(fields: dict[str, Any], said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_error_messages(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         job(**fields)
 
 
-def test_what_only_awss_model_knows() -> None:
+def test_limits_of_the_service_model() -> None:
     with pytest.raises(UserError, match="CreateTrainingJob request: TrainingJobName is 'cells_1'"):
         job(name="cells_1").request()
     with pytest.raises(UserError, match="ChannelName is 'my train', which does not match"):
         job(channels={"my train": "s3://bucket/a"}).request()
 
 
-def test_local_mode_is_checked_like_any_job_and_never_sent() -> None:
-    """SDK 2 takes its arguments from the request; AWS would refuse the type."""
+def test_local_mode_is_validated_and_never_sent() -> None:
+    """SDK 2 takes its arguments from the request; AWS would reject the instance type."""
     local = job(instance_type="local", hyperparameters={"training.epochs": 3})
     assert local.request()["ResourceConfig"]["InstanceType"] == "local"
     assert local.processes() == 1
     with pytest.raises(UserError, match=r"TrainingJobName is .*, which does not match"):
         job(instance_type="local", name="-").request()
-    with pytest.raises(UserError, match="instance_type is 'local', which SageMaker's SDK 2 alone understands"):
+    with pytest.raises(UserError, match="instance_type is 'local', which only SageMaker's SDK 2 supports"):
         local.request_for_aws()
     assert job().request_for_aws() == job().request()
 
 
-def test_where_the_model_will_be() -> None:
+def test_address_of_the_model() -> None:
     assert job().artifact() == "s3://bucket/runs/cells-1/output/model.tar.gz"
     assert job(compress_output=False).artifact() == "s3://bucket/runs/cells-1/output/model/"
     assert job().region() == "eu-west-1"

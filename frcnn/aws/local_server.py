@@ -1,0 +1,76 @@
+"""A model served by a process of this machine, in place of an endpoint's container."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from frcnn.errors import UserError
+
+START_SECONDS = 300
+PING_SECONDS, INVOKE_SECONDS = 2, 60  # SageMaker's own limits
+
+
+class LocalServer:
+    """``frcnn serve`` on a free port of this machine.
+
+    Args:
+        model: name of the model, reported as the variant.
+        artifact: its ``model.tar.gz``.
+        log: file for the server's output.
+    """
+
+    def __init__(self, model: str, artifact: Path, log: Path) -> None:
+        self.model, self._log = model, log
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        self._url = f"http://127.0.0.1:{port}"
+        command = [sys.executable, "-m", "frcnn.cli", "serve", "--model", str(artifact), "--port", str(port)]
+        command += ["--no-nginx", "--no-page", "--variant", model]
+        with log.open("wb") as out:
+            self._process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
+
+    def wait_until_healthy(self) -> None:
+        """Wait until the server answers pings.
+
+        Raises:
+            UserError: it exits or does not become healthy; the end of its log.
+        """
+        deadline = time.monotonic() + START_SECONDS
+        while not self._is_healthy():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                log = self._log.read_text(errors="replace")
+                raise UserError(f"the server of model {self.model} failed to start: {log[-1024:]}")
+            time.sleep(0.2)
+
+    def post(self, body: bytes, headers: dict[str, str]) -> tuple[bytes, str]:
+        """Body and content type of the response to a request.
+
+        Raises:
+            UserError: the server rejects the request: its message.
+        """
+        request = urllib.request.Request(f"{self._url}/invocations", body, headers)
+        try:
+            with urllib.request.urlopen(request, timeout=INVOKE_SECONDS) as response:
+                return response.read(), response.headers["Content-Type"]
+        except urllib.error.HTTPError as error:
+            raise UserError(
+                f"the container rejected the request with {error.code}: {error.read().decode(errors='replace')}"
+            ) from error
+
+    def stop(self) -> None:
+        """Terminate the server and wait for its exit."""
+        self._process.terminate()
+        self._process.wait()
+
+    def _is_healthy(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self._url}/ping", timeout=PING_SECONDS) as ping:
+                return bool(ping.status == 200)
+        except OSError:
+            return False
