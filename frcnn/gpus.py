@@ -55,7 +55,7 @@ def driver_version() -> str | None:
 
 
 def read_gpus(library: Any) -> list[Gpu]:
-    """The visible GPUs, from an open :func:`management_library` (None: no GPUs). Values that are not available are 0."""
+    """The visible GPUs, from an open :func:`management_library` (None: no GPUs). Unavailable values are 0."""
     return [_read(library, handle) for handle in _visible_handles(library)] if library else []
 
 
