@@ -20,7 +20,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from frcnn.cli import main
-from frcnn.cli.console import Verbs
+from frcnn.cli.console import Commands
 from frcnn.inference import Detector
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -43,7 +43,7 @@ def frcnn(*arguments: str | Path) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
-def mistake(*arguments: str | Path) -> str:
+def error_of(*arguments: str | Path) -> str:
     """The one sentence that a mistake is answered with."""
     result = frcnn(*arguments)
     assert result.exit_code == 2, result.output
@@ -72,24 +72,25 @@ def model(shapes: Path) -> Path:
     return shapes.parent / "run" / "model"
 
 
-def test_help_is_instant_because_nothing_heavy_is_imported() -> None:
-    script = "import sys, frcnn.cli; print(sorted({'tensorflow', 'numpy', 'keras', 'pydantic', 'PIL', 'matplotlib'} & set(sys.modules)))"
+def test_help_imports_nothing_heavy() -> None:
+    heavy = {"tensorflow", "numpy", "keras", "PIL", "matplotlib", "boto3"}
+    script = f"import sys, frcnn.cli; print(sorted({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
-@pytest.mark.parametrize("verb", sorted(main.commands))
-def test_every_verb_has_help_with_an_example_that_parses(verb: str) -> None:
-    result = frcnn(verb, "--help")
+@pytest.mark.parametrize("command", sorted(main.commands))
+def test_every_command_has_help_with_an_example_that_parses(command: str) -> None:
+    result = frcnn(command, "--help")
     assert result.exit_code == 0
     examples = [line.strip() for line in result.stdout.partition("Example:")[2].splitlines() if line.strip()]
     assert examples
     for example in examples:
         program, named, *arguments = example.split()
-        assert (program, named) == ("frcnn", verb)
-        main.commands[verb].make_context(verb, arguments)  # a usage error is raised here
+        assert (program, named) == ("frcnn", command)
+        main.commands[command].make_context(command, arguments)  # a usage error is raised here
 
 
-def test_the_group_lists_its_verbs() -> None:
+def test_help_lists_the_commands() -> None:
     result = frcnn("--help")
     listed = set(re.findall(r"^  ([a-z-]+)  ", result.stdout, re.M))
     assert {"train", "evaluate", "predict", "check-dataset", "make-shapes", "import-weights", "doctor"} <= listed
@@ -164,7 +165,7 @@ def test_predict_draws_every_picture_and_reports_those_it_cannot_read(
         "0.01",
     )
     assert result.exit_code == 1
-    assert f"{tmp_path / 'in' / 'broken.png'} is not a picture of a known format" in result.stderr
+    assert f"{tmp_path / 'in' / 'broken.png'} is not an image of a known format" in result.stderr
     assert f"{tmp_path / 'nowhere.jpg'} does not exist" in result.stderr
     assert "2 of 5 pictures could not be read" in result.stderr
     written = sorted(str(file.relative_to(out)) for file in out.rglob("*.*"))
@@ -183,8 +184,8 @@ def test_predict_draws_every_picture_and_reports_those_it_cannot_read(
 def test_import_weights_refuses_what_it_does_not_know(tmp_path: Path) -> None:
     """tests/weights has the imports that work."""
     file = REPOSITORY / "tests" / "weights" / "golden" / "archive.pth"
-    told = mistake("import-weights", file, "--from", "detectron2", "--out", tmp_path / "m")
-    assert told.startswith(
+    message = error_of("import-weights", file, "--from", "detectron2", "--out", tmp_path / "m")
+    assert message.startswith(
         f"frcnn: {file}: no network of Detectron2's that frcnn knows: it has neither 'res2_0_branch2a_w'"
     )
     assert not (tmp_path / "m").exists()
@@ -204,75 +205,75 @@ def test_check_dataset_exits_with_one_where_something_is_bad(real_data: Path, tm
     assert "annotation 2288" in result.stdout  # as published, without width and height
 
 
-def test_mistakes_are_one_sentence(shapes: Path, tmp_path: Path) -> None:
+def test_user_errors_are_one_sentence(shapes: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("training: {epochs: 1}")
-    assert "unknown option 'trainin.epochs'; did you mean 'training.epochs'?" in mistake(
+    assert "unknown option 'trainin.epochs'; did you mean 'training.epochs'?" in error_of(
         "train", "--config", recipe, "trainin.epochs=3"
     )
-    assert "nowhere.yaml cannot be read" in mistake("train", "--config", tmp_path / "nowhere.yaml")
-    assert "nothing says where the train split is" in mistake("train", "--config", recipe)
-    assert "is not a model folder" in mistake("evaluate", "--model", tmp_path)
-    assert "--images and --annotations belong together" in mistake(
+    assert "nowhere.yaml cannot be read" in error_of("train", "--config", tmp_path / "nowhere.yaml")
+    assert "nothing says where the train split is" in error_of("train", "--config", recipe)
+    assert "is not a model folder" in error_of("evaluate", "--model", tmp_path)
+    assert "--images and --annotations belong together" in error_of(
         "evaluate", "--model", tmp_path, "--images", tmp_path
     )
-    assert "is not a model folder" in mistake("predict", shapes, "--model", tmp_path, "--out", tmp_path / "out")
-    assert "has no pictures; expected files that end in .jpg" in mistake(
+    assert "is not a model folder" in error_of("predict", shapes, "--model", tmp_path, "--out", tmp_path / "out")
+    assert "has no pictures; expected files that end in .jpg" in error_of(
         "predict", tmp_path, "--model", tmp_path, "--out", tmp_path / "o"
     )
-    assert "is not a folder" in mistake("check-dataset", tmp_path / "nowhere")
-    assert "was not written by make-shapes" in mistake("make-shapes", REPOSITORY / "frcnn")
+    assert "is not a folder" in error_of("check-dataset", tmp_path / "nowhere")
+    assert "was not written by make-shapes" in error_of("make-shapes", REPOSITORY / "frcnn")
 
 
-def test_outputs_are_looked_at_before_the_work(
-    model: Path, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_outputs_are_checked_first(model: Path, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file, folder = tmp_path / "file", tmp_path / "folder"
     file.touch()
     folder.mkdir()
     (tmp_path / "VOC").mkdir()
-    for verb in (
+    for command in (
         ("predict", shapes, "--model", model),
         ("check-dataset", shapes),
         ("export", "--model", model),
         ("import-weights", file, "--from", "torchvision"),
     ):
         for out in (file, file / "x"):
-            assert f"--out is {out}, which cannot be written: {file} is a file, where a folder is needed" in mistake(
-                *verb, "--out", out
+            assert f"--out is {out}, which cannot be written: {file} is a file, expected a folder" in error_of(
+                *command, "--out", out
             )
     monkeypatch.setattr(Detector, "load", lambda *_: pytest.fail("the work has begun"))
-    for option, verb in (
+    for option, command in (
         ("--json", ("evaluate", "--model", model)),
         ("--out", ("voc-to-coco", tmp_path / "VOC")),
         ("--out", ("manifest-to-coco", file, "--images", tmp_path)),
     ):
-        told = mistake(*verb, option, folder)
-        assert told.startswith(
+        message = error_of(*command, option, folder)
+        assert message.startswith(
             f"frcnn: {option} is {folder}, which cannot be written: {folder} is a folder, where a file is needed"
         )
-        assert f"{file} is a file, where a folder is needed" in mistake(*verb, option, file / "x")
+        assert f"{file} is a file, expected a folder" in error_of(*command, option, file / "x")
 
 
-def test_a_file_that_cannot_be_used_is_one_sentence_and_a_mistake_of_ours_keeps_its_trace(tmp_path: Path) -> None:
+def test_an_unusable_file_is_one_sentence_and_a_bug_keeps_its_trace(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    assert mistake("make-shapes", tmp_path / "file" / "x") == f"frcnn: {tmp_path / 'file'} cannot be used (File exists)"
+    assert (
+        error_of("make-shapes", tmp_path / "file" / "x") == f"frcnn: {tmp_path / 'file'} cannot be used (File exists)"
+    )
     for error in (OSError("a broken promise"), OSError(errno.EBADF, "Bad file descriptor")):
-        raising = Verbs(commands={"raise": click.Command("raise", callback=functools.partial(_raise, error))})
+        raising = Commands(commands={"raise": click.Command("raise", callback=functools.partial(_raise, error))})
         assert CliRunner().invoke(raising, ["raise"]).exception is error
     full = OSError(errno.ENOSPC, "No space left on device")
     result = CliRunner().invoke(
-        Verbs(commands={"raise": click.Command("raise", callback=functools.partial(_raise, full))}), ["raise"]
+        Commands(commands={"raise": click.Command("raise", callback=functools.partial(_raise, full))}), ["raise"]
     )
-    assert (result.exit_code, result.stderr) == (2, "frcnn: there is no room to write (No space left on device)\n")
+    assert (result.exit_code, result.stderr) == (2, "frcnn: the disk is full (No space left on device)\n")
 
 
 def _raise(error: BaseException) -> None:
     raise error
 
 
-def test_the_split_that_is_not_there_is_named(model: Path, shapes: Path) -> None:
-    assert "of the test split" in mistake("evaluate", "--model", model, "--split", "test")
+def test_a_missing_split_is_named(model: Path, shapes: Path) -> None:
+    assert "of the test split" in error_of("evaluate", "--model", model, "--split", "test")
 
 
 def test_usage_errors_exit_with_two() -> None:
@@ -326,7 +327,9 @@ def test_the_commands_of_the_readme_and_contributing_exist() -> None:
 def test_recipes_named_in_examples_exist() -> None:
     context = click.Context(main)
     named = {
-        name for verb in main.commands.values() for name in re.findall(r"configs/\S+\.yaml", verb.get_help(context))
+        name
+        for command in main.commands.values()
+        for name in re.findall(r"configs/\S+\.yaml", command.get_help(context))
     }
     assert named
     assert all((REPOSITORY / name).exists() for name in named)

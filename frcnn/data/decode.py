@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from pathlib import Path
 
@@ -9,9 +10,12 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.Image import Transpose
 
-# What turns a picture upright, by its EXIF orientation (EXIF 2.32, tag 0x0112). Pillow's exif_transpose also writes the other tags anew,
-# and fails at those that a camera wrote with another type.
-_UPRIGHT = {
+from frcnn.data.bit_depth import declared_maximum, read_deep_samples, scale_to_8_bits
+from frcnn.data.jpeg import is_truncated
+
+# Transposition for each EXIF orientation (EXIF 2.32, tag 0x0112). Pillow's exif_transpose also rewrites the other tags
+# and fails on tags that a camera wrote with an unexpected type.
+_TRANSPOSE = {
     2: Transpose.FLIP_LEFT_RIGHT,
     3: Transpose.ROTATE_180,
     4: Transpose.FLIP_TOP_BOTTOM,
@@ -20,18 +24,20 @@ _UPRIGHT = {
     7: Transpose.TRANSVERSE,
     8: Transpose.ROTATE_90,
 }
-_SWAPS_SIDES = range(5, 9)
+_SWAPS_SIDES = (Transpose.TRANSPOSE, Transpose.ROTATE_270, Transpose.TRANSVERSE, Transpose.ROTATE_90)
+# Brands of the ISO base media file format (ISO/IEC 23008-12) that only the package pillow-heif decodes.
+_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 
 
 class UnreadableImage(ValueError):
-    """The bytes are not a whole picture of a known format; the message says why."""
+    """The bytes are not a complete image of a known format; the message says why."""
 
 
 def decode_image(source: Path | bytes) -> np.ndarray:
-    """Pixels of a JPEG, PNG, BMP, GIF (first frame), WebP or other file that Pillow reads.
+    """Pixels of a JPEG, PNG, BMP, GIF (first frame), WebP, TIFF, AVIF or other file that Pillow reads.
 
-    EXIF orientation is applied; greyscale, palette, CMYK and 16-bit pictures become RGB; transparency is dropped, the
-    colours below it stay, as in torchvision and Detectron2.
+    EXIF orientation is applied. Greyscale, palette and CMYK images become RGB, and more than 8 bits per sample are
+    scaled to 8. Transparency is dropped and the colors below it are kept, as in torchvision and Detectron2.
 
     Args:
         source: path, or the encoded bytes.
@@ -40,71 +46,102 @@ def decode_image(source: Path | bytes) -> np.ndarray:
         ``[H, W, 3]`` uint8 RGB, writable.
 
     Raises:
-        UnreadableImage: missing, empty, truncated or broken file, or one of more pixels than Pillow deems safe.
+        UnreadableImage: missing, empty, truncated or damaged file, or more pixels than Pillow considers safe.
     """
     try:
         encoded = source if isinstance(source, bytes) else source.read_bytes()
-        with _open(encoded) as picture:
-            if _is_plain_jpeg(picture, encoded) and (pixels := _decode_plain_jpeg(encoded)) is not None:
-                return pixels
-            picture.load()
-            turn = _UPRIGHT.get(_orientation(picture))
-            return np.array(_rgb(picture if turn is None else picture.transpose(turn)))
-    except Exception as error:  # broken bytes raise whatever Pillow's decoders did not expect
+        with _open(encoded) as image:
+            transpose = _orienting_transpose(image)
+            if transpose is None and _is_plain_jpeg(image, encoded):
+                pixels = _decode_plain_jpeg(encoded)
+                if pixels is not None:
+                    return pixels
+            samples = read_deep_samples(image, encoded)
+            if image.format in ("JPEG", "MPO") and is_truncated(encoded, np.asarray(image), _decode_with_pillow):
+                raise ValueError("the file is truncated: its lower part is missing")
+            if samples is None:
+                image = _to_rgb(image)
+            else:
+                image = Image.fromarray(scale_to_8_bits(samples, declared_maximum(image, encoded))).convert("RGB")
+            return np.array(image if transpose is None else image.transpose(transpose))
+    except Exception as error:  # damaged bytes make Pillow's decoders raise almost anything
         raise UnreadableImage(_reason(source, error)) from error
 
 
 def upright_size(file: Path) -> tuple[int, int]:
     """Width and height after EXIF orientation, from the header alone. Raises UnreadableImage."""
     try:
-        with _open(file) as picture:
-            width, height = picture.size
-            turned = _orientation(picture) in _SWAPS_SIDES
+        with _open(file) as image:
+            width, height = image.size
+            transpose = _orienting_transpose(image)
     except Exception as error:
         raise UnreadableImage(_reason(file, error)) from error
-    return (height, width) if turned else (width, height)
+    return (height, width) if transpose in _SWAPS_SIDES else (width, height)
 
 
 def _open(source: Path | bytes) -> Image.Image:
-    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+    try:
+        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+    except UnidentifiedImageError:
+        head = source[:12] if isinstance(source, bytes) else _read_head(source)
+        if head[4:8] != b"ftyp" or head[8:12] not in _HEIF_BRANDS:
+            raise
+        try:
+            import pillow_heif
+        except ImportError as error:
+            raise ValueError("HEIC needs the package pillow-heif: pip install 'frcnn[heif]'") from error
+        pillow_heif.register_heif_opener()
+        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
 
 
-def _is_plain_jpeg(picture: Image.Image, encoded: bytes) -> bool:
-    """Upright RGB or greyscale with an end marker: TensorFlow logs a line for every file that is cut short."""
-    if picture.format != "JPEG" or picture.mode not in ("RGB", "L") or not encoded.endswith(b"\xff\xd9"):
-        return False
-    return _orientation(picture) not in _UPRIGHT
+def _read_head(file: Path) -> bytes:
+    with file.open("rb") as stream:
+        return stream.read(12)
 
 
-def _orientation(picture: Image.Image) -> int:
-    orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
-    return orientation if isinstance(orientation, int) else 1
+def _orienting_transpose(image: Image.Image) -> Transpose | None:
+    """What turns the pixels and the size of an opened image upright; None where they already are.
+
+    Pillow orients TIFF while loading and reports its upright size before, and libheif orients HEIC.
+    """
+    if image.format in ("TIFF", "HEIF"):
+        return None
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return _TRANSPOSE.get(orientation) if isinstance(orientation, int) else None
+
+
+def _is_plain_jpeg(image: Image.Image, encoded: bytes) -> bool:
+    """RGB or greyscale with an end marker: TensorFlow logs a line for every file without one."""
+    return image.format == "JPEG" and image.mode in ("RGB", "L") and encoded.endswith(b"\xff\xd9")
 
 
 def _decode_plain_jpeg(encoded: bytes) -> np.ndarray | None:
-    """TensorFlow's decoder: the same library and pixels as Pillow's, but it runs without the interpreter's lock, so that
-    threads decode side by side. None where it refuses the bytes; Pillow then says why, or reads them after all."""
-    import tensorflow as tf  # only here, so that converting annotations and reading sizes do not load TensorFlow
+    """Decode with TensorFlow: the same library and pixels as Pillow, but without the GIL, so that threads can decode.
 
-    try:
+    None where TensorFlow refuses the bytes or the file looks truncated; Pillow then reports why, or reads it.
+    """
+    import tensorflow as tf
+
+    def decode(content: bytes) -> np.ndarray:
         with tf.device("CPU:0"):
-            return np.array(tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE"))
-    except tf.errors.InvalidArgumentError:
-        return None
+            return np.array(tf.io.decode_jpeg(content, channels=3, dct_method="INTEGER_ACCURATE"))
+
+    with contextlib.suppress(tf.errors.InvalidArgumentError):
+        pixels = decode(encoded)
+        if not is_truncated(encoded, pixels, decode):
+            return pixels
+    return None
 
 
-def _rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode == "RGB":
-        return picture
-    if picture.mode.startswith("I") or picture.mode == "F":
-        # Pillow's own conversion cuts 16-bit values off at 255: white fog instead of a picture.
-        values = np.asarray(picture, np.float64)
-        full = 65535.0 if picture.mode.startswith("I") else max(float(values.max(initial=0.0)), 1.0)
-        grey = np.clip(values * (255.0 / full) + 0.5, 0, 255).astype(np.uint8)
-        return Image.fromarray(grey).convert("RGB")
-    if picture.mode in ("P", "PA"):
-        picture = picture.convert("RGBA")  # applies the palette's transparency, which Pillow would warn about
-    return picture.convert("RGB")
+def _decode_with_pillow(encoded: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(encoded)) as image:
+        return np.asarray(image)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("P", "PA"):
+        image = image.convert("RGBA")  # applies the palette's transparency, which Pillow would warn about
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _reason(source: Path | bytes, error: BaseException) -> str:
@@ -112,5 +149,5 @@ def _reason(source: Path | bytes, error: BaseException) -> str:
     if isinstance(error, FileNotFoundError):
         return f"{name} does not exist"
     if isinstance(error, UnidentifiedImageError):
-        return f"{name} is not a picture of a known format"
+        return f"{name} is not an image of a known format"
     return f"{name} cannot be decoded: {' '.join(str(error).split()) or type(error).__name__}"

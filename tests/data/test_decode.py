@@ -3,26 +3,29 @@ from __future__ import annotations
 import contextlib
 import io
 import struct
+import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from frcnn.data import bit_depth
 from frcnn.data.decode import UnreadableImage, decode_image, upright_size
 
 
 def scene(height: int = 24, width: int = 40) -> np.ndarray:
-    """Smooth colours with a bright upper left corner, so that turns show and JPEG does little harm."""
+    """Smooth colors with a bright upper left corner, so that orientations differ and JPEG changes little."""
     y, x = np.mgrid[:height, :width]
-    picture = np.stack([120 + 2 * x, 60 + 4 * y, 200 - 2 * x - 2 * y], axis=-1)
-    picture[: height // 3, : width // 3] = (250, 240, 230)
-    return picture.astype(np.uint8)
+    pixels = np.stack([120 + 2 * x, 60 + 4 * y, 200 - 2 * x - 2 * y], axis=-1)
+    pixels[: height // 3, : width // 3] = (250, 240, 230)
+    return pixels.astype(np.uint8)
 
 
-def encode(picture: Image.Image, **options: object) -> bytes:
+def encode(image: Image.Image, **options: object) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, **options)
+    image.save(buffer, **options)
     return buffer.getvalue()
 
 
@@ -33,7 +36,7 @@ def encode(picture: Image.Image, **options: object) -> bytes:
         ({"format": "BMP"}, 0),
         ({"format": "WEBP", "lossless": True}, 0),
         ({"format": "TIFF"}, 0),
-        ({"format": "GIF"}, 60),  # 256 colours, dithered
+        ({"format": "GIF"}, 60),  # 256 colors, dithered
         ({"format": "JPEG", "quality": 95, "subsampling": 0}, 30),
         ({"format": "JPEG", "quality": 95, "subsampling": 0, "progressive": True}, 30),
     ],
@@ -46,7 +49,7 @@ def test_formats(options: dict[str, object], tolerance: int) -> None:
     assert np.abs(decoded.astype(int) - scene()).max() <= tolerance
 
 
-# What must be done to the stored pixels to see the picture upright, from the EXIF standard's table.
+# Operations that turn the stored pixels upright, from the table of the EXIF standard.
 UPRIGHT = {
     1: lambda a: a,
     2: lambda a: a[:, ::-1],
@@ -60,29 +63,37 @@ UPRIGHT = {
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation(orientation: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("suffix", "options"),
+    [
+        ("png", {}),
+        ("jpg", {"quality": 100, "subsampling": 0}),
+        ("webp", {"lossless": True}),
+        ("tif", {}),
+        ("tiff", {"compression": "tiff_lzw"}),
+        ("avif", {"quality": 100}),
+    ],
+)
+def test_exif_orientation(orientation: int, suffix: str, options: dict[str, object], tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    for extension in ("png", "jpg"):
-        file = tmp_path / f"turned.{extension}"
-        Image.fromarray(scene()).save(
-            file, exif=exif, **({"quality": 100, "subsampling": 0} if extension == "jpg" else {})
-        )
-        decoded = decode_image(file)
-        expected = UPRIGHT[orientation](scene())
-        assert decoded.shape == expected.shape
-        assert np.abs(decoded.astype(int) - expected).mean() < 3
-        assert upright_size(file) == (expected.shape[1], expected.shape[0])
+    file = tmp_path / f"turned.{suffix}"
+    Image.fromarray(scene()).save(file, exif=exif, **options)
+    decoded = decode_image(file)
+    expected = UPRIGHT[orientation](scene())
+    assert decoded.shape == expected.shape
+    assert np.abs(decoded.astype(int) - expected).mean() < 3
+    assert upright_size(file) == (expected.shape[1], expected.shape[0])
 
 
 @pytest.mark.parametrize(
     ("tag", "kind"), [(0x0100, 1), (0x0100, 5), (0x011A, 1), (0x0128, 5), (0x8769, 2), (0x8825, 7)]
 )
-def test_tags_of_an_unexpected_type_do_not_cost_the_picture(tag: int, kind: int) -> None:
+def test_tags_of_an_unexpected_type_are_ignored(tag: int, kind: int) -> None:
     """ImageWidth as a byte, ResolutionUnit as a fraction and the like, beside an orientation of 180 degrees."""
     value = (
         (1, struct.pack("<L", 38)) if kind == 5 else (4, b"abcd")
-    )  # a fraction stands behind the table, of 8 + 2 + 2 * 12 + 4 bytes
+    )  # a fraction follows the table, of 8 + 2 + 2 * 12 + 4 bytes
     entries = sorted([(0x0112, 3, 1, struct.pack("<HH", 3, 0)), (tag, kind, *value)])
     table = struct.pack("<H", 2) + b"".join(struct.pack("<HHL", *entry[:3]) + entry[3] for entry in entries) + bytes(4)
     table += struct.pack("<LL", 72, 1)
@@ -106,33 +117,166 @@ def test_greyscale_palette_and_alpha_become_rgb() -> None:
     np.testing.assert_array_equal(decode_image(encode(one_bit, format="PNG"))[..., 0], np.where(grey > 128, 255, 0))
 
 
-def test_cmyk_jpeg_keeps_its_colours() -> None:
+def test_cmyk_jpeg_keeps_its_colors() -> None:
     decoded = decode_image(encode(Image.fromarray(scene()).convert("CMYK"), format="JPEG", quality=95))
     assert np.abs(decoded.astype(int) - scene()).mean() < 6
 
 
-def test_16_bit_greyscale_is_scaled_and_not_cut_off() -> None:
-    values = np.linspace(0, 65535, 24 * 40).reshape(24, 40).astype(np.uint16)
-    decoded = decode_image(encode(Image.fromarray(values), format="PNG"))
-    np.testing.assert_allclose(decoded[..., 1], values / 257, atol=0.51)
+def tiff(samples: np.ndarray, order: str = "<", maximum: int | None = None) -> bytes:
+    """An uncompressed 16-bit TIFF, greyscale or RGB, written by hand from the specification (TIFF 6.0)."""
+    height, width, *color = samples.shape
+    data = samples.astype(f"{order}u2").tobytes()
+    channels = color[0] if color else 1
+    entries = [(256, 4, width), (257, 4, height), (258, 3, 16), (259, 3, 1), (262, 3, 2 if color else 1)]
+    entries += [(273, 4, 0), (277, 3, channels), (278, 4, height), (279, 4, len(data))]
+    entries += [(281, 3, maximum)] if maximum else []
+    depths, start = 8 + 2 + 12 * len(entries) + 4, 8 + 2 + 12 * len(entries) + 4 + 6
+    table = struct.pack(f"{order}H", len(entries))
+    for tag, kind, value in entries:
+        if (tag, bool(color)) == (258, True):
+            table += struct.pack(f"{order}HHLL", tag, kind, 3, depths)
+        else:
+            packed = struct.pack(f"{order}HH", value, 0) if kind == 3 else struct.pack(f"{order}L", value or start)
+            table += struct.pack(f"{order}HHL", tag, kind, 1) + packed
+    head = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HL", 42, 8)
+    return head + table + bytes(4) + struct.pack(f"{order}HHH", 16, 16, 16) + data
 
 
-def test_plain_jpegs_have_pillows_pixels(real_data: Path) -> None:
+def png(samples: np.ndarray, significant_bits: int | None = None) -> bytes:
+    """A 16-bit PNG, greyscale or RGB, written by hand from the specification (ISO/IEC 15948)."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">L", len(data)) + name + data + struct.pack(">L", zlib.crc32(name + data))
+
+    height, width, *color = samples.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
+    header = struct.pack(">LLBBBBB", width, height, 16, 2 if color else 0, 0, 0, 0)
+    declared = chunk(b"sBIT", bytes([significant_bits] * (3 if color else 1))) if significant_bits else b""
+    chunks = chunk(b"IHDR", header) + declared + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+def ramp(largest: int, *shape: int) -> np.ndarray:
+    return np.linspace(0, largest, int(np.prod(shape))).reshape(shape).astype(np.uint16)
+
+
+def lzw(content: bytes) -> bytes:
+    with Image.open(io.BytesIO(content)) as image:
+        return encode(image, format="TIFF", compression="tiff_lzw")
+
+
+@pytest.mark.parametrize("largest", [65535, 16383, 4095, 1023, 255])
+@pytest.mark.parametrize(
+    "write",
+    [
+        png,
+        tiff,
+        lambda samples: tiff(samples, ">"),
+        lambda samples: lzw(tiff(samples)) if samples.ndim == 2 else tiff(samples),
+    ],
+)
+@pytest.mark.parametrize("color", [(), (3,)])
+def test_samples_of_16_bits_are_scaled_by_the_range_in_use(write, largest: int, color: tuple[int, ...]) -> None:
+    samples = ramp(largest, 24, 40, *color)
+    decoded = decode_image(write(samples))
+    expected = samples / largest * 255
+    np.testing.assert_allclose(decoded, expected if color else np.dstack([expected] * 3), atol=0.51)
+
+
+@pytest.mark.parametrize("color", [(), (3,)])
+def test_a_declared_range_applies_to_dark_images(color: tuple[int, ...]) -> None:
+    samples = ramp(900, 24, 40, *color)
+    expected = samples / 4095 * 255
+    for content in (png(samples, significant_bits=12), tiff(samples, maximum=4095)):
+        decoded = decode_image(content)
+        np.testing.assert_allclose(decoded, expected if color else np.dstack([expected] * 3), atol=0.51)
+    # A PNG that was scaled up to 16 bits, as the specification asks, keeps its range.
+    np.testing.assert_allclose(decode_image(png(ramp(65535, 4, 8), 12))[..., 0], ramp(65535, 4, 8) / 257, atol=0.51)
+
+
+def test_scaling_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
+    bit_depth._report_once.cache_clear()
+    for _ in range(3):
+        decode_image(png(ramp(4095, 24, 40)))
+    assert caplog.text.count("samples of 0..4095 (used by the file) are scaled to 0..255") == 1
+    decode_image(png(ramp(65535, 24, 40)))
+    assert len(caplog.records) == 1
+
+
+def test_floating_point_samples() -> None:
+    for largest, expected in ((1.0, 255), (0.5, 127.5), (200.0, 200), (4000.0, 4000 / 4095 * 255)):
+        samples = np.linspace(0, largest, 24 * 40, dtype=np.float32).reshape(24, 40)
+        decoded = decode_image(encode(Image.fromarray(samples), format="TIFF"))
+        np.testing.assert_allclose(decoded[..., 2], samples / largest * expected, atol=0.51)
+
+
+@pytest.mark.parametrize(
+    ("mode", "options"),
+    [
+        ("RGB", {}),
+        ("RGB", {"subsampling": 0}),
+        ("RGB", {"restart_marker_rows": 1}),
+        ("L", {}),
+        ("CMYK", {}),
+    ],
+)
+@pytest.mark.parametrize("size", [(240, 400), (241, 401), (17, 33)])
+def test_truncated_jpegs_with_an_end_marker_are_unreadable(
+    mode: str, options: dict[str, object], size: tuple[int, int]
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    whole = encode(Image.fromarray(noise).convert(mode), format="JPEG", quality=80, **options)
+    assert decode_image(whole).shape == (*size, 3)
+    assert decode_image(whole + b"trailer").shape == (*size, 3)
+    scan = whole.index(b"\xff\xda")
+    for share in (0.3, 0.6, 0.9):
+        cut = whole[: scan + int(share * (len(whole) - scan))].rstrip(b"\xff")
+        for trailer in (b"", b"trailer"):
+            with pytest.raises(UnreadableImage, match=r"truncated: its lower part is missing|decoded: .*truncated"):
+                decode_image(cut + b"\xff\xd9" + trailer)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_complete_jpegs_with_a_grey_corner_are_readable(mode: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (100, 100, 3), np.uint8)
+    pixels[50:] = 128
+    for options in ({}, {"progressive": True}):
+        decoded = decode_image(encode(Image.fromarray(pixels).convert(mode), format="JPEG", quality=80, **options))
+        assert np.abs(decoded[70:].astype(int) - 128).max() <= 2
+
+
+def test_heic_needs_an_extra_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    file = tmp_path / "photo.HEIC"
+    pillow_heif.from_pillow(Image.fromarray(scene())).save(file, quality=95)
+    decoded = decode_image(file)
+    assert np.abs(decoded.astype(int) - scene()).mean() < 6
+    assert upright_size(file) == (40, 24)
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # import then fails as if the package were not installed
+    for name in ("HEIF", "HEIC"):
+        monkeypatch.delitem(Image.OPEN, name, raising=False)
+        monkeypatch.setattr(Image, "ID", [known for known in Image.ID if known != name])
+    for read in (decode_image, upright_size):
+        with pytest.raises(UnreadableImage, match=r"HEIC needs the package pillow-heif: pip install 'frcnn\[heif\]'"):
+            read(file)
+
+
+def test_plain_jpegs_have_the_pixels_of_pillow(real_data: Path) -> None:
     for file in sorted((real_data / "coco128" / "val2017").iterdir())[:20]:
-        with Image.open(file) as picture:
-            np.testing.assert_array_equal(decode_image(file), np.asarray(picture.convert("RGB")))
+        with Image.open(file) as image:
+            np.testing.assert_array_equal(decode_image(file), np.asarray(image.convert("RGB")))
 
 
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
         (lambda data: data[: len(data) // 2], "cannot be decoded: .*truncated"),
-        (lambda data: b"", "not a picture of a known format"),
-        (lambda data: b"GIF89a", "cannot be decoded|not a picture"),
-        (lambda data: b"<html>" * 100, "not a picture of a known format"),
+        (lambda data: b"", "not an image of a known format"),
+        (lambda data: b"GIF89a", "cannot be decoded|not an image"),
+        (lambda data: b"<html>" * 100, "not an image of a known format"),
     ],
 )
-def test_damaged_bytes_are_unreadable_and_never_another_error(damage, words: str, tmp_path: Path) -> None:
+def test_damaged_bytes_are_unreadable(damage, words: str, tmp_path: Path) -> None:
     file = tmp_path / "x.jpg"
     file.write_bytes(damage(encode(Image.fromarray(scene(240, 400)), format="JPEG")))
     with pytest.raises(UnreadableImage, match=words) as caught:
@@ -151,7 +295,7 @@ def test_missing_file_is_unreadable(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings(
     "ignore:.*:UserWarning", "ignore::PIL.Image.DecompressionBombWarning"
 )  # of TIFF tags, and of sizes
-def test_broken_bytes_anywhere_never_raise_another_error() -> None:
+def test_random_damage_never_raises_another_exception() -> None:
     rng = np.random.default_rng(0)
     exif = Image.Exif()
     exif.update({0x0112: 6, 0x0100: 40, 0x011A: 72.0, 0x010F: "maker", 0x8769: {0x9003: "2020:01:01 00:00:00"}})
