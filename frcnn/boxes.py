@@ -1,7 +1,7 @@
 """Box arithmetic: area, IoU, clip, encode, decode.
 
-Boxes are ``(x1, y1, x2, y2)`` float32 in absolute pixels, ``x2``/``y2`` exclusive edges, so that a width is ``x2 - x1``
-with no "+1" (torchvision, Detectron2 and COCO). Leading axes are batch axes and broadcast.
+Boxes are ``(x1, y1, x2, y2)`` float32 in absolute pixels, with exclusive ``x2`` and ``y2``: the width is ``x2 - x1``,
+without "+1", as in torchvision, Detectron2 and COCO. Leading axes are batch axes and broadcast.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import math
 
 import tensorflow as tf
 
-# Upper bound of exp's argument when decoding: a box grows by at most 1000/16 (torchvision, Detectron2), so that an
-# untrained regressor cannot overflow float32.
+# Decoding lets a side grow by a factor of at most 1000 / 16 (torchvision, Detectron2), so that an untrained regressor
+# cannot overflow float32.
 MAX_LOG_RATIO = math.log(1000.0 / 16)
 
 
@@ -22,8 +22,8 @@ def area(boxes: tf.Tensor) -> tf.Tensor:
 
 
 def intersection(boxes1: tf.Tensor, boxes2: tf.Tensor) -> tf.Tensor:
-    """Shared areas ``[..., N, M]`` of boxes ``[..., N, 4]`` and ``[..., M, 4]``, square pixels."""
-    # One coordinate at a time: a [..., N, M, 2] tensor would take twice the memory and a strided reduction.
+    """Intersection areas ``[..., N, M]`` of boxes ``[..., N, 4]`` and ``[..., M, 4]``, square pixels."""
+    # Coordinate by coordinate: a tensor [..., N, M, 2] would need twice the memory and a strided reduction.
     x1, y1, x2, y2 = tf.unstack(boxes1[..., :, None, :], axis=-1)
     u1, v1, u2, v2 = tf.unstack(boxes2[..., None, :, :], axis=-1)
     width = tf.maximum(tf.minimum(x2, u2) - tf.maximum(x1, u1), 0.0)
@@ -33,13 +33,13 @@ def intersection(boxes1: tf.Tensor, boxes2: tf.Tensor) -> tf.Tensor:
 
 def iou(boxes1: tf.Tensor, boxes2: tf.Tensor) -> tf.Tensor:
     """Intersection over union ``[..., N, M]`` of boxes ``[..., N, 4]`` and ``[..., M, 4]``; 0 where both are empty."""
-    shared = intersection(boxes1, boxes2)
-    union = area(boxes1)[..., :, None] + area(boxes2)[..., None, :] - shared
-    return tf.math.divide_no_nan(shared, union)
+    overlap = intersection(boxes1, boxes2)
+    union = area(boxes1)[..., :, None] + area(boxes2)[..., None, :] - overlap
+    return tf.math.divide_no_nan(overlap, union)
 
 
 def clip(boxes: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
-    """Boxes ``[..., N, 4]`` cut to images of ``sizes`` ``[..., 2]`` (height, width), pixels."""
+    """Boxes ``[..., N, 4]`` clipped to images of ``sizes`` ``[..., 2]`` (height, width), pixels."""
     limits = tf.cast(sizes, boxes.dtype)[..., None, :]
     limits = tf.reverse(limits, axis=[-1])
     limits = tf.concat([limits, limits], axis=-1)
@@ -47,7 +47,7 @@ def clip(boxes: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
 
 
 def encode(boxes: tf.Tensor, anchors: tf.Tensor, weights: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)) -> tf.Tensor:
-    """Regression targets ``(dx, dy, dw, dh)`` ``[..., 4]`` that take ``anchors`` to ``boxes``; R-CNN's parametrisation.
+    """Regression targets ``(dx, dy, dw, dh)`` ``[..., 4]`` from ``anchors`` to ``boxes``, as in R-CNN.
 
     Anchors or boxes without area (padding) give zeros, so that masked entries stay finite.
     """
@@ -62,9 +62,9 @@ def encode(boxes: tf.Tensor, anchors: tf.Tensor, weights: tuple[float, ...] = (1
 
 
 def decode(deltas: tf.Tensor, anchors: tf.Tensor, weights: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)) -> tf.Tensor:
-    """Boxes ``[..., 4]`` that ``deltas`` ``[..., 4]`` make of ``anchors`` ``[..., 4]``: the inverse of :func:`encode`.
+    """Boxes ``[..., 4]`` from ``deltas`` ``[..., 4]`` and ``anchors`` ``[..., 4]``: the inverse of :func:`encode`.
 
-    Growth is bounded by ``MAX_LOG_RATIO``.
+    ``dw`` and ``dh`` are clamped to ``MAX_LOG_RATIO``.
     """
     deltas = deltas / tf.constant(weights, deltas.dtype)
     center, sides = _center_and_sides(anchors)

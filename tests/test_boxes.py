@@ -1,4 +1,4 @@
-"""Box arithmetic against tables worked by hand and against NumPy."""
+"""Box arithmetic against tables computed by hand and against NumPy."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def test_iou_by_hand() -> None:
     np.testing.assert_allclose(boxes.iou(first, others)[0], [1, 1 / 3, 0, 4 / 100, 0], rtol=1e-6)
 
 
-def test_iou_of_a_batch_is_that_of_its_rows() -> None:
+def test_iou_of_a_batch_equals_that_of_its_rows() -> None:
     rng = np.random.default_rng(0)
     first, second = random_boxes(rng, 12).reshape(2, 6, 4), random_boxes(rng, 8).reshape(2, 4, 4)
-    together = boxes.iou(tf.constant(first), tf.constant(second)).numpy()
+    batched = boxes.iou(tf.constant(first), tf.constant(second)).numpy()
     for row in range(2):
         for i in range(6):
             for j in range(4):
@@ -40,8 +40,8 @@ def test_iou_of_a_batch_is_that_of_its_rows() -> None:
                 width = max(min(a[2], b[2]) - max(a[0], b[0]), 0)
                 height = max(min(a[3], b[3]) - max(a[1], b[1]), 0)
                 union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - width * height
-                assert together[row, i, j] == np.float32(width * height / union) or math.isclose(
-                    together[row, i, j], width * height / union, rel_tol=1e-5
+                assert batched[row, i, j] == np.float32(width * height / union) or math.isclose(
+                    batched[row, i, j], width * height / union, rel_tol=1e-5
                 )
 
 
@@ -64,7 +64,7 @@ def test_padding_encodes_to_zero() -> None:
     assert boxes.encode(real, padding).numpy().tolist() == [[0, 0, 0, 0]]
 
 
-def test_decode_bounds_growth() -> None:
+def test_decode_limits_growth() -> None:
     grown = boxes.decode(tf.constant([[0.0, 0.0, 50.0, 0.0]]), tf.constant([[0.0, 0.0, 8.0, 8.0]])).numpy()[0]
     assert math.isclose(grown[2] - grown[0], 8 * 1000 / 16, rel_tol=1e-5)
 
@@ -73,14 +73,14 @@ coordinates = st.floats(0, 1000, width=32)
 sides = st.floats(0.125, 500, width=32)
 
 
-@given(hnp.arrays(np.float32, (3, 2), elements=coordinates), hnp.arrays(np.float32, (3, 2), elements=sides),
-       hnp.arrays(np.float32, (3, 2), elements=coordinates), hnp.arrays(np.float32, (3, 2), elements=sides))  # fmt: skip
+@given(*(hnp.arrays(np.float32, (3, 2), elements=elements) for elements in (coordinates, sides) * 2))
 def test_decode_inverts_encode(
     corner: np.ndarray, side: np.ndarray, anchor_corner: np.ndarray, anchor_side: np.ndarray
 ) -> None:
-    side = np.minimum(side, anchor_side * 60)  # within the bound of growth
+    side = np.minimum(side, anchor_side * 60)  # within the limit of growth
     target = np.concatenate([corner, corner + side], axis=1)
     anchor = np.concatenate([anchor_corner, anchor_corner + anchor_side], axis=1)
     weights = (10.0, 10.0, 5.0, 5.0)
-    again = boxes.decode(boxes.encode(tf.constant(target), tf.constant(anchor), weights), tf.constant(anchor), weights)
-    np.testing.assert_allclose(again, target, atol=0.02, rtol=1e-4)
+    deltas = boxes.encode(tf.constant(target), tf.constant(anchor), weights)
+    decoded = boxes.decode(deltas, tf.constant(anchor), weights)
+    np.testing.assert_allclose(decoded, target, atol=0.02, rtol=1e-4)

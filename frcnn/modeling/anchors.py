@@ -1,4 +1,4 @@
-"""Anchor boxes of a canvas, computed once while a step is traced."""
+"""Anchor boxes of a canvas. Computed in NumPy while a step is traced, so that they are constants of the graph."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ FIXED_STRIDES = (4, 8, 16, 32, 64)
 
 
 def base_anchors(size: float, aspect_ratios: tuple[float, ...], rounded: bool) -> np.ndarray:
-    """Anchors ``[R, 4]`` float32 of one level centred at the origin; area ``size**2``, ratio is height / width.
+    """Anchors ``[R, 4]`` float32 of one level, centered at the origin, with area ``size**2`` and ratio height / width.
 
     ``rounded`` rounds half to even, as torchvision's anchor generator does.
     """
@@ -24,11 +24,11 @@ def base_anchors(size: float, aspect_ratios: tuple[float, ...], rounded: bool) -
 def level_anchors(canvas: tuple[int, int], feature: tuple[int, int], level: int, options: config.Anchors) -> np.ndarray:
     """Anchors ``[Hl * Wl * R, 4]`` float32 of pyramid level ``level`` (0 is P2), location-major, then ratio.
 
-    The centre of cell 0 is pixel 0: no half-pixel offset, in both frameworks.
+    The center of cell 0 is pixel 0, without a half-pixel offset, as in torchvision and Detectron2.
     """
     # torchvision derives the stride from the padded image, so P6 of 800 rows has 61, not 64 (pytorch/vision#1765).
-    of_feature = (canvas[0] // feature[0], canvas[1] // feature[1])
-    strides = of_feature if options.stride == "feature" else (FIXED_STRIDES[level],) * 2
+    feature_strides = (canvas[0] // feature[0], canvas[1] // feature[1])
+    strides = feature_strides if options.stride == "feature" else (FIXED_STRIDES[level],) * 2
     y, x = np.meshgrid(np.arange(feature[0]) * strides[0], np.arange(feature[1]) * strides[1], indexing="ij")
     shifts = np.stack([x, y, x, y], axis=-1).reshape(-1, 1, 4).astype(np.float32)
     base = base_anchors(options.sizes[level], options.aspect_ratios, options.rounded)

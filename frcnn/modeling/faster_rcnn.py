@@ -1,9 +1,9 @@
-"""The whole detector: a batch in, losses or detections out.
+"""The detector: takes a batch, returns losses or detections.
 
     backbone -> fpn -> rpn -> proposals -> roi_align -> roi_head -> losses | detections
 
-Shape shorthand: ``B`` images, ``H W`` the canvas, ``G`` ground-truth slots, ``A`` anchors of an image, ``P`` proposals,
-``S`` sampled RoIs, ``K`` classes without background, ``D`` detections. All are static once the canvas is known.
+Shape shorthand: ``B`` images, ``H W`` the canvas, ``G`` ground-truth slots, ``A`` anchors of an image, ``P``
+proposals, ``S`` sampled RoIs, ``K`` classes without background, ``D`` detections. All are static for a given canvas.
 """
 
 from __future__ import annotations
@@ -26,12 +26,15 @@ fold_in = tf.random.experimental.stateless_fold_in
 
 
 class FasterRCNN(keras.Model):
-    """Faster R-CNN on a feature pyramid, float32 variables, compute dtype by the Keras policy in force when it is made."""
+    """Faster R-CNN with a feature pyramid network.
+
+    Variables are float32; the compute dtype is that of the Keras dtype policy at construction.
+    """
 
     def __init__(self, num_classes: int, options: Config) -> None:
         super().__init__(name="faster_rcnn")
         self.options = options
-        # Our kernels have no XLA lowering; without this Keras would compile with XLA on a GPU and fail there only.
+        # The compiled kernels have no XLA lowering. Keras would enable XLA on GPUs, and fail only there.
         self.supports_jit = False
         self.backbone = ResNet(options.backbone)
         self.fpn = FPN(options.fpn)
@@ -40,37 +43,38 @@ class FasterRCNN(keras.Model):
         self._create_variables()
 
     def _create_variables(self) -> None:
-        """Run every layer once on a small canvas, so that all variables exist, in a fixed order, before anything is traced."""
+        """Run every layer once on a small canvas to create all variables in a fixed order before tracing."""
         pyramid = self.pyramid(tf.zeros([1, 64, 64, 3]))
         self.rpn(pyramid)
         self.roi_head(roi_head.pool(pyramid, tf.zeros([1, 1, 4]), self.options.roi_head, "reference"))
         self.built = True
 
-    def synchronize_batch_norm(self, total: Callable[[tf.Tensor, str], tf.Tensor]) -> None:
-        """Let batch norm see the images of all processes; ``total`` sums a tensor of a given name over them."""
+    def synchronize_batch_norm(self, allreduce_sum: Callable[[tf.Tensor, str], tf.Tensor]) -> None:
+        """Compute batch norm statistics over all ranks; ``allreduce_sum(tensor, name)`` sums a tensor over them."""
         for layer in self._flatten_layers():
             if isinstance(layer, BatchNorm):
-                layer.sum = total
+                layer.allreduce_sum = allreduce_sum
 
     def pyramid(self, images: tf.Tensor, training: bool = False) -> list[tf.Tensor]:
         """Images ``[B, H, W, 3]`` to P2..P6, ``[B, Hl, Wl, C]``; ``H`` and ``W`` are multiples of 32."""
         return self.fpn(self.backbone(images, training=training), training=training)
 
     def anchors(self, canvas: tuple[int, int], pyramid: list[tf.Tensor]) -> tf.Tensor:
-        """Anchors ``[A, 4]`` of all levels, a constant of the traced step."""
+        """Anchors ``[A, 4]`` of all levels, a constant of the graph."""
         levels = [
             level_anchors(canvas, (features.shape[1], features.shape[2]), level, self.options.anchors)
             for level, features in enumerate(pyramid)
         ]
         return tf.constant(np.concatenate(levels))
 
-    def losses_of(self, batch: Batch, seed: tf.Tensor, first_image: int = 0) -> dict[str, tf.Tensor]:
+    def compute_losses(self, batch: Batch, seed: tf.Tensor, first_image: int = 0) -> dict[str, tf.Tensor]:
         """The four training losses, scalars: ``rpn_objectness``, ``rpn_box``, ``roi_class``, ``roi_box``.
 
         Args:
             batch: images and ground truth of one canvas.
-            seed: ``[2]`` int32; the sampling of an image's anchors and RoIs is a pure function of it and of the image's position.
-            first_image: position of the first image in the batch of all processes.
+            seed: ``[2]`` int32. Which anchors and RoIs of an image are sampled is a pure function of the seed and the
+                image's position in the global batch.
+            first_image: position of the first image in the global batch, that of all ranks.
         """
         options = self.options
         gt_valid = (batch.labels > 0) & ~batch.crowd
@@ -79,14 +83,15 @@ class FasterRCNN(keras.Model):
         anchor_seeds, roi_seeds = (
             _image_seeds(fold_in(seed, stage), first_image, batch.images.shape[0]) for stage in range(2)
         )
-        matches, drawn = rpn.assign(anchors, batch.boxes, gt_valid, options.rpn, anchor_seeds)
-        first = rpn.rpn_losses(*self.rpn.at(pyramid, drawn.indices), anchors, batch.boxes, matches, drawn, options.rpn)
+        matches, sampled = rpn.assign(anchors, batch.boxes, gt_valid, options.rpn, anchor_seeds)
+        sampled_outputs = self.rpn.at(pyramid, sampled.indices)
+        losses = rpn.rpn_losses(*sampled_outputs, anchors, batch.boxes, matches, sampled, options.rpn)
         predictions = self.rpn([tf.stop_gradient(features) for features in pyramid])
         proposals = rpn.propose(predictions, anchors, batch.image_sizes, options.rpn, options.ops.kernel, training=True)
         rois = roi_head.assign(proposals, batch.boxes, batch.labels, gt_valid, options.roi_head, roi_seeds)
         pooled = roi_head.pool(pyramid, rois.boxes, options.roi_head, options.ops.kernel)
         logits, deltas = self.roi_head(pooled, training=True)
-        return first | roi_head.roi_losses(logits, deltas, rois, options.roi_head)
+        return losses | roi_head.roi_losses(logits, deltas, rois, options.roi_head)
 
     def detect(self, images: tf.Tensor, image_sizes: tf.Tensor, original_sizes: tf.Tensor) -> roi_head.BatchDetections:
         """Detections in pixels of the original images; arguments as in :class:`frcnn.data.batch.Batch`."""
@@ -103,12 +108,12 @@ class FasterRCNN(keras.Model):
 
 
 def _image_seeds(seed: tf.Tensor, first: int, count: int) -> tf.Tensor:
-    """A seed ``[count, 2]`` for each image of a batch, from its position in the batch of all processes."""
+    """Seeds ``[count, 2]``, one for each image of a batch, from its position in the global batch."""
     return tf.stack([fold_in(seed, first + position) for position in range(count)])
 
 
 def build_model(num_classes: int, options: Config) -> FasterRCNN:
-    """The detector in the precision that the options ask for; Keras's global policy is as before afterwards."""
+    """Build the detector in ``options.training.precision``; Keras's global dtype policy is restored."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(options.training.precision)
     try:

@@ -12,7 +12,10 @@ NORM_EPS = 1e-5
 
 
 class FPN(keras.layers.Layer):
-    """1x1 laterals, nearest-neighbour top-down sums, 3x3 outputs; P6 is every second pixel of P5 and serves the RPN only."""
+    """1x1 lateral convolutions, nearest-neighbor top-down sums, 3x3 output convolutions.
+
+    P6 is P5 subsampled by 2 and used by the RPN only.
+    """
 
     def __init__(self, options: config.FPN, levels: int = 4, name: str = "fpn") -> None:
         super().__init__(name=name)
@@ -23,7 +26,7 @@ class FPN(keras.layers.Layer):
         )
 
     def call(self, features: list[tf.Tensor], training: bool = False) -> list[tf.Tensor]:
-        """``[C2, …, C5]`` to ``[P2, …, P6]``, each ``[B, Hl, Wl, channels]``; every level must halve the one before exactly."""
+        """``[C2, …, C5]`` to ``[P2, …, P6]``, each ``[B, Hl, Wl, channels]``; sizes must halve exactly per level."""
         laterals = [layer(feature, training=training) for layer, feature in zip(self.laterals, features, strict=True)]
         merged = [laterals[-1]]
         for lateral in reversed(laterals[:-1]):
@@ -33,7 +36,7 @@ class FPN(keras.layers.Layer):
 
 
 class _PyramidConv(keras.layers.Layer):
-    """Convolution with a bias, or with a norm in its place; no activation."""
+    """Convolution with a bias, or with a norm instead of it; no activation."""
 
     def __init__(self, options: config.FPN, kernel: int, name: str) -> None:
         super().__init__(name=name)
@@ -49,7 +52,7 @@ class _PyramidConv(keras.layers.Layer):
 
 
 def _add_upsampled(fine: tf.Tensor, coarse: tf.Tensor) -> tf.Tensor:
-    """``fine + nearest-neighbour 2x of coarse`` by broadcasting: the upsampled tensor is never written to memory."""
+    """``fine + upsample2x(coarse)``, nearest neighbor, by broadcasting: the upsampled tensor is never materialized."""
     _batch, height, width, channels = coarse.shape
     blocks = tf.reshape(fine, [-1, height, 2, width, 2, channels])
     return tf.reshape(blocks + coarse[:, :, None, :, None, :], [-1, 2 * height, 2 * width, channels])

@@ -1,8 +1,8 @@
-"""Convolution and normalisation as PyTorch defines them, on NHWC tensors.
+"""Convolution and normalization as PyTorch defines them, on NHWC tensors.
 
-Two facts shape this file. TensorFlow's ``SAME`` pads asymmetrically at stride 2, so strided convolutions pad by hand.
-TensorFlow's explicit ``padding=`` argument would say that more directly, but its gradient has no oneDNN kernel
-(measured: 50 times slower in bfloat16), so a pad layer and ``VALID`` stand in its place.
+TensorFlow's ``SAME`` pads asymmetrically at stride 2, so strided convolutions pad explicitly and use ``VALID``.
+``tf.nn.conv2d`` also takes explicit paddings, but its gradient has no oneDNN kernel for them (measured: 50 times slower
+in bfloat16).
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from frcnn.config import Norm
 def conv(
     filters: int, kernel: int, stride: int = 1, *, use_bias: bool, initializer: str | keras.Initializer, name: str
 ) -> keras.layers.Layer:
-    """Convolution ``[B, H, W, C] -> [B, ceil(H / stride), ceil(W / stride), filters]`` with ``kernel // 2`` zeros on every side."""
+    """Convolution ``[B, H, W, C]`` to ``[B, ceil(H / stride), ceil(W / stride), filters]``.
+
+    All four sides are padded with ``kernel // 2`` zeros.
+    """
     same = {"filters": filters, "kernel_size": kernel, "use_bias": use_bias, "kernel_initializer": initializer}
     if stride == 1 or kernel == 1:
         return keras.layers.Conv2D(strides=stride, padding="same" if kernel > 1 else "valid", name=name, **same)
@@ -26,7 +29,7 @@ def conv(
 
 
 class StridedConv2D(keras.layers.Conv2D):
-    """Convolution whose zero padding is ``kernel // 2`` on all four sides whatever the stride."""
+    """Convolution with a zero padding of ``kernel // 2`` on all four sides at any stride."""
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         pad = self.kernel_size[0] // 2
@@ -34,7 +37,7 @@ class StridedConv2D(keras.layers.Conv2D):
 
 
 def norm(kind: Norm, epsilon: float, name: str) -> keras.layers.Layer:
-    """The normalisation that ``config.backbone.norm`` names."""
+    """Normalization layer of the given kind."""
     kinds: dict[str, Callable[..., keras.layers.Layer]] = {
         "frozen_bn": FrozenBatchNorm,
         "bn": BatchNorm,
@@ -44,7 +47,7 @@ def norm(kind: Norm, epsilon: float, name: str) -> keras.layers.Layer:
 
 
 class _ChannelScale(keras.layers.Layer):
-    """Base of the norms: per-channel ``gamma`` and ``beta``, float32 whatever the compute dtype."""
+    """Base class of the norms: per-channel ``gamma`` and ``beta``, float32 in every precision."""
 
     def __init__(self, epsilon: float, name: str) -> None:
         super().__init__(name=name)
@@ -56,14 +59,17 @@ class _ChannelScale(keras.layers.Layer):
         self.beta = self.add_weight(shape=channels, initializer="zeros", name="beta", autocast=False)
 
     def scaled(self, inputs: tf.Tensor, mean: tf.Tensor, variance: tf.Tensor) -> tf.Tensor:
-        """``gamma * (x - mean) / sqrt(variance + eps) + beta`` as one multiply-add; statistics ``[C]`` or ``[B, 1, 1, C]`` float32."""
+        """``gamma * (x - mean) / sqrt(variance + eps) + beta`` as one multiply-add.
+
+        Statistics are ``[C]`` or ``[B, 1, 1, C]`` float32.
+        """
         scale = tf.math.rsqrt(variance + self.epsilon) * self.gamma
         shift = self.beta - mean * scale
         return inputs * tf.cast(scale, inputs.dtype) + tf.cast(shift, inputs.dtype)
 
 
 class FrozenBatchNorm(_ChannelScale):
-    """Batch norm with stored statistics; nothing in it trains."""
+    """Batch norm with fixed statistics, without trainable variables."""
 
     def build(self, shape: tuple[int | None, ...]) -> None:
         super().build(shape)
@@ -78,16 +84,16 @@ class FrozenBatchNorm(_ChannelScale):
 
 
 class BatchNorm(_ChannelScale):
-    """Batch norm over this process's batch; moving statistics with PyTorch's momentum of 0.1, unbiased variance.
+    """Batch norm over this rank's batch; moving statistics with PyTorch's momentum of 0.1 and unbiased variance.
 
-    Keras's layer computes the same from separate moments; the fused kernel is several times faster on a CPU.
+    The fused kernel is several times faster on a CPU than Keras's layer, which computes the moments separately.
 
     Attributes:
-        sum: where set, sums ``(values [N] float32, name)`` over all processes, and the batch is that of all of them.
+        allreduce_sum: where set, sums ``(values [N] float32, name)`` over all ranks: synchronized batch norm.
     """
 
     MOMENTUM = 0.1
-    sum: Callable[[tf.Tensor, str], tf.Tensor] | None = None
+    allreduce_sum: Callable[[tf.Tensor, str], tf.Tensor] | None = None
 
     def build(self, shape: tuple[int | None, ...]) -> None:
         super().build(shape)
@@ -103,8 +109,8 @@ class BatchNorm(_ChannelScale):
             return self.scaled(
                 inputs, tf.convert_to_tensor(self.moving_mean), tf.convert_to_tensor(self.moving_variance)
             )
-        if self.sum:
-            outputs, mean, variance = self._over_all_processes(inputs, self.sum)
+        if self.allreduce_sum:
+            outputs, mean, variance = self._synchronized(inputs, self.allreduce_sum)
         else:
             outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
                 inputs,
@@ -117,15 +123,15 @@ class BatchNorm(_ChannelScale):
             moving.assign(moving + self.MOMENTUM * (tf.stop_gradient(batch) - moving))
         return outputs
 
-    def _over_all_processes(
-        self, inputs: tf.Tensor, total: Callable[[tf.Tensor, str], tf.Tensor]
+    def _synchronized(
+        self, inputs: tf.Tensor, allreduce_sum: Callable[[tf.Tensor, str], tf.Tensor]
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Outputs, mean and unbiased variance of the batch of all processes, by one sum that the gradient goes back through."""
+        """Outputs, mean and unbiased variance over all ranks, by one differentiable all-reduce."""
         wide = tf.cast(inputs, tf.float32)
         axes = list(range(inputs.shape.rank - 1))
         count = tf.cast(tf.size(wide) // wide.shape[-1], tf.float32)
         sums = tf.concat([tf.reduce_sum(wide, axes), tf.reduce_sum(tf.square(wide), axes), count[None]], axis=0)
-        first, second, count = tf.split(total(sums, self.path), [wide.shape[-1], wide.shape[-1], 1], axis=0)
+        first, second, count = tf.split(allreduce_sum(sums, self.path), [wide.shape[-1], wide.shape[-1], 1], axis=0)
         mean = first / count
         variance = tf.maximum(second / count - tf.square(mean), 0.0)
         return self.scaled(inputs, mean, variance), mean, variance * count / tf.maximum(count - 1, 1.0)
@@ -134,7 +140,8 @@ class BatchNorm(_ChannelScale):
 class GroupNorm(_ChannelScale):
     """Group norm (Wu & He 2018) with 32 groups, statistics in float32.
 
-    Two spatial reductions and one multiply-add: Keras's layer reshapes to five axes, 3 to 6 times slower on a CPU.
+    Two spatial reductions and one multiply-add. Keras's layer reshapes to five axes, which is 3 to 6 times slower on a
+    CPU.
     """
 
     GROUPS = 32
@@ -149,6 +156,6 @@ class GroupNorm(_ChannelScale):
         return self.scaled(inputs, mean, variance)
 
     def _over_groups(self, per_channel: tf.Tensor, members: int) -> tf.Tensor:
-        """Means ``[B, C]`` averaged inside each group and spread back over its channels, ``[B, 1, 1, C]``."""
+        """Average channel means ``[B, C]`` within each group and repeat them over its channels: ``[B, 1, 1, C]``."""
         grouped = tf.reduce_mean(tf.reshape(per_channel, [-1, self.GROUPS, members]), axis=-1)
         return tf.repeat(grouped, members, axis=-1)[:, None, None, :]

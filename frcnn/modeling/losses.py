@@ -1,4 +1,4 @@
-"""The three loss terms of Faster R-CNN, element by element; reductions belong to the heads that own the normalisers."""
+"""Element-wise loss terms of Faster R-CNN. The heads reduce and normalize them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import tensorflow as tf
 
 
 def smooth_l1(predictions: tf.Tensor, targets: tf.Tensor, beta: float) -> tf.Tensor:
-    """Huber-like loss, same shape as its inputs: ``d**2 / (2 beta)`` below ``beta``, ``|d| - beta / 2`` above; ``beta = 0`` is L1."""
+    """Smooth L1 loss of the inputs' shape: ``d**2 / (2 beta)`` below ``beta``, else ``|d| - beta / 2``; 0 gives L1."""
     distance = tf.abs(predictions - targets)
     if beta == 0:
         return distance
@@ -14,7 +14,7 @@ def smooth_l1(predictions: tf.Tensor, targets: tf.Tensor, beta: float) -> tf.Ten
 
 
 def binary_cross_entropy(logits: tf.Tensor, positive: tf.Tensor) -> tf.Tensor:
-    """Sigmoid cross-entropy per element; ``positive`` is bool of the logits' shape."""
+    """Sigmoid cross-entropy per element; ``positive`` is bool with the shape of the logits."""
     return tf.nn.sigmoid_cross_entropy_with_logits(labels=tf.cast(positive, logits.dtype), logits=logits)
 
 
@@ -24,5 +24,5 @@ def cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
 
 
 def masked_sum(values: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-    """Sum of ``values`` where ``mask``; masked entries may be anything, NaN included."""
+    """Sum of ``values`` where ``mask`` is true; the other entries may hold anything, including NaN."""
     return tf.reduce_sum(tf.where(mask, values, 0.0))

@@ -1,4 +1,4 @@
-"""Which anchors or proposals train as what: matching to ground truth, and sampling."""
+"""Assignment of anchors and proposals to ground truth, and sampling of those that train."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from frcnn import boxes as box_ops
 
 BACKGROUND, IGNORED = -1, -2
 
-# Ground-truth boxes that meet all candidates at once. More of them take more memory and were no faster on a CPU (8, 16 and 32 tried).
+# Ground-truth boxes compared with all candidates at once. 16 and 32 take more memory and were no faster on a CPU.
 CHUNK = 8
 
 
 class Sample(NamedTuple):
-    """Fixed-size draw from candidates, positives first.
+    """Fixed-size sample of the candidates, positives first.
 
     Attributes:
         indices: ``[B, S]`` int32 into the candidates.
         positive: ``[B, S]`` bool.
-        valid: ``[B, S]`` bool; false where an image had fewer candidates than ``S``.
+        valid: ``[B, S]`` bool; false where an image has fewer candidates than ``S``.
     """
 
     indices: tf.Tensor
@@ -37,20 +37,21 @@ def match(
     background_iou: float,
     low_quality: bool,
 ) -> tf.Tensor:
-    """Match every candidate box to a ground-truth box, as torchvision's ``Matcher``.
+    """Match every candidate box to a ground-truth box, as torchvision's ``Matcher`` does.
 
-    Memory is that of ``[B, CHUNK, N]`` whatever ``G`` is, and time grows with the position of the batch's last valid box: one crowded
-    image of a data set, which makes ``G`` large, costs nothing in batches without it.
+    Ground truth is processed in chunks up to the last valid box of the batch. So memory is that of ``[B, CHUNK, N]``
+    for any ``G``, and one crowded image of a dataset, which makes ``G`` large, costs nothing in batches without it.
 
     Args:
         candidates: ``[B, N, 4]`` or ``[N, 4]`` float32.
         gt_boxes: ``[B, G, 4]`` float32; ``B``, ``G`` and ``N`` are static.
         gt_valid: ``[B, G]`` bool; padding and crowd regions are false and match nothing.
-        low_quality: also give each ground-truth box all candidates that tie for its best IoU, however low (Ren et al. 2015, 3.1.2).
+        low_quality: also match each ground-truth box to all candidates that tie for its best IoU, however low
+            (Ren et al. 2015, section 3.1.2).
 
     Returns:
-        ``[B, N]`` int32: index of the ground-truth box (the first of several with the same IoU), ``BACKGROUND``, or ``IGNORED`` (IoU
-        between the two thresholds).
+        ``[B, N]`` int32: index of the ground-truth box (the first of several with the same IoU), ``BACKGROUND``, or
+        ``IGNORED`` (IoU between the two thresholds).
     """
     batch, slots = gt_valid.shape
     chunks = -(-slots // CHUNK)
@@ -63,14 +64,14 @@ def match(
         in_chunk = _match_chunk(
             candidates, tf.gather(boxes, number, axis=1), tf.gather(valid, number, axis=1), low_quality
         )
-        # Strictly better only: of equal ones the first stands.
+        # Strictly better only, so that the first of equal boxes is kept.
         index = tf.where(in_chunk.iou > best, in_chunk.index + number * CHUNK, index)
         return number + 1, tf.maximum(best, in_chunk.iou), index, tied | in_chunk.tied
 
     shape = [batch, candidates.shape[-2]]
-    nothing = (tf.constant(0), tf.fill(shape, -1.0), tf.zeros(shape, tf.int32), tf.zeros(shape, tf.bool))
-    # One at a time: chunks side by side would need the memory of several.
-    _, best, index, tied = tf.while_loop(lambda number, *_: number < filled, add_chunk, nothing, parallel_iterations=1)
+    initial = (tf.constant(0), tf.fill(shape, -1.0), tf.zeros(shape, tf.int32), tf.zeros(shape, tf.bool))
+    # Parallel iterations would need the memory of several chunks.
+    _, best, index, tied = tf.while_loop(lambda number, *_: number < filled, add_chunk, initial, parallel_iterations=1)
     matches = tf.where(best >= foreground_iou, index, tf.where(best >= background_iou, IGNORED, BACKGROUND))
     return tf.where(tied, index, matches)
 
@@ -84,16 +85,16 @@ class _ChunkMatch(NamedTuple):
 
 
 def _match_chunk(candidates: tf.Tensor, gt_boxes: tf.Tensor, gt_valid: tf.Tensor, low_quality: bool) -> _ChunkMatch:
-    # Candidates along the last axis: reductions over the short axis then run on whole vectors.
+    # Candidates are the last axis, so that reductions over the short axis are vectorized.
     iou = tf.where(gt_valid[..., None], box_ops.iou(gt_boxes, candidates), -1.0)
     best = tf.reduce_max(iou, axis=1)
-    # The first that has the best IoU; tf.argmax is slower on a CPU.
+    # The first box with the best IoU; tf.argmax is slower on a CPU.
     index = tf.reduce_min(tf.where(iou == best[:, None], tf.range(CHUNK)[:, None], CHUNK), axis=1)
     if not low_quality:
         return _ChunkMatch(best, index, tf.zeros_like(best, tf.bool))
     best_of_gt = tf.reduce_max(iou, axis=2, keepdims=True)
-    # A box that no candidate touches has best IoU 0: it must not claim every candidate that misses it as well.
-    # torchvision lets it; the difference needs an object that no anchor overlaps, which anchors on a grid exclude.
+    # A box that overlaps no candidate has a best IoU of 0 and must not match all candidates with IoU 0. In torchvision
+    # it does; anchors on a grid leave no such box.
     tied = tf.reduce_any((iou == best_of_gt) & (best_of_gt > 0), axis=1)
     return _ChunkMatch(best, index, tied)
 
@@ -101,13 +102,13 @@ def _match_chunk(candidates: tf.Tensor, gt_boxes: tf.Tensor, gt_valid: tf.Tensor
 def sample(
     matches: tf.Tensor, usable: tf.Tensor | None, *, count: int, positive_fraction: float, seed: tf.Tensor
 ) -> Sample:
-    """Draw up to ``count * positive_fraction`` positives at random, and fill up with random negatives.
+    """Sample up to ``count * positive_fraction`` positives at random, and fill up with random negatives.
 
     Args:
         matches: ``[B, N]`` int32 from :func:`match`.
-        usable: ``[B, N]`` bool or None; false for padding among the candidates.
+        usable: ``[B, N]`` bool or None; false for padding among the candidates, which is never sampled.
         count: ``S``.
-        seed: ``[B, 2]`` int32; the draw of an image is a pure function of its row, whatever batch it stands in.
+        seed: ``[B, 2]`` int32; the sample of an image is a pure function of its seed, independent of its batch.
     """
     positive = matches >= 0
     negative = matches == BACKGROUND
@@ -115,12 +116,12 @@ def sample(
         positive, negative = positive & usable, negative & usable
     count = min(count, matches.shape[1])
     most_positives = min(max(int(count * positive_fraction), 1), count)
-    # Priorities lie strictly inside (0, 1): the chosen positives are those above the most_positives-th largest. Lifting them by 2 and
-    # the negatives by 1 makes one top-k deliver positives first, then negatives, then nothing (0).
+    # Random priorities in (0, 1); the positives with the largest ones are chosen. Adding 2 to theirs and 1 to those of
+    # the negatives lets one top-k return positives first, then negatives, then padding (0).
     priority = tf.stack(
         [
-            tf.random.stateless_uniform(tf.shape(matches)[1:], of_image, minval=1e-6, maxval=0.999)
-            for of_image in tf.unstack(seed)
+            tf.random.stateless_uniform(tf.shape(matches)[1:], image_seed, minval=1e-6, maxval=0.999)
+            for image_seed in tf.unstack(seed)
         ]
     )
     positive_priority = tf.where(positive, priority, 0.0)

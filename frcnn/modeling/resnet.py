@@ -1,6 +1,7 @@
-"""ResNet (He et al. 2015) trunk: images to the feature maps C2..C5.
+"""ResNet backbone (He et al. 2015): images to the feature maps C2..C5.
 
-The v1.5 variant of torchvision by default (stride in the 3x3); ``stride_in_1x1`` gives MSRA's and Detectron2's.
+By default the v1.5 variant of torchvision (stride in the 3x3 convolution); ``stride_in_1x1`` selects that of MSRA and
+Detectron2.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class ConvNorm(keras.layers.Layer):
 
 
 class Block(keras.layers.Layer):
-    """Residual block: two 3x3, or 1x1-3x3-1x1 for bottlenecks; projection shortcut where the shape changes."""
+    """Residual block: two 3x3 convolutions, or 1x1-3x3-1x1 for bottlenecks; projection shortcut where shapes change."""
 
     def __init__(
         self, filters: int, stride: int, options: config.Backbone, *, bottleneck: bool, project: bool, name: str
@@ -68,7 +69,7 @@ class Block(keras.layers.Layer):
 
 
 class ResNet(keras.layers.Layer):
-    """Trunk with its first ``options.freeze`` stages (stem, stage2, …, stage5) out of training."""
+    """Backbone whose first ``options.freeze`` stages (stem, stage2, …, stage5) are frozen."""
 
     def __init__(self, options: config.Backbone, name: str = "backbone") -> None:
         super().__init__(name=name)
@@ -92,7 +93,7 @@ class ResNet(keras.layers.Layer):
     def call(self, images: tf.Tensor, training: bool = False) -> list[tf.Tensor]:
         """Images ``[B, H, W, 3]`` to ``[C2, C3, C4, C5]``, strides 4, 8, 16, 32."""
         outputs = self.stem(images, training=training)
-        # Zeros pad the maximum as well as minus infinity would: the input is behind a ReLU.
+        # Zero padding equals padding with minus infinity here: the input is the output of a ReLU.
         outputs = tf.nn.max_pool2d(tf.pad(outputs, [[0, 0], [1, 1], [1, 1], [0, 0]]), 3, 2, "VALID")
         features = []
         for stage in self.stages:

@@ -1,4 +1,4 @@
-"""Second stage: pooled proposals to classes and refined boxes (Girshick 2015, with FPN's two-layer head).
+"""RoI head: pooled proposals to classes and refined boxes (Girshick 2015, with the two-layer head of FPN).
 
 Class 0 is background; box deltas exist for the K foreground classes only.
 """
@@ -22,19 +22,19 @@ NORM_EPS = 1e-5
 
 
 class RoISample(NamedTuple):
-    """Proposals that train, with what they are to become.
+    """Proposals sampled for training, with their targets.
 
     Attributes:
         boxes: ``[B, S, 4]`` float32.
         labels: ``[B, S]`` int32, 0 is background.
-        gt_boxes: ``[B, S, 4]`` float32, the matched object of each positive.
-        drawn: where the rows came from, and which are valid.
+        gt_boxes: ``[B, S, 4]`` float32, the matched box of each positive.
+        sample: indices of the proposals, and which are valid.
     """
 
     boxes: tf.Tensor
     labels: tf.Tensor
     gt_boxes: tf.Tensor
-    drawn: Sample
+    sample: Sample
 
 
 class BatchDetections(NamedTuple):
@@ -77,8 +77,8 @@ class RoIHead(keras.layers.Layer):
     def call(self, pooled: tf.Tensor, training: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
         """Pooled RoIs ``[N, P, P, C]`` to logits ``[N, K + 1]`` and deltas ``[N, K, 4]``, float32."""
         outputs = pooled
-        for layer, normalise in zip(self.convs, self.norms, strict=True):
-            outputs = tf.nn.relu(normalise(layer(outputs), training=training))
+        for layer, normalize in zip(self.convs, self.norms, strict=True):
+            outputs = tf.nn.relu(normalize(layer(outputs), training=training))
         outputs = tf.reshape(outputs, [-1, outputs.shape[1] * outputs.shape[2] * outputs.shape[3]])
         for layer in self.dense:
             outputs = layer(outputs)
@@ -110,7 +110,7 @@ def assign(
     options: config.RoIHead,
     seed: tf.Tensor,
 ) -> RoISample:
-    """Match proposals, with the ground truth among them, and draw those that train."""
+    """Match proposals (with the ground-truth boxes appended) to ground truth, and sample those that train."""
     candidates = tf.concat([proposals.boxes, gt_boxes], axis=1)
     usable = tf.concat([proposals.valid, gt_valid], axis=1)
     matches = match(
@@ -121,22 +121,25 @@ def assign(
         background_iou=options.foreground_iou,
         low_quality=False,
     )
-    drawn = sample(matches, usable, count=options.samples, positive_fraction=options.positive_fraction, seed=seed)
-    matched = tf.maximum(tf.gather(matches, drawn.indices, batch_dims=1), 0)
-    labels = tf.where(drawn.positive, tf.gather(gt_labels, matched, batch_dims=1), 0)
+    sampled = sample(matches, usable, count=options.samples, positive_fraction=options.positive_fraction, seed=seed)
+    matched = tf.maximum(tf.gather(matches, sampled.indices, batch_dims=1), 0)
+    labels = tf.where(sampled.positive, tf.gather(gt_labels, matched, batch_dims=1), 0)
     return RoISample(
-        tf.gather(candidates, drawn.indices, batch_dims=1), labels, tf.gather(gt_boxes, matched, batch_dims=1), drawn
+        tf.gather(candidates, sampled.indices, batch_dims=1),
+        labels,
+        tf.gather(gt_boxes, matched, batch_dims=1),
+        sampled,
     )
 
 
 def roi_losses(logits: tf.Tensor, deltas: tf.Tensor, rois: RoISample, options: config.RoIHead) -> dict[str, tf.Tensor]:
-    """Scalars ``roi_class`` and ``roi_box``; both are divided by the number of sampled RoIs, positive or not."""
+    """Scalars ``roi_class`` and ``roi_box``, both divided by the number of sampled RoIs, positive or negative."""
     labels = tf.reshape(rois.labels, [-1])
-    valid = tf.reshape(rois.drawn.valid, [-1])
+    valid = tf.reshape(rois.sample.valid, [-1])
     divisor = tf.maximum(tf.reduce_sum(tf.cast(valid, tf.float32)), 1.0)
-    of_label = tf.gather(deltas, tf.maximum(labels - 1, 0), batch_dims=1)
+    label_deltas = tf.gather(deltas, tf.maximum(labels - 1, 0), batch_dims=1)
     targets = tf.reshape(box_ops.encode(rois.gt_boxes, rois.boxes, options.box_weights), [-1, 4])
-    box = losses.smooth_l1(of_label, targets, options.smooth_l1_beta)
+    box = losses.smooth_l1(label_deltas, targets, options.smooth_l1_beta)
     return {
         "roi_class": losses.masked_sum(losses.cross_entropy(logits, labels), valid) / divisor,
         "roi_box": losses.masked_sum(box, (labels > 0)[:, None]) / divisor,
@@ -152,7 +155,10 @@ def detect(
     options: config.RoIHead,
     kernel: ops.Kernel,
 ) -> BatchDetections:
-    """Softmax, decode per class, clip, threshold, NMS within classes, best ``max_detections``, scale to the original image."""
+    """Detections from the head's outputs, as in torchvision.
+
+    Softmax, decode per class, clip, score threshold, NMS per class, best ``max_detections``, scale to original size.
+    """
     batch, number = proposals.boxes.shape[:2]
     classes = deltas.shape[1]
     scores = tf.reshape(tf.nn.softmax(logits)[:, 1:], [batch, number * classes])

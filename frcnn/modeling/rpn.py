@@ -1,12 +1,12 @@
 """Region proposal network (Ren et al. 2015) on a pyramid.
 
-Naming: ``logits`` are objectness before the sigmoid, ``deltas`` are encoded boxes; both are float32 and flattened over
-all levels, ``[B, A]`` and ``[B, A, 4]``, in the order of the anchors.
+``logits`` are objectness before the sigmoid, ``deltas`` are encoded boxes. Both are float32 and flattened over all
+levels, ``[B, A]`` and ``[B, A, 4]``, in the order of the anchors.
 
-Only a few hundred anchors of an image train (``rpn.samples``), so almost all of the head's output has a gradient of zero.
-In training the head therefore runs twice: over the whole pyramid without gradients, for the proposals, and with them on
-just the cells that the drawn anchors see. The losses and gradients are those of one dense run, without its backward pass,
-which would be a sixth of a step's arithmetic (docs/results.md).
+Only a few hundred anchors of an image are sampled for training (``rpn.samples``), so the gradient of almost all of the
+head's output is zero. In training the head therefore runs twice: over the whole pyramid without gradients, for the
+proposals, and with gradients on the cells of the sampled anchors only. Losses and gradients equal those of one dense
+forward and backward pass; the dense backward pass would be a sixth of the arithmetic of a step (docs/results.md).
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from frcnn.modeling.matching import Sample, match, sample
 
 
 class Predictions(NamedTuple):
-    """Head outputs of all levels.
+    """RPN outputs of all levels.
 
     Attributes:
         logits: ``[B, A]`` float32.
         deltas: ``[B, A, 4]`` float32.
-        level_sizes: anchors per level, a static tuple that sums to ``A``.
+        level_sizes: number of anchors per level, a static tuple that sums to ``A``.
     """
 
     logits: tf.Tensor
@@ -39,7 +39,7 @@ class Predictions(NamedTuple):
 
 
 class Proposals(NamedTuple):
-    """Boxes that may hold an object, best first.
+    """Boxes likely to contain an object, best first.
 
     Attributes:
         boxes: ``[B, P, 4]`` float32, canvas pixels, zero where not valid.
@@ -51,7 +51,7 @@ class Proposals(NamedTuple):
 
 
 class RPNHead(keras.layers.Layer):
-    """3x3 convolutions with ReLU, then objectness and box deltas per anchor, shared over the levels."""
+    """3x3 convolutions with ReLU, then objectness and box deltas per anchor; weights are shared by all levels."""
 
     def __init__(self, options: config.RPN, channels: int, anchors_per_cell: int, name: str = "rpn") -> None:
         super().__init__(name=name)
@@ -64,7 +64,7 @@ class RPNHead(keras.layers.Layer):
         self.anchors_per_cell = anchors_per_cell
 
     def call(self, pyramid: list[tf.Tensor]) -> Predictions:
-        """All anchors of a pyramid, ``[B, Hl, Wl, C]`` a level."""
+        """Predictions for all anchors of a pyramid whose levels are ``[B, Hl, Wl, C]``."""
         logits, deltas = [], []
         for features in pyramid:
             for layer in self.convs:
@@ -76,12 +76,15 @@ class RPNHead(keras.layers.Layer):
         )
 
     def at(self, pyramid: list[tf.Tensor], anchors: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Logits ``[B, S]`` and deltas ``[B, S, 4]`` of the anchors with indices ``[B, S]``, computed from what these see alone."""
+        """Logits ``[B, S]`` and deltas ``[B, S, 4]`` of the anchors with indices ``[B, S]``.
+
+        Only the receptive fields of these anchors are computed.
+        """
         cells, ratio = anchors // self.anchors_per_cell, anchors % self.anchors_per_cell
         patches, inside = _patches(pyramid, cells, radius=len(self.convs))
         for layer in self.convs:
             inside = inside[:, :, 1:-1, 1:-1]
-            # Beyond the border the next convolution sees zeros, not what this one would compute there.
+            # The next convolution pads with zeros: outputs of this one beyond the border must not reach it.
             patches = tf.where(inside, tf.nn.relu(_valid_convolution(patches, layer)), 0)
         features = patches[:, :, 0, :, :]
         logits = tf.gather(self.objectness(features)[:, :, 0, :], ratio, batch_dims=2)
@@ -90,18 +93,18 @@ class RPNHead(keras.layers.Layer):
 
 
 def _patches(pyramid: list[tf.Tensor], cells: tf.Tensor, radius: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """What is around cells ``[B, S]``, counted through all levels: ``[B, S, k, k, C]`` with ``k = 2 radius + 1``, zero where not inside.
+    """Neighborhoods ``[B, S, k, k, C]`` with ``k = 2 radius + 1`` of cells ``[B, S]``, zero outside of the level.
 
-    The second result, ``[B, S, k, k, 1]`` bool, says which positions lie inside their level.
+    Cells are numbered over all levels. The second result, ``[B, S, k, k, 1]`` bool, is true inside of the level.
     """
     channels = pyramid[0].shape[-1]
     sizes = np.array([level.shape[1:3] for level in pyramid])
     areas = sizes.prod(axis=1)
     height, width = (tf.gather(np.repeat(side, areas).astype(np.int32), cells)[..., None, None] for side in sizes.T)
     first = tf.gather(np.repeat(np.cumsum(areas) - areas, areas).astype(np.int32), cells)[..., None, None]
-    around = tf.range(-radius, radius + 1)
-    row = (cells[..., None, None] - first) // width + around[:, None]
-    column = (cells[..., None, None] - first) % width + around[None, :]
+    offsets = tf.range(-radius, radius + 1)
+    row = (cells[..., None, None] - first) // width + offsets[:, None]
+    column = (cells[..., None, None] - first) % width + offsets[None, :]
     inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
     flat = tf.concat(
         [tf.reshape(level, [-1, area, channels]) for level, area in zip(pyramid, areas, strict=True)], axis=1
@@ -111,9 +114,9 @@ def _patches(pyramid: list[tf.Tensor], cells: tf.Tensor, radius: int) -> tuple[t
 
 
 def _valid_convolution(patches: tf.Tensor, layer: keras.layers.Conv2D) -> tf.Tensor:
-    """A 3x3 layer on ``[B, S, k, k, C]`` without padding, to ``[B, S, k - 2, k - 2, C']``.
+    """Apply a 3x3 layer without padding: ``[B, S, k, k, C]`` to ``[B, S, k - 2, k - 2, C']``.
 
-    As a matrix product: TensorFlow's convolution of many tiny images takes four times as long on a CPU.
+    Computed as a matrix product: TensorFlow's convolution takes four times as long on many tiny images on a CPU.
     """
     side = patches.shape[2] - 2
     windows = [patches[:, :, y : y + side, x : x + side] for y in range(3) for x in range(3)]
@@ -136,9 +139,9 @@ def propose(
     *,
     training: bool,
 ) -> Proposals:
-    """The best boxes of each level, clipped to the image, after NMS within levels and a top-k across them.
+    """Proposals: top-k per level, decode, clip to the image, NMS per level, then the best over all levels.
 
-    No gradient passes: the RoI head must not train the RPN through its boxes' coordinates.
+    Gradients are stopped: the RoI head must not train the RPN through the coordinates of its boxes.
     """
     before, after = (
         (options.pre_nms_train, options.post_nms_train) if training else (options.pre_nms_test, options.post_nms_test)
@@ -146,11 +149,11 @@ def propose(
     boxes, logits, levels = [], [], []
     start = 0
     for level, size in enumerate(predictions.level_sizes):
-        here = slice(start, start + size)
+        level_anchors = slice(start, start + size)
         start += size
-        top = tf.math.top_k(tf.stop_gradient(predictions.logits[:, here]), min(before, size))
-        deltas = tf.gather(tf.stop_gradient(predictions.deltas[:, here]), top.indices, batch_dims=1)
-        boxes.append(box_ops.decode(deltas, tf.gather(anchors[here], top.indices)))
+        top = tf.math.top_k(tf.stop_gradient(predictions.logits[:, level_anchors]), min(before, size))
+        deltas = tf.gather(tf.stop_gradient(predictions.deltas[:, level_anchors]), top.indices, batch_dims=1)
+        boxes.append(box_ops.decode(deltas, tf.gather(anchors[level_anchors], top.indices)))
         logits.append(top.values)
         levels.append(tf.fill(tf.shape(top.indices), level))
     all_boxes = box_ops.clip(tf.concat(boxes, axis=1), image_sizes)
@@ -168,7 +171,10 @@ def propose(
 def assign(
     anchors: tf.Tensor, gt_boxes: tf.Tensor, gt_valid: tf.Tensor, options: config.RPN, seed: tf.Tensor
 ) -> tuple[tf.Tensor, Sample]:
-    """Match all anchors and draw those that train: ``[B, A]`` matches and the sample. No border filter, as in both peers."""
+    """Match all anchors to ground truth and sample those that train: matches ``[B, A]`` and the sample.
+
+    Anchors that cross the border are kept, as in torchvision and Detectron2.
+    """
     matches = match(
         anchors,
         gt_boxes,
@@ -186,19 +192,22 @@ def rpn_losses(
     anchors: tf.Tensor,
     gt_boxes: tf.Tensor,
     matches: tf.Tensor,
-    drawn: Sample,
+    sampled: Sample,
     options: config.RPN,
 ) -> dict[str, tf.Tensor]:
-    """Scalars ``rpn_objectness`` and ``rpn_box`` over the drawn anchors of the whole batch; logits ``[B, S]`` and deltas are theirs."""
-    matched = tf.maximum(tf.gather(matches, drawn.indices, batch_dims=1), 0)
-    targets = box_ops.encode(tf.gather(gt_boxes, matched, batch_dims=1), tf.gather(anchors, drawn.indices))
+    """Scalars ``rpn_objectness`` and ``rpn_box`` over the sampled anchors of the batch.
+
+    ``logits`` ``[B, S]`` and ``deltas`` ``[B, S, 4]`` are those of the sampled anchors.
+    """
+    matched = tf.maximum(tf.gather(matches, sampled.indices, batch_dims=1), 0)
+    targets = box_ops.encode(tf.gather(gt_boxes, matched, batch_dims=1), tf.gather(anchors, sampled.indices))
     if options.normalizer == "constant":
         divisor = tf.cast(options.samples * tf.shape(logits)[0], tf.float32)
     else:
-        divisor = tf.maximum(tf.reduce_sum(tf.cast(drawn.valid, tf.float32)), 1.0)
-    objectness = losses.binary_cross_entropy(logits, drawn.positive)
+        divisor = tf.maximum(tf.reduce_sum(tf.cast(sampled.valid, tf.float32)), 1.0)
+    objectness = losses.binary_cross_entropy(logits, sampled.positive)
     box = losses.smooth_l1(deltas, targets, options.smooth_l1_beta)
     return {
-        "rpn_objectness": losses.masked_sum(objectness, drawn.valid) / divisor,
-        "rpn_box": losses.masked_sum(box, drawn.positive[..., None]) / divisor,
+        "rpn_objectness": losses.masked_sum(objectness, sampled.valid) / divisor,
+        "rpn_box": losses.masked_sum(box, sampled.positive[..., None]) / divisor,
     }

@@ -1,4 +1,4 @@
-"""Makes the oracle of these tests importable: test modules are no package."""
+"""Makes slow_boxes importable: the test folders are not packages."""
 
 from __future__ import annotations
 

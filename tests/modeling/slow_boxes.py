@@ -1,4 +1,4 @@
-"""Box overlap one pair at a time: the oracle of the tests beside it."""
+"""IoU of one pair of boxes at a time in plain Python: the oracle of the tests in this folder."""
 
 from __future__ import annotations
 

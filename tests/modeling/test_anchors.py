@@ -1,4 +1,4 @@
-"""Anchors against torchvision's published numbers and a table worked by hand."""
+"""Anchors against torchvision's published numbers and a table computed by hand."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from frcnn.config import Anchors
 from frcnn.modeling.anchors import base_anchors, level_anchors
 
 
-def test_rounded_base_anchors_are_torchvisions() -> None:
+def test_rounded_base_anchors_equal_torchvisions() -> None:
     # 32 pixels at height/width 0.5, 1, 2: half sides 22.63 and 11.31 round to 23 and 11.
     expected = [[-23, -11, 23, 11], [-16, -16, 16, 16], [-11, -23, 11, 23]]
     assert base_anchors(32, (0.5, 1.0, 2.0), rounded=True).tolist() == expected
@@ -38,8 +38,8 @@ def test_order_is_rows_then_columns_then_ratios() -> None:
     assert anchors[1].tolist() == [-2, -8, 2, 8]
 
 
-def test_feature_stride_of_a_canvas_that_64_does_not_divide() -> None:
-    # 800 rows make 13 rows on P6; torchvision steps by 800 // 13 = 61, Detectron2 by 64.
+def test_feature_stride_of_a_canvas_not_divisible_by_64() -> None:
+    # A height of 800 gives 13 rows on P6: torchvision's stride is 800 // 13 = 61, Detectron2's 64.
     feature = level_anchors((800, 1344), (13, 21), 4, Anchors())
     fixed = level_anchors((800, 1344), (13, 21), 4, Anchors(stride="fixed"))
     rows = [np.unique((anchors[:, 1] + anchors[:, 3]) / 2) for anchors in (feature, fixed)]

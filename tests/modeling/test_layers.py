@@ -1,4 +1,4 @@
-"""Convolution padding and norms against NumPy and Keras's own layers."""
+"""Convolution padding and norms against NumPy and Keras's layers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tensorflow as tf
 from frcnn.modeling.layers import BatchNorm, FrozenBatchNorm, GroupNorm, conv
 
 
-def randomised(layer: keras.layers.Layer, inputs: tf.Tensor, rng: np.random.Generator) -> keras.layers.Layer:
+def randomized(layer: keras.layers.Layer, inputs: tf.Tensor, rng: np.random.Generator) -> keras.layers.Layer:
     layer.build(inputs.shape)
     for variable in layer.variables:
         variable.assign(rng.uniform(0.5, 1.5, variable.shape))
@@ -18,7 +18,7 @@ def randomised(layer: keras.layers.Layer, inputs: tf.Tensor, rng: np.random.Gene
 
 
 @pytest.mark.parametrize(("kernel", "stride", "size"), [(3, 1, 8), (3, 2, 8), (3, 2, 7), (7, 2, 10), (1, 2, 8)])
-def test_conv_pads_the_same_on_all_sides(kernel: int, stride: int, size: int) -> None:
+def test_conv_pads_all_sides_equally(kernel: int, stride: int, size: int) -> None:
     rng = np.random.default_rng(0)
     image = rng.normal(size=(size, size)).astype(np.float32)
     layer = conv(1, kernel, stride, use_bias=False, initializer="ones", name="conv")
@@ -28,10 +28,10 @@ def test_conv_pads_the_same_on_all_sides(kernel: int, stride: int, size: int) ->
     np.testing.assert_allclose(got, windows.sum(axis=(2, 3)), rtol=1e-5, atol=1e-5)
 
 
-def test_group_norm_is_the_papers() -> None:
+def test_group_norm_matches_its_definition() -> None:
     rng = np.random.default_rng(1)
     inputs = rng.normal(3.0, 2.0, (2, 5, 6, 64)).astype(np.float32)
-    layer = randomised(GroupNorm(1e-5, "norm"), tf.constant(inputs), rng)
+    layer = randomized(GroupNorm(1e-5, "norm"), tf.constant(inputs), rng)
     groups = inputs.astype(np.float64).reshape(2, 30, 32, 2)
     mean, variance = groups.mean(axis=(1, 3), keepdims=True), groups.var(axis=(1, 3), keepdims=True)
     expected = ((groups - mean) / np.sqrt(variance + 1e-5)).reshape(
@@ -42,7 +42,7 @@ def test_group_norm_is_the_papers() -> None:
 
 def test_group_norm_statistics_stay_float32_under_bfloat16() -> None:
     rng = np.random.default_rng(2)
-    # A mean of 50 and a deviation of 1: bfloat16 sums of squares would leave nothing of the variance.
+    # Mean 50, standard deviation 1: sums of squares in bfloat16 would lose the variance.
     rounded = tf.cast(tf.constant(rng.normal(50.0, 1.0, (1, 16, 16, 32)), tf.float32), tf.bfloat16)
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16")
@@ -53,11 +53,11 @@ def test_group_norm_statistics_stay_float32_under_bfloat16() -> None:
     outputs = narrow(rounded)
     assert outputs.dtype == tf.bfloat16
     expected = GroupNorm(1e-5, "wide")(tf.cast(rounded, tf.float32))
-    # x * scale and shift, some 50 each, are bfloat16 with 8 bits: a rounding of a quarter.
+    # x * scale and shift are about 50 in bfloat16, which has 8 significant bits: rounding by up to 0.25 each.
     np.testing.assert_allclose(tf.cast(outputs, tf.float32), expected, atol=0.6)
 
 
-def test_batch_norm_trains_and_remembers_as_pytorch_does() -> None:
+def test_batch_norm_normalizes_and_updates_statistics_as_pytorch_does() -> None:
     rng = np.random.default_rng(3)
     inputs = rng.normal(2.0, 3.0, (4, 3, 3, 8)).astype(np.float32)
     layer = BatchNorm(1e-5, "norm")
@@ -71,17 +71,17 @@ def test_batch_norm_trains_and_remembers_as_pytorch_does() -> None:
 
 
 @pytest.mark.parametrize("kind", [BatchNorm, FrozenBatchNorm])
-def test_stored_statistics_serve_in_inference(kind: type) -> None:
+def test_inference_uses_the_moving_statistics(kind: type) -> None:
     rng = np.random.default_rng(4)
     inputs = tf.constant(rng.normal(size=(2, 3, 3, 8)), tf.float32)
-    layer = randomised(kind(1e-3, "norm"), inputs, rng)
+    layer = randomized(kind(1e-3, "norm"), inputs, rng)
     peer = keras.layers.BatchNormalization(epsilon=1e-3)
     peer.build(inputs.shape)
     peer.set_weights([layer.gamma, layer.beta, layer.moving_mean, layer.moving_variance])
     np.testing.assert_allclose(layer(inputs), peer(inputs, training=False), rtol=1e-5, atol=1e-5)
 
 
-def test_frozen_batch_norm_has_nothing_to_train() -> None:
-    layer = randomised(FrozenBatchNorm(1e-5, "norm"), tf.zeros([1, 2, 2, 4]), np.random.default_rng(5))
+def test_frozen_batch_norm_has_no_trainable_variables() -> None:
+    layer = randomized(FrozenBatchNorm(1e-5, "norm"), tf.zeros([1, 2, 2, 4]), np.random.default_rng(5))
     assert layer.trainable_variables == []
     assert len(layer.variables) == 4

@@ -37,5 +37,5 @@ def test_cross_entropy() -> None:
     np.testing.assert_allclose(losses.cross_entropy(tf.constant(logits), tf.constant(labels)), expected, rtol=1e-6)
 
 
-def test_masked_sum_ignores_what_is_masked_even_nan() -> None:
+def test_masked_sum_ignores_masked_entries_including_nan() -> None:
     assert float(losses.masked_sum(tf.constant([1.0, np.nan, 4.0]), tf.constant([True, False, True]))) == 5.0

@@ -1,6 +1,6 @@
-"""Our detector against torchvision's and Detectron2's stored outputs, on the same drawn weights and pictures.
+"""The detector against stored outputs of torchvision and Detectron2 on the same random weights and images.
 
-``tools/store_parity.py`` ran the peers; ``tools/parity.py`` does so live on real pictures.
+``tools/store_parity.py`` ran the peers; ``tools/parity.py`` compares with them live on real images.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ REPOSITORY = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(REPOSITORY / "tools"))
 
 from peers.differences import ARRAYS, compare_detections, unmatched_proposals  # noqa: E402
-from peers.drawn_weights import draw_weights  # noqa: E402
-from peers.golden import MAX_SIZE, MIN_SIZE, SEED, drawn_picture, drawn_truth, restore_drawn, sampled  # noqa: E402
+from peers.golden import MAX_SIZE, MIN_SIZE, SEED, random_image, random_truth, restore_samples, sampled  # noqa: E402
 from peers.ours import OurSide  # noqa: E402
+from peers.random_weights import random_weights  # noqa: E402
 
 
 class Peer(NamedTuple):
@@ -34,17 +34,16 @@ PEERS = {
     "torchvision_v2": Peer("torchvision", 0, 0),
     "detectron2": Peer("detectron2", -1, 2),
 }
-GRADIENT = 1e-3  # allowed relative difference from the peer's gradient in float64,
-ROUNDING = (
-    3  # or so many times what the peer's own in float32 differs from it, where that is more: see docs/numerics.md
-)
+# Allowed relative difference from the peer's float64 gradient, or, where that is more, this multiple of the difference
+# between the peer's own float32 and float64 gradients (docs/numerics.md).
+GRADIENT, ROUNDING = 1e-3, 3
 
 
 @functools.lru_cache(maxsize=1)
 def side(name: str) -> OurSide:
     peer = PEERS[name]
     shapes = json.loads((REPOSITORY / "tests" / "weights" / "golden" / f"{name}.json").read_text())
-    weights = draw_weights(shapes, SEED, peer.background)
+    weights = random_weights(shapes, SEED, peer.background)
     image = {"min_size": (MIN_SIZE,), "max_size": MAX_SIZE}
     changes = {"image": image, "backbone": {"freeze": peer.freeze}}
     return OurSide(peer.framework, weights, changes)
@@ -61,12 +60,12 @@ def stored(name: str) -> dict[str, np.ndarray]:
 
 
 def test_every_stage_of_inference(name: str, stored: dict[str, np.ndarray]) -> None:
-    own = side(name).stages(drawn_picture(0), stored["proposals"])
+    own = side(name).stages(random_image(0), stored["proposals"])
     for stage in ARRAYS:
         largest = stored[stage][-1]
         allowed = 0 if stage == "anchors" else 3e-5 * largest
         np.testing.assert_allclose(sampled(own[stage]), stored[stage], rtol=0, atol=allowed, err_msg=stage)
-    # An IoU at 0.7 or a score at the 1000th place, within rounding, lets one box change places with another.
+    # Rounding may exchange two boxes whose IoU is at 0.7 or whose score is at the 1000th place.
     assert max(unmatched_proposals(stored["proposals"], own["proposals"])) <= 2
     found = compare_detections(stored, own)
     assert found.peer > 20
@@ -75,11 +74,11 @@ def test_every_stage_of_inference(name: str, stored: dict[str, np.ndarray]) -> N
     assert found.score < 1e-4
 
 
-def test_losses_and_gradients_on_what_the_peer_sampled(name: str, stored: dict[str, np.ndarray]) -> None:
-    truth = [drawn_truth(number) for number in range(2)]
-    pictures = [drawn_picture(number) for number in range(2)]
+def test_losses_and_gradients_on_the_peers_samples(name: str, stored: dict[str, np.ndarray]) -> None:
+    truth = [random_truth(number) for number in range(2)]
+    images = [random_image(number) for number in range(2)]
     own = side(name).training(
-        pictures, [boxes for boxes, _ in truth], [labels for _, labels in truth], restore_drawn(stored)
+        images, [boxes for boxes, _ in truth], [labels for _, labels in truth], restore_samples(stored)
     )
     assert own["mismatched"] == 0
     losses = {key.removeprefix("loss:"): float(value) for key, value in stored.items() if key.startswith("loss:")}
@@ -94,7 +93,7 @@ def test_losses_and_gradients_on_what_the_peer_sampled(name: str, stored: dict[s
         assert np.linalg.norm(sampled(mine)[:-1] - values[:-2]) < 3 * allowed * spread, path
 
 
-def test_only_moving_batch_norms_round_so_far_that_the_limit_is_wider(name: str, stored: dict[str, np.ndarray]) -> None:
+def test_the_wider_limit_is_needed_for_moving_batch_norms_only(name: str, stored: dict[str, np.ndarray]) -> None:
     roundings = [float(values) for key, values in stored.items() if key.startswith("rounding:")]
     assert (max(roundings) > GRADIENT) == (name == "torchvision_v2")
     assert max(roundings) < 0.03

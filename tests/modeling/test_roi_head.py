@@ -42,7 +42,7 @@ def slow_detections(
 
 
 @pytest.mark.parametrize("max_detections", [5, 40])
-def test_detections_are_torchvisions(max_detections: int) -> None:
+def test_detections_equal_torchvisions_algorithm(max_detections: int) -> None:
     rng = np.random.default_rng(0)
     batch, number, classes = 2, 12, 3
     corner = rng.uniform(0, 60, (batch, number, 2))
@@ -76,10 +76,10 @@ def test_losses_by_hand() -> None:
     boxes = np.array([[[0, 0, 10, 10], [5, 5, 25, 15]], [[2, 2, 8, 20], [0, 0, 0, 0]]], np.float32)
     gt = np.array([[[1, 0, 12, 10], [0, 0, 0, 0]], [[2, 3, 9, 19], [0, 0, 0, 0]]], np.float32)
     labels = np.array([[2, 0], [1, 0]], np.int32)
-    drawn = Sample(
+    sampled = Sample(
         tf.zeros([2, 2], tf.int32), positive=tf.constant(labels > 0), valid=tf.constant([[True, True], [True, False]])
     )
-    sample = roi_head.RoISample(tf.constant(boxes), tf.constant(labels), tf.constant(gt), drawn)
+    sample = roi_head.RoISample(tf.constant(boxes), tf.constant(labels), tf.constant(gt), sampled)
     got = roi_head.roi_losses(tf.constant(logits), tf.constant(deltas), sample, RoIHead())
 
     log_sum = np.log(np.exp(logits).sum(1))
@@ -96,7 +96,7 @@ def test_losses_by_hand() -> None:
     assert float(got["roi_box"]) == pytest.approx(box / 3, rel=1e-5)
 
 
-def test_ground_truth_trains_even_where_no_proposal_finds_it() -> None:
+def test_ground_truth_boxes_are_added_to_the_proposals() -> None:
     proposals = Proposals(tf.constant([[[0, 0, 5, 5], [50, 50, 60, 60]]], tf.float32), tf.constant([[True, False]]))
     gt_boxes = tf.constant([[[20, 20, 40, 40], [0, 0, 100, 100]]], tf.float32)
     rois = roi_head.assign(
@@ -109,6 +109,6 @@ def test_ground_truth_trains_even_where_no_proposal_finds_it() -> None:
     )
     assert rois.labels.numpy()[0].tolist() == [7, 0, 0, 0]
     assert rois.boxes.numpy()[0, 0].tolist() == [20, 20, 40, 40]
-    # The crowd region, the padded proposal and nothing else are left out: one background remains.
-    assert rois.drawn.valid.numpy()[0].tolist() == [True, True, False, False]
+    # Only the crowd region and the padded proposal are excluded: one background RoI remains.
+    assert rois.sample.valid.numpy()[0].tolist() == [True, True, False, False]
     assert rois.boxes.numpy()[0, 1].tolist() == [0, 0, 5, 5]

@@ -14,7 +14,7 @@ from frcnn.modeling.matching import BACKGROUND, Sample
 LEVELS = (48, 12)
 
 
-def made_up(seed: int, batch: int = 2) -> tuple[rpn.Predictions, np.ndarray]:
+def random_predictions(seed: int, batch: int = 2) -> tuple[rpn.Predictions, np.ndarray]:
     rng = np.random.default_rng(seed)
     total = sum(LEVELS)
     corner = rng.uniform(-5, 60, (total, 2))
@@ -51,8 +51,8 @@ def slow_proposals(
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_proposals_are_torchvisions(training: bool) -> None:
-    predictions, anchors = made_up(0)
+def test_proposals_equal_torchvisions_algorithm(training: bool) -> None:
+    predictions, anchors = random_predictions(0)
     options = RPN(pre_nms_train=20, post_nms_train=15, pre_nms_test=10, post_nms_test=9, nms_iou=0.5, min_box_size=2.0)
     before, after = (20, 15) if training else (10, 9)
     sizes = np.array([[50, 60], [64, 40]], np.int32)
@@ -78,7 +78,7 @@ def test_proposals_are_torchvisions(training: bool) -> None:
 
 
 def test_proposals_do_not_carry_gradients() -> None:
-    predictions, anchors = made_up(1)
+    predictions, anchors = random_predictions(1)
     with tf.GradientTape() as tape:
         tape.watch([predictions.logits, predictions.deltas])
         proposals = rpn.propose(
@@ -90,23 +90,25 @@ def test_proposals_do_not_carry_gradients() -> None:
 
 @pytest.mark.parametrize("normalizer", ["sampled", "constant"])
 def test_losses_by_hand(normalizer: str) -> None:
-    predictions, anchors = made_up(2)
+    predictions, anchors = random_predictions(2)
     logits, deltas = predictions.logits.numpy(), predictions.deltas.numpy()
     gt = np.array([[[10, 10, 30, 30], [0, 0, 0, 0]], [[5, 5, 25, 45], [20, 20, 50, 30]]], np.float32)
     matches = np.full((2, sum(LEVELS)), BACKGROUND, np.int32)
     matches[0, 3], matches[1, 7], matches[1, 50] = 0, 1, 0
     indices = np.array([[3, 5, 6, 8], [7, 50, 0, 0]], np.int32)
-    drawn = Sample(
+    sampled = Sample(
         tf.constant(indices),
         positive=tf.constant([[True, False, False, False], [True, True, False, False]]),
         valid=tf.constant([[True] * 4, [True, True, True, False]]),
     )
     options = RPN(samples=4, normalizer=normalizer)
-    of_drawn = (
+    sampled_outputs = (
         tf.constant(np.take_along_axis(logits, indices, 1)),
         tf.constant(np.take_along_axis(deltas, indices[..., None], 1)),
     )
-    got = rpn.rpn_losses(*of_drawn, tf.constant(anchors), tf.constant(gt), tf.constant(matches), drawn, options)
+    got = rpn.rpn_losses(
+        *sampled_outputs, tf.constant(anchors), tf.constant(gt), tf.constant(matches), sampled, options
+    )
 
     divisor = 7 if normalizer == "sampled" else 8
     objectness = box = 0.0
@@ -122,7 +124,7 @@ def test_losses_by_hand(normalizer: str) -> None:
     assert float(got["rpn_box"]) == pytest.approx(box / divisor, rel=1e-5)
 
 
-def test_head_keeps_the_order_of_the_anchors() -> None:
+def test_predictions_are_in_the_order_of_the_anchors() -> None:
     head = rpn.RPNHead(RPN(), channels=4, anchors_per_cell=3)
     pyramid = [tf.random.stateless_normal([1, 2, 3, 4], [0, 1]), tf.random.stateless_normal([1, 1, 2, 4], [2, 3])]
     predictions = head(pyramid)
@@ -136,11 +138,11 @@ def test_head_keeps_the_order_of_the_anchors() -> None:
 
 
 @pytest.mark.parametrize("convs", [1, 2, 3])
-def test_drawn_anchors_have_the_values_and_gradients_of_a_dense_run(convs: int) -> None:
+def test_sampled_anchors_have_the_values_and_gradients_of_a_dense_run(convs: int) -> None:
     head = rpn.RPNHead(RPN(convs=convs), channels=4, anchors_per_cell=3)
     pyramid = [tf.random.stateless_normal([2, *size, 4], [convs, size[0]]) for size in [(5, 7), (3, 4), (1, 2)]]
     head(pyramid)
-    for layer in head.convs:  # of a size that shows, biases included: they would leak in from beyond the border
+    for layer in head.convs:  # large biases: they would show if they leaked in from beyond the border
         layer.kernel.assign(tf.random.stateless_normal(layer.kernel.shape, [1, convs], stddev=0.3))
         layer.bias.assign([0.5, -0.5, 1.0, 2.0])
     every_cell = tf.constant(

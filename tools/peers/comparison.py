@@ -63,7 +63,8 @@ def compare_sizes(peer: Any, options: Config) -> dict[str, int]:
         if peer.resized_size(*size) != resized_size(*size, image.min_size[-1], image.max_size, image.resize)
     ]
     print(
-        f"{len(sizes)} image sizes, {len(differ)} are resized differently{': ' if differ else ''}{str(differ[:5])[1:-1]}"
+        f"{len(sizes)} image sizes, {len(differ)} are resized differently"
+        f"{': ' if differ else ''}{str(differ[:5])[1:-1]}"
     )
     return {"compared": len(sizes), "differ": len(differ)}
 
@@ -97,7 +98,8 @@ def compare_inference(peer: Any, ours: OurSide, records: list[ImageRecord]) -> d
         size = "x".join(map(str, theirs["image_size"]))
         own_seconds = time.perf_counter() - start - seconds
         print(
-            f"{record.path.name}  {size}  proposals {len(theirs['proposals'])}, without partner {proposals[0]}/{proposals[1]}  "
+            f"{record.path.name}  {size}  "
+            f"proposals {len(theirs['proposals'])}, without partner {proposals[0]}/{proposals[1]}  "
             f"detections {found.peer}/{found.ours}, without partner {found.unmatched[0]}/{found.unmatched[1]}, "
             f"differ by {found.side:.5f} px, {found.score:.1e}  ({seconds:.1f} s, {own_seconds:.1f} s)",
             flush=True,
@@ -150,8 +152,12 @@ def compare_exactly(
         "peer_rounding": gradient_differences(theirs, single[0]),
         "our_rounding": gradient_differences(own["gradients"], single[1]),
     }
-    for name, words in (("exact", "peer's and ours, both in float64"), ("peer_rounding", "peer's in float32 and in float64"),
-                        ("our_rounding", "ours in float32 and in float64")):  # fmt: skip
+    titles = {
+        "exact": "peer's and ours, both in float64",
+        "peer_rounding": "peer's in float32 and in float64",
+        "our_rounding": "ours in float32 and in float64",
+    }
+    for name, words in titles.items():
         values = np.array(list(found[name].values()))
         print(f"gradients, {words}: differ by up to {values.max():.1e}, median {np.median(values):.1e}")
     print(f"losses, both in float64: differ by up to {max(losses.values()):.1e}")
@@ -188,7 +194,8 @@ def verdict(results: dict[str, Any]) -> int:
     lost = [sum(row["unmatched"][side] for row in images) for side in range(2)]
     total = sum(row["peer"] for row in images)
     print(
-        f"{len(images)} images, {total} detections of the peer, without partner: {lost[0]} of the peer, {lost[1]} of ours"
+        f"{len(images)} images, {total} detections of the peer, "
+        f"without partner: {lost[0]} of the peer, {lost[1]} of ours"
     )
     losses = max((value for batch in results["training"] for value in batch["losses"].values()), default=0.0)
     gradients = max((value for batch in results["training"] for value in batch["gradients"].values()), default=0.0)

@@ -62,7 +62,10 @@ class OurSide:
             variable.assign(converted[variable.path])
 
     def stages(self, image: np.ndarray, peer_proposals: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        """Every intermediate result; what follows the proposals is shown at the peer's where those are given, but for the detections."""
+        """Outputs of every stage. Where given, the peer's proposals are the input of the RoI head's stages.
+
+        Detections always result from our own proposals.
+        """
         images, size = prepare(image, self.options)
         model, options = self.model, self.options
         features = model.backbone(images)
@@ -99,13 +102,13 @@ class OurSide:
         """The four losses and their gradients by path on the anchors and proposals that the peer sampled."""
         options = self.options
         prepared = [prepare(image, options) for image in images]
-        images = tf.concat([image for image, _ in prepared], axis=0)
+        canvases = tf.concat([canvas for canvas, _ in prepared], axis=0)
         scaled = [
             _scaled(rows, image.shape, size) for rows, image, (_, size) in zip(boxes, images, prepared, strict=True)
         ]
         gt_boxes, gt_labels = tf.constant(padded(scaled), tf.float32), tf.constant(padded(labels), tf.int32)
         gt_valid = gt_labels > 0
-        anchors = self._anchors(images)
+        anchors = self._anchors(canvases)
         matches = match(
             anchors, gt_boxes, gt_valid,
             foreground_iou=options.rpn.foreground_iou, background_iou=options.rpn.background_iou, low_quality=True,
@@ -113,7 +116,7 @@ class OurSide:
         rois = tf.constant(padded(samples["rois"]), tf.float32)
         threshold = options.roi_head.foreground_iou
         objects = match(rois, gt_boxes, gt_valid, foreground_iou=threshold, background_iou=threshold, low_quality=False)
-        found = self.step(images, anchors, gt_boxes, gt_labels, matches, objects, samples)
+        found = self.step(canvases, anchors, gt_boxes, gt_labels, matches, objects, samples)
         return found | {
             "matches": matches,
             "objects": objects,
@@ -126,10 +129,16 @@ class OurSide:
         return self.model.anchors(images.shape[1:3], [tf.zeros([1, *side, 1]) for side in sides])
 
     def step(
-        self, images: tf.Tensor, anchors: tf.Tensor, gt_boxes: tf.Tensor, gt_labels: tf.Tensor, matches: tf.Tensor, objects: tf.Tensor,
+        self,
+        images: tf.Tensor,
+        anchors: tf.Tensor,
+        gt_boxes: tf.Tensor,
+        gt_labels: tf.Tensor,
+        matches: tf.Tensor,
+        objects: tf.Tensor,
         samples: Mapping[str, Any],
-    ) -> dict[str, Any]:  # fmt: skip
-        """Losses and gradients of a prepared batch; ``matches`` ``[B, A]`` and ``objects`` ``[B, S]`` are the results of our matching."""
+    ) -> dict[str, Any]:
+        """Losses and gradients of a prepared batch with our matches ``[B, A]`` of anchors and ``[B, S]`` of RoIs."""
         model, options = self.model, self.options
         sample, rois = _anchor_sample(samples), _rois(samples, gt_boxes, gt_labels, objects)
         with tf.GradientTape() as tape:

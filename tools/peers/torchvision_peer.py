@@ -41,7 +41,7 @@ class TorchvisionPeer:
     background = 0  # row of the class scores
 
     def __init__(self, name: str) -> None:
-        # In torchvision's training the batch norm statistics of v2's frozen stages move: the comparison freezes nothing.
+        # torchvision updates the batch norm statistics of v2's frozen stages, so the comparison freezes nothing.
         self.backbone_options = {"freeze": 0 if name == "torchvision_v2" else 2}
         self.model = build(name).eval()
 
@@ -65,8 +65,8 @@ class TorchvisionPeer:
         model = self.model.eval()
         parts = {
             "transform": model.transform, "body": model.backbone.body, "pyramid": model.backbone.fpn,
-            "head": model.rpn.head, "anchors": model.rpn.anchor_generator, "rpn": model.rpn, "pooled": model.roi_heads.box_roi_pool,
-            "predictor": model.roi_heads.box_predictor,
+            "head": model.rpn.head, "anchors": model.rpn.anchor_generator, "rpn": model.rpn,
+            "pooled": model.roi_heads.box_roi_pool, "predictor": model.roi_heads.box_predictor,
         }  # fmt: skip
         with capture(parts) as outputs:
             (result,) = model([_tensor(image)])
