@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# Trains in the image as SageMaker would: `docker run IMAGE train` with its folder /opt/ml. A minute on two cores.
+# Trains in the image as SageMaker does, with `docker run IMAGE train` and a folder for /opt/ml; a minute on two cores.
 #
 #   local_test/train_local.sh [ARGUMENTS OF docker run, such as --gpus all, --network none or --read-only --tmpfs /tmp]
 #
 # IMAGE            the image (default frcnn)
-# DATA             a COCO folder: train/ val/ annotations/ (default: a few drawn shapes)
-# WORK             folder for inputs and results (default runs/local_test); its checkpoints are gone on from, model/ is the result
+# DATA             a COCO folder: train/ val/ annotations/ (default: a few synthetic images)
+# WORK             folder for inputs and results (default runs/local_test); training resumes from its checkpoints
 # HYPERPARAMETERS  a JSON object of strings (default: a small network and one epoch)
-# DOCKER           docker or podman
+# DOCKER           docker (default) or podman
 set -euo pipefail
 
 case ${1:-} in -h | --help) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 0 ;; esac
 # shellcheck source=/dev/null
 . "$(dirname "$0")/opt_ml.sh"
-volumes=() # of mount_host
+volumes=() # set by mount_host
 
 prepare_data
 prepare_host algo-1 '["algo-1"]'

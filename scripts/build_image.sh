@@ -3,21 +3,22 @@
 #
 #   scripts/build_image.sh [--dry-run | --name] [-- ARGUMENTS OF docker build]
 #
-# --name prints the name that the image would get, and does nothing.
+# --dry-run prints the build command, --name the name of the image; neither builds anything.
 #
-# Variables, with their defaults below, are taken from the environment:
+# Environment variables:
 #
-#   DEVICE           gpu, or cpu for an image without CUDA
-#   IMAGE, TAG       the name; the tag says version, commit (-dirty where files differ from it), without CUDA -cpu, and with EFA -efa
-#   BASE_IMAGE       what the image stands on; empty leaves the Dockerfile's (gpu) or debian:bookworm-slim (cpu)
-#   BUILD_IMAGE      where it is compiled: the same system with nvcc; empty leaves the Dockerfile's (gpu) or takes BASE_IMAGE (cpu)
-#   EFA_INSTALLER    version of Amazon's EFA installer, such as 1.49.0; empty leaves EFA out
-#   PIP_CONF         a pip.conf for the build only (an index of your own); in it, cert = /run/secrets/ca_bundle names CA_BUNDLE
-#   CA_BUNDLE        certificates in PEM form, for the build only, behind a proxy that has its own
-#   GIT_REVISION     where the source has no .git
-#   DOCKER           docker or podman
+#   DEVICE           gpu (default), or cpu for an image without CUDA
+#   IMAGE            the image's name (default frcnn)
+#   TAG              the tag; default: version and commit, with -dirty for uncommitted changes, -cpu, -efa
+#   BASE_IMAGE       the base image; default: the Dockerfile's (gpu) or debian:bookworm-slim (cpu)
+#   BUILD_IMAGE      the image for compilation, the same system with nvcc; default: the Dockerfile's or BASE_IMAGE (cpu)
+#   EFA_INSTALLER    version of Amazon's EFA installer, such as 1.49.0; default: without EFA
+#   PIP_CONF         a pip.conf used during the build only; in it, cert = /run/secrets/ca_bundle refers to CA_BUNDLE
+#   CA_BUNDLE        CA certificates (PEM) used during the build only, for example of a proxy
+#   GIT_REVISION     the commit, if the source has no .git
+#   DOCKER           docker (default) or podman
 #
-# Needs BuildKit (any Docker Engine since 18.09) or Buildah. Compiling Horovod takes five to ten minutes on two cores, the first time.
+# Requires BuildKit or Buildah. The first build compiles Horovod, which takes five to ten minutes on two cores.
 set -euo pipefail
 
 DEVICE=${DEVICE:-gpu}
@@ -34,7 +35,7 @@ DOCKER=${DOCKER:-docker}
 run=() only_name=
 while [ $# -gt 0 ]; do
   case $1 in
-    -h | --help) sed -n '2,22s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,21s/^# \{0,1\}//p' "$0"; exit 0 ;;
     --dry-run) run=(echo +) ;;
     --name) only_name=yes ;;
     --) shift; break ;;
@@ -49,12 +50,13 @@ case $DEVICE in
   *) echo "build_image: DEVICE is '$DEVICE'; expected gpu or cpu" >&2; exit 2 ;;
 esac
 if [ "$DEVICE" = gpu ] && [ -n "$BASE_IMAGE" ] && [ -z "$BUILD_IMAGE" ]; then
-  echo "build_image: BASE_IMAGE without BUILD_IMAGE; name the image of the same system that has nvcc (or DEVICE=cpu)" >&2
+  echo "build_image: BASE_IMAGE is set, but BUILD_IMAGE is not; set it to an image of the same system with nvcc" \
+    "(or set DEVICE=cpu)" >&2
   exit 2
 fi
 
 case ${IMAGE##*/} in
-  *:*) echo "build_image: IMAGE is '$IMAGE'; it must not contain a tag, which belongs into TAG" >&2; exit 2 ;;
+  *:*) echo "build_image: IMAGE is '$IMAGE', which contains a tag; set TAG instead" >&2; exit 2 ;;
 esac
 
 cd "$(dirname "$0")/.."
@@ -69,14 +71,17 @@ if [ -n "$only_name" ]; then
   exit 0
 fi
 
-arguments=(--file Dockerfile.frcnn --platform linux/amd64 --tag "$name" --build-arg "VERSION=$version" --build-arg "GIT_REVISION=$GIT_REVISION")
+arguments=(
+  --file Dockerfile.frcnn --platform linux/amd64 --tag "$name"
+  --build-arg "VERSION=$version" --build-arg "GIT_REVISION=$GIT_REVISION"
+)
 [ -z "$BASE_IMAGE" ] || arguments+=(--build-arg "BASE_IMAGE=$BASE_IMAGE")
 [ -z "$BUILD_IMAGE" ] || arguments+=(--build-arg "BUILD_IMAGE=$BUILD_IMAGE")
 [ -z "$EFA_INSTALLER" ] || arguments+=(--build-arg "EFA_INSTALLER=$EFA_INSTALLER")
 [ -z "$PIP_CONF" ] || arguments+=(--secret "id=pip_conf,src=$PIP_CONF")
 [ -z "$CA_BUNDLE" ] || arguments+=(--secret "id=ca_bundle,src=$CA_BUNDLE")
 
-# Attestations would make the tag an index of several manifests, which not every consumer of a registry takes.
+# Attestations would make the tag an index of several manifests, which some consumers of a registry reject.
 export DOCKER_BUILDKIT=1 BUILDX_NO_DEFAULT_ATTESTATIONS=1
 ${run[@]+"${run[@]}"} "$DOCKER" build "${arguments[@]}" "$@" . >&2
 echo "$name"

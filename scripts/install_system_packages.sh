@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Installs the system packages that parts of frcnn need. Safe to repeat; does nothing where all are there.
+# Installs the system packages that parts of frcnn need. Does nothing if all are installed.
 #
 #   scripts/install_system_packages.sh [--check] GROUP...
 #
 #   distributed   Open MPI 4.1, OpenSSH, a compiler, CMake (to build and launch Horovod), iproute2
 #   serve         nginx
 #
-# --check installs nothing: it names what is missing and exits with 1. Needs root, or sudo without a password; else it prints the
-# command to run and exits with 3.
+# --check only lists the missing packages and exits with 1 if there are any. Needs root, or sudo without a password;
+# otherwise it prints the command to run and exits with 3.
 set -euo pipefail
 
 usage() { sed -n '2,10s/^# \{0,1\}//p' "$0"; }
@@ -20,7 +20,7 @@ debian_packages() {
   esac
 }
 
-fedora_packages() { # also Amazon Linux and RHEL, where Open MPI lies in /usr/lib64/openmpi/bin, outside PATH
+fedora_packages() { # also Amazon Linux and RHEL, where Open MPI is in /usr/lib64/openmpi/bin, outside PATH
   case $1 in
     distributed) echo openmpi openmpi-devel openssh-server openssh-clients cmake gcc-c++ make patch iproute ;;
     serve) echo nginx ;;
@@ -50,14 +50,15 @@ elif command -v dnf >/dev/null; then
   installed() { rpm --query --quiet "$1"; }
   command_line=(dnf install --assumeyes --quiet --setopt=install_weak_deps=False)
 else
-  echo "This machine has neither apt-get nor dnf; install these yourself (Debian's names): $(for g in "${groups[@]}"; do debian_packages "$g"; done)" >&2
+  echo "Neither apt-get nor dnf was found; install these packages (Debian's names):" \
+    "$(for group in "${groups[@]}"; do debian_packages "$group"; done)" >&2
   exit 3
 fi
 
 missing=()
 for group in "${groups[@]}"; do
   if ! packages=$(packages_of "$group"); then
-    echo "'$group' is not a group of packages; there are: distributed, serve" >&2
+    echo "unknown group of packages '$group'; expected distributed or serve" >&2
     exit 2
   fi
   for package in $packages; do
@@ -73,7 +74,7 @@ fi
 privileged=()
 if [ "$(id -u)" -ne 0 ]; then
   if ! sudo -n true 2>/dev/null; then
-    echo "Missing system packages, and this user may not install them. Run: sudo ${command_line[*]} ${missing[*]}" >&2
+    echo "Missing system packages, which this user may not install. Run: sudo ${command_line[*]} ${missing[*]}" >&2
     exit 3
   fi
   privileged=(sudo -n)
@@ -81,7 +82,7 @@ fi
 
 echo "Installing system packages: ${missing[*]}"
 if [ $manager = apt-get ]; then
-  # Debian starts a service as soon as it is installed; these are started by those who need them.
+  # Debian starts services on installation; here their users start them.
   policy=/usr/sbin/policy-rc.d
   if [ ! -e $policy ]; then
     printf '#!/bin/sh\nexit 101\n' | "${privileged[@]}" tee $policy >/dev/null

@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
-# Pushes the image to Docker Hub, or another registry, and prints its full name there as the last line.
+# Pushes the image to Docker Hub or another registry and prints its full name as the last line.
 #
 #   DOCKERHUB_USER=me scripts/push_dockerhub.sh [--dry-run]
 #
-# Variables, with their defaults below, are taken from the environment:
+# Environment variables:
 #
-#   DOCKERHUB_USER   your name or organisation there; required
-#   DOCKERHUB_TOKEN  an access token (Account settings, Personal access tokens); empty counts on an earlier `docker login`
-#   SOURCE_IMAGE     the local image; empty builds one with scripts/build_image.sh, which takes its own variables (DEVICE, BASE_IMAGE, …)
-#   REPOSITORY       name in the registry
-#   TAG              tag in the registry; empty takes that of SOURCE_IMAGE
-#   REGISTRY         docker.io, or another registry's host[:port]
-#   DOCKER           docker or podman
+#   DOCKERHUB_USER   your user name or organisation; required
+#   DOCKERHUB_TOKEN  an access token (Account settings, Personal access tokens); default: an earlier `docker login`
+#   SOURCE_IMAGE     the local image; default: build one with scripts/build_image.sh and its variables (DEVICE, …)
+#   REPOSITORY       repository name (default frcnn)
+#   TAG              tag; default: that of SOURCE_IMAGE
+#   REGISTRY         docker.io (default), or another registry's host[:port]
+#   DOCKER           docker (default) or podman
 #
-# SageMaker does not pull from Docker Hub: docker pull, then SOURCE_IMAGE=… scripts/push_ecr.sh. The image holds no key, so publishing
-# it publishes none.
+# SageMaker does not pull from Docker Hub: run docker pull, then SOURCE_IMAGE=… scripts/push_ecr.sh. The image contains no
+# private key, so it can be published.
 set -euo pipefail
 
 DOCKERHUB_USER=${DOCKERHUB_USER:-}
@@ -28,15 +28,15 @@ DOCKER=${DOCKER:-docker}
 run=()
 case ${1:-} in
   '') ;;
-  -h | --help) sed -n '2,18s/^# \{0,1\}//p' "$0"; exit 0 ;;
+  -h | --help) sed -n '2,17s/^# \{0,1\}//p' "$0"; exit 0 ;;
   --dry-run) run=(echo +) ;;
   *) echo "push_dockerhub: unknown argument '$1'; see --help" >&2; exit 2 ;;
 esac
 case ${REPOSITORY##*/} in
-  *:*) echo "push_dockerhub: REPOSITORY is '$REPOSITORY'; it must not contain a tag, which belongs into TAG" >&2; exit 2 ;;
+  *:*) echo "push_dockerhub: REPOSITORY is '$REPOSITORY', which contains a tag; set TAG instead" >&2; exit 2 ;;
 esac
 if [ -z "$DOCKERHUB_USER" ]; then
-  echo "push_dockerhub: DOCKERHUB_USER is empty; set it to your name or organisation at $REGISTRY" >&2
+  echo "push_dockerhub: DOCKERHUB_USER is not set; set it to your user name or organisation at $REGISTRY" >&2
   exit 2
 fi
 

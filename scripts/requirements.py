@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Prints what frcnn requires, one requirement a line, without installing frcnn itself: ``requirements.py [EXTRA...]``.
+"""Prints frcnn's requirements, one per line: ``requirements.py [EXTRA...]``.
 
-pip has no such option, and an image wants the dependencies in a layer of their own, below the one that changes every day.
-TensorFlow is left out: which package of it is installed depends on the device.
+pip has no option to install only the dependencies, and an image needs them in a separate layer below the package.
+TensorFlow is omitted, because its package depends on the device.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ PYPROJECT = Path(__file__).resolve().parent.parent / "pyproject.toml"
 
 
 def requirements(project: dict, extras: list[str]) -> list[str]:
-    """The project's own requirements, then those of the extras; KeyError for an extra that is not there."""
+    """The project's requirements, then those of the extras; KeyError for an unknown extra."""
     chosen = [*project["dependencies"], *(line for extra in extras for line in project["optional-dependencies"][extra])]
     return [line for line in chosen if not line.startswith(("tensorflow=", "tensorflow["))]
 

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Builds the image in AWS CodeBuild and pushes it to ECR, for people without Docker at hand. Prints its full name as the last line.
+"""Builds the image in AWS CodeBuild, pushes it to ECR and prints its name as the last line; needs no local Docker.
 
     scripts/codebuild/start_build.py --bucket my-bucket [--create-role]
 
-Takes the commit that is checked out (not what is uncommitted), puts it into the bucket, makes or updates the CodeBuild project, follows
-the build's log and removes the source again. The role is one that CodeBuild may use: --create-role makes it from
-scripts/iam/codebuild-*.json, once, which takes the permission to make roles; --print-policies prints all policies of scripts/iam filled in.
+Uploads the checked-out commit (without uncommitted changes) to the bucket, creates or updates the CodeBuild project,
+follows the build's log and deletes the source again. --create-role creates the role that CodeBuild uses, from
+scripts/iam/codebuild-*.json; this requires permission to create roles. --print-policies prints all policies of
+scripts/iam with their placeholders filled in.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import boto3
 
 ROOT = Path(__file__).resolve().parents[2]
 POLICIES = ROOT / "scripts" / "iam"
-# Ubuntu with a Docker Engine. Horovod and TensorFlow want more than the smallest machine's 3 GB.
+# Ubuntu with a Docker Engine. Horovod and TensorFlow need more than the smallest machine's 3 GB.
 BUILD_MACHINE = {
     "type": "LINUX_CONTAINER",
     "image": "aws/codebuild/standard:7.0",
@@ -37,12 +38,12 @@ POLL_SECONDS = float(os.environ.get("POLL_SECONDS", "10"))
 
 
 def policy(name: str, values: dict[str, str]) -> str:
-    """A policy of scripts/iam with account, region and names filled in; KeyError where a value is missing."""
+    """A policy of scripts/iam with account, region and names filled in; KeyError if a value is missing."""
     return string.Template((POLICIES / f"{name}.json").read_text()).substitute(values)
 
 
 def policy_values(session: Any, options: argparse.Namespace) -> dict[str, str]:
-    """What the policies' placeholders stand for."""
+    """The values of the policies' placeholders."""
     identity = session.client("sts").get_caller_identity()
     return {
         "PARTITION": identity["Arn"].split(":")[1],
@@ -59,7 +60,7 @@ def policy_values(session: Any, options: argparse.Namespace) -> dict[str, str]:
 
 
 def create_role(session: Any, values: dict[str, str]) -> None:
-    """Make the role of the build, or bring it up to date."""
+    """Create or update the build's role."""
     iam = session.client("iam")
     try:
         iam.create_role(RoleName=values["BUILD_ROLE"], AssumeRolePolicyDocument=policy("codebuild-trust", values))
@@ -74,7 +75,7 @@ def create_role(session: Any, values: dict[str, str]) -> None:
 
 
 def upload_source(session: Any, values: dict[str, str], revision: str) -> str:
-    """Put a commit into the bucket as a zip file; gives its key."""
+    """Upload a commit to the bucket as a zip file; returns its key."""
     archive = subprocess.check_output(["git", "archive", "--format=zip", revision], cwd=ROOT)
     key = f"{values['PREFIX']}/{revision}.zip"
     session.client("s3").put_object(Bucket=values["BUCKET"], Key=key, Body=archive)
@@ -82,7 +83,7 @@ def upload_source(session: Any, values: dict[str, str], revision: str) -> str:
 
 
 def put_project(session: Any, values: dict[str, str], source: str, variables: dict[str, str]) -> None:
-    """Make the project, or bring it up to date. A new role may take seconds to be seen, so refusals are tried again."""
+    """Create or update the project. A new role may take seconds to become visible, so rejected requests are retried."""
     codebuild = session.client("codebuild")
     request = {
         "name": values["PROJECT"],
@@ -113,7 +114,7 @@ def put_project(session: Any, values: dict[str, str], source: str, variables: di
 
 
 def new_lines(logs: Any, stream: dict[str, str], token: str | None) -> tuple[list[str], str | None]:
-    """Lines that the log has after ``token``, and the token after them."""
+    """The log's lines after ``token``, and the next token."""
     lines: list[str] = []
     while stream.get("streamName"):
         position = {"nextToken": token} if token else {}
@@ -121,7 +122,7 @@ def new_lines(logs: Any, stream: dict[str, str], token: str | None) -> tuple[lis
             page = logs.get_log_events(
                 logGroupName=stream["groupName"], logStreamName=stream["streamName"], startFromHead=True, **position
             )
-        except logs.exceptions.ResourceNotFoundException:  # nothing has been written yet
+        except logs.exceptions.ResourceNotFoundException:  # no log line has been written yet
             break
         lines += [event["message"].rstrip() for event in page["events"]]
         if page["nextForwardToken"] == token:
@@ -131,7 +132,7 @@ def new_lines(logs: Any, stream: dict[str, str], token: str | None) -> tuple[lis
 
 
 def follow(session: Any, build: str) -> str | None:
-    """Print the build's log as it grows; gives the image's name, or None where the build failed."""
+    """Follow the build's log; returns the image's name, or None if the build failed."""
     codebuild, logs = session.client("codebuild"), session.client("logs")
     token, image = None, None
     while True:
@@ -150,30 +151,34 @@ def follow(session: Any, build: str) -> str | None:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--bucket", required=True, help="S3 bucket of your account; the source lies in it for the time of the build"
+        "--bucket", required=True, help="S3 bucket of your account, which holds the source during the build"
     )
     parser.add_argument("--prefix", default="frcnn-image-source", help="folder in it (%(default)s)")
     parser.add_argument("--region", help="region of your SageMaker jobs; default: the configured one")
     parser.add_argument("--repository", default="frcnn", help="name in ECR (%(default)s)")
     parser.add_argument("--project", default="frcnn-image", help="name of the CodeBuild project (%(default)s)")
     parser.add_argument(
-        "--role", default="frcnn-image-build", help="name of the role that CodeBuild takes on (%(default)s)"
+        "--role", default="frcnn-image-build", help="name of the role that CodeBuild assumes (%(default)s)"
     )
     parser.add_argument(
         "--job-role",
         default="frcnn-training",
-        help="name of the role of notebook and jobs, for its policy (%(default)s)",
+        help="name of the role of notebook and jobs, used in the policies (%(default)s)",
     )
     parser.add_argument(
         "--kms-key",
-        help="ARN of a key for disks and S3, for the policy of its use; default: that policy is not printed",
+        help="ARN of a key for disks and S3; prints the policy for its use",
     )
-    parser.add_argument("--create-role", action="store_true", help="make the role, or bring it up to date, first")
+    parser.add_argument("--create-role", action="store_true", help="create or update the build's role first")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="variable of the scripts, such as DEVICE=cpu"
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="variable of scripts/build_image.sh and push_ecr.sh, such as DEVICE=cpu",
     )
-    parser.add_argument("--print-policies", action="store_true", help="print the policies filled in, and do nothing")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    parser.add_argument("--print-policies", action="store_true", help="print the policies and exit")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be done and exit")
     return parser.parse_args(arguments)
 
 

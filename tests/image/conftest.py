@@ -1,9 +1,9 @@
-"""The built image, and SageMaker's part of a training job around it.
+"""Fixtures for the tests of the built image: a Docker engine, the image, and training jobs as SageMaker runs them.
 
-``make test-image`` runs these tests, ``make test`` does not. They need root and the programs of ``engine.NEEDED``. Variables:
-FRCNN_TEST_IMAGE, an image of the engine's to test in place of a new build; FRCNN_BASE_IMAGE, what it is built on; FRCNN_DOCKER_DATA, the
-engine's folder (kept between runs, so that compiled parts are found again); DOCKER_HOST, an engine that runs already (then without ECR);
-DOCKER, the client (one that has BuildKit).
+``make test-image`` runs these tests, ``make test`` does not. They need root and the programs of ``engine.NEEDED``.
+Variables: FRCNN_TEST_IMAGE, an existing image to test instead of a new build; FRCNN_BASE_IMAGE, the base of the build;
+FRCNN_DOCKER_DATA, the engine's data folder (kept between runs with the build cache); DOCKER_HOST, a running engine (the
+test of ECR is skipped then); DOCKER, the client (with BuildKit).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # test modules are no package
+sys.path.insert(0, str(Path(__file__).parent))  # the tests are not a package
 
 import engine
 from sagemaker_host import Host
@@ -40,7 +40,7 @@ def daemons(tmp_path_factory: pytest.TempPathFactory) -> Iterator[engine.Daemons
 
 @pytest.fixture(scope="session")
 def docker(daemons: engine.Daemons) -> Callable[..., str]:
-    """Runs the docker command; gives its standard output without the last newline."""
+    """Runs the docker command; returns its standard output without the last newline."""
     if "DOCKER_HOST" not in os.environ:
         data = Path(os.environ.get("FRCNN_DOCKER_DATA") or "/var/tmp/frcnn-docker")
         os.environ["DOCKER_HOST"] = engine.start_engine(daemons, data)
@@ -57,7 +57,7 @@ def docker(daemons: engine.Daemons) -> Callable[..., str]:
 
 @pytest.fixture(scope="session")
 def base_image(docker: Callable[..., str], daemons: engine.Daemons) -> str:
-    """FRCNN_BASE_IMAGE, or this Debian as mmdebstrap makes it, or Docker Hub's."""
+    """FRCNN_BASE_IMAGE, or a minimal Debian built by mmdebstrap, or Docker Hub's."""
     given = os.environ.get("FRCNN_BASE_IMAGE")
     if given or not shutil.which("mmdebstrap"):
         return given or "debian:bookworm-slim"
@@ -72,7 +72,7 @@ def base_image(docker: Callable[..., str], daemons: engine.Daemons) -> str:
 
 @pytest.fixture(scope="session")
 def host_certificates() -> list[Path]:
-    """Certificates that this machine's administrator added; none may be in the image."""
+    """CA certificates added to this machine; none may be in the image."""
     return sorted(Path("/usr/local/share/ca-certificates").rglob("*.crt"))
 
 
@@ -84,7 +84,7 @@ def image(docker: Callable[..., str], daemons: engine.Daemons, request: pytest.F
         return given
     variables = {**os.environ, "DEVICE": "cpu", "BASE_IMAGE": request.getfixturevalue("base_image")}
     bundle = os.environ.get("PIP_CERT") or os.environ.get("REQUESTS_CA_BUNDLE")
-    if bundle:  # a proxy with certificates of its own: for the build, never in a layer
+    if bundle:  # CA certificates of a proxy: for the build, never in a layer
         (daemons.folder / "pip.conf").write_text("[global]\ncert = /run/secrets/ca_bundle\n")
         variables |= {"CA_BUNDLE": bundle, "PIP_CONF": str(daemons.folder / "pip.conf")}
     done = subprocess.run(
@@ -100,7 +100,7 @@ def image(docker: Callable[..., str], daemons: engine.Daemons, request: pytest.F
 
 @pytest.fixture(scope="session")
 def channel(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A COCO folder: 16 training and 4 validation pictures of BCCD."""
+    """A COCO folder: 16 training and 4 validation images of BCCD."""
     folder = tmp_path_factory.mktemp("channel")
     (folder / "annotations").mkdir()
     for split, count in (("train", 16), ("val", 4)):
@@ -117,7 +117,7 @@ def channel(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def hosts(docker: Callable[..., str], tmp_path: Path) -> Iterator[Callable[..., list[Host]]]:
-    """Makes hosts of one job, named algo-1, algo-2, … with these hyperparameters."""
+    """Creates hosts of one job, named algo-1, algo-2, …, with the given hyperparameters."""
     made: list[Host] = []
 
     def make(hyperparameters: dict[str, str], count: int = 1) -> list[Host]:

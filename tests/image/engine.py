@@ -1,4 +1,4 @@
-"""A Docker Engine, registries and an AWS for the tests: the real programs, on this machine, stopped at the end."""
+"""A real Docker engine and registries on this machine, and a simulated AWS, stopped after the tests."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from pathlib import Path
 ACCOUNT, REGION = "123456789012", "us-east-1"  # moto's account
 ECR = f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com"
 ECR_ADDRESS = "127.0.0.2"
-ECR_PASSWORD = f"{ACCOUNT}-auth-token"  # what moto's get-authorization-token gives
+ECR_PASSWORD = f"{ACCOUNT}-auth-token"  # the token of moto's get-authorization-token
 DOCKER = os.environ.get("DOCKER", "docker")  # the client
 NEEDED = ("dockerd", DOCKER, "docker-registry", "htpasswd", "openssl", "unshare", "aws")
 
 
 def missing() -> list[str]:
-    """What this machine lacks, in words."""
+    """Requirements that this machine lacks."""
     lacking = [program for program in NEEDED if not shutil.which(program)]
     return lacking if os.geteuid() == 0 else ["root", *lacking]
 
 
 @dataclass
 class Daemons:
-    """Programs that run until :meth:`stop`."""
+    """Background programs, which run until :meth:`stop`."""
 
     folder: Path
     running: list[subprocess.Popen] = field(default_factory=list)
@@ -60,24 +60,24 @@ def wait_for(what: str, ready, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not ready():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"{what} did not come within {seconds:.0f} s")
+            raise TimeoutError(f"{what} was not ready within {seconds:.0f} s")
         time.sleep(0.2)
 
 
-def answers(url: str) -> bool:
+def responds(url: str) -> bool:
     try:
         urllib.request.urlopen(url, timeout=2)
     except urllib.error.HTTPError:
-        return True  # a refusal is an answer
+        return True  # an HTTP error is a response
     except OSError:
         return False
     return True
 
 
 def start_engine(daemons: Daemons, data: Path) -> str:
-    """Start dockerd where ECR's host name is our registry's address and our certificate is trusted; gives DOCKER_HOST.
+    """Start a dockerd that resolves ECR's host name to our registry and trusts its certificate; returns DOCKER_HOST.
 
-    The machine's own files stay as they are: the two are bound in a mount namespace of the engine's own. It touches no firewall rule.
+    The machine's files and firewall rules stay unchanged: both files are bind-mounted in dockerd's mount namespace.
     """
     folder = daemons.folder
     (folder / "hosts").write_text(Path("/etc/hosts").read_text() + f"\n{ECR_ADDRESS} {ECR}\n")
@@ -86,9 +86,11 @@ def start_engine(daemons: Daemons, data: Path) -> str:
     shutil.copy(folder / "ca.crt", certificates / "ca.crt")
     socket = f"unix://{folder}/docker.sock"
     script = (
-        f"mkdir -p /etc/docker && mount --bind {folder}/hosts /etc/hosts && mount --bind {folder}/etc-docker /etc/docker && "
+        f"mkdir -p /etc/docker && mount --bind {folder}/hosts /etc/hosts && "
+        f"mount --bind {folder}/etc-docker /etc/docker && "
         f"exec dockerd --data-root {data} --exec-root {folder}/exec --pidfile {folder}/docker.pid --host {socket} "
-        "--default-ulimit nofile=20000:20000 --oom-score-adjust 0 --bip 198.18.0.1/24 --default-address-pool base=198.18.64.0/18,size=24 "
+        "--default-ulimit nofile=20000:20000 --oom-score-adjust 0 "
+        "--bip 198.18.0.1/24 --default-address-pool base=198.18.64.0/18,size=24 "
         "--iptables=false --ip6tables=false --ip-forward=false --ip-masq=false"
     )
     daemons.start("dockerd", "unshare", "--mount", "sh", "-c", script)
@@ -98,7 +100,7 @@ def start_engine(daemons: Daemons, data: Path) -> str:
 
 
 def make_certificates(folder: Path) -> None:
-    """A certificate authority for an hour, and the certificate of ECR's host name."""
+    """A certificate authority valid for a day, and a certificate for ECR's host name."""
 
     def openssl(*arguments: str) -> None:
         subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
@@ -126,17 +128,18 @@ def make_certificates(folder: Path) -> None:
 
 
 def start_registry(daemons: Daemons, name: str, address: str, user: str, password: str, tls: bool) -> None:
-    """Start a registry that wants a password."""
+    """Start a registry that requires a password."""
     folder = daemons.folder
     subprocess.run(["htpasswd", "-Bbc", folder / f"{name}.htpasswd", user, password], check=True, capture_output=True)
     certificate = f"  tls:\n    certificate: {folder}/ecr.crt\n    key: {folder}/ecr.key\n" if tls else ""
     (folder / f"{name}.yml").write_text(
-        f"version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {folder}/{name}\nhttp:\n  addr: {address}\n{certificate}"
+        f"version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {folder}/{name}\n"
+        f"http:\n  addr: {address}\n{certificate}"
         f"auth:\n  htpasswd:\n    realm: tests\n    path: {folder}/{name}.htpasswd\n"
     )
     daemons.start(name, "docker-registry", "serve", folder / f"{name}.yml")
     if not tls:
-        wait_for(name, lambda: answers(f"http://{address}/v2/"))
+        wait_for(name, lambda: responds(f"http://{address}/v2/"))
 
 
 @contextlib.contextmanager

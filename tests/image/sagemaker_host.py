@@ -1,4 +1,4 @@
-"""One host of a training job, as SageMaker sets it up: its /opt/ml on this machine, and its container."""
+"""A host of a training job as SageMaker sets it up: its /opt/ml on this machine, and its container."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ SMALL = {
     "training.batch_size": "2",
     "training.log_every": "1",
     "training.evaluate_every": "null",
-    "training.epochs": '"0.5"',  # in JSON's quotes, as some SDKs send it
+    "training.epochs": '"0.5"',  # in JSON quotes, as some SDKs send it
 }
 ENDLESS = {**SMALL, "training.epochs": "10000"}
 
 
 @dataclass
 class Host:
-    """``folder`` holds the parts of /opt/ml; ``container`` is empty before :meth:`start`."""
+    """``folder`` holds the parts of /opt/ml; ``container`` is empty until :meth:`start`."""
 
     name: str
     folder: Path
@@ -85,7 +85,7 @@ class Host:
         return int(self.docker("wait", self.container, timeout=timeout))
 
     def steps(self) -> list[int]:
-        """The steps that the log's metric lines tell of."""
+        """The steps in the log's metric lines."""
         return [int(step) for step in re.findall(r"\bstep=(\d+)", self.log)]
 
     def wait_for_step(self, step: int, timeout: float = 900) -> None:

@@ -1,4 +1,4 @@
-"""What is in the image, and what must not be."""
+"""The image's contents, and what it must not contain."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from engine import DOCKER
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-def test_doctor_finds_all(docker: Callable[..., str], image: str) -> None:
+def test_doctor_finds_everything(docker: Callable[..., str], image: str) -> None:
     report = docker("run", "--rm", "--network", "none", image, "doctor")
     assert "kernels        ours for the processor, /opt/frcnn/lib/python3" in report  # compiled ahead of time
     assert "with mpi gloo operations" in report
@@ -26,14 +26,14 @@ def test_no_key_no_certificate_no_compiler_in_any_layer(image: str, host_certifi
     assert done.returncode == 0, done.stdout
 
 
-def test_settings_are_those_that_sagemaker_reads(docker: Callable[..., str], image: str) -> None:
+def test_configuration_is_what_sagemaker_reads(docker: Callable[..., str], image: str) -> None:
     settings = json.loads(docker("image", "inspect", image))[0]
     assert settings["Config"]["Entrypoint"] == ["/opt/frcnn/bin/python", "-m", "frcnn.entrypoint"]
     assert settings["Config"]["Labels"]["com.amazonaws.sagemaker.capabilities.accept-bind-to-port"] == "true"
     assert settings["Architecture"] == "amd64"
 
 
-def test_lists_of_packages_are_true(docker: Callable[..., str], image: str) -> None:
+def test_lists_of_packages_are_correct(docker: Callable[..., str], image: str) -> None:
     listed = docker("run", "--rm", image, "cat", "/usr/share/frcnn/python-packages.txt").splitlines()
     assert listed == docker("run", "--rm", image, "pip", "freeze", "--all").splitlines()
     constraints = (REPOSITORY / "constraints.txt").read_text().split()
@@ -47,42 +47,42 @@ def test_lists_of_packages_are_true(docker: Callable[..., str], image: str) -> N
     assert "openssh-server" in docker("run", "--rm", image, "cat", "/usr/share/frcnn/system-packages.txt")
 
 
-def test_requirements_fit_together(docker: Callable[..., str], image: str) -> None:
-    """tensorflow-cpu stands for tensorflow; nothing else is amiss."""
-    said = docker("run", "--rm", image, "pip", "check", check=False).splitlines()
-    assert all(line.endswith("requires tensorflow, which is not installed.") for line in said), said
+def test_requirements_are_compatible(docker: Callable[..., str], image: str) -> None:
+    """tensorflow-cpu replaces tensorflow; there is no other conflict."""
+    output = docker("run", "--rm", image, "pip", "check", check=False).splitlines()
+    assert all(line.endswith("requires tensorflow, which is not installed.") for line in output), output
 
 
-def test_ssh_daemon_takes_a_key_made_at_start_and_no_password(docker: Callable[..., str], image: str) -> None:
+def test_sshd_accepts_a_key_created_at_start_and_no_password(docker: Callable[..., str], image: str) -> None:
     script = """set -e
     test -z "$(ls /etc/ssh/*_key /root/.ssh/id_* 2>/dev/null)"
     ssh-keygen -A >/dev/null
     ssh-keygen -q -t ed25519 -N '' -f /root/.ssh/id_ed25519 && cp /root/.ssh/id_ed25519.pub /root/.ssh/authorized_keys
     /usr/sbin/sshd
-    until ss -ltn | grep -q ':22 '; do sleep 0.1; done # it listens a little after it returns
+    until ss -ltn | grep -q ':22 '; do sleep 0.1; done # it listens shortly after it returns
     ssh localhost 'command -v orted python mpirun'
     ssh -o PubkeyAuthentication=no -o BatchMode=yes localhost true 2>&1 || echo refused"""
-    said = docker("run", "--rm", image, "bash", "-c", script).splitlines()
-    assert said[:3] == ["/opt/frcnn/bin/orted", "/opt/frcnn/bin/python", "/usr/local/bin/mpirun"]
-    assert said[-1] == "refused"
+    output = docker("run", "--rm", image, "bash", "-c", script).splitlines()
+    assert output[:3] == ["/opt/frcnn/bin/orted", "/opt/frcnn/bin/python", "/usr/local/bin/mpirun"]
+    assert output[-1] == "refused"
 
 
-def test_mpirun_becomes_open_mpis(docker: Callable[..., str], image: str) -> None:
-    """A wrapper that stays as a parent would keep signals to itself, or end by them and leave the job behind."""
-    script = """mpirun -np 1 bash -c 'trap "echo heard" USR1; for i in 1 2 3 4 5 6; do sleep 1; done' &
-    sleep 3; cat /proc/$!/comm; kill -USR1 $!; wait $!; echo ended with $?"""
-    said = docker("run", "--rm", image, "bash", "-c", script).splitlines()
-    assert said[0].startswith("orterun")
-    assert said[1:] == ["heard", "ended with 0"]
+def test_mpirun_wrapper_is_replaced_by_mpirun(docker: Callable[..., str], image: str) -> None:
+    """A wrapper that remains the parent would not forward signals, or die from them and orphan the job."""
+    script = """mpirun -np 1 bash -c 'trap "echo received" USR1; for i in 1 2 3 4 5 6; do sleep 1; done' &
+    sleep 3; cat /proc/$!/comm; kill -USR1 $!; wait $!; echo exit code $?"""
+    output = docker("run", "--rm", image, "bash", "-c", script).splitlines()
+    assert output[0].startswith("orterun")
+    assert output[1:] == ["received", "exit code 0"]
 
 
-def test_rank_that_loads_mpi_before_tensorflow_ends_well(docker: Callable[..., str], image: str) -> None:
-    """Both have a hwloc in them, under the same names; MPI_Finalize crashed in TensorFlow's."""
+def test_rank_that_loads_mpi_before_tensorflow_exits_cleanly(docker: Callable[..., str], image: str) -> None:
+    """Both contain hwloc with the same symbols; MPI_Finalize crashed in TensorFlow's copy."""
     program = """from mpi4py import MPI
 import ctypes, sys
 from pathlib import Path
-library = next(Path(p) / "tensorflow/libtensorflow_framework.so.2" for p in sys.path if (Path(p) / "tensorflow").is_dir())
-ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)  # as TensorFlow loads it
+folder = next(Path(p) / "tensorflow" for p in sys.path if (Path(p) / "tensorflow").is_dir())
+ctypes.CDLL(str(folder / "libtensorflow_framework.so.2"), mode=ctypes.RTLD_GLOBAL)  # as TensorFlow loads it
 print("rank", MPI.COMM_WORLD.rank)"""
     assert docker("run", "--rm", image, "mpirun", "-np", "1", "python", "-c", program).splitlines()[-1] == "rank 0"
 

@@ -1,4 +1,4 @@
-"""The push scripts as they are, against registries that are real: one on this machine, and one under ECR's own host name."""
+"""The push scripts against real registries: one on this machine, and one under ECR's host name."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def registry(daemons: engine.Daemons) -> str:
 
 @pytest.fixture(scope="module")
 def aws(daemons: engine.Daemons) -> dict[str, str]:
-    """Variables with which the AWS command line and the SDKs find moto."""
+    """Variables that direct the AWS command line and SDKs to moto."""
     engine.start_registry(daemons, "ecr", f"{engine.ECR_ADDRESS}:443", "AWS", engine.ECR_PASSWORD, tls=True)
     host, port = MOTO.split(":")
     daemons.start("moto", Path(sys.executable).with_name("moto_server"), "-H", host, "-p", port)
-    engine.wait_for("moto", lambda: engine.answers(f"http://{MOTO}/moto-api/"))
+    engine.wait_for("moto", lambda: engine.responds(f"http://{MOTO}/moto-api/"))
     return {
         "AWS_ENDPOINT_URL": f"http://{MOTO}",
         "AWS_ACCESS_KEY_ID": "x",
@@ -40,7 +40,7 @@ def aws(daemons: engine.Daemons) -> dict[str, str]:
 
 @pytest.fixture
 def login(tmp_path: Path) -> dict[str, str]:
-    """Credentials of the tests stay out of the user's own file."""
+    """Keep the tests' credentials out of the user's file."""
     return {"DOCKER_CONFIG": str(tmp_path / "docker")}
 
 
@@ -53,7 +53,7 @@ def push(name: str, variables: dict[str, str]) -> subprocess.CompletedProcess[st
 def pull_and_run(
     docker: Callable[..., str], name: str, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> str:
-    """What the image says of itself after it came back from the registry."""
+    """Pull the image back from the registry; returns its --version."""
     for key, value in variables.items():
         monkeypatch.setenv(key, value)
     docker("rmi", name)
@@ -66,7 +66,7 @@ def test_docker_hub(
 ) -> None:
     variables = {"REGISTRY": registry, "DOCKERHUB_USER": USER, "SOURCE_IMAGE": image, "TAG": "tests"}
     refused = push("push_dockerhub.sh", {**variables, **login})
-    assert refused.returncode != 0  # no one has logged in
+    assert refused.returncode != 0  # not logged in
     done = push("push_dockerhub.sh", {**variables, **login, "DOCKERHUB_TOKEN": TOKEN})
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == f"{registry}/{USER}/frcnn:tests"
@@ -77,7 +77,7 @@ def test_ecr(
     docker: Callable[..., str], image: str, aws: dict[str, str], login: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if engine.ECR not in Path(f"/proc/{docker_pid()}/root/etc/hosts").read_text():
-        pytest.skip("the engine of DOCKER_HOST does not find ECR's host name here")
+        pytest.skip("the engine of DOCKER_HOST does not resolve ECR's host name to the test registry")
     done = push("push_ecr.sh", {**aws, **login, "SOURCE_IMAGE": image, "TAG": "tests"})
     assert done.returncode == 0, done.stderr
     name = f"{engine.ECR}/frcnn:tests"
@@ -89,11 +89,11 @@ def test_ecr(
     assert repository["imageScanningConfiguration"] == {"scanOnPush": True}
     assert repository["imageTagMutability"] == "IMMUTABLE"
     assert pull_and_run(docker, name, login, monkeypatch).startswith("frcnn")
-    # The repository is there now; a second push has nothing to make.
+    # The repository exists now; a second push creates nothing.
     assert push("push_ecr.sh", {**aws, **login, "SOURCE_IMAGE": image, "TAG": "tests"}).returncode == 0
 
 
 def docker_pid() -> int:
-    """Of the engine, whose view of /etc/hosts is its own."""
+    """Process id of the engine, which has its own /etc/hosts."""
     socket = os.environ["DOCKER_HOST"].removeprefix("unix://")
     return int(Path(socket).with_name("docker.pid").read_text())

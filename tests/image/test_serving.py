@@ -1,4 +1,4 @@
-"""An endpoint in the image, with a model that it trained."""
+"""An endpoint in the image, with a model trained by it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ PORT = 18083
 def status(url: str) -> int:
     try:
         return urllib.request.urlopen(url, timeout=2).status
-    except urllib.error.HTTPError as refusal:
-        return refusal.code
+    except urllib.error.HTTPError as error:
+        return error.code
     except OSError:
         return 0
 
@@ -39,9 +39,9 @@ def test_ping_and_invocations(
         assert host.running, host.log
         assert time.monotonic() < deadline, host.log
         time.sleep(1)
-    picture = next((channel / "val").glob("*.jpg")).read_bytes()
+    photo = next((channel / "val").glob("*.jpg")).read_bytes()
     request = urllib.request.Request(
-        f"http://127.0.0.1:{PORT}/invocations", data=picture, headers={"Content-Type": "image/jpeg"}
+        f"http://127.0.0.1:{PORT}/invocations", data=photo, headers={"Content-Type": "image/jpeg"}
     )
     with urllib.request.urlopen(request, timeout=60) as answer:
         assert isinstance(json.load(answer), dict)

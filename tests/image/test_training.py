@@ -1,4 +1,4 @@
-"""Training jobs in the image, as SageMaker runs them: one host."""
+"""Training jobs on one host, in the image, as SageMaker runs them."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def test_train_leaves_a_model(
     (host,) = hosts(SMALL)
     host.start(image, channel, *arguments)
     assert host.exit_code() == 0, host.log
-    assert max(host.steps()) == 4  # half an epoch of 16 pictures, two at a time
+    assert max(host.steps()) == 4  # half an epoch of 16 images in batches of two
     assert (host.folder / "model/weights.safetensors").stat().st_size > 1 << 20
     assert not (host.folder / "output/failure").exists()
 
 
-def test_bad_channel_fails_with_a_reason(image: str, hosts: Callable[..., list[Host]], tmp_path: Path) -> None:
-    (tmp_path / "bad/pictures").mkdir(parents=True)
+def test_bad_channel_is_reported(image: str, hosts: Callable[..., list[Host]], tmp_path: Path) -> None:
+    (tmp_path / "bad/photos").mkdir(parents=True)
     (host,) = hosts(SMALL)
     host.start(image, tmp_path / "bad")
     assert host.exit_code() != 0
@@ -41,7 +41,7 @@ def test_bad_channel_fails_with_a_reason(image: str, hosts: Callable[..., list[H
     assert len(failure.splitlines()) == 2
 
 
-def test_stopped_job_goes_on_from_its_step(
+def test_stopped_job_resumes_from_its_step(
     image: str, channel: Path, hosts: Callable[..., list[Host]], docker: Callable[..., str]
 ) -> None:
     (host,) = hosts(ENDLESS)
@@ -62,7 +62,7 @@ def test_stopped_job_goes_on_from_its_step(
     docker("stop", "--time", "90", host.container)
 
 
-def test_killed_for_memory_is_told(image: str, channel: Path, hosts: Callable[..., list[Host]]) -> None:
+def test_out_of_memory_is_reported(image: str, channel: Path, hosts: Callable[..., list[Host]]) -> None:
     (host,) = hosts(SMALL)
     host.start(image, channel, "--memory", "400m", "--memory-swap", "400m")
     assert host.exit_code() != 0

@@ -1,4 +1,4 @@
-"""Two containers on a network of their own, and SageMaker's toolkit starting MPI between them."""
+"""Two containers on a private network, with MPI started by SageMaker's toolkit."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from sagemaker_host import ENDLESS, SMALL, Host
 
-GIVEN_UP_WITHIN = 60  # seconds
+EXIT_SECONDS = 60
 
 
 @pytest.fixture
 def network(docker: Callable[..., str]) -> Iterator[str]:
-    """Without a way out, as with SageMaker's network isolation."""
+    """A network without internet access, as with SageMaker's network isolation."""
     name = f"frcnn-{time.monotonic_ns()}"
     docker("network", "create", "--internal", name)
     yield name
@@ -29,10 +29,10 @@ def start(both: list[Host], image: str, channel: Path, network: str) -> None:
 
 
 @pytest.fixture
-def removed_first(
+def make_hosts(
     hosts: Callable[..., list[Host]], network: str, docker: Callable[..., str]
 ) -> Iterator[Callable[..., list[Host]]]:
-    """Containers leave a network before it can be removed."""
+    """Removes the containers before the network."""
     made: list[Host] = []
 
     def make(hyperparameters: dict[str, str]) -> list[Host]:
@@ -45,44 +45,42 @@ def removed_first(
         host.container = ""
 
 
-def test_both_train_one_model(
-    image: str, channel: Path, network: str, removed_first: Callable[..., list[Host]]
-) -> None:
-    leader, worker = both = removed_first({**SMALL, "sagemaker_mpi_enabled": "true"})
+def test_hosts_train_one_model(image: str, channel: Path, network: str, make_hosts: Callable[..., list[Host]]) -> None:
+    leader, worker = both = make_hosts({**SMALL, "sagemaker_mpi_enabled": "true"})
     start(both, image, channel, network)
     assert leader.exit_code() == 0, leader.log
     assert worker.exit_code() == 0, worker.log
     assert max(leader.steps()) == 4
     assert "mpirun" in leader.log
     assert (leader.folder / "model/weights.safetensors").exists()
-    assert not list((worker.folder / "model").iterdir())  # merged by SageMaker: one of them may write
+    assert not list((worker.folder / "model").iterdir())  # SageMaker merges the folders, so only one host may write
 
 
 @pytest.mark.parametrize("killed", [0, 1], ids=["leader", "worker"])
-def test_the_other_ends_soon_and_says_who_went_away(
+def test_other_host_exits_soon_and_names_the_killed_one(
     killed: int,
     image: str,
     channel: Path,
     network: str,
-    removed_first: Callable[..., list[Host]],
+    make_hosts: Callable[..., list[Host]],
     docker: Callable[..., str],
 ) -> None:
-    both = removed_first(ENDLESS)
+    both = make_hosts(ENDLESS)
     start(both, image, channel, network)
     both[0].wait_for_step(3)
     docker("kill", both[killed].container)
     began = time.monotonic()
     other = both[1 - killed]
-    assert other.exit_code(GIVEN_UP_WITHIN) != 0, other.log
-    assert time.monotonic() - began < GIVEN_UP_WITHIN
+    assert other.exit_code(EXIT_SECONDS) != 0, other.log
+    assert time.monotonic() - began < EXIT_SECONDS
     assert both[killed].name in other.failure()
     assert both[killed].exit_code() == 137
 
 
 def test_stop_saves_once_for_both(
-    image: str, channel: Path, network: str, removed_first: Callable[..., list[Host]], docker: Callable[..., str]
+    image: str, channel: Path, network: str, make_hosts: Callable[..., list[Host]], docker: Callable[..., str]
 ) -> None:
-    leader, worker = both = removed_first(ENDLESS)
+    leader, worker = both = make_hosts(ENDLESS)
     start(both, image, channel, network)
     leader.wait_for_step(3)
     docker("kill", "--signal", "TERM", worker.container)

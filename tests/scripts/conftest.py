@@ -1,4 +1,4 @@
-"""What the tests of the scripts share: where they are, and a shell to run them in."""
+"""Fixtures for the tests of the scripts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def repository() -> Path:
 
 @pytest.fixture
 def script(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs a script with these variables; ``aws`` is there, and refuses everything, so that no test reaches for an account."""
+    """Runs a script with the given variables; ``aws`` is a program that always fails: no test uses an account."""
     refusing = tmp_path / "bin" / "aws"
     refusing.parent.mkdir()
     refusing.write_text("#!/bin/sh\nexit 255\n")

@@ -1,4 +1,4 @@
-"""scripts/check_image.py on layers made here."""
+"""scripts/check_image.py on generated layers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "check_image.py"
 BODY = b"MC4CAQAwBQYDK2VwBCIEIHJhbmRvbWJ5dGVzcmFuZG9tYnl0ZXNyYW5kb21ieXQ=\n" * 4
-OURS = b"A" * 64 + b"\n" + BODY  # a certificate's text
+OURS = b"A" * 64 + b"\n" + BODY  # the body of a certificate
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def certificate(text: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "wrong"),
+    ("name", "content", "problem"),
     [
         ("root/.ssh/id_rsa", b"-----BEGIN OPENSSH PRIVATE KEY-----\n" + BODY, "a private key"),
         (
@@ -68,20 +68,20 @@ def certificate(text: bytes) -> bytes:
         ("usr/bin/install", b"", None),
     ],
 )
-def test_a_file(check: ModuleType, name: str, content: bytes, wrong: str | None) -> None:
+def test_a_file(check: ModuleType, name: str, content: bytes, problem: str | None) -> None:
     forbidden = check.bodies(certificate(OURS))
     assert len(forbidden) == 1
     with tarfile.open(fileobj=io.BytesIO(tar({name: content}))) as layer:
-        assert list(check.findings(layer, forbidden)) == [(name, wrong)]
+        assert list(check.findings(layer, forbidden)) == [(name, problem)]
 
 
 KEY = b"-----BEGIN OPENSSH PRIVATE KEY-----\n" + BODY
-# docker save until 24, from 25 on, and podman save.
+# docker save up to 24, docker save from 25, and podman save
 FORMS = ["{}/layer.tar", "blobs/sha256/{}", "{}.tar"]
 
 
 def image_of(layers: dict[str, bytes], named: list[str] | None = None) -> bytes:
-    """What docker save writes: layers, the image's settings beside them, and what is what."""
+    """The output of docker save: layers, the image's configuration and the manifest."""
     manifest = json.dumps([{"Config": "blobs/sha256/c", "Layers": list(layers) if named is None else named}]).encode()
     return tar(
         {
@@ -96,13 +96,13 @@ def image_of(layers: dict[str, bytes], named: list[str] | None = None) -> bytes:
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
-def test_every_layer_is_read_however_small(check: ModuleType, form: str, pack: Callable[[bytes], bytes]) -> None:
+def test_every_layer_is_read(check: ModuleType, form: str, pack: Callable[[bytes], bytes]) -> None:
     image = image_of({form.format(n): pack(tar({f"file{n}": b"", "root/.ssh/id_rsa": KEY})) for n in range(3)})
     seen = [list(check.findings(layer, set())) for _, layer in check.layers(io.BytesIO(image))]
     assert seen == [[(f"file{n}", None), ("root/.ssh/id_rsa", "a private key")] for n in range(3)]
 
 
-def test_a_layer_that_is_a_link_to_another_is_read_once(check: ModuleType) -> None:
+def test_linked_layer_is_read_once(check: ModuleType) -> None:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as archive:
         link = tarfile.TarInfo("b/layer.tar")
@@ -126,17 +126,17 @@ def test_a_layer_that_is_a_link_to_another_is_read_once(check: ModuleType) -> No
             "not read: blobs/sha256/2",
         ),
         (image_of({"1/layer.tar": tar({"file": b""})}, ["1/layer.tar", "2/layer.tar"]), "not read: 2/layer.tar"),
-        (image_of({}, []), "no layers"),
-        (b"", "did not give a whole image"),
-        (image_of({"1.tar": tar({"file": b"x" * 5000})})[:5000], "did not give a whole image"),
+        (image_of({}, []), "lists no layers"),
+        (b"", "did not write a complete image"),
+        (image_of({"1.tar": tar({"file": b"x" * 5000})})[:5000], "did not write a complete image"),
     ],
 )
-def test_what_was_not_looked_through_is_no_success(check: ModuleType, image: bytes, message: str) -> None:
+def test_unreadable_image_is_an_error(check: ModuleType, image: bytes, message: str) -> None:
     with pytest.raises(check.Unreadable, match=message):
         all(list(check.findings(layer, set())) for _, layer in check.layers(io.BytesIO(image)))
 
 
-def test_the_key_of_a_later_small_layer_fails_the_check(tmp_path: Path) -> None:
+def test_key_in_a_later_layer_is_found(tmp_path: Path) -> None:
     (tmp_path / "image.tar").write_bytes(
         image_of({"blobs/sha256/1": tar({"file": b""}), "blobs/sha256/2": tar({"root/.ssh/id_rsa": KEY})})
     )

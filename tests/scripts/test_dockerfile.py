@@ -1,4 +1,4 @@
-"""Dockerfile.frcnn against what it takes from the repository: names that only a build would find wrong."""
+"""Dockerfile.frcnn is consistent with the repository: errors that otherwise only a build would find."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ SECTIONS = ("Base", "Python", "CUDA", "Open MPI", "TensorFlow", "SSH", "SageMake
 
 @pytest.fixture
 def dockerfile(repository) -> str:
-    """The instructions, each on a line of its own, without comments."""
+    """The instructions, one per line, without comments."""
     text = re.sub(r"^#.*\n", "", (repository / "Dockerfile.frcnn").read_text(), flags=re.MULTILINE)
     return text.replace("\\\n", " ")
 
 
-def test_hadolint_has_nothing_to_say(repository) -> None:
+def test_hadolint_reports_nothing(repository) -> None:
     linter = Path(sys.executable).with_name("hadolint")
     done = subprocess.run([linter, repository / "Dockerfile.frcnn"], capture_output=True, text=True, check=False)
     assert done.stdout + done.stderr == ""
@@ -45,7 +45,7 @@ def test_build_arguments_are_declared(dockerfile: str, repository) -> None:
     assert passed == declared
 
 
-def test_whatever_is_copied_exists_and_is_not_ignored(dockerfile: str, repository) -> None:
+def test_copied_files_exist_and_are_not_ignored(dockerfile: str, repository) -> None:
     allowed = {line[1:] for line in (repository / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     copied = {
         word

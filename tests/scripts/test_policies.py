@@ -1,4 +1,4 @@
-"""The permissions in scripts/iam: valid JSON, actions that exist, nothing wider than it must be."""
+"""The policies in scripts/iam are valid, use existing actions and grant no more than necessary."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pytest
 
 FOLDER = Path(__file__).resolve().parents[2] / "scripts" / "iam"
 POLICIES = sorted(FOLDER.glob("*.json"))
-# Names of IAM that are no operations of the service.
-BESIDE_OPERATIONS = {"iam:PassRole", "s3:ListBucket"}
+# IAM actions that are not API operations.
+NOT_OPERATIONS = {"iam:PassRole", "s3:ListBucket"}
 SERVICES = {"sagemaker": ("sagemaker", "sagemaker-runtime")}
-# Actions that IAM knows no resource for, or (metrics, network interfaces) none that could be named before there is a job.
+# Actions without resource-level permissions, or (metrics, network interfaces) without a resource known in advance.
 WITHOUT_RESOURCE = {
     "ecr:GetAuthorizationToken",
     "cloudwatch:PutMetricData",
@@ -38,7 +38,7 @@ def operations(service: str) -> set[str]:
     }
 
 
-def test_there_are_policies() -> None:
+def test_policies_are_complete() -> None:
     assert [file.stem for file in POLICIES] == [
         "codebuild-permissions",
         "codebuild-trust",
@@ -53,13 +53,13 @@ def test_there_are_policies() -> None:
 @pytest.mark.parametrize("file", POLICIES, ids=lambda file: file.stem)
 def test_actions_exist(file: Path) -> None:
     for statement in statements(file):
-        for action in set(actions(statement)) - BESIDE_OPERATIONS - {"sts:AssumeRole"}:
+        for action in set(actions(statement)) - NOT_OPERATIONS - {"sts:AssumeRole"}:
             service, name = action.split(":")
             assert name in operations(service), action
 
 
 @pytest.mark.parametrize("file", POLICIES, ids=lambda file: file.stem)
-def test_nothing_is_wider_than_it_must_be(file: Path) -> None:
+def test_no_permission_is_wider_than_necessary(file: Path) -> None:
     for statement in statements(file):
         assert statement["Effect"] == "Allow"
         assert not any("*" in action for action in actions(statement))
@@ -74,13 +74,13 @@ def test_nothing_is_wider_than_it_must_be(file: Path) -> None:
             assert statement["Condition"]["StringEquals"]["aws:SourceAccount"] == "${ACCOUNT}"
 
 
-def test_pushing_in_codebuild_is_what_pushing_takes() -> None:
-    """The same statements, so that neither can lag behind the script."""
+def test_codebuild_includes_the_push_policy() -> None:
+    """The same statements, so that both stay in sync with the script."""
     pushing = {statement["Sid"]: statement for statement in statements(FOLDER / "push-policy.json")}
     in_codebuild = {statement["Sid"]: statement for statement in statements(FOLDER / "codebuild-permissions.json")}
     assert pushing.items() <= in_codebuild.items()
 
 
-def test_no_partition_is_written_out() -> None:
+def test_partition_is_not_hard_coded() -> None:
     for file in POLICIES:
         assert not re.search(r"arn:aws", file.read_text()), file

@@ -1,4 +1,4 @@
-"""The scripts that build and push, without an engine: names, help, dry runs. With one: tests/image."""
+"""The build and push scripts without a Docker engine: names, help, dry runs. With an engine: tests/image."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ACCOUNT = "123456789012"
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_help_is_whole_and_does_nothing(name: str, script, repository) -> None:
+def test_help_is_complete_and_does_nothing(name: str, script, repository) -> None:
     done = script(name, "--help", PATH="/usr/bin:/bin")
     assert done.returncode == 0
     header = re.match(r"#!/usr/bin/env bash\n((?:#.*\n)+)", (repository / name).read_text())
@@ -29,14 +29,14 @@ def test_help_is_whole_and_does_nothing(name: str, script, repository) -> None:
 
 
 @pytest.mark.parametrize("name", SCRIPTS[:3])
-def test_unknown_argument_is_refused(name: str, script) -> None:
+def test_unknown_argument_is_rejected(name: str, script) -> None:
     done = script(name, "--dryrun")
     assert done.returncode == 2
     assert "unknown argument '--dryrun'" in done.stderr
 
 
 def regions() -> list[tuple[str, str]]:
-    """Every region that botocore knows, with its partition's domain."""
+    """Every region known to botocore, with its partition's domain."""
     partitions = loaders.create_loader().load_data("partitions")["partitions"]
     return [
         (name, part["outputs"]["dnsSuffix"]) for part in partitions for name in part["regions"] if "global" not in name
@@ -58,7 +58,7 @@ def test_registry_of_every_region(script) -> None:
 def test_ecr_steps(script) -> None:
     wanted = {"SOURCE_IMAGE": "localhost:5000/me/frcnn", "REPOSITORY": "team/frcnn", "TAG": "t"}
     done = script("scripts/push_ecr.sh", "--dry-run", AWS_ACCOUNT=ACCOUNT, **wanted)
-    registry = f"{ACCOUNT}.dkr.ecr.us-east-1.amazonaws.com"  # the region where none is configured
+    registry = f"{ACCOUNT}.dkr.ecr.us-east-1.amazonaws.com"  # the default region
     assert done.stderr.splitlines() == [
         "+ aws ecr create-repository --repository-name team/frcnn --image-scanning-configuration scanOnPush=true"
         " --image-tag-mutability IMMUTABLE",
@@ -73,7 +73,7 @@ def test_ecr_steps(script) -> None:
     ("source", "tag", "name"),
     [
         ("frcnn:1.2-cpu", "", "docker.io/me/frcnn:1.2-cpu"),
-        ("host:5000/frcnn", "", "docker.io/me/frcnn:latest"),  # a port is no tag
+        ("host:5000/frcnn", "", "docker.io/me/frcnn:latest"),  # a port is not a tag
         ("host:5000/frcnn:7", "9", "docker.io/me/frcnn:9"),
     ],
 )
@@ -84,7 +84,7 @@ def test_dockerhub_name(source: str, tag: str, name: str, script) -> None:
 
 
 def test_dockerhub_needs_a_user_and_hides_the_token(script) -> None:
-    assert "DOCKERHUB_USER is empty" in script("scripts/push_dockerhub.sh", "--dry-run").stderr
+    assert "DOCKERHUB_USER is not set" in script("scripts/push_dockerhub.sh", "--dry-run").stderr
     done = script(
         "scripts/push_dockerhub.sh", "--dry-run", DOCKERHUB_USER="me", DOCKERHUB_TOKEN="s3cret", SOURCE_IMAGE="a:1"
     )
@@ -100,16 +100,16 @@ def test_builds_what_it_pushes(script) -> None:
 
 
 @pytest.mark.parametrize(
-    ("variables", "said"),
+    ("variables", "message"),
     [
         ({"DEVICE": "tpu"}, "DEVICE is 'tpu'; expected gpu or cpu"),
-        ({"BASE_IMAGE": "mine"}, "BASE_IMAGE without BUILD_IMAGE"),
+        ({"BASE_IMAGE": "mine"}, "BASE_IMAGE is set, but BUILD_IMAGE is not"),
     ],
 )
-def test_build_refuses(variables: dict[str, str], said: str, script) -> None:
+def test_invalid_build_variables_are_rejected(variables: dict[str, str], message: str, script) -> None:
     done = script("scripts/build_image.sh", "--dry-run", **variables)
     assert done.returncode == 2
-    assert said in done.stderr
+    assert message in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -120,16 +120,16 @@ def test_build_refuses(variables: dict[str, str], said: str, script) -> None:
         ("scripts/push_dockerhub.sh", "REPOSITORY", "frcnn:1"),
     ],
 )
-def test_a_tag_in_the_name_is_refused(name: str, variable: str, value: str, script) -> None:
-    # the source is a name with a tag by right
+def test_tag_in_the_name_is_rejected(name: str, variable: str, value: str, script) -> None:
+    # the name of the source may contain a tag
     others = {"DOCKERHUB_USER": "me", "AWS_ACCOUNT": ACCOUNT, "SOURCE_IMAGE": "frcnn:2"}
     done = script(name, "--dry-run", **others, **{variable: value})
     assert done.returncode == 2
-    assert done.stderr == f"{name[8:-3]}: {variable} is '{value}'; it must not contain a tag, which belongs into TAG\n"
+    assert done.stderr == f"{name[8:-3]}: {variable} is '{value}', which contains a tag; set TAG instead\n"
     assert done.stdout == ""
 
 
-def test_a_port_in_the_name_is_no_tag(script) -> None:
+def test_port_in_the_name_is_not_a_tag(script) -> None:
     done = script("scripts/build_image.sh", "--dry-run", IMAGE="localhost:5000/me/frcnn", TAG="t")
     assert done.stdout == "localhost:5000/me/frcnn:t\n"
 
@@ -138,7 +138,7 @@ def test_a_port_in_the_name_is_no_tag(script) -> None:
     ("variables", "end"),
     [({}, ""), ({"DEVICE": "cpu"}, "-cpu"), ({"DEVICE": "cpu", "EFA_INSTALLER": "1.49.0"}, "-cpu-efa")],
 )
-def test_the_name_can_be_had_without_a_build(variables: dict[str, str], end: str, script) -> None:
+def test_name_is_printed_without_a_build(variables: dict[str, str], end: str, script) -> None:
     done = script("scripts/build_image.sh", "--name", GIT_REVISION="abc", **variables)
     assert re.fullmatch(rf"frcnn:[\d.]+-abc{end}\n", done.stdout)
     assert done.stderr == ""

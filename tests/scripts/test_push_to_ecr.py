@@ -1,4 +1,4 @@
-"""push_ecr.sh where ECR has something already: the AWS command line against moto's server. Pushing itself: tests/image."""
+"""push_ecr.sh with images that exist in ECR: the AWS command line against moto's server. Real pushes: tests/image."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def ecr(server: str) -> Iterator[Any]:
 
 @pytest.fixture
 def push(keys: dict[str, str], tmp_path: Path) -> Push:
-    """A dry run: it asks AWS in earnest, and says what it would build, tag and push."""
+    """A dry run: it queries AWS, and prints what it would build, tag and push."""
 
     def run(**variables: str) -> subprocess.CompletedProcess[str]:
         environment = {
@@ -70,13 +70,13 @@ def push(keys: dict[str, str], tmp_path: Path) -> Push:
 
 
 def put(ecr: Any, name: str) -> str:
-    """Tag an image in ECR; its digest."""
+    """Tag an image in ECR; returns its digest."""
     tag = name.rpartition(":")[2]
     image = ecr.put_image(repositoryName="frcnn", imageManifest=json.dumps({**MANIFEST, "tag": tag}), imageTag=tag)
     return image["image"]["imageId"]["imageDigest"]
 
 
-def test_a_new_tag_is_built_and_pushed(ecr: Any, push: Push) -> None:
+def test_new_tag_is_built_and_pushed(ecr: Any, push: Push) -> None:
     put(ecr, "frcnn:other")
     done = push()
     assert done.returncode == 0, done.stderr
@@ -85,12 +85,12 @@ def test_a_new_tag_is_built_and_pushed(ecr: Any, push: Push) -> None:
     assert done.stderr.splitlines()[-1] == f"+ docker push {done.stdout.strip()}"
 
 
-def test_the_same_commit_is_not_built_again(ecr: Any, push: Push) -> None:
+def test_same_commit_is_not_built_again(ecr: Any, push: Push) -> None:
     name = push().stdout.strip()
     put(ecr, name)
     done = push()
     assert (done.returncode, done.stdout) == (0, f"{name}\n")
-    assert done.stderr == "push_ecr: this image is there already\n"
+    assert done.stderr == "push_ecr: this image has been pushed already\n"
 
 
 @pytest.mark.parametrize(
@@ -104,19 +104,19 @@ def test_the_same_commit_is_not_built_again(ecr: Any, push: Push) -> None:
     ],
     ids=str,
 )
-def test_what_may_be_another_image_ends_before_it_is_built(variables: dict[str, str], ecr: Any, push: Push) -> None:
+def test_image_that_may_differ_is_rejected_before_the_build(variables: dict[str, str], ecr: Any, push: Push) -> None:
     name = push(**variables).stdout.strip()
     put(ecr, name)
     done = push(**variables)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(
-        f"push_ecr: another image is {name} already, and tags of this repository cannot be moved; set TAG"
+        f"push_ecr: {name} is another image, and tags of this repository are immutable; set TAG"
     )
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_local_image_is_compared_by_its_digest(ecr: Any, push: Push, tmp_path: Path) -> None:
-    """The engine is stood in for by its answer to `docker inspect`."""
+def test_local_image_is_compared_by_its_digest(ecr: Any, push: Push, tmp_path: Path) -> None:
+    """A script that prints the result of `docker inspect` replaces the engine."""
     digest = put(ecr, f"{REGISTRY}/frcnn:1")
     for known, code in ((digest, 0), ("sha256:" + 64 * "0", 1)):
         (tmp_path / "docker").write_text(f"#!/bin/sh\necho a/b@sha256:1\necho {REGISTRY}/frcnn@{known}\n")
@@ -124,7 +124,7 @@ def test_a_local_image_is_compared_by_its_digest(ecr: Any, push: Push, tmp_path:
         assert push(SOURCE_IMAGE="frcnn:1").returncode == code
 
 
-def test_tags_that_may_be_moved_are(ecr: Any, push: Push) -> None:
+def test_mutable_tags_are_overwritten(ecr: Any, push: Push) -> None:
     ecr.put_image_tag_mutability(repositoryName="frcnn", imageTagMutability="MUTABLE")
     put(ecr, f"{REGISTRY}/frcnn:1")
     done = push(SOURCE_IMAGE="frcnn:1")

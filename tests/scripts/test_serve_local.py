@@ -1,19 +1,19 @@
-"""local_test/serve_local.sh up to what it asks docker for; with an engine: tests/image."""
+"""local_test/serve_local.sh without a Docker engine; with one: tests/image."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 
-def test_the_first_of_many_pictures_is_sent(tmp_path: Path, script) -> None:
-    """More names than a pipe holds, in a channel that is a link."""
-    pictures, model = tmp_path / "pictures", tmp_path / "model"
-    for folder in (pictures / "val", model):
+def test_first_of_many_images_is_sent(tmp_path: Path, script) -> None:
+    """More names than fit into a pipe, in a channel that is a symbolic link."""
+    images, model = tmp_path / "images", tmp_path / "model"
+    for folder in (images / "val", model):
         folder.mkdir(parents=True)
-    (tmp_path / "data").symlink_to(pictures)
+    (tmp_path / "data").symlink_to(images)
     for number in range(3000):
-        (pictures / "val" / f"{number:08d}{'-' * 80}.{('jpg', 'png')[number % 2]}").touch()
-    (pictures / "val" / "0.txt").touch()
+        (images / "val" / f"{number:08d}{'-' * 80}.{('jpg', 'png')[number % 2]}").touch()
+    (images / "val" / "0.txt").touch()
     programs = {"docker": "echo container", "curl": 'echo "$@" >>$HOME/asked'}
     for name, does in programs.items():
         program = tmp_path / "bin" / name

@@ -1,4 +1,4 @@
-"""scripts/codebuild/start_build.py against an account of moto's."""
+"""scripts/codebuild/start_build.py against a simulated account (moto)."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def session(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def write_log(session: Any, *lines: str) -> dict[str, str]:
-    """Where it is, as CodeBuild says it."""
+    """Write a log; returns its location as CodeBuild reports it."""
     logs, stream = session.client("logs"), {"logGroupName": "/aws/codebuild/frcnn-image", "logStreamName": "a"}
     logs.create_log_group(logGroupName=stream["logGroupName"])
     logs.create_log_stream(**stream)
@@ -77,10 +77,10 @@ def test_role_project_and_source(start_build: ModuleType, session: Any, capsys: 
     assert variables["DEVICE"] == "cpu"
     assert variables["REPOSITORY"] == "frcnn"
     assert project["source"]["location"].startswith(f"{BUCKET}/frcnn-image-source/{variables['GIT_REVISION']}")
-    assert session.client("s3").list_objects_v2(Bucket=BUCKET)["KeyCount"] == 0  # removed again
+    assert session.client("s3").list_objects_v2(Bucket=BUCKET)["KeyCount"] == 0  # deleted again
 
 
-def test_the_log_is_read_once(start_build: ModuleType, session: Any) -> None:
+def test_log_is_read_once(start_build: ModuleType, session: Any) -> None:
     written, logs = ("[Container] Running command", "frcnn image 1.dkr/frcnn:1"), session.client("logs")
     stream = write_log(session, *written)
     lines, token = start_build.new_lines(logs, stream, None)
@@ -89,8 +89,8 @@ def test_the_log_is_read_once(start_build: ModuleType, session: Any) -> None:
     assert start_build.new_lines(logs, {**stream, "groupName": "/aws/codebuild/none"}, None) == ([], None)
 
 
-def test_project_that_exists_is_updated(start_build: ModuleType) -> None:
-    """Moto knows no update; botocore at least holds the request against the service's model."""
+def test_existing_project_is_updated(start_build: ModuleType) -> None:
+    """moto does not implement updates; botocore validates the request against the service model."""
     codebuild = boto3.client("codebuild", region_name="us-west-2", aws_access_key_id="x", aws_secret_access_key="x")
     values = {"PROJECT": "p1", "BUCKET": BUCKET, "PARTITION": "aws", "ACCOUNT": DEFAULT_ACCOUNT_ID, "BUILD_ROLE": "r"}
     with Stubber(codebuild) as stub:
@@ -100,9 +100,7 @@ def test_project_that_exists_is_updated(start_build: ModuleType) -> None:
         stub.assert_no_pending_responses()
 
 
-def test_nothing_is_made_by_a_dry_run(
-    start_build: ModuleType, session: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_dry_run_creates_nothing(start_build: ModuleType, session: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert start_build.main(["--bucket", BUCKET, "--dry-run"]) == 0
     assert json.loads(capsys.readouterr().out)["REGION"] == "us-west-2"
     assert start_build.main(["--bucket", BUCKET, "--print-policies"]) == 0
@@ -118,24 +116,24 @@ def test_nothing_is_made_by_a_dry_run(
     ("options", "jobs", "build"),
     [([], "frcnn-training", "frcnn-image-build"), (["--job-role", "mine", "--role", "builder"], "mine", "builder")],
 )
-def test_each_policy_hands_on_its_own_role(
+def test_each_policy_passes_its_own_role(
     options: list[str], jobs: str, build: str, start_build: ModuleType, session: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     start_build.main(["--bucket", BUCKET, "--print-policies", *options])
     printed = re.split(r"^# (\S+)\.json\n", capsys.readouterr().out, flags=re.MULTILINE)[1:]
-    handed_on = {
+    passed = {
         (name, statement["Resource"], statement["Condition"]["StringEquals"]["iam:PassedToService"])
         for name, text in zip(printed[::2], printed[1::2], strict=True)
         for statement in json.loads(text)["Statement"]
         if statement["Action"] == "iam:PassRole"
     }
-    assert handed_on == {
+    assert passed == {
         ("notebook-policy", f"arn:aws:iam::{DEFAULT_ACCOUNT_ID}:role/{jobs}", "sagemaker.amazonaws.com"),
         ("start-build-policy", f"arn:aws:iam::{DEFAULT_ACCOUNT_ID}:role/{build}", "codebuild.amazonaws.com"),
     }
 
 
-def test_the_policy_of_a_key_is_printed_for_a_key(
+def test_key_policy_is_printed_with_a_key(
     start_build: ModuleType, session: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     key = f"arn:aws:kms:us-west-2:{DEFAULT_ACCOUNT_ID}:key/1234"
@@ -145,6 +143,6 @@ def test_the_policy_of_a_key_is_printed_for_a_key(
     assert f'"Resource": "{key}"' in printed
 
 
-def test_buildspec_prints_what_is_looked_for(start_build: ModuleType) -> None:
+def test_buildspec_prints_the_image_line(start_build: ModuleType) -> None:
     text = SCRIPT.with_name("buildspec.yml").read_text()
     assert f'echo "{start_build.IMAGE_LINE}$name"' in text
