@@ -9,9 +9,10 @@ import functools
 import io
 import logging
 import sys
+from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
 
 BIT_DEPTHS = (8, 10, 12, 14, 16, 24, 32)  # of sensors and file formats
 BITS_PER_SAMPLE, MAX_SAMPLE_VALUE = 258, 281  # TIFF 6.0 tags
@@ -21,7 +22,7 @@ _OTHER_ORDER = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "
 logger = logging.getLogger(__name__)
 
 
-def read_deep_samples(image: Image.Image, encoded: bytes) -> np.ndarray | None:
+def read_deep_samples(image: ImageFile.ImageFile, encoded: bytes) -> np.ndarray | None:
     """Samples ``[H, W]`` or ``[H, W, 3]`` of an image with more than 8 bits per sample; None for other images.
 
     Loads the image; the samples are oriented like its pixels.
@@ -38,7 +39,7 @@ def read_deep_samples(image: Image.Image, encoded: bytes) -> np.ndarray | None:
     if rawmode.startswith(("RGB;16", "RGBA;16", "RGBX;16")):
         with Image.open(io.BytesIO(encoded)) as again:
             other = rawmode[:-1] + _OTHER_ORDER[rawmode[-1]]
-            again.tile = [tile._replace(args=(other, *tile.args[1:])) for tile in again.tile]
+            again.tile = [tile._replace(args=(other, *_arguments(tile)[1:])) for tile in again.tile]
             low, high = (np.asarray(pixels)[..., :3].astype(np.uint16) for pixels in (again, image))
         return high * np.uint16(256) + low
     return None
@@ -64,7 +65,7 @@ def scale_to_8_bits(samples: np.ndarray, declared: int | None = None) -> np.ndar
     return np.clip(samples * (255.0 / full) + 0.5, 0, 255).astype(np.uint8)
 
 
-def declared_maximum(image: Image.Image, encoded: bytes) -> int | None:
+def declared_maximum(image: ImageFile.ImageFile, encoded: bytes) -> int | None:
     """Largest sample value by the header of a PNG (chunk sBIT) or TIFF; None where it declares none or all 16 bits."""
     if image.format == "PNG":
         start = encoded.find(b"sBIT", 8, max(encoded.find(b"IDAT"), 8))
@@ -83,10 +84,15 @@ def _first(value: object) -> int:
     return value if isinstance(value, int) else 0
 
 
-def _rawmode(image: Image.Image) -> str:
+def _rawmode(image: ImageFile.ImageFile) -> str:
     """Layout of the stored samples, such as ``RGB;16L``; empty where it is not the same for all tiles."""
-    modes = {tile.args[0] for tile in image.tile if isinstance(tile.args, tuple)}
+    modes = {_arguments(tile)[0] for tile in image.tile}
     return modes.pop() if len(modes) == 1 else ""
+
+
+def _arguments(tile: ImageFile._Tile) -> tuple[Any, ...]:
+    """Arguments of the tile's decoder; the layout of the samples comes first."""
+    return tile.args if isinstance(tile.args, tuple) else (tile.args or "",)
 
 
 @functools.cache

@@ -7,7 +7,7 @@ import io
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from PIL.Image import Transpose
 
 from frcnn.data.bit_depth import declared_maximum, read_deep_samples, scale_to_8_bits
@@ -60,10 +60,10 @@ def decode_image(source: Path | bytes) -> np.ndarray:
             if image.format in ("JPEG", "MPO") and is_truncated(encoded, np.asarray(image), _decode_with_pillow):
                 raise ValueError("the file is truncated: its lower part is missing")
             if samples is None:
-                image = _to_rgb(image)
+                rgb = _to_rgb(image)
             else:
-                image = Image.fromarray(scale_to_8_bits(samples, declared_maximum(image, encoded))).convert("RGB")
-            return np.array(image if transpose is None else image.transpose(transpose))
+                rgb = Image.fromarray(scale_to_8_bits(samples, declared_maximum(image, encoded))).convert("RGB")
+            return np.array(rgb if transpose is None else rgb.transpose(transpose))
     except Exception as error:  # damaged bytes make Pillow's decoders raise almost anything
         raise UnreadableImage(_reason(source, error)) from error
 
@@ -79,7 +79,7 @@ def upright_size(file: Path) -> tuple[int, int]:
     return (height, width) if transpose in _SWAPS_SIDES else (width, height)
 
 
-def _open(source: Path | bytes) -> Image.Image:
+def _open(source: Path | bytes) -> ImageFile.ImageFile:
     try:
         return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
     except UnidentifiedImageError:
