@@ -10,16 +10,25 @@ from types import MappingProxyType
 
 from frcnn.errors import UserError
 
-# p2 to p5, g4dn and g5: the table of the SageMaker SDK (2.257.7); newer families: EC2's list of instance types.
+# p2 to p5, g4dn and g5: the table of the SageMaker SDK (2.257.7); newer families: EC2's DescribeInstanceTypes, as printed
+# in dstackai/dstack#4063 (g7) and used in aws/sagemaker-hyperpod-cli#390 (g7e).
 _EIGHT = ("p3.16", "p3dn.24", "p4d.24", "p4de.24", "p5.48", "p5e.48", "p5en.48", "p6-b200.48", "p6-b300.48", "p2.8")
-_ONE_OF_G = tuple(f"{family}.{size}" for family in ("g4dn", "g5", "g6", "g6e") for size in ("", "2", "4", "8", "16"))
-_FOUR_OF_G = ("g4dn.12", *(f"{family}.{size}" for family in ("g5", "g6", "g6e") for size in ("12", "24")))
+_ONE_OF_G = (
+    *(f"{family}.{size}" for family in ("g4dn", "g5", "g6", "g6e") for size in ("", "2", "4", "8", "16")),
+    *(f"{family}.{size}" for family in ("g7", "g7e") for size in ("2", "4", "8")),
+)
+_FOUR_OF_G = (
+    "g4dn.12",
+    "g7.24",
+    "g7e.24",
+    *(f"{family}.{size}" for family in ("g5", "g6", "g6e") for size in ("12", "24")),
+)
 GPUS = MappingProxyType(
-    {f"ml.{name}xlarge": 8 for name in (*_EIGHT, "g5.48", "g6.48", "g6e.48")}
+    {f"ml.{name}xlarge": 8 for name in (*_EIGHT, "g5.48", "g6.48", "g6e.48", "g7.48", "g7e.48")}
     | {f"ml.{name}xlarge": 1 for name in ("p2.", "p3.2", "p5.4")}
     | {f"ml.{name}xlarge": 1 for name in _ONE_OF_G}
     | {f"ml.{name}xlarge": 4 for name in (*_FOUR_OF_G, "p3.8", "p6e-gb200.36")}
-    | {"ml.p2.16xlarge": 16}
+    | {"ml.g7.12xlarge": 2, "ml.g7e.12xlarge": 2, "ml.p2.16xlarge": 16}
 )
 LOCAL = ("local", "local_gpu")  # the SDK's local mode, on this machine's Docker
 _ACCELERATED = re.compile(r"ml\.(p|g|trn|inf|dl)\d")
@@ -28,9 +37,9 @@ _NVME_DISKS = re.compile(r"ml\.(p3dn|p4de?|p5\w*|p6\S*?|g4dn|g5|g6e?|g7e?|[cmr]\
 # The image has CUDA 12.9, which requires driver branch 535, 550 or 570, or a driver that has CUDA 12.9 itself. With any
 # other the container runtime refuses to start the container, before anything is logged. These families serve on driver
 # 470 unless the request names another host image (SageMaker developer guide, "GPU driver upgrades"); newer families
-# have 535 or later.
+# have 535 or later. Host images with Amazon Linux 2 are used only where there is no other: its support ended in June 2026.
 _ENDPOINT_AMIS = MappingProxyType(
-    dict.fromkeys(("g4dn", "g5", "p4d", "p4de"), "al2-ami-sagemaker-inference-gpu-3-1")  # driver 550
+    dict.fromkeys(("g4dn", "g5", "p4d", "p4de"), "al2023-ami-sagemaker-inference-gpu-4-1")  # driver 580
     | {"p3": "al2-ami-sagemaker-inference-gpu-2"}  # driver 535
 )
 _TRANSFORM_AMIS = MappingProxyType(dict.fromkeys(("g4dn", "g5", "g6", "g6e", "p3"), "al2-ami-sagemaker-batch-gpu-535"))

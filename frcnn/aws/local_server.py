@@ -14,6 +14,7 @@ from frcnn.errors import UserError
 
 START_SECONDS = 300
 PING_SECONDS, INVOKE_SECONDS = 2, 60  # SageMaker's own limits
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # http_proxy must not apply to this machine
 
 
 class LocalServer:
@@ -56,7 +57,7 @@ class LocalServer:
         """
         request = urllib.request.Request(f"{self._url}/invocations", body, headers)
         try:
-            with urllib.request.urlopen(request, timeout=INVOKE_SECONDS) as response:
+            with _DIRECT.open(request, timeout=INVOKE_SECONDS) as response:
                 return response.read(), response.headers["Content-Type"]
         except urllib.error.HTTPError as error:
             raise UserError(
@@ -70,7 +71,7 @@ class LocalServer:
 
     def _is_healthy(self) -> bool:
         try:
-            with urllib.request.urlopen(f"{self._url}/ping", timeout=PING_SECONDS) as ping:
+            with _DIRECT.open(f"{self._url}/ping", timeout=PING_SECONDS) as ping:
                 return bool(ping.status == 200)
         except OSError:
             return False

@@ -252,7 +252,8 @@ class TrainingJob(Options):
 
     def checkpoint_folder(self) -> str:
         """S3 folder that the containers' checkpoints are synchronized with."""
-        return self.checkpoints or f"{self.output.rstrip('/')}/{self.name}/checkpoints"
+        folder = self.checkpoints or f"{self.output.rstrip('/')}/{self.name}/checkpoints"
+        return f"{folder.rstrip('/')}/"  # without the slash, exp-1 would also receive the checkpoints of exp-10
 
     def artifact(self) -> str:
         """S3 address of the job's model."""

@@ -56,8 +56,8 @@ def test_two_variants_share_an_endpoint() -> None:
 @pytest.mark.parametrize(
     ("instance_type", "endpoint", "transform"),
     [
-        ("ml.g4dn.xlarge", "al2-ami-sagemaker-inference-gpu-3-1", "al2-ami-sagemaker-batch-gpu-535"),
-        ("ml.g5.xlarge", "al2-ami-sagemaker-inference-gpu-3-1", "al2-ami-sagemaker-batch-gpu-535"),
+        ("ml.g4dn.xlarge", "al2023-ami-sagemaker-inference-gpu-4-1", "al2-ami-sagemaker-batch-gpu-535"),
+        ("ml.g5.xlarge", "al2023-ami-sagemaker-inference-gpu-4-1", "al2-ami-sagemaker-batch-gpu-535"),
         ("ml.p3.2xlarge", "al2-ami-sagemaker-inference-gpu-2", "al2-ami-sagemaker-batch-gpu-535"),
         ("ml.g6.xlarge", None, "al2-ami-sagemaker-batch-gpu-535"),
         ("ml.m5.large", None, None),
@@ -96,10 +96,7 @@ def test_driver_versions_of_the_host_images() -> None:
             default(name) for name in model.shape_for(f"{shape.removesuffix('Resources')}InstanceType").enum
         } - {None}
         assert requested
-        assert {drivers[name] for name in requested} <= {
-            535,
-            550,
-        }  # driver branches in the image's NVIDIA_REQUIRE_CUDA
+        assert {drivers[name] for name in requested} <= {535, 580}  # driver branches in the image's NVIDIA_REQUIRE_CUDA
 
 
 def test_an_asynchronous_endpoint() -> None:

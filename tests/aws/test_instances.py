@@ -30,6 +30,14 @@ TYPES = (
         ("ml.g5.12xlarge", 4),
         ("ml.g5.24xlarge", 4),
         ("ml.g5.48xlarge", 8),
+        ("ml.g7.8xlarge", 1),
+        ("ml.g7.12xlarge", 2),
+        ("ml.g7.24xlarge", 4),
+        ("ml.g7.48xlarge", 8),
+        ("ml.g7e.2xlarge", 1),
+        ("ml.g7e.12xlarge", 2),
+        ("ml.g7e.24xlarge", 4),
+        ("ml.g7e.48xlarge", 8),
         ("ml.c5.18xlarge", 1),
         ("ml.m5.large", 1),
     ],
@@ -40,6 +48,11 @@ def test_one_process_per_gpu_and_one_without_gpus(instance_type: str, processes:
 
 def test_every_type_in_the_table_is_a_training_instance_type() -> None:
     assert {name for name in GPUS if name not in TYPES} == set()
+
+
+def test_every_gpu_type_that_sagemaker_trains_on_is_in_the_table() -> None:
+    """Inferentia and Trainium are not GPUs, and the image cannot use them."""
+    assert {name for name in TYPES if name.startswith(("ml.p", "ml.g"))} - GPUS.keys() == set()
 
 
 @pytest.mark.parametrize("instance_type", ["ml.trn1.32xlarge", "ml.g9.xlarge"])

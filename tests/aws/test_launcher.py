@@ -49,7 +49,7 @@ def test_a_job_is_created_and_its_log_followed(launcher: Launcher) -> None:
     assert launcher.start(JOB) == "j-1"
     described = launcher.client("sagemaker").describe_training_job(TrainingJobName="j-1")
     assert described["AlgorithmSpecification"]["TrainingImage"] == IMAGE
-    assert described["CheckpointConfig"] == {"S3Uri": "s3://bucket/out/j-1/checkpoints"}
+    assert described["CheckpointConfig"] == {"S3Uri": "s3://bucket/out/j-1/checkpoints/"}
     put_log_lines(launcher, "j-1/algo-2-17", "two")
     put_log_lines(launcher, "j-1/algo-1-17", "one", "three")
     put_log_lines(launcher, "j-10/algo-1-17", "of another job")

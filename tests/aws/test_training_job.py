@@ -61,7 +61,7 @@ def test_the_complete_request_for_one_gpu() -> None:
         "OutputDataConfig": {"S3OutputPath": "s3://bucket/runs/", "CompressionType": "GZIP"},
         "ResourceConfig": {"InstanceType": "ml.g5.2xlarge", "InstanceCount": 1, "VolumeSizeInGB": 100},
         "StoppingCondition": {"MaxRuntimeInSeconds": 86400},
-        "CheckpointConfig": {"S3Uri": "s3://bucket/runs/cells-1/checkpoints"},
+        "CheckpointConfig": {"S3Uri": "s3://bucket/runs/cells-1/checkpoints/"},
         "EnableManagedSpotTraining": False,
         "EnableNetworkIsolation": False,
         "EnableInterContainerTrafficEncryption": False,
@@ -135,7 +135,7 @@ def test_spot_waits_and_resumes_from_checkpoints() -> None:
     request = job(spot=True, max_hours=2, checkpoints="s3://bucket/ck").request()
     assert request["EnableManagedSpotTraining"] is True
     assert request["StoppingCondition"] == {"MaxRuntimeInSeconds": 7200, "MaxWaitTimeInSeconds": 14400}
-    assert request["CheckpointConfig"] == {"S3Uri": "s3://bucket/ck"}
+    assert request["CheckpointConfig"] == {"S3Uri": "s3://bucket/ck/"}
     assert job(spot=True, max_hours=2, max_wait_hours=3).request()["StoppingCondition"]["MaxWaitTimeInSeconds"] == 10800
 
 
