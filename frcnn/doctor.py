@@ -1,4 +1,4 @@
-"""What this machine has of what frcnn can use, what is missing and how to get it."""
+"""What frcnn needs and can use, what this machine has of it, and how to get what is missing."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from packaging.requirements import Requirement
 from frcnn.startup import import_tensorflow
 
 CPUINFO = Path("/proc/cpuinfo")
-# Instructions that the kernels and TensorFlow make use of, oldest first.
+# CPU instructions that the kernels and TensorFlow use, oldest first.
 CPU_FEATURES = ("avx", "avx2", "fma", "f16c", "avx512f", "avx512_bf16", "amx_bf16")
 PROBE_SECONDS = 120
-# Packages with the same modules as the one that is required, and less in them.
-STAND_INS = {"tensorflow": "tensorflow-cpu"}
+# required package -> another package that provides the same modules
+ALTERNATIVES = {"tensorflow": "tensorflow-cpu"}
 
 
 class Finding(NamedTuple):
     """One line of the report.
 
     Attributes:
-        topic: what was looked at.
-        found: what there is.
-        works: False where frcnn cannot work like this.
-        advice: how to get what is missing; empty where nothing is.
+        topic: what was examined.
+        found: the result.
+        works: False if frcnn cannot run because of it.
+        advice: how to get what is missing; empty if nothing is.
     """
 
     topic: str
@@ -43,7 +43,7 @@ class Finding(NamedTuple):
 
 
 def examine() -> Iterator[Finding]:
-    """All findings, one by one as they are made; TensorFlow is imported on the way."""
+    """Yield the findings as they are made; imports TensorFlow."""
     yield Finding("Python", f"{platform.python_version()}, {sys.executable}")
     yield from required_packages(importlib.metadata.requires("frcnn") or [])
     processor = describe_processor(CPUINFO.read_text() if CPUINFO.exists() else "")
@@ -58,7 +58,7 @@ def examine() -> Iterator[Finding]:
 
 
 def required_packages(requirements: list[str]) -> Iterator[Finding]:
-    """Each requirement that holds on this Python, without the extras, against what is installed."""
+    """Compare each requirement for this Python, without extras, with what is installed."""
     for text in requirements:
         requirement = Requirement(text)
         if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
@@ -74,7 +74,7 @@ def required_packages(requirements: list[str]) -> Iterator[Finding]:
 
 
 def _installed(package: str) -> str | None:
-    for name in (package, STAND_INS.get(package)):
+    for name in (package, ALTERNATIVES.get(package)):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             if name:
                 return importlib.metadata.version(name)
@@ -82,7 +82,7 @@ def _installed(package: str) -> str | None:
 
 
 def describe_processor(cpuinfo: str) -> Finding:
-    """Model, cores and instructions, from the text of Linux's ``/proc/cpuinfo``."""
+    """CPU model, cores and instructions, from the text of ``/proc/cpuinfo``."""
     fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in cpuinfo.splitlines())}
     flags = fields.get("flags", "").split()
     features = [feature for feature in CPU_FEATURES if feature in flags]
@@ -107,17 +107,17 @@ def _devices() -> Finding:
         return Finding("GPU", f"{len(names)} x {names[0]}" if len(set(names)) == 1 else ", ".join(names))
     if shutil.which("nvidia-smi"):
         advice = "pip install -e '.[gpu]' in frcnn's folder, or update the driver"
-        return Finding("GPU", "none that TensorFlow can use, though nvidia-smi is here", advice=advice)
-    return Finding("GPU", "none; everything runs on the processor")
+        return Finding("GPU", "none that TensorFlow can use, although nvidia-smi is installed", advice=advice)
+    return Finding("GPU", "none; everything runs on the CPU")
 
 
 def _kernels() -> Finding:
-    from frcnn.ops.compiled import serving
+    from frcnn.ops.compiled import active_kernels
 
-    state = serving()
+    state = active_kernels()
     if state.library:
-        return Finding("kernels", f"ours for the processor{' and GPUs' if state.cuda else ''}, {state.library}")
-    return Finding("kernels", f"plain TensorFlow, which is slower: {state.reason}")
+        return Finding("kernels", f"compiled for the CPU{' and GPUs' if state.cuda else ''}, {state.library}")
+    return Finding("kernels", f"the slower TensorFlow operations: {state.reason}")
 
 
 def _compiler() -> Finding:
@@ -134,11 +134,11 @@ def _horovod() -> Finding:
             "none; training uses one process",
             advice="for several: scripts/build_horovod.sh, or the Docker image",
         )
-    # In a process of its own: a Horovod that was built for another TensorFlow may take its process down.
-    question = (
+    # In a separate process: a Horovod built for another TensorFlow may crash its process.
+    script = (
         "import horovod.tensorflow as h; print(*[n for n in ('mpi', 'gloo', 'nccl') if getattr(h, n + '_built')()])"
     )
-    probe = subprocess.run([sys.executable, "-c", question], capture_output=True, text=True, timeout=PROBE_SECONDS)
+    probe = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=PROBE_SECONDS)
     version = importlib.metadata.version("horovod")
     if probe.returncode:
         reason = (probe.stderr.strip().splitlines() or [f"exit code {probe.returncode}"])[-1]
@@ -158,5 +158,5 @@ def _mpirun() -> Finding:
 
 
 def _first_line(*command: str) -> str:
-    answer = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_SECONDS)
-    return ((answer.stdout or answer.stderr).strip().splitlines() or ["found, but does not answer"])[0]
+    output = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_SECONDS)
+    return ((output.stdout or output.stderr).strip().splitlines() or ["found, but gives no version"])[0]

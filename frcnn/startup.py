@@ -1,4 +1,4 @@
-"""Importing TensorFlow without its start-up chatter."""
+"""Importing TensorFlow without its start-up messages."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from frcnn.errors import UserError
 
 
 def import_tensorflow() -> None:
-    """Import TensorFlow and look at its devices; what its libraries write meanwhile is shown only where that fails.
+    """Import TensorFlow and list its devices; messages of its libraries are shown only if that fails.
 
-    They write past Python, and some of it whatever the log level.
+    They bypass Python's streams, and some ignore the log level.
 
     Raises:
         UserError: TensorFlow cannot be imported.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors only
     try:
-        with _standard_error_held_back():
+        with _captured_stderr():
             import tensorflow as tf
 
             tf.config.list_physical_devices()
@@ -31,19 +31,19 @@ def import_tensorflow() -> None:
 
 
 @contextlib.contextmanager
-def _standard_error_held_back() -> Iterator[None]:
-    """Send the process's standard error into a file, and pass that on only where an exception ends this."""
+def _captured_stderr() -> Iterator[None]:
+    """Redirect the process's standard error to a file, which is printed only if an exception is raised."""
     sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as aside:
-        os.dup2(aside.fileno(), 2)
+    original = os.dup(2)
+    with tempfile.TemporaryFile() as captured:
+        os.dup2(captured.fileno(), 2)
         try:
             yield
         except BaseException:
-            aside.seek(0)
-            with os.fdopen(os.dup(kept), "wb") as stderr:
-                shutil.copyfileobj(aside, stderr)
+            captured.seek(0)
+            with os.fdopen(os.dup(original), "wb") as stderr:
+                shutil.copyfileobj(captured, stderr)
             raise
         finally:
-            os.dup2(kept, 2)
-            os.close(kept)
+            os.dup2(original, 2)
+            os.close(original)

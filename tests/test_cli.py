@@ -248,7 +248,7 @@ def test_outputs_are_checked_first(model: Path, shapes: Path, tmp_path: Path, mo
     ):
         message = error_of(*command, option, folder)
         assert message.startswith(
-            f"frcnn: {option} is {folder}, which cannot be written: {folder} is a folder, where a file is needed"
+            f"frcnn: {option} is {folder}, which cannot be written: {folder} is a folder, expected a file"
         )
         assert f"{file} is a file, expected a folder" in error_of(*command, option, file / "x")
 

@@ -1,4 +1,4 @@
-"""What the doctor finds, and what it says to do."""
+"""The findings of doctor and its advice."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_this_machine_works() -> None:
     )
 
 
-def test_missing_and_wrong_packages_are_named_with_the_command_that_mends_them() -> None:
+def test_missing_and_wrong_packages_are_named_with_the_command_that_fixes_them() -> None:
     requirements = [
         "numpy>=1.0",
         "numpy<1",
@@ -36,14 +36,14 @@ def test_missing_and_wrong_packages_are_named_with_the_command_that_mends_them()
     assert missing.advice == "pip install 'no-such-package>=3'"
 
 
-def test_a_package_that_stands_in_for_another_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(doctor.STAND_INS, "no-such-package", "numpy")
+def test_an_alternative_package_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(doctor.ALTERNATIVES, "no-such-package", "numpy")
     right, wrong = required_packages(["no-such-package>=1", "no-such-package<1"])
     assert (right.found, right.works) == (importlib.metadata.version("numpy"), True)
     assert not wrong.works
 
 
-def test_a_gpu_that_tensorflow_does_not_see_is_told_from_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_that_tensorflow_does_not_see_differs_from_none(monkeypatch: pytest.MonkeyPatch) -> None:
     import tensorflow as tf
 
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda *_: [])
@@ -53,7 +53,7 @@ def test_a_gpu_that_tensorflow_does_not_see_is_told_from_none(monkeypatch: pytes
     assert doctor._devices().advice == "pip install -e '.[gpu]' in frcnn's folder, or update the driver"
 
 
-def test_a_processor_without_avx_is_told_before_tensorflow_aborts() -> None:
+def test_a_cpu_without_avx_is_reported_before_tensorflow_aborts() -> None:
     old = describe_processor("processor : 0\nmodel name : Old One\nflags : fpu sse sse2\n")
     assert not old.works
     assert old.found.startswith("Old One, ")

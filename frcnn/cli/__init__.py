@@ -1,4 +1,4 @@
-"""The command line. Every verb imports what it needs when it runs, so that ``frcnn --help`` answers at once."""
+"""The command line. Each command imports what it needs when it runs, so that ``frcnn --help`` is instant."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import click
 
 from frcnn import __version__
 from frcnn.cli.cluster import launch
-from frcnn.cli.console import Verbs
-from frcnn.cli.convert import manifest_to_coco, voc_to_coco
+from frcnn.cli.console import Commands
+from frcnn.cli.convert import convert
 from frcnn.cli.data import check_dataset, make_shapes
 from frcnn.cli.doctor import doctor
 from frcnn.cli.export import export
@@ -17,10 +17,10 @@ from frcnn.cli.serve import serve
 from frcnn.cli.weights import import_weights
 
 
-@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="frcnn")
 def main() -> None:
-    """Faster R-CNN for COCO-format data."""
+    """Train, evaluate and serve Faster R-CNN on COCO-format datasets."""
 
 
 main.add_command(train)
@@ -29,8 +29,7 @@ main.add_command(predict)
 main.add_command(serve)
 main.add_command(check_dataset)
 main.add_command(make_shapes)
-main.add_command(voc_to_coco)
-main.add_command(manifest_to_coco)
+main.add_command(convert)
 main.add_command(import_weights)
 main.add_command(export)
 main.add_command(launch)

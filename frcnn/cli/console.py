@@ -1,4 +1,4 @@
-"""What all verbs share: a mistake in one sentence, a quiet Ctrl-C, a look at outputs first, examples in help pages, a bar."""
+"""What all commands share: one-sentence errors, output paths checked first, examples in help pages, progress bars."""
 
 from __future__ import annotations
 
@@ -14,22 +14,25 @@ import click
 from frcnn.errors import EXIT_USER_ERROR, UserError, print_message
 
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
-FULL = (errno.ENOSPC, errno.EDQUOT)  # told without the name of the file
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)  # reported by the system without a file name
 
 
-class Verbs(click.Group):
-    """Tells a user's mistakes and unusable files in one sentence, and leaves quietly on Ctrl-C; other exceptions keep their trace."""
+class Commands(click.Group):
+    """Reports user errors and unusable files in one sentence and exits quietly on Ctrl-C.
+
+    Other exceptions keep their stack trace.
+    """
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except UserError as mistake:
-            print_message(str(mistake))
+        except UserError as error:
+            print_message(str(error))
             raise click.exceptions.Exit(EXIT_USER_ERROR) from None
         except OSError as error:
-            if error.filename is None and error.errno not in FULL:
+            if error.filename is None and error.errno not in DISK_FULL:
                 raise
-            what = "there is no room to write" if error.filename is None else f"{error.filename} cannot be used"
+            what = "the disk is full" if error.filename is None else f"{error.filename} cannot be used"
             print_message(f"{what} ({error.strerror or error})")
             raise click.exceptions.Exit(EXIT_USER_ERROR) from None
         except KeyboardInterrupt:
@@ -38,30 +41,31 @@ class Verbs(click.Group):
 
 
 def example(*lines: str) -> str:
-    """A help page's last paragraph, kept from being wrapped."""
+    """The last paragraph of a help page, which click does not wrap."""
     return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
 
 
 def check_output(path: Path, option: str, *, folder: bool) -> None:
-    """Look whether a file or folder can be written, before the work whose result it is for; nothing is made.
+    """Check that an output can be written, before the work starts; creates nothing.
 
     Raises:
-        UserError: it cannot; names the option and what is in the way.
+        UserError: it cannot; names the option and the obstacle.
     """
-    found = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
-    if found.is_dir() != (folder or found != path.absolute()):
-        kind, wanted = ("folder", "file") if found.is_dir() else ("file", "folder")
+    obstacle = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+    if obstacle.is_dir() != (folder or obstacle != path.absolute()):
+        kind, wanted = ("folder", "file") if obstacle.is_dir() else ("file", "folder")
         raise UserError(
-            f"{option} is {path}, which cannot be written: {found} is a {kind}, where a {wanted} is needed; give another place"
+            f"{option} is {path}, which cannot be written: {obstacle} is a {kind}, expected a {wanted}; "
+            "give another path"
         )
-    if not os.access(found, os.W_OK):
+    if not os.access(obstacle, os.W_OK):
         raise UserError(
-            f"{option} is {path}, which cannot be written: this user has no right to {found}; give another place"
+            f"{option} is {path}, which cannot be written: no write permission for {obstacle}; give another path"
         )
 
 
 class Output(click.Path):
-    """A file or folder that a verb writes, looked at as soon as the verb is called."""
+    """Parameter type of an output path, which is checked when the command line is parsed."""
 
     def __init__(self, *, folder: bool) -> None:
         super().__init__(path_type=Path)
@@ -80,7 +84,7 @@ SPLITS = ("train", "validation", "test")
 
 @contextlib.contextmanager
 def counted(total: int, doing: str, unit: str = "image") -> Iterator[Callable[[int, int], None]]:
-    """A bar on standard error where that is a terminal; gives the function that is told (done, all)."""
+    """Progress bar on standard error, if that is a terminal; yields the callback ``(done, total)``."""
     from tqdm import tqdm
 
     with tqdm(total=total, desc=doing, unit=unit, disable=None) as bar:

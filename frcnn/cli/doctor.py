@@ -1,4 +1,4 @@
-"""What works on this machine: doctor."""
+"""The command doctor."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from frcnn.cli.console import example
 def doctor() -> None:
     """Report versions, devices and what is missing.
 
-    The exit code is 1 where frcnn cannot work on this machine.
+    The exit code is 1 if frcnn cannot run on this machine.
     """
     from frcnn.doctor import examine
 
