@@ -3,9 +3,9 @@
     pip install tensorflow torch==2.14.1 torchvision==0.29.1     # the extra `bench`
     python benchmarks/ops.py --json ops.json
 
-Prints medians of wall and CPU time, their ratios to the peers, and for RoIAlign the memory floor: the time to read every
-feature pixel that a tap touches once and to write the result once, at the bandwidths measured in the same run. The floor of
-NMS is the call of a graph that does nothing.
+Prints medians of wall and CPU time, the ratios to the peers, and a lower bound. The bound of RoIAlign is memory
+traffic: reading each touched feature pixel once and writing the result once, at the bandwidth measured in the same run.
+The bound of NMS is the call of an empty graph.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-# Before TensorFlow, whose libraries torch's import does not survive.
+# Before TensorFlow: importing torch after it crashes.
 import torch
 import torchvision  # isort: split
 
@@ -47,7 +47,7 @@ Row = dict[str, float | str]
 
 
 def measure(runs: Runs, rounds: int) -> dict[str, tuple[float, float]]:
-    """Median wall and CPU seconds of each, run in turns so that a noisy machine is noisy for all."""
+    """Median wall and CPU seconds of each, run alternately so that noise affects all of them."""
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
     for run in runs.values():
         run()
@@ -63,7 +63,7 @@ def measure(runs: Runs, rounds: int) -> dict[str, tuple[float, float]]:
 
 
 def bandwidth(rounds: int) -> tuple[float, float]:
-    """Bytes a second that two threads read and write, of arrays larger than the caches."""
+    """Bytes per second read and written by the threads, for arrays larger than the caches."""
     source = torch.zeros(64 << 20, dtype=torch.float32)
     seconds = measure({"read": lambda: source.sum(), "write": lambda: source.fill_(1.0)}, rounds)
     return source.nbytes / seconds["read"][0], source.nbytes / seconds["write"][0]
@@ -180,7 +180,7 @@ def row(
 
 
 def nms_row(count: int, rounds: int, max_outputs: int) -> Row:
-    """Boxes of which none overlaps another enough: the most comparisons there can be."""
+    """Boxes that do not suppress each other: the largest number of comparisons."""
     rng = np.random.default_rng(count)
     corner = rng.uniform(0, 20000, (count, 2)).astype(np.float32)
     boxes, scores = np.concatenate([corner, corner + 40], axis=1), rng.uniform(size=count).astype(np.float32)
@@ -194,19 +194,19 @@ def nms_row(count: int, rounds: int, max_outputs: int) -> Row:
         lambda b, s: tf.image.combined_non_max_suppression(b, s, max_outputs, max_outputs, 0.7, clip_boxes=False)
     )
     tensors, torches = (tf.constant(boxes), tf.constant(scores)), (torch.from_numpy(boxes), torch.from_numpy(scores))
-    nothing = tf.function(lambda b, s: s)
+    empty_graph = tf.function(lambda b, s: s)
     batch, classes = [tensor[None] for tensor in tensors], [tensor[None, :, None] for tensor in tensors]
     runs: Runs = {
         "ours": lambda: ours(*batch),
         "torch": lambda: torchvision.ops.nms(*torches, 0.7),
         "image": lambda: image(*tensors),
         "combined": lambda: combined(*classes),
-        "nothing": lambda: nothing(*batch),
+        "empty": lambda: empty_graph(*batch),
     }
     peers = {"torchvision": "torch", "tf.image": "image", "combined": "combined"}
     times = measure(runs, rounds)
     name = f"nms, {count} boxes at 0.7, {'all' if max_outputs == count else max_outputs} kept"
-    return row(name, times, "ours", peers, times["nothing"][0])
+    return row(name, times, "ours", peers, times["empty"][0])
 
 
 def class_nms_row(dense: bool, rounds: int) -> Row:
@@ -254,7 +254,7 @@ COLUMNS = {
 
 
 def print_table(rows: list[Row]) -> None:
-    """The rows as docs/ops.md has them."""
+    """Prints the table of docs/ops.md."""
     print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
     for result in rows:
         values = [next((result[key] for key in keys if key in result), "") for keys in COLUMNS.values()]

@@ -1,4 +1,4 @@
-"""The pyramid and the boxes that RoIAlign is measured on, and the memory that it cannot do without."""
+"""Pyramid and boxes of the RoIAlign benchmarks, and the least memory traffic."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def random_boxes(rng: np.random.Generator, count: int) -> np.ndarray:
 
 
 def levels_of(boxes: np.ndarray) -> np.ndarray:
-    """Each box's place in the pyramid, 0..3."""
+    """Pyramid level of each box, 0..3."""
     sizes = np.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
     return (sizes[:, None] >= np.float32(level_starts(STRIDES, "torchvision"))).sum(axis=1)
 
 
 def touched_bytes(boxes: np.ndarray, levels: np.ndarray) -> int:
-    """Float32 feature bytes under the boxes, each pixel once."""
+    """Float32 feature bytes under the boxes, each pixel counted once."""
     pixels = 0
     for level, stride in enumerate(STRIDES):
         touched = np.zeros(MAP_SIZES[level], bool)

@@ -93,7 +93,7 @@ def export_savedmodel(model: Path, out: Path, kernel: Literal["reference", "comp
     aside = out.with_name(f".{out.name}.{os.getpid()}")
     try:
         tf.saved_model.save(exported, str(aside), signatures)
-        _add_extras(saved, aside / EXTRA, compiled.serving().library if kernel == "compiled" else None)
+        _add_extras(saved, aside / EXTRA, compiled.active_kernels().library if kernel == "compiled" else None)
         os.replace(aside, out)
     finally:
         shutil.rmtree(aside, ignore_errors=True)

@@ -124,7 +124,7 @@ def test_bytes_that_are_no_picture_are_an_error(reference):
     assert detect(image_bytes=tf.constant([], tf.string))["boxes"].shape[0] == 0
 
 
-@pytest.mark.skipif(compiled.serving().library is None, reason="no kernels on this machine")
+@pytest.mark.skipif(compiled.active_kernels().library is None, reason="no kernels on this machine")
 def test_the_kernels_travel_along(tmp_path, pictures):
     model = write_model(tmp_path / "model", "ops.kernel=reference", "image.resize=pillow")
     export_savedmodel(model, tmp_path / "out", "compiled")

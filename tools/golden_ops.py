@@ -1,4 +1,4 @@
-"""Writes tests/ops/torchvision.npz: inputs of both operations and what torchvision makes of them.
+"""Writes tests/ops/torchvision.npz: inputs of both operations and torchvision's outputs.
 
 pip install torch==2.14.1 torchvision==0.29.1
 python tools/golden_ops.py
@@ -20,7 +20,7 @@ CANVAS = (512, 640)
 
 
 def pooling_inputs(rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Small integers as features, so that the file compresses; boxes at the levels' borders among them."""
+    """Small integers as features, so that the file compresses; with boxes at the borders of the levels."""
     inputs = {
         f"p{k}": rng.integers(-8, 8, size=(2, CANVAS[0] >> k, CANVAS[1] >> k, 1)).astype(np.int8) for k in range(2, 6)
     }
@@ -36,7 +36,7 @@ def pooling_inputs(rng: np.random.Generator) -> dict[str, np.ndarray]:
 
 
 def pool(inputs: dict[str, np.ndarray], sampling_ratio: int, aligned: bool) -> dict[str, np.ndarray]:
-    """Pooled values of torchvision's roi_align on the levels its own mapper chooses, and the gradients of their weighted sum."""
+    """torchvision's roi_align on the levels of its LevelMapper, and the gradients of a weighted sum."""
     levels = [
         torch.from_numpy(inputs[f"p{k}"].astype(np.float32)).permute(0, 3, 1, 2).contiguous().requires_grad_()
         for k in range(2, 6)
@@ -45,9 +45,9 @@ def pool(inputs: dict[str, np.ndarray], sampling_ratio: int, aligned: bool) -> d
     level_of = torchvision.ops.poolers.LevelMapper(2, 5)([boxes])
     pooled = torch.zeros(len(boxes), 1, 7, 7)
     for index, (level, stride) in enumerate(zip(levels, STRIDES, strict=True)):
-        chosen = torch.where(level_of == index)[0]
-        rois = torch.cat([images[chosen, None].float(), boxes[chosen]], dim=1)
-        pooled[chosen] = torchvision.ops.roi_align(level, rois, 7, 1 / stride, sampling_ratio, aligned)
+        selected = torch.where(level_of == index)[0]
+        rois = torch.cat([images[selected, None].float(), boxes[selected]], dim=1)
+        pooled[selected] = torchvision.ops.roi_align(level, rois, 7, 1 / stride, sampling_ratio, aligned)
     weights = torch.arange(pooled.numel()).reshape(pooled.shape) % 5 - 2.0
     (pooled * weights).sum().backward()
     name = f"s{sampling_ratio}{'_aligned' if aligned else ''}"
@@ -58,7 +58,7 @@ def pool(inputs: dict[str, np.ndarray], sampling_ratio: int, aligned: bool) -> d
 
 
 def suppression(rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Boxes on a coarse grid, so that overlaps hit the thresholds exactly; scores without ties, whose order torchvision leaves open."""
+    """Boxes on a coarse grid, so that IoUs equal the thresholds; no ties, whose order torchvision does not define."""
     corner = rng.integers(0, 40, size=(600, 2))
     boxes = np.concatenate([corner, corner + rng.integers(1, 12, size=(600, 2))], axis=1).astype(np.float32)
     scores, groups = rng.permutation(600).astype(np.float32) / 600, rng.integers(0, 4, size=600).astype(np.int32)

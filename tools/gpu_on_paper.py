@@ -1,11 +1,11 @@
-"""What can be said of the GPU kernels without a GPU: registers, spills, occupancy, and the memory they move against the least there is.
+"""Static analysis of the GPU kernels, without a GPU: registers, spills, occupancy and memory traffic.
 
     python tools/gpu_on_paper.py --json gpu.json        # needs nvcc and g++, no GPU; two minutes
 
-Registers and spills are what ptxas reports per architecture. Occupancy is theoretical: the threads that registers, shared
-memory and the block limit leave resident, of those that a multiprocessor holds. Bytes are counted by the host shim of the
-tests, for RoIs as in benchmarks/ops.py; they are loads and stores of the kernels, most of which a GPU's L2 cache answers.
-The floor is every feature pixel under a box once, and the result once.
+Registers and spills are reported by ptxas. Occupancy is theoretical: resident threads as limited by registers, shared
+memory and blocks, divided by the maximum of a multiprocessor. Memory traffic is counted by the host shim of the tests,
+for the RoIs of benchmarks/ops.py: loads and stores of the kernels, most of which hit a GPU's L2 cache. The lower bound
+reads each feature pixel under a box once and writes the result once.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from frcnn.ops import build  # noqa: E402
 
 
 class Multiprocessor(NamedTuple):
-    """Limits of one architecture: CUDA C++ Programming Guide, table "Technical Specifications per Compute Capability"."""
+    """Limits of one architecture (CUDA C++ Programming Guide, "Technical Specifications per Compute Capability")."""
 
     threads: int
     blocks: int
     shared: int  # bytes
-    reserved: int  # bytes of shared memory that CUDA takes per block
+    reserved: int  # bytes of shared memory that CUDA reserves per block
 
 
 MULTIPROCESSORS = {
@@ -48,39 +48,41 @@ MULTIPROCESSORS = {
     89: Multiprocessor(1536, 24, 100 << 10, 1 << 10),
     90: Multiprocessor(2048, 32, 228 << 10, 1 << 10),
 }
-REGISTERS, WARP, REGISTER_UNIT = 65536, 32, 256  # per multiprocessor, threads, registers that a warp is given at once
+REGISTERS = 65536  # of a multiprocessor
+WARP = 32  # threads
+REGISTER_UNIT = 256  # registers are allocated to warps in multiples of this
 
-# Threads of a block, and bytes of dynamic shared memory in a call of benchmarks/ops.py (tables: launchers in the .cu files).
+# Threads per block, and bytes of dynamic shared memory for the inputs of benchmarks/ops.py, as in the launch functions.
 _TALLEST, _WIDEST = ops_case.MAP_SIZES[0]
 _TAPS = 8 * (2 * ops_case.POOLED + _TALLEST + _WIDEST + 2 * 4 * ops_case.POOLED)
 LAUNCHES = {
     "pool": (256, _TAPS),
-    "spread": (256, _TAPS),
+    "scatter": (256, _TAPS),
     "gather": (256, 4 * ops_case.POOLED * (1 + 8) + 4 * 256),
     "round": (256, 0),
     "collect": (256, 0),
     "rank": (256, 8 * 256),
-    "against_kept": (64, (24 + 4) * 64),
+    "compare_with_kept": (64, (24 + 4) * 64),
     "mask": (64, 24 * 64),
-    "settle": (64, 8 * (2048 // 64) + 8 * 64 + 8),
+    "reduce_tile": (64, 8 * (2048 // 64) + 8 * 64 + 8),
 }
 
-# Bytes a second of the memory, by NVIDIA's data sheets.
+# Memory bandwidth in bytes per second, from NVIDIA's data sheets.
 MEMORY = {"A100 (sm_80, 40 GB)": 1.555e12, "H100 (sm_90, SXM)": 3.35e12}
 
-COUNTED_CHANNELS = 32  # the shim is slow; bytes grow with the channels
+COUNTED_CHANNELS = 32  # the shim is slow; traffic is proportional to the channels
 
 
 class Kernel(NamedTuple):
-    name: str  # as it is called, with its template arguments
+    name: str  # with template arguments
     architecture: int
     registers: int
     spilled: int  # bytes stored and loaded
-    shared: int  # bytes, dynamic ones in
+    shared: int  # bytes, including dynamic shared memory
 
     @property
     def resident(self) -> int:
-        """Threads on a multiprocessor."""
+        """Resident threads of a multiprocessor."""
         threads, _ = LAUNCHES[self.name.partition("<")[0]]
         limits = MULTIPROCESSORS[self.architecture]
         warp_registers = -(-self.registers * WARP // REGISTER_UNIT) * REGISTER_UNIT
@@ -90,7 +92,7 @@ class Kernel(NamedTuple):
 
 
 def compiled_kernels(source: str, architecture: int, folder: Path) -> Iterator[Kernel]:
-    """What ptxas says of each kernel of a file."""
+    """ptxas's report of each kernel of a file."""
     target = folder / f"{source}.{architecture}.cubin"
     command = [
         str(build.nvcc()),
@@ -104,7 +106,10 @@ def compiled_kernels(source: str, architecture: int, folder: Path) -> Iterator[K
         str(target),
     ]
     report = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-    pattern = r"Compiling entry function '(\w+)'.*?(\d+) bytes spill stores, (\d+) bytes spill loads.*?Used (\d+) registers([^\n]*)"
+    pattern = (
+        r"Compiling entry function '(\w+)'.*?(\d+) bytes spill stores, (\d+) bytes spill loads"
+        r".*?Used (\d+) registers([^\n]*)"
+    )
     for mangled, stores, loads, registers, rest in re.findall(pattern, report, re.DOTALL):
         name = readable(mangled)
         static = re.search(r"(\d+) bytes smem", rest)
@@ -122,7 +127,7 @@ def readable(mangled: str) -> str:
 
 
 def moved_bytes(program: Path, operation: str, count: int) -> int:
-    """Bytes that the kernels read and write for ``count`` RoIs on one image, as the shim counts them."""
+    """Bytes that the kernels read and write for ``count`` RoIs on one image, counted by the shim."""
     rng = np.random.default_rng(count)
     channels, strides = COUNTED_CHANNELS, np.float32(ops_case.STRIDES)
     maps = [rng.normal(size=(1, height, width, channels)).astype(np.float32) for height, width in ops_case.MAP_SIZES]
@@ -137,13 +142,13 @@ def moved_bytes(program: Path, operation: str, count: int) -> int:
     )
     call = (head, sizes[:, 0], sizes[:, 1], 1 / strides, starts, boxes, np.zeros(count, np.int32), *values)
     moved = shim_runs.run(program, operation, "forward", *call, timeout=600)[1]
-    if operation == "roi_align_gradient":  # and its memset, which is no kernel of ours
+    if operation == "roi_align_gradient":  # and the memset before it
         moved += sum(level.nbytes for level in maps)
     return moved * ops_case.CHANNELS // channels
 
 
 def traffic(count: int, program: Path) -> Iterator[tuple[str, int, int]]:
-    """Name, bytes moved and least bytes of each operation."""
+    """Name, bytes moved and lower bound of each operation."""
     boxes = ops_case.random_boxes(np.random.default_rng(count), count)
     forward = ops_case.touched_bytes(boxes, ops_case.levels_of(boxes)) + ops_case.pooled_bytes(count)
     backward = ops_case.pooled_bytes(count) + ops_case.pyramid_bytes()
@@ -161,7 +166,7 @@ def main() -> None:
     arguments = parser.parse_args()
     compiler = build.nvcc()
     if compiler is None:
-        raise SystemExit("there is no nvcc on this machine")
+        raise SystemExit("nvcc not found")
     architectures = build.cuda_targets(compiler)
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(2) as pool:
         jobs = [(source, architecture, Path(name)) for source in build.CUDA_SOURCES for architecture in architectures]
@@ -172,7 +177,8 @@ def main() -> None:
     print("|---|" + "---|" * len(architectures))
     for kernel in dict.fromkeys(kernel.name for kernel in kernels):
         cells = {
-            k.architecture: f"{k.registers}, {k.spilled}, {k.shared / 1024:.1f}, {k.resident / MULTIPROCESSORS[k.architecture].threads:.0%}"
+            k.architecture: f"{k.registers}, {k.spilled}, {k.shared / 1024:.1f}, "
+            f"{k.resident / MULTIPROCESSORS[k.architecture].threads:.0%}"
             for k in kernels
             if k.name == kernel
         }

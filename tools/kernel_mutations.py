@@ -1,7 +1,7 @@
-"""Breaks the CUDA files in the ways that such code breaks, one at a time, and asks whether the host runs notice.
+"""Mutation tests of the CUDA files: inserts typical defects one at a time, and checks that the host runs detect them.
 
-A mutant is caught where one of the modes of ``tests/ops/shim_runs.py`` fails: fibers in three orders, then threads under
-the address and the thread sanitizer. Prints a table; exits with 1 where a mutant lives.
+A mutant is detected if one of the modes of ``tests/ops/shim_runs.py`` fails: fibers in three orders, then threads under
+the address and the thread sanitizer. Prints a table; exits with 1 if a mutant survives.
 
     python tools/kernel_mutations.py --json mutations.json        # all, about ten minutes on two cores
     python tools/kernel_mutations.py --only barrier --jobs 2
@@ -38,7 +38,7 @@ class Mutant(NamedTuple):
         file.write_text(source[: self.start] + self.text + source[self.end :])
 
 
-# file, what to find (a regular expression), what to put there, what that is called
+# file, regular expression, replacement, name
 REPLACEMENTS = [
     ("roi_align.cu", r"__syncthreads\(\);", "", "barrier dropped"),
     ("nms.cu", r"__syncthreads\(\);", "", "barrier dropped"),
@@ -46,15 +46,15 @@ REPLACEMENTS = [
     ("nms.cu", r"atomicAdd\(buffers.found \+ b, 1\)", "buffers.found[b]++", "++ for atomicAdd"),
     (
         "nms.cu",
-        r"(?<=tile\[threadIdx.x\] = )(\w+)\[(\w+) \+ threadIdx.x\]",
+        r"(?<=cached\[threadIdx.x\] = )(\w+)\[(\w+) \+ threadIdx.x\]",
         r"\1[\2 + threadIdx.x + 1]",
-        "tile read one too far",
+        "shared memory filled from one too far",
     ),
-    ("nms.cu", r"j < size(?=; \+\+j\) rank)", "j <= size", "tile walked one too far"),
+    ("nms.cu", r"j < size(?=; \+\+j\) rank)", "j <= size", "shared memory read one too far"),
     ("nms.cu", r"uint64_t\{1\} << ", "1 << ", "32-bit mask"),
     ("nms.cu", r"uint64_t\(flags\[j\] != 0\)", "int(flags[j] != 0)", "32-bit mask"),
     ("nms.cu", r"word \* kWord \+ r < size", "word * kWord + r <= size", "mask row one too far"),
-    ("nms.cu", r"rank \+= tile\[j\] < key", "rank += tile[j] <= key", "rank one too high"),
+    ("nms.cu", r"rank \+= cached\[j\] < key", "rank += cached[j] <= key", "rank one too high"),
     ("roi_align.cu", r"y\.weight \* x\.weight", "y.weight * y.weight", "weight of the wrong axis"),
     (
         "roi_align.cu",
@@ -72,26 +72,26 @@ REPLACEMENTS = [
     ),
     ("roi_align.cu", r"tested < count", "tested <= count", "one box too many"),
     ("roi_align.h", r"\(1\.0f - fraction\) \* share(?=\);)", "fraction * share", "swapped weight"),
-    ("roi_align.h", r"kTapsBetweenBins = 4", "kTapsBetweenBins = 0", "bins share their taps' room"),
+    ("roi_align.h", r"kTapsBetweenBins = 4", "kTapsBetweenBins = 0", "taps of bins overlap"),
 ]
 
 
 def mutants(only: str = "") -> list[Mutant]:
-    """Every place of every replacement."""
+    """One mutant for each match of each replacement."""
     found = []
-    for file, pattern, text, what in REPLACEMENTS:
+    for file, pattern, text, name in REPLACEMENTS:
         source = (shim_runs.KERNELS / file).read_text()
         places = list(re.finditer(pattern, source))
         if not places:
-            raise SystemExit(f"{file} has nothing like {pattern!r} any more; mend REPLACEMENTS")
+            raise SystemExit(f"{file} does not contain {pattern!r}; update REPLACEMENTS")
         for place in places:
             line = source.count("\n", 0, place.start()) + 1
-            found.append(Mutant(f"{file}:{line} {what}", file, place.start(), place.end(), place.expand(text)))
+            found.append(Mutant(f"{file}:{line} {name}", file, place.start(), place.end(), place.expand(text)))
     return [mutant for mutant in found if only in mutant.name]
 
 
-def caught_by(mutant: Mutant, modes: tuple[str, ...] = tuple(shim_runs.MODES)) -> str | None:
-    """The first mode that notices, with what it saw; None where none does."""
+def detected_by(mutant: Mutant, modes: tuple[str, ...] = tuple(shim_runs.MODES)) -> str | None:
+    """The first mode and check that fail; None if the mutant survives."""
     with tempfile.TemporaryDirectory() as folder:
         kernels = Path(folder) / "kernels"
         shutil.copytree(shim_runs.KERNELS, kernels)
@@ -112,20 +112,20 @@ def caught_by(mutant: Mutant, modes: tuple[str, ...] = tuple(shim_runs.MODES)) -
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", help="mutants whose name holds this text")
+    parser.add_argument("--only", default="", help="only mutants whose name contains this text")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     chosen = mutants(arguments.only)
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        results = dict(zip([mutant.name for mutant in chosen], pool.map(caught_by, chosen), strict=True))
-    for name, catcher in results.items():
-        print(f"{name:60} {catcher or 'LIVES'}")
-    lives = sum(catcher is None for catcher in results.values())
-    print(f"{len(results) - lives} of {len(results)} caught")
+        results = dict(zip([mutant.name for mutant in chosen], pool.map(detected_by, chosen), strict=True))
+    for name, detector in results.items():
+        print(f"{name:60} {detector or 'SURVIVED'}")
+    survivors = sum(detector is None for detector in results.values())
+    print(f"{len(results) - survivors} of {len(results)} detected")
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=2))
-    sys.exit(lives > 0)
+    sys.exit(survivors > 0)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """The two operations that TensorFlow lacks: :func:`roi_align` over a pyramid and :func:`nms` over a batch.
 
-This file is the contract and the choice of kernel. ``reference.py`` defines the results in plain TensorFlow; ``compiled.py``
-calls our kernels, which ``build.py`` compiles at the first use where nothing was built ahead. Importing this module loads
-a library that is already built, so that a SavedModel with the operations in it can be loaded, but builds none.
+This module is the public interface and selects the implementation: ``reference.py`` defines the results in plain
+TensorFlow, ``compiled.py`` calls the C++ and CUDA kernels, which ``build.py`` compiles at first use. Importing this
+module loads a library that is already built, so that a SavedModel that contains the operations can be loaded; it does
+not build one.
 
-The operations run in eager code and in ``tf.function``, not under XLA: layers that use them set ``supports_jit = False``.
+The operations run in eager code and in ``tf.function``, not under XLA: layers that use them set
+``supports_jit = False``.
 """
 
 from __future__ import annotations
@@ -45,8 +47,8 @@ def roi_align(
         sampling_ratio: samples per bin and axis; 0 takes one per feature pixel of the bin, rounded up, and at most as
             many as the level has pixels on that axis.
         aligned: shift boxes by half a feature pixel (Detectron2); otherwise box sides are at least one feature pixel.
-        level_rule: where the rounding guard of the level formula stands; see :func:`reference.level_starts`.
-        kernel: ``compiled``, ``reference`` or ``auto``, which is the first that this machine can have.
+        level_rule: position of the rounding guard in the level formula; see :func:`reference.level_starts`.
+        kernel: ``compiled``, ``reference``, or ``auto``: compiled if available on this machine, else reference.
 
     Returns:
         ``[N, P, P, C]`` in the pyramid's dtype. Differentiable in the pyramid, not in the boxes.
@@ -66,17 +68,18 @@ def nms(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Greedy non-maximum suppression within the groups of each image of a batch.
 
-    A box is dropped when a better box of its image and group that was itself kept overlaps it with an IoU strictly
-    above the threshold. The boxes that are kept come out in order of score, equal scores in order of index, over all
-    groups together, and the first ``max_outputs`` of them count. The same boxes as ``torchvision.ops.batched_nms``.
+    A box is suppressed if a kept box of the same image and group with a higher score has an IoU with it strictly above
+    the threshold. The first ``max_outputs`` kept boxes of all groups are returned in order of score, equal scores in
+    order of index. The result equals that of ``torchvision.ops.batched_nms``.
 
     Args:
         boxes: ``[B, N, 4]`` float32, ``(x1, y1, x2, y2)``.
-        scores: ``[B, N]`` float32; entries of ``-inf`` or NaN are padding: they neither come out nor drop others.
+        scores: ``[B, N]`` float32; entries of ``-inf`` or NaN are padding: they are not returned and do
+            not suppress others.
         groups: ``[B, N]`` int32, any values: pyramid level or class.
         iou_threshold: in [0, 1].
         max_outputs: M, static.
-        kernel: ``compiled``, ``reference`` or ``auto``, which is the first that this machine can have.
+        kernel: ``compiled``, ``reference``, or ``auto``: compiled if available on this machine, else reference.
 
     Returns:
         ``indices [B, M]`` int32 into N, padded with -1, and ``counts [B]`` int32. Not differentiable.
@@ -86,8 +89,8 @@ def nms(
 
 def _implementation(kernel: Kernel) -> ModuleType:
     if kernel == "auto":
-        return compiled if compiled.serving().library else reference
+        return compiled if compiled.active_kernels().library else reference
     return compiled if kernel == "compiled" else reference
 
 
-compiled.load_what_is_built()
+compiled.load_if_built()

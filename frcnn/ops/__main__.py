@@ -1,4 +1,4 @@
-"""``python -m frcnn.ops``: build the kernels ahead of their first use, with CUDA where nvcc is found, and print where they are."""
+"""``python -m frcnn.ops``: build the kernels ahead of their first use and print the path of the library."""
 
 from __future__ import annotations
 

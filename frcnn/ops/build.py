@@ -1,11 +1,11 @@
-"""Compiles the kernels once, keeps the library in a cache, loads it: the only file that knows compilers.
+"""Compiles the kernels into a library and caches it.
 
-TensorFlow's C++ interface changes with every minor version, so a library serves one version only: its name holds a key of
-TensorFlow's version, the machine's architecture, the sources and the flags, and a library of another key is never looked
-at. It stands in the package, where ``setup.py`` could build it, or in the cache, where the first use builds it under a
-lock. Instruction sets are chosen at run time, so one library serves all machines of an architecture.
+TensorFlow's C++ ABI changes with every minor version, so a library is valid for one version only: its name contains a
+key of TensorFlow's version, the machine's architecture, the sources and the flags, and libraries with another key are
+ignored. The library is in the package if ``setup.py`` built it, else in the user's cache, where the first use builds it
+under a file lock. Instruction sets are selected at run time, so one library serves all machines of an architecture.
 
-``python -m frcnn.ops`` builds ahead of time, with CUDA kernels where nvcc is found, and prints where they are.
+``python -m frcnn.ops`` builds ahead of time, with CUDA kernels if nvcc is found, and prints the path.
 """
 
 from __future__ import annotations
@@ -33,42 +33,42 @@ SOURCES = Path(__file__).parent / "kernels"
 PREBUILT = Path(__file__).parent / "prebuilt"
 
 COMMON = ("-std=c++17", "-O3", "-DNDEBUG", "-w", "-fPIC", "-fvisibility=hidden")
-# Where the last bit decides, no compiler may fuse a product into a sum: samples on a border, an IoU at the threshold.
+# No fused multiply-add where the last bit decides: samples on a border, an IoU at the threshold.
 EXACT = "-ffp-contract=off"
-TENSORFLOW_SOURCES = ("ops.cc", "gpu_ops.cc")  # the second with CUDA only
+TENSORFLOW_SOURCES = ("ops.cc", "gpu_ops.cc")  # the second one only with CUDA
 CPU_SOURCES = {"roi_align_plan.cc": [EXACT], "roi_align_cpu.cc": ["-Wno-psabi"], "nms_cpu.cc": [EXACT, "-Wno-psabi"]}
 CUDA_SOURCES = ("roi_align.cu", "nms.cu")
 CUDA_FLAGS = ("-std=c++17", "-O3", "-DNDEBUG", "-w", "-fmad=false", "-Xcompiler", "-fPIC,-fvisibility=hidden")
-# Compute capabilities in tenths: from Volta, which nvcc 13 has dropped, to Hopper, with PTX for what comes after.
+# Compute capabilities times ten: from Volta, which nvcc 13 no longer supports, to Hopper, with PTX for later ones.
 CUDA_TARGETS = (70, 75, 80, 86, 89, 90)
 
 
 class BuildError(Exception):
-    """The kernels cannot be built here; the message is one sentence with the compiler's first error."""
+    """The kernels cannot be built on this machine; the message contains the compiler's first error."""
 
 
 class Library(NamedTuple):
-    """A library on disk that fits the TensorFlow that runs."""
+    """A library on disk that is compatible with the running TensorFlow."""
 
     file: Path
-    cuda: bool  # whether it has GPU kernels
+    cuda: bool  # whether it contains GPU kernels
 
 
 def default_cache() -> Path:
-    """Folder of built libraries: the user's cache, or a private temporary folder where the home is not writable."""
+    """Folder of built libraries: the user's cache, or a private temporary folder if the home is not writable."""
     for folder in (Path.home() / ".cache" / "frcnn", Path(tempfile.gettempdir()) / f"frcnn-{os.getuid()}"):
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError:
             continue
-        # A library is code: one that another user could have put there is not loaded.
+        # A library is code: never load one from a folder that another user owns.
         if os.access(folder, os.W_OK) and folder.stat().st_uid == os.getuid():
             return folder
-    raise BuildError("neither the home's .cache/frcnn nor a folder of the temporary directory can be written")
+    raise BuildError("neither ~/.cache/frcnn nor the temporary directory is writable")
 
 
-def key(tensorflow_version: str = tf.version.VERSION) -> str:
-    """Names the library of these sources for one TensorFlow and one architecture."""
+def cache_key(tensorflow_version: str = tf.version.VERSION) -> str:
+    """Cache key: TensorFlow's version, the architecture, and a hash of sources and flags."""
     digest = hashlib.sha256()
     for part in (
         *_tensorflow_flags()[0],
@@ -84,7 +84,7 @@ def key(tensorflow_version: str = tf.version.VERSION) -> str:
 
 
 def find(*folders: Path) -> Library | None:
-    """The library for this TensorFlow in the first folder that has it, one with CUDA kernels before one without."""
+    """The library for this TensorFlow in the first folder that has one; libraries with CUDA kernels are preferred."""
     for cuda in (True, False):
         for folder in folders:
             file = folder / _file_name(cuda)
@@ -93,11 +93,11 @@ def find(*folders: Path) -> Library | None:
     return None
 
 
-def obtain(cache: Path | None = None) -> Library:
-    """The library from the package or the cache, built into the cache if need be.
+def find_or_build(cache: Path | None = None) -> Library:
+    """The library from the package or the cache; builds it into the cache if it does not exist.
 
     Raises:
-        BuildError: no compiler, or its first error.
+        BuildError: there is no compiler, or compiling failed.
     """
     folder = cache or default_cache()
     cuda = bool(tf.config.list_physical_devices("GPU")) and nvcc() is not None
@@ -108,13 +108,13 @@ def obtain(cache: Path | None = None) -> Library:
 
 
 def build(folder: Path, cuda: bool) -> Library:
-    """Compile into ``folder``; processes that start together wait for the first. Raises BuildError."""
+    """Compile into ``folder``; concurrent processes wait for the first one. Raises BuildError."""
     folder.mkdir(parents=True, exist_ok=True)
     library = Library(folder / _file_name(cuda), cuda)
     with _locked(folder / f"{library.file.name}.lock"):
         if not library.file.is_file():
             _gcc()
-            print_message(f"compiling the kernels for TensorFlow {tf.version.VERSION}; this takes half a minute, once")
+            print_message(f"compiling the kernels for TensorFlow {tf.version.VERSION} (once, about half a minute)")
             with tempfile.TemporaryDirectory(dir=folder) as scratch:
                 _link(_compile(Path(scratch), cuda), Path(scratch) / "library.so", cuda)
                 os.replace(Path(scratch) / "library.so", library.file)
@@ -124,24 +124,24 @@ def build(folder: Path, cuda: bool) -> Library:
 def _gcc() -> str:
     compiler = shutil.which("g++")
     if compiler is None:
-        raise BuildError("there is no g++ on this machine")
+        raise BuildError("g++ not found; install it (Debian, Ubuntu: apt-get install g++)")
     return compiler
 
 
 def nvcc() -> str | None:
-    """Path of NVIDIA's compiler."""
+    """Path of nvcc, or None."""
     return shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
 
 
 @functools.cache
 def cuda_targets(compiler: str) -> tuple[int, ...]:
-    """The targets of ``CUDA_TARGETS`` that an nvcc knows."""
+    """The targets of ``CUDA_TARGETS`` that this nvcc supports."""
     known = {int(found) for found in re.findall(r"compute_(\d+)\b", _run([compiler, "--list-gpu-arch"]))}
     return tuple(target for target in CUDA_TARGETS if target in known)
 
 
 def _file_name(cuda: bool) -> str:
-    return f"frcnn_ops-{key()}{'-cuda' if cuda else ''}.so"
+    return f"frcnn_ops-{cache_key()}{'-cuda' if cuda else ''}.so"
 
 
 @contextlib.contextmanager
@@ -152,7 +152,7 @@ def _locked(file: Path) -> Iterator[None]:
 
 
 def _tensorflow_flags() -> tuple[list[str], list[str]]:
-    """Flags to compile and to link; the headers as system headers, whose warnings are not ours to mend."""
+    """Flags to compile and to link. TensorFlow's headers are system headers, to suppress their warnings."""
     compile_flags = [
         flag.replace("-I", "-isystem", 1) if flag.startswith("-I") else flag
         for flag in tf.sysconfig.get_compile_flags()
@@ -161,7 +161,7 @@ def _tensorflow_flags() -> tuple[list[str], list[str]]:
 
 
 def _compile(scratch: Path, cuda: bool) -> list[Path]:
-    """Object files of all sources, compiled side by side."""
+    """Object files of all sources, compiled in parallel."""
     gcc = _gcc()
     sources = {name: _tensorflow_flags()[0] for name in (TENSORFLOW_SOURCES if cuda else TENSORFLOW_SOURCES[:1])}
     sources.update(CPU_SOURCES)
@@ -177,10 +177,10 @@ def _compile(scratch: Path, cuda: bool) -> list[Path]:
 
 
 def cuda_command(source: Path, target: Path, extra: tuple[str, ...] = ()) -> list[str]:
-    """The nvcc call for one CUDA source, for all targets that this nvcc knows and PTX of the last."""
+    """The nvcc call for one CUDA source: all targets that this nvcc supports, and PTX of the last."""
     compiler = nvcc()
     if compiler is None:
-        raise BuildError("there is no nvcc on this machine")
+        raise BuildError("nvcc not found")
     targets = cuda_targets(compiler)
     codes = [f"-gencode=arch=compute_{target},code=sm_{target}" for target in targets]
     codes.append(f"-gencode=arch=compute_{targets[-1]},code=compute_{targets[-1]}")
@@ -190,7 +190,7 @@ def cuda_command(source: Path, target: Path, extra: tuple[str, ...] = ()) -> lis
 def _link(objects: list[Path], target: Path, cuda: bool) -> None:
     libraries = _tensorflow_flags()[1]
     if cuda:
-        # nvcc knows where its runtime stands; linked in, so that the machine that runs needs the driver alone
+        # nvcc finds its own runtime; linked statically, so that only the driver is needed at run time
         linker = [str(nvcc()), "-shared", "-cudart", "static"]
         libraries = [f"-Xlinker={flag}" if flag.startswith("-l:") else flag for flag in libraries]
     else:
@@ -199,13 +199,13 @@ def _link(objects: list[Path], target: Path, cuda: bool) -> None:
 
 
 def _run(command: list[str]) -> str:
-    """Standard output of a compiler, or a BuildError with its first error."""
+    """Standard output of a compiler. Raises BuildError with its first error."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError as error:
-        raise BuildError(f"{command[0]} cannot be run ({error.strerror})") from error
+        raise BuildError(f"cannot run {command[0]} ({error.strerror})") from error
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit status {done.returncode}"]
         first = next((line for line in lines if re.search(r"\berror\b", line, re.IGNORECASE)), lines[0])
-        raise BuildError(f"{Path(command[0]).name} says: {first.strip()}")
+        raise BuildError(f"{Path(command[0]).name} failed: {first.strip()}")
     return done.stdout

@@ -1,4 +1,6 @@
-"""The two operations on our kernels: loads the library, registers the gradient, knows which kernels serve and why not."""
+"""The two operations on the compiled kernels: loads the library, registers the gradient, reports which kernels are
+active.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +18,13 @@ from frcnn.ops import build
 from frcnn.ops.reference import Pooling, round_down_to_float32
 
 
-class Serving(NamedTuple):
-    """What answers a call of kernel ``auto``.
+class ActiveKernels(NamedTuple):
+    """Implementation that ``kernel="auto"`` uses.
 
     Attributes:
-        library: the library's file, or None where the reference serves.
-        cuda: whether the library has GPU kernels.
-        reason: why the reference serves, one sentence; empty where a library does.
+        library: path of the compiled library; None if the reference is used.
+        cuda: whether the library contains GPU kernels.
+        reason: why the reference is used, one sentence; empty if the library is used.
     """
 
     library: Path | None
@@ -30,7 +32,7 @@ class Serving(NamedTuple):
     reason: str
 
 
-_first_use = threading.RLock()  # functools.cache lets two threads both make a first call
+_first_use = threading.RLock()  # functools.cache does not serialize concurrent first calls
 
 
 @functools.cache
@@ -38,8 +40,8 @@ def _load(file: Path) -> ModuleType:
     return tf.load_op_library(str(file))
 
 
-def load_what_is_built() -> None:
-    """Load the library if it stands ready, without building: a SavedModel that holds the operations can then be loaded."""
+def load_if_built() -> None:
+    """Load the library if it exists, without building it, so that a SavedModel with the operations can be loaded."""
     try:
         library = build.find(build.PREBUILT, build.default_cache())
     except build.BuildError:
@@ -49,38 +51,38 @@ def load_what_is_built() -> None:
             _load(library.file)
 
 
-def serving() -> Serving:
-    """Build if need be, once per process, and say what serves; the reason for a fallback also goes to stderr, once."""
+def active_kernels() -> ActiveKernels:
+    """The kernels of ``auto``; builds them at the first call and prints the reason of a fallback to stderr, once."""
     with _first_use:
-        return _obtain()
+        return _find_kernels()
 
 
 @functools.cache
-def _obtain() -> Serving:
+def _find_kernels() -> ActiveKernels:
     try:
-        library = build.obtain()
+        library = build.find_or_build()
         _load(library.file)
     except (build.BuildError, OSError, tf.errors.OpError) as error:
         return _fallback(f"the kernels could not be built: {error}")
     if tf.config.list_physical_devices("GPU") and not library.cuda:
-        return _fallback("there is a GPU but no nvcc to build the GPU kernels with")
-    return Serving(library.file, library.cuda, "")
+        return _fallback("this machine has a GPU but no nvcc to build the GPU kernels")
+    return ActiveKernels(library.file, library.cuda, "")
 
 
-def _fallback(reason: str) -> Serving:
+def _fallback(reason: str) -> ActiveKernels:
     reason = " ".join(reason.split())
     print_message(f"falling back to the slower TensorFlow RoIAlign and NMS: {reason}")
-    return Serving(None, False, reason)
+    return ActiveKernels(None, False, reason)
 
 
 def operations() -> Any:
-    """The loaded operations. Raises UserError where there are none."""
-    state = serving()
-    if state.library is None:
+    """The loaded operations. Raises UserError if they are not available."""
+    active = active_kernels()
+    if active.library is None:
         raise UserError(
-            f"ops.kernel is 'compiled', but {state.reason}; mend that, or set ops.kernel to auto or reference"
+            f"ops.kernel is 'compiled', but {active.reason}; fix this, or set ops.kernel to auto or reference"
         )
-    return _load(state.library)
+    return _load(active.library)
 
 
 def roi_align(pyramid: Sequence[tf.Tensor], boxes: tf.Tensor, box_image: tf.Tensor, pooling: Pooling) -> tf.Tensor:

@@ -1,6 +1,6 @@
-"""The definition of ``roi_align`` and ``nms`` in plain TensorFlow: the oracle of the kernels, and what serves without them.
+"""``roi_align`` and ``nms`` in plain TensorFlow: the definition that the kernels are tested against, and the fallback.
 
-Clear before fast, but bounded in memory: no tensor here is larger than the pyramid, the result, or ``[B, N]``.
+Written for clarity, but with bounded memory: no tensor is larger than the pyramid, the result, or ``[B, N]``.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def level_starts(strides: tuple[int, ...], level_rule: str) -> tuple[float, ...]
     """Smallest box size, the square root of the area in pixels, of each level but the first, exact in float32.
 
     The level of size s is ``floor(4 + log2(s / 224) + 1e-6)`` in torchvision and ``floor(4 + log2(s / 224 + 1e-8))`` in
-    Detectron2, cut to the levels that exist. Both are evaluated in float32 by their projects, so this finds by bisection
-    the first float32 that reaches a level. Kernels then compare instead of taking logarithms, and agree on every bit.
+    Detectron2, clipped to the existing levels. Both projects evaluate it in float32, so this finds by bisection the
+    first float32 that reaches a level. Kernels compare sizes instead of computing logarithms, and agree on every bit.
     """
 
     def level(size: np.float32) -> float:
@@ -37,7 +37,7 @@ def level_starts(strides: tuple[int, ...], level_rule: str) -> tuple[float, ...]
     for stride in strides[1:]:
         wanted = int(math.log2(stride))
         middle = np.float32(CANONICAL_SIZE * 2.0 ** (wanted - CANONICAL_LEVEL))
-        # Positive float32 are ordered like their bits; the answer is within a few thousand steps of the power of two.
+        # Positive float32 are ordered like their bits; the result is within a few thousand steps of the power of two.
         bits = int(middle.view(np.int32))
         low, high = bits - 4096, bits + 4096
         while high - low > 1:
@@ -48,7 +48,7 @@ def level_starts(strides: tuple[int, ...], level_rule: str) -> tuple[float, ...]
 
 
 class Pooling(NamedTuple):
-    """How to pool; the fields are arguments of :func:`frcnn.ops.roi_align`."""
+    """Parameters of RoIAlign; the fields are arguments of :func:`frcnn.ops.roi_align`."""
 
     strides: tuple[int, ...]
     output_size: int
@@ -72,10 +72,10 @@ _Add = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 class _Geometry(NamedTuple):
-    """Where each RoI samples; ``[N]`` each unless noted."""
+    """Sampling positions of each RoI; shape ``[N]`` unless noted."""
 
     valid: tf.Tensor  # bool
-    base: tf.Tensor  # row of the flattened pyramid where the RoI's feature map starts
+    base: tf.Tensor  # first row of the RoI's feature map in the flattened pyramid
     extent: tf.Tensor  # [N, 2] int32: height and width of that map
     start: tf.Tensor  # [N, 2] float32: (y, x) of the RoI in feature pixels
     bin: tf.Tensor  # [N, 2] float32: sides of a bin
@@ -92,7 +92,7 @@ def roi_align(pyramid: Sequence[tf.Tensor], boxes: tf.Tensor, box_image: tf.Tens
 
     @tf.custom_gradient
     def pool(*levels: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], list[tf.Tensor]]]:
-        # One row more, so that boxes of no image have something to read where there are no images at all.
+        # One extra row, so that boxes of no image have a valid row to read from an empty batch.
         features = tf.concat(
             [*(tf.reshape(level, [-1, channels]) for level in levels), tf.zeros([1, channels], dtype)], axis=0
         )
@@ -105,7 +105,7 @@ def roi_align(pyramid: Sequence[tf.Tensor], boxes: tf.Tensor, box_image: tf.Tens
             right, lower = taps.right[:, None, :, None], taps.lower[:, :, None, None]
             upper_row = upper_left * (1 - right) + upper_right * right
             lower_row = lower_left * (1 - right) + lower_right * right
-            # Only sums of two: the graph optimiser would make an AddN of more, which adds in no fixed order.
+            # Only binary sums: the graph optimizer replaces longer ones by AddN, whose order is not fixed.
             return total + (upper_row * (1 - lower) + lower_row * lower) * taps.share[..., None]
 
         empty = tf.zeros([tf.shape(geometry.base)[0], output_size, output_size, channels])
@@ -167,12 +167,12 @@ def _geometry(pyramid: Sequence[tf.Tensor], boxes: tf.Tensor, box_image: tf.Tens
 
 
 def _divide(dividend: tf.Tensor, divisor: tf.Tensor | int) -> tf.Tensor:
-    """A quotient that the graph optimiser does not turn into a product with a rounded reciprocal."""
+    """A quotient that the graph optimizer does not replace by a product with a rounded reciprocal."""
     return tf.math.divide_no_nan(dividend, tf.cast(divisor, tf.float32))
 
 
 def _over_samples(geometry: _Geometry, sampling_ratio: int, add: _Add, total: tf.Tensor) -> tf.Tensor:
-    """Sum of ``add`` over the grid of samples in a bin; the largest RoI's grid when each RoI has its own."""
+    """Sum of ``add`` over the samples of a bin; over the largest grid if each RoI has its own."""
     if sampling_ratio:
         grid_y = grid_x = tf.constant(sampling_ratio)
     else:
@@ -190,12 +190,12 @@ def _over_samples(geometry: _Geometry, sampling_ratio: int, add: _Add, total: tf
 
 
 class _Taps(NamedTuple):
-    """One sample of every bin: its four neighbours and how they blend."""
+    """One sample of every bin: its four neighbors and their weights."""
 
-    rows: list[list[tf.Tensor]]  # [upper, lower][left, right]: places in the flattened pyramid, [N, P, P]
-    lower: tf.Tensor  # [N, P]: fraction of the lower neighbours
-    right: tf.Tensor  # [N, P]: fraction of the right neighbours
-    share: tf.Tensor  # [N, P, P]: the sample's share of its bin's mean; 0 where it does not count
+    rows: list[list[tf.Tensor]]  # [upper, lower][left, right]: rows of the flattened pyramid, [N, P, P]
+    lower: tf.Tensor  # [N, P]: weight of the lower neighbors
+    right: tf.Tensor  # [N, P]: weight of the right neighbors
+    share: tf.Tensor  # [N, P, P]: weight of the sample in its bin's mean; 0 if it does not count
 
 
 def _taps(geometry: _Geometry, iy: tf.Tensor, ix: tf.Tensor, output_size: int) -> _Taps:
@@ -205,7 +205,7 @@ def _taps(geometry: _Geometry, iy: tf.Tensor, ix: tf.Tensor, output_size: int) -
     bins = tf.range(output_size, dtype=tf.float32)[None, None, :]
     # [N, 2, P], in torchvision's order of operations
     within = _divide((tf.cast(sample, tf.float32) + 0.5) * geometry.bin, grid)
-    # Differences, because the graph optimiser would add three terms in an order of its own.
+    # Differences, because the graph optimizer may reorder a sum of three terms.
     position = geometry.start[..., None] - (-bins) * geometry.bin[..., None] - -within[..., None]
     extent = tf.cast(geometry.extent, tf.float32)[..., None]
     exists = (sample < geometry.grid) & geometry.valid[:, None]
@@ -215,7 +215,7 @@ def _taps(geometry: _Geometry, iy: tf.Tensor, ix: tf.Tensor, output_size: int) -
     position = tf.where(counts, tf.maximum(position, 0.0), 0.0)
     low = tf.minimum(tf.floor(position), extent - 1)
     high = tf.minimum(low + 1, extent - 1)
-    # From the last pixel's centre on, both neighbours are the last pixel.
+    # Beyond the center of the last pixel, both neighbors are the last pixel.
     fraction = tf.where(position >= extent - 1, 0.0, position - low)
 
     width = geometry.extent[:, 1, None]
@@ -226,9 +226,9 @@ def _taps(geometry: _Geometry, iy: tf.Tensor, ix: tf.Tensor, output_size: int) -
 
 
 def round_down_to_float32(value: float) -> float:
-    """Largest float32 not above ``value``: a float32 IoU exceeds one exactly where it exceeds the other.
+    """Largest float32 not above ``value``: a float32 IoU exceeds both or neither.
 
-    torchvision compares its float32 IoU with a double; a threshold merely rounded, 0.3 say, would keep IoUs of 3/10.
+    torchvision compares a float32 IoU with a double threshold; rounding 0.3 to nearest would keep IoUs of 3/10.
     """
     rounded = np.float32(value)
     return float(rounded if float(rounded) <= value else np.nextafter(rounded, np.float32(-np.inf)))
@@ -241,7 +241,7 @@ def nms(
     threshold = round_down_to_float32(iou_threshold)
     candidates = tf.shape(scores)[1]
     scores = tf.where(tf.math.is_nan(scores), -np.inf, scores)
-    # top_k puts the lower index first among equal scores, which is the rule for ties.
+    # top_k puts the lower index first among equal scores, as the contract requires.
     scores, order = tf.math.top_k(scores, k=candidates)
     boxes = tf.gather(boxes, order, batch_dims=1)
     groups = tf.gather(groups, order, batch_dims=1)
@@ -260,9 +260,9 @@ def nms(
         )
         width = tf.maximum(tf.minimum(x2, u2) - tf.maximum(x1, u1), 0.0)
         height = tf.maximum(tf.minimum(y2, v2) - tf.maximum(y1, v1), 0.0)
-        shared = width * height
-        dropped = (shared / (area + areas - shared) > threshold) & (groups == group)
-        return step + 1, alive & ~dropped & (positions != best), kept
+        intersection = width * height
+        suppressed = (intersection / (area + areas - intersection) > threshold) & (groups == group)
+        return step + 1, alive & ~suppressed & (positions != best), kept
 
     _, _, kept = tf.while_loop(
         lambda step, alive, _: (step < max_outputs) & tf.reduce_any(alive),

@@ -1,4 +1,4 @@
-"""Shared material of the tests of the two operations."""
+"""Fixtures of the tests of roi_align and nms."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # ops_oracle: test modules are no package
+sys.path.insert(0, str(Path(__file__).parent))  # for ops_oracle and shim_runs: the tests are not a package
 
 STRIDES = (4, 8, 16, 32)
 
@@ -20,13 +20,13 @@ def rng() -> np.random.Generator:
 
 @pytest.fixture
 def pyramid(rng: np.random.Generator) -> list[np.ndarray]:
-    """P2..P5 of two canvases of 256 x 192 pixels, five channels (no multiple of a vector's width)."""
+    """P2..P5 of two canvases of 256 x 192 pixels, five channels (not a multiple of the vector width)."""
     return [rng.normal(size=(2, 256 // stride, 192 // stride, 5)).astype(np.float32) for stride in STRIDES]
 
 
 @pytest.fixture
-def awkward_boxes(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes of all sizes with every kind of degenerate among them, and their images."""
+def degenerate_boxes(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes of all sizes with all degenerate cases, and their image indices."""
     corners = np.sort(rng.uniform(-40, 300, size=(24, 2, 2)), axis=1)
     boxes = corners.reshape(24, 4).astype(np.float32)
     boxes[:9] = [

@@ -1,4 +1,4 @@
-"""The two operations as slow NumPy loops, written from the papers and torchvision's documented behaviour."""
+"""The two operations as slow NumPy loops, written from the papers and torchvision's documentation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Tap = tuple[int, float]
 def axis_samples(
     start: float, end: float, extent: int, bins: int, sampling_ratio: int, aligned: bool
 ) -> list[list[list[Tap]]]:
-    """Taps ``(pixel, weight)`` of each sample of each bin along one axis; samples outside the map have none."""
+    """Taps ``(pixel, weight)`` of each sample of each bin along one axis; samples outside the map have no taps."""
     side = end - start if aligned else max(end - start, 1.0)
     grid = sampling_ratio or min(max(math.ceil(side / bins), 0), extent)
     table = []
@@ -81,9 +81,9 @@ def iou(box: np.ndarray, other: np.ndarray) -> np.float32:
     zero = np.float32(0)
     width = max(zero, min(box[2], other[2]) - max(box[0], other[0]))
     height = max(zero, min(box[3], other[3]) - max(box[1], other[1]))
-    shared = width * height
-    union = (box[2] - box[0]) * (box[3] - box[1]) + (other[2] - other[0]) * (other[3] - other[1]) - shared
-    return shared / union if union != 0 else np.float32(np.nan)
+    intersection = width * height
+    union = (box[2] - box[0]) * (box[3] - box[1]) + (other[2] - other[0]) * (other[3] - other[1]) - intersection
+    return intersection / union if union != 0 else np.float32(np.nan)
 
 
 def nms(boxes, scores, groups, *, iou_threshold, max_outputs):

@@ -1,7 +1,6 @@
-"""Builds the CUDA files for the host against the shim, runs calls through them, and holds the calls that tests them.
+"""Builds the CUDA files for the host against the shim, and checks them against the NumPy oracle.
 
-Everything is checked against the slow NumPy definitions, without TensorFlow, so that a mutated kernel can be judged in a
-second: ``tools/kernel_mutations.py`` does.
+Needs no TensorFlow, so that ``tools/kernel_mutations.py`` can test a mutated kernel in about a second.
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ import ops_oracle
 SHIM = Path(__file__).parent / "shim"
 KERNELS = Path(__file__).parents[2] / "frcnn" / "ops" / "kernels"
 
-# Small blocks and runs, so that small calls take several of each.
-SMALL = ("-DFRCNN_THREADS=32", "-DFRCNN_NMS_RUN=128")
+# Small blocks and tiles, so that small inputs take several of each.
+SMALL = ("-DFRCNN_THREADS=32", "-DFRCNN_NMS_TILE=128")
 MODES = {
     "fibers": ("-O1",),
     "address": ("-O1", "-g", "-DFRCNN_SHIM_THREADS", "-fsanitize=address", "-static-libasan"),
@@ -51,7 +50,7 @@ def build(mode: str, program: Path, kernels: Path = KERNELS, extra: tuple[str, .
 
 
 def build_cpu(program: Path, compiler: str = "g++", flags: tuple[str, ...] = ()) -> Path:
-    """The CPU kernels behind the same calls; ``order`` is that of the pieces that threads would take."""
+    """The CPU kernels behind the same interface; ``order`` is the order of the chunks of parallel work."""
     sources = [
         *(KERNELS / name for name in ("roi_align_plan.cc", "roi_align_cpu.cc", "nms_cpu.cc")),
         SHIM / "cpu.cc",
@@ -74,13 +73,15 @@ def build_cpu(program: Path, compiler: str = "g++", flags: tuple[str, ...] = ())
 
 
 class Failure(AssertionError):
-    """A run that ended badly: a sanitizer's report, a divergent barrier, a signal."""
+    """The program failed: a sanitizer report, a divergent barrier, a signal."""
 
 
 def run(
     program: Path | tuple[str, ...], operation: str, order: str, *arrays: np.ndarray, timeout: float = 60
 ) -> tuple[bytes, int]:
-    """Results as bytes, and the bytes of device memory that the kernels moved. A tuple is an emulator's command."""
+    """Result as bytes, and the bytes of device memory that the kernels read and wrote. A tuple is an emulator's
+    command.
+    """
     call = b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)
     command = program if isinstance(program, tuple) else (str(program),)
     done = subprocess.run([*command, operation, order], input=call, capture_output=True, check=False, timeout=timeout)
@@ -90,7 +91,7 @@ def run(
 
 
 class Call(NamedTuple):
-    """A pooling call and what it should give."""
+    """Inputs and expected outputs of RoIAlign."""
 
     head: tuple[np.ndarray, ...]
     pyramid: list[np.ndarray]
@@ -150,7 +151,7 @@ def nms_call(count: int, max_outputs: int, threshold: float) -> tuple[tuple[np.n
     scores = rng.integers(0, 150, size=(2, count)).astype(np.float32)
     scores[1, ::2] = rng.choice([-np.inf, np.nan, 500], size=scores[1, ::2].shape)
     groups = rng.integers(0, 2, size=(2, count)).astype(np.int32)
-    for b in range(2):  # the best box of all drops the last
+    for b in range(2):  # the best box suppresses the last one
         best, last = np.nanargmax(scores[b]), np.nanargmin(np.where(scores[b] == -np.inf, np.inf, scores[b]))
         boxes[b, last], groups[b, last] = boxes[b, best], groups[b, best]
     kept = np.full((2, max_outputs), -1, np.int32)
@@ -170,20 +171,20 @@ def check_nms(program: Path, order: str, call: tuple[tuple[np.ndarray, ...], np.
 
 @functools.cache
 def checks() -> list[tuple[str, Callable[[Path, str], None]]]:
-    """Every check of one program in one order, by name; inputs are made once."""
-    poolings = {
+    """Name and function of each check; the inputs are created once."""
+    roi_aligns = {
         "four channels at once": pooling_call(8, 2, True),
         "single channels, adaptive": pooling_call(5, 0, False),
         "float16": pooling_call(4, 2, False, number=2),
     }
-    suppressions = {"four runs": nms_call(450, 450, 0.375), "stopped early": nms_call(150, 70, 0.5)}
+    nms_calls = {"four tiles": nms_call(450, 450, 0.375), "stopped early": nms_call(150, 70, 0.5)}
     return [
         *(
             (name, lambda program, order, call=call: check_pooling(program, order, call))
-            for name, call in poolings.items()
+            for name, call in roi_aligns.items()
         ),
         *(
             (name, lambda program, order, call=call: check_nms(program, order, call))
-            for name, call in suppressions.items()
+            for name, call in nms_calls.items()
         ),
     ]

@@ -17,11 +17,11 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def fresh_serving():
-    """``serving`` decides once per process; here it decides anew, and again afterwards."""
-    compiled._obtain.cache_clear()
+def fresh_kernels():
+    """``active_kernels`` caches its result per process; clear it before and after the test."""
+    compiled._find_kernels.cache_clear()
     yield
-    compiled._obtain.cache_clear()
+    compiled._find_kernels.cache_clear()
 
 
 def python(code: str, home: Path, path: str | None = None) -> subprocess.Popen[str]:
@@ -37,7 +37,7 @@ def python(code: str, home: Path, path: str | None = None) -> subprocess.Popen[s
 
 
 def small_sources(folder: Path) -> Path:
-    """Sources that compile in seconds: a library for TensorFlow without an operation."""
+    """Sources that compile in seconds: a library without an operation."""
     folder.mkdir(parents=True)
     for name in (*build.TENSORFLOW_SOURCES, *build.CPU_SOURCES, *build.CUDA_SOURCES):
         (folder / name).touch()
@@ -45,96 +45,97 @@ def small_sources(folder: Path) -> Path:
     return folder
 
 
-def test_four_processes_that_start_together_compile_once(tmp_path):
+def test_concurrent_processes_compile_once(tmp_path):
     code = f"""
 from pathlib import Path
 from frcnn.ops import build, compiled
 build.SOURCES = Path({str(small_sources(tmp_path / "kernels"))!r})
 build.PREBUILT = Path("nowhere")
-print(compiled.serving().library)
+print(compiled.active_kernels().library)
 """
     runs = [python(code, tmp_path) for _ in range(4)]
     outputs = [run.communicate(timeout=300) for run in runs]
     [library] = (tmp_path / ".cache" / "frcnn").glob("*.so")
     assert {out for out, _ in outputs} == {f"{library}\n"}
     assert sum("compiling the kernels" in err for _, err in outputs) == 1
-    assert not [path for path in library.parent.iterdir() if path.is_dir()], "no scratch folder is left"
+    assert not [path for path in library.parent.iterdir() if path.is_dir()], "temporary folders are removed"
 
 
-def test_without_a_compiler_one_sentence_and_the_reference(tmp_path):
+def test_fallback_to_the_reference_without_a_compiler(tmp_path):
     tools = tmp_path / "bin"
     tools.mkdir()
     code = """
 import numpy as np
 from frcnn import ops
 for _ in range(2):
-    print(ops.nms(np.float32([[[0, 0, 9, 9]]]), np.float32([[1]]), np.int32([[0]]), iou_threshold=0.5, max_outputs=2)[0].numpy().tolist())
+    print(ops.nms(np.float32([[[0, 0, 9, 9]]]), np.float32([[1]]), np.int32([[0]]), iou_threshold=0.5,
+    max_outputs=2)[0].numpy().tolist())
 """
     out, err = python(code, tmp_path, path=str(tools)).communicate(timeout=100)
     assert out == "[[0, -1]]\n" * 2
     assert [line for line in err.splitlines() if line.startswith("frcnn:")] == [
-        "frcnn: plain TensorFlow serves for RoIAlign and NMS, which is slower, because "
-        "the kernels could not be built: there is no g++ on this machine"
+        "frcnn: falling back to the slower TensorFlow RoIAlign and NMS: the kernels could not be built: g++ not found; "
+        "install it (Debian, Ubuntu: apt-get install g++)"
     ]
 
 
-def test_a_failed_build_names_the_first_error(tmp_path, monkeypatch):
+def test_build_error_contains_the_first_compiler_error(tmp_path, monkeypatch):
     broken = tmp_path / "kernels"
     shutil.copytree(build.SOURCES, broken)
     (broken / "nms_cpu.cc").write_text("int good;\nthis is no C++;\nnor this;\n")
     monkeypatch.setattr(build, "SOURCES", broken)
     monkeypatch.setattr(build, "CPU_SOURCES", {"nms_cpu.cc": []})
     monkeypatch.setattr(build, "TENSORFLOW_SOURCES", ("nms_cpu.cc",))
-    with pytest.raises(build.BuildError, match=r"g\+\+ says: .*nms_cpu.cc:2:1: error: "):
+    with pytest.raises(build.BuildError, match=r"g\+\+ failed: .*nms_cpu.cc:2:1: error: "):
         build.build(tmp_path / "cache", cuda=False)
     assert not list((tmp_path / "cache").glob("*.so"))
 
 
-def test_a_library_of_another_tensorflow_is_not_looked_at(tmp_path, monkeypatch):
+def test_library_of_another_tensorflow_is_ignored(tmp_path, monkeypatch):
     name = build._file_name(cuda=False)
     assert build.tf.version.VERSION in name
     (tmp_path / name.replace(build.tf.version.VERSION, "2.20.0")).write_bytes(b"an older one")
     assert build.find(tmp_path) is None
-    assert build.key("2.20.0") != build.key()
+    assert build.cache_key("2.20.0") != build.cache_key()
     (tmp_path / name).write_bytes(b"ours")
     assert build.find(tmp_path) == build.Library(tmp_path / name, cuda=False)
     (tmp_path / build._file_name(cuda=True)).write_bytes(b"ours, with GPU kernels")
     assert build.find(tmp_path).cuda
 
 
-def test_a_changed_source_is_another_library(tmp_path, monkeypatch):
-    before = build.key()
+def test_cache_key_depends_on_the_sources(tmp_path, monkeypatch):
+    before = build.cache_key()
     changed = tmp_path / "kernels"
     shutil.copytree(build.SOURCES, changed)
     (changed / "nms.h").write_text((changed / "nms.h").read_text() + "\n")
     monkeypatch.setattr(build, "SOURCES", changed)
-    assert build.key() != before
+    assert build.cache_key() != before
 
 
-def test_a_file_that_is_no_library_does_not_serve(tmp_path, monkeypatch, fresh_serving, capfd):
+def test_invalid_library_falls_back_to_the_reference(tmp_path, monkeypatch, fresh_kernels, capfd):
     file = tmp_path / build._file_name(cuda=False)
     file.write_bytes(b"cut short")
     monkeypatch.setattr(build, "default_cache", lambda: tmp_path)
     monkeypatch.setattr(build, "PREBUILT", tmp_path / "none")
-    state = compiled.serving()
+    state = compiled.active_kernels()
     assert state.library is None
     assert "could not be built" in state.reason
-    assert capfd.readouterr().err.count("plain TensorFlow serves") == 1
+    assert capfd.readouterr().err.count("falling back to the slower TensorFlow") == 1
     with pytest.raises(UserError, match=r"ops.kernel is 'compiled'.*set ops.kernel to auto or reference"):
         compiled.operations()
 
 
-@pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere")
-def test_a_home_that_cannot_be_written(tmp_path, monkeypatch):
+@pytest.mark.skipif(os.getuid() == 0, reason="root can write everywhere")
+def test_cache_if_the_home_is_not_writable(tmp_path, monkeypatch):
     tmp_path.chmod(0o500)
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     assert build.default_cache().name == f"frcnn-{os.getuid()}"
 
 
-def test_the_installed_package_brings_its_kernels(tmp_path):
-    # What the image does: build beside an installed TensorFlow, with GPU kernels where nvcc is found.
+def test_installed_package_contains_the_kernels(tmp_path):
+    # As in the Docker image: built against the installed TensorFlow, with GPU kernels if nvcc is found.
     source = tmp_path / "source"
-    for name in ("frcnn", "setup.py"):  # its metadata would ask for a newer setuptools than some environments have
+    for name in ("frcnn", "setup.py"):  # not pyproject.toml, which needs a newer setuptools than some environments have
         origin = REPOSITORY / name
         shutil.copytree(
             origin, source / name, ignore=shutil.ignore_patterns("__pycache__", "prebuilt")
@@ -148,9 +149,7 @@ def test_the_installed_package_brings_its_kernels(tmp_path):
     assert library.name.endswith("-cuda.so") == (build.nvcc() is not None)
 
 
-def test_threads_that_come_first_together_load_one_library(
-    fresh_serving: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_concurrent_threads_load_one_library(fresh_kernels: None, monkeypatch: pytest.MonkeyPatch) -> None:
     obtained = []
 
     def slowly() -> build.Library:
@@ -158,8 +157,8 @@ def test_threads_that_come_first_together_load_one_library(
         time.sleep(0.2)
         raise build.BuildError("no compiler")
 
-    monkeypatch.setattr(build, "obtain", slowly)
-    threads = [threading.Thread(target=compiled.serving) for _ in range(4)]
+    monkeypatch.setattr(build, "find_or_build", slowly)
+    threads = [threading.Thread(target=compiled.active_kernels) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -1,4 +1,4 @@
-"""The contract of both operations, for every kernel that claims to keep it."""
+"""The contract of both operations, for the reference and the compiled kernels."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def pool(pyramid, boxes, images, **changes):
 
 
 def suppress(boxes, scores, groups, **options):
-    """Lists of kept indices, one an image; checks the padding."""
+    """Kept indices of each image; checks the padding."""
     indices, counts = tf.function(functools.partial(ops.nms, **options))(boxes, scores, groups)
     for row, count in zip(indices.numpy(), counts.numpy(), strict=True):
         assert (row[:count] >= 0).all()
@@ -43,10 +43,10 @@ def suppress(boxes, scores, groups, **options):
 @pytest.mark.parametrize("level_rule", ["torchvision", "detectron2"])
 @pytest.mark.parametrize("sampling_ratio", [0, 2, 3])
 @pytest.mark.parametrize("aligned", [False, True])
-def test_roi_align_and_its_gradient_are_the_slow_definitions(
-    pyramid, awkward_boxes, rng, kernel, sampling_ratio, aligned, level_rule
+def test_roi_align_and_gradient_match_the_oracle(
+    pyramid, degenerate_boxes, rng, kernel, sampling_ratio, aligned, level_rule
 ):
-    boxes, images = awkward_boxes
+    boxes, images = degenerate_boxes
     rule = {
         "strides": STRIDES,
         "output_size": 4,
@@ -65,13 +65,13 @@ def test_roi_align_and_its_gradient_are_the_slow_definitions(
 
     pooled, gradients = step()
     np.testing.assert_allclose(pooled, expected, atol=2e-5)
-    assert not np.any(tf.gather(pooled, [0, 1, 20, 21])), "boxes without meaning give zeros"
+    assert not np.any(tf.gather(pooled, [0, 1, 20, 21])), "invalid boxes give zeros"
     for gradient, expected_level in zip(gradients, expected_gradient(upstream), strict=True):
         np.testing.assert_allclose(gradient, expected_level, atol=2e-5)
 
 
 @kernels
-def test_a_bin_worked_by_hand(kernel):
+def test_roi_align_worked_by_hand(kernel):
     # A 4 x 4 map of y + 10 x; the box (1, 1, 3, 3) in feature pixels, one bin, four samples at 1.5 and 2.5 per axis.
     level = (np.arange(4)[:, None] + 10.0 * np.arange(4)[None, :]).astype(np.float32)[None, :, :, None]
     boxes = np.float32([[4, 4, 12, 12]])
@@ -79,15 +79,15 @@ def test_a_bin_worked_by_hand(kernel):
     assert pool([level], boxes, [0], **rule).numpy().item() == 22.0
     assert pool([level], boxes, [0], aligned=True, **rule).numpy().item() == pytest.approx(
         16.5
-    )  # half a pixel up and left
-    # Two bins a side: centres of the upper left bin at 1.25 and 1.75.
+    )  # shifted by half a pixel
+    # Two bins per side: the samples of the upper left bin are at 1.25 and 1.75.
     assert pool([level], boxes, [0], strides=(4,), output_size=2, kernel=kernel).numpy()[0, 0, 0, 0] == 16.5
 
 
 @kernels
 @pytest.mark.parametrize("channels", [1, 15, 16, 17, 130, 147])
-def test_any_number_of_channels(awkward_boxes, rng, kernel, channels):
-    boxes, images = awkward_boxes
+def test_any_number_of_channels(degenerate_boxes, rng, kernel, channels):
+    boxes, images = degenerate_boxes
     pyramid = [rng.normal(size=(2, 64 // stride, 48 // stride, channels)).astype(np.float32) for stride in STRIDES]
     rule = {"strides": STRIDES, "output_size": 2, "sampling_ratio": 2, "aligned": True, "level_rule": "torchvision"}
     expected, _ = ops_oracle.roi_align(pyramid, boxes / 4, images, **rule)
@@ -102,11 +102,11 @@ def pyramid_tensors(pyramid):
 
 @kernels
 @pytest.mark.parametrize(("dtype", "tolerance"), [(ml_dtypes.bfloat16, 2**-8), (np.float16, 2**-11)])
-def test_small_number_formats_round_once(pyramid, awkward_boxes, rng, kernel, dtype, tolerance):
-    boxes, images = awkward_boxes
+def test_16_bit_dtypes_round_once(pyramid, degenerate_boxes, rng, kernel, dtype, tolerance):
+    boxes, images = degenerate_boxes
     small = [
         np.concatenate([level] * 4, axis=-1).astype(dtype) for level in pyramid
-    ]  # 20 channels: a vector and a rest
+    ]  # 20 channels: a vector and a remainder
     expected = pool([level.astype(np.float32) for level in small], boxes, images, kernel="reference").numpy()
     levels = pyramid_tensors(small)
     upstream = rng.normal(size=expected.shape).astype(dtype)
@@ -134,10 +134,10 @@ def test_small_number_formats_round_once(pyramid, awkward_boxes, rng, kernel, dt
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
-def test_every_small_number_survives(dtype):
-    # Through a pooling that copies: one pixel a bin, one sample at its centre, a channel for each number.
+def test_conversion_of_all_16_bit_values(dtype):
+    # A RoIAlign that copies: one pixel, one sample at its center, one channel per value.
     values = np.arange(65536, dtype=np.uint16).view(dtype)
-    if dtype is not np.float16:  # TensorFlow's threads take subnormal float32 for zero, and bfloat16's are such
+    if dtype is not np.float16:  # TensorFlow's threads flush subnormal float32 to zero
         exponent = values.view(np.uint16) & 0x7F80
         values = values[(exponent != 0) | (values.view(np.uint16) & 0x7FFF == 0)]
     copied = pool(
@@ -148,14 +148,14 @@ def test_every_small_number_survives(dtype):
 
 
 @kernels
-def test_nothing_in_nothing_out(pyramid, kernel):
+def test_roi_align_of_empty_inputs(pyramid, kernel):
     assert pool(pyramid, np.zeros([0, 4], np.float32), np.zeros([0], np.int32), kernel=kernel).shape == [0, 4, 4, 5]
     no_images = [level[:0] for level in pyramid]
     assert not pool(no_images, np.float32([[0, 0, 50, 50]]), [0], kernel=kernel).numpy().any()
 
 
 @kernels
-def test_static_shapes_survive_a_function(kernel):
+def test_static_shapes(kernel):
     @tf.function
     def step(levels, boxes, images):
         pooled = ops.roi_align(
@@ -204,21 +204,21 @@ no_images = np.zeros(6, np.int32)
 @kernels
 @few
 @given(boxes=boxes_inside)
-def test_moving_box_and_features_by_a_stride_changes_nothing(boxes, kernel):
+def test_roi_align_is_translation_invariant(boxes, kernel):
     rng = np.random.default_rng(1)
     level = np.zeros((1, 40, 40, 3), np.float32)
     level[:, 4:32, 4:32] = rng.normal(size=(1, 28, 28, 3))
     moved = np.roll(level, (2, 3), axis=(1, 2))
-    at_home = pool([level], boxes + 16, no_images, strides=(4,), kernel=kernel)
+    expected = pool([level], boxes + 16, no_images, strides=(4,), kernel=kernel)
     np.testing.assert_allclose(
-        pool([moved], boxes + np.float32([28, 24, 28, 24]), no_images, strides=(4,), kernel=kernel), at_home, atol=1e-5
+        pool([moved], boxes + np.float32([28, 24, 28, 24]), no_images, strides=(4,), kernel=kernel), expected, atol=1e-5
     )
 
 
 @kernels
 @few
 @given(boxes=boxes_inside, order=st.permutations(range(6)), factor=st.floats(-3, 3, width=32))
-def test_linear_in_the_features_and_blind_to_the_order_of_boxes(pyramid, boxes, order, factor, kernel):
+def test_roi_align_is_linear_and_independent_of_the_order_of_boxes(pyramid, boxes, order, factor, kernel):
     pooled = functools.partial(pool, kernel=kernel)
     other = [level[:, ::-1] for level in pyramid]
     mixed = [level + factor * flipped for level, flipped in zip(pyramid, other, strict=True)]
@@ -229,8 +229,8 @@ def test_linear_in_the_features_and_blind_to_the_order_of_boxes(pyramid, boxes, 
     np.testing.assert_array_equal(pooled(pyramid, boxes[order], no_images), plain[order])
 
 
-def test_the_compiled_gradient_repeats_itself_to_the_last_bit(pyramid, awkward_boxes):
-    boxes, images = (np.concatenate([part] * 20) for part in awkward_boxes)
+def test_compiled_gradient_is_deterministic(pyramid, degenerate_boxes):
+    boxes, images = (np.concatenate([part] * 20) for part in degenerate_boxes)
     levels = pyramid_tensors(pyramid)
 
     def gradient():
@@ -268,7 +268,7 @@ def test_the_compiled_gradient_repeats_itself_to_the_last_bit(pyramid, awkward_b
         ),
     ],
 )
-def test_shapes_that_do_not_fit_are_errors_with_the_shape(changes, problem):
+def test_shape_errors_contain_the_shape(changes, problem):
     call = {
         "pyramid": [np.zeros([2, 8, 8, 5], np.float32), np.zeros([2, 4, 4, 5], np.float32)],
         "boxes": np.zeros([2, 4], np.float32),
@@ -284,7 +284,7 @@ def test_shapes_that_do_not_fit_are_errors_with_the_shape(changes, problem):
 
 @kernels
 @pytest.mark.parametrize("threshold", [0.0, 0.3, 0.5, 0.7])
-def test_nms_is_the_slow_definition(rng, kernel, threshold):
+def test_nms_matches_the_oracle(rng, kernel, threshold):
     boxes = rng.integers(0, 12, size=(3, 60, 4)).astype(np.float32)
     boxes[..., 2:] += boxes[..., :2]
     boxes[0, :3] = [[np.nan, 0, 9, 9], [-np.inf, 0, np.inf, 9], [9, 9, 2, 2]]
@@ -299,8 +299,9 @@ def test_nms_is_the_slow_definition(rng, kernel, threshold):
 
 
 @kernels
-def test_an_overlap_of_exactly_the_threshold(kernel):
-    # IoU 3/10 as float32 is a little above 0.3, so torchvision, which compares with a double, drops; 1/2 is exact, and stays.
+def test_nms_at_exactly_the_threshold(kernel):
+    # IoU 3/10 as float32 is slightly above 0.3 as a double, so torchvision suppresses the box; 1/2 is exact: the box is
+    # kept.
     boxes, scores, groups = np.float32([[[0, 0, 10, 1], [0, 0, 3, 1]]]), np.float32([[2, 1]]), np.int32([[0, 0]])
     assert suppress(boxes, scores, groups, iou_threshold=0.3, max_outputs=4, kernel=kernel) == [[0]]
     boxes = np.float32([[[0, 2, 2, 3], [0, 2, 1, 3]]])
@@ -309,8 +310,8 @@ def test_an_overlap_of_exactly_the_threshold(kernel):
 
 @kernels
 @pytest.mark.parametrize(("count", "max_outputs"), [(2500, 2500), (2500, 700)])
-def test_long_lists(rng, kernel, count, max_outputs):
-    # Enough kept boxes for the CPU's threads to share the comparisons; scores with many ties.
+def test_nms_of_many_boxes(rng, kernel, count, max_outputs):
+    # Enough kept boxes for the parallel comparison on the CPU; scores with many ties.
     corners = rng.uniform(0, 400, size=(1, count, 2)).astype(np.float32)
     boxes = np.concatenate([corners, corners + rng.uniform(5, 60, size=(1, count, 2)).astype(np.float32)], axis=-1)
     scores = rng.integers(0, 500, size=(1, count)).astype(np.float32)
@@ -322,8 +323,9 @@ def test_long_lists(rng, kernel, count, max_outputs):
 
 @pytest.mark.parametrize("threshold", [0.0, 0.05, 0.3, 0.5, 0.9, 1.0])
 @pytest.mark.parametrize("shape", ["scattered", "wide", "stacked"])
-def test_what_is_near_enough_to_be_compared(rng, shape, threshold):
-    # A CPU looks only at kept boxes whose middle is within reach; pairs of one middle, and pairs as far apart as the threshold allows.
+def test_nms_compares_all_overlapping_boxes(rng, shape, threshold):
+    # The CPU kernel compares only boxes with close centers: pairs with equal centers, and pairs as far apart as the
+    # threshold allows.
     width = {"scattered": 9, "wide": 400, "stacked": 1}[shape] * np.exp(rng.uniform(-1, 1, 300))
     left = rng.uniform(-500, 500, 300) if shape != "stacked" else np.full(300, 1e6)
     first = np.stack([left, rng.uniform(0, 3, 300), left + width, rng.uniform(3, 6, 300)], axis=1)
@@ -345,7 +347,7 @@ def test_what_is_near_enough_to_be_compared(rng, shape, threshold):
 
 
 @kernels
-def test_nms_of_nothing(kernel):
+def test_nms_of_empty_inputs(kernel):
     empty = np.zeros([2, 0, 4], np.float32), np.zeros([2, 0], np.float32), np.zeros([2, 0], np.int32)
     assert suppress(*empty, iou_threshold=0.5, max_outputs=3, kernel=kernel) == [[], []]
     padding = np.zeros([2, 5, 4], np.float32), np.full([2, 5], -np.inf, np.float32), np.zeros([2, 5], np.int32)
@@ -364,13 +366,13 @@ crowds = st.integers(1, 40).flatmap(
 @kernels
 @few
 @given(crowd=crowds, threshold=st.sampled_from([0.2, 0.5, 0.8]))
-def test_what_nms_promises(crowd, threshold, kernel):
+def test_nms_properties(crowd, threshold, kernel):
     boxes, scores, groups = crowd
     boxes = np.concatenate([boxes[..., :2], boxes[..., :2] + boxes[..., 2:] + 1], axis=-1)
     options = {"iou_threshold": threshold, "max_outputs": 40, "kernel": kernel}
     [kept] = suppress(boxes, scores, groups, **options)
 
-    def drops(better, worse):
+    def suppresses(better, worse):
         return (
             groups[0, better] == groups[0, worse]
             and float(ops_oracle.iou(boxes[0, better], boxes[0, worse])) > threshold
@@ -378,8 +380,8 @@ def test_what_nms_promises(crowd, threshold, kernel):
 
     rank = [(-scores[0, i], i) for i in range(boxes.shape[1])]
     assert kept == sorted(kept, key=rank.__getitem__), "best first, ties by index"
-    assert not any(drops(a, b) for a in kept for b in kept if a != b), "no kept pair overlaps"
+    assert not any(suppresses(a, b) for a in kept for b in kept if a != b), "no kept pair overlaps"
     for i in set(range(boxes.shape[1])) - set(kept):
-        assert any(drops(k, i) and rank[k] < rank[i] for k in kept), "a dropped box has a better one"
+        assert any(suppresses(k, i) and rank[k] < rank[i] for k in kept), "a suppressed box overlaps a better kept one"
     [again] = suppress(boxes[:, kept], scores[:, kept], groups[:, kept], **options)
-    assert again == list(range(len(kept))), "the kept boxes keep each other"
+    assert again == list(range(len(kept))), "nms of its output is the identity"

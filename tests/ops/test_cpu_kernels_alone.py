@@ -1,4 +1,4 @@
-"""The CPU kernels without TensorFlow: under sanitizers, in any order of their pieces, and for aarch64."""
+"""The CPU kernels without TensorFlow: under sanitizers, in any order of their chunks, and for aarch64."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def on_aarch64(tmp_path_factory):
     program = shim_runs.build_cpu(tmp_path_factory.mktemp("cpu") / "aarch64", CROSS_COMPILER, ("-O2", "-static"))
     emulator = shutil.which(EMULATOR)
     if emulator is None:
-        pytest.skip(f"it compiles, but there is no {EMULATOR} to run it (Debian: qemu-user-static)")
+        pytest.skip(f"it compiles, but {EMULATOR} is missing to run it (Debian: qemu-user-static)")
     return emulator, str(program)
 
 
@@ -56,7 +56,7 @@ def test_on_aarch64(on_aarch64, check):
 
 
 @needs_cross_compiler
-def test_the_operations_compile_for_aarch64():
+def test_operations_compile_for_aarch64():
     flags, _ = build._tensorflow_flags()
     for source in build.TENSORFLOW_SOURCES:
         subprocess.run(

@@ -1,4 +1,4 @@
-"""The .cu files, compiled for the host and run by the shim: what their blocks, barriers and atomics compute."""
+"""The .cu files, compiled for the host and run by the shim: results, barriers and atomics."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ named = pytest.mark.parametrize("check", [check for _, check in CHECKS], ids=[na
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory):
-    """Programs by mode, built when first asked for."""
+    """Builds the program of a mode at its first use."""
     if shutil.which("g++") is None:
         pytest.skip("no g++")
     built = {}
@@ -43,7 +43,7 @@ def test_threads_under_a_sanitizer(program, check, mode):
     check(program(mode), "forward")
 
 
-def test_the_deterministic_gradient_is_the_same_in_any_order(program):
+def test_deterministic_gradient_does_not_depend_on_the_thread_order(program):
     call = shim_runs.pooling_call(8, 2, True)
     results = {
         shim_runs.run(program("fibers"), "roi_align_gradient_deterministic", order, *call.head, call.upstream)[0]
@@ -52,8 +52,8 @@ def test_the_deterministic_gradient_is_the_same_in_any_order(program):
     assert len(results) == 1
 
 
-def test_the_pooling_moves_what_its_taps_ask_for(program):
-    # One box of 2 x 2 samples in one bin, between pixels: 3 x 3 taps where the samples share pixels, and one result.
+def test_roi_align_reads_each_tap_once(program):
+    # One box with one bin of 2 x 2 samples between pixels: 3 x 3 taps after merging, and one result.
     head = np.int32([1, 1, 4, 1, 2, 1, 0, 1]), np.int32([8]), np.int32([8]), np.float32([1]), np.float32([0])
     arrays = (*head, np.float32([[2.25, 2.25, 4.25, 4.25]]), np.int32([0]), np.zeros([1, 8, 8, 4], np.float32))
     assert shim_runs.run(program("fibers"), "roi_align", "forward", *arrays)[1] == (9 + 1) * 4 * 4
@@ -61,7 +61,7 @@ def test_the_pooling_moves_what_its_taps_ask_for(program):
 
 @pytest.mark.skipif(build.nvcc() is None, reason="no nvcc")
 @pytest.mark.parametrize("source", build.CUDA_SOURCES)
-def test_nvcc_compiles_them_without_spilling(source, tmp_path, monkeypatch):
+def test_nvcc_compiles_without_spilling(source, tmp_path, monkeypatch):
     monkeypatch.setattr(build, "CUDA_TARGETS", (80,))
     build.cuda_targets.cache_clear()
     command = build.cuda_command(build.SOURCES / source, tmp_path / "object.o", extra=("-Xptxas", "-v"))

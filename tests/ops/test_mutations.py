@@ -1,4 +1,4 @@
-"""That the host runs of the CUDA files can fail: a few mutants; tools/kernel_mutations.py tries all."""
+"""The host runs of the CUDA files detect defects: a few mutants; tools/kernel_mutations.py runs all of them."""
 
 from __future__ import annotations
 
@@ -20,5 +20,5 @@ spec.loader.exec_module(kernel_mutations)
     ("what", "modes"),
     [("32-bit mask", ("fibers",)), ("swapped weight", ("fibers",)), ("++ for atomicAdd", ("threads",))],
 )
-def test_a_mutant_is_caught(what, modes):
-    assert kernel_mutations.caught_by(kernel_mutations.mutants(what)[-1], modes)
+def test_mutant_is_detected(what, modes):
+    assert kernel_mutations.detected_by(kernel_mutations.mutants(what)[-1], modes)

@@ -10,8 +10,8 @@ from frcnn.ops import reference
 STRIDES = (4, 8, 16, 32)
 
 
-def test_levels_start_at_the_powers_of_two_less_the_guard():
-    # torchvision: 4 + log2(s/224) + 1e-6 reaches k a millionth early; Detectron2's 1e-8 is lost in float32's rounding.
+def test_level_starts():
+    # torchvision's 4 + log2(s/224) + 1e-6 reaches k slightly early; Detectron2's 1e-8 is below float32's resolution.
     for rule, share in (("torchvision", 2**-1e-6), ("detectron2", 1.0)):
         starts = reference.level_starts(STRIDES, rule)
         np.testing.assert_allclose(starts, [112 * share, 224 * share, 448 * share], rtol=5e-7)
@@ -25,14 +25,14 @@ def test_levels_start_at_the_powers_of_two_less_the_guard():
     )
 
 
-def test_round_down():
+def test_round_down_to_float32():
     assert reference.round_down_to_float32(0.3) < 0.3 < math.nextafter(0.3, 1) <= float(np.float32(0.3))
     assert reference.round_down_to_float32(0.7) == float(np.float32(0.7)) < 0.7
     assert reference.round_down_to_float32(0.5) == 0.5
 
 
-def test_the_graph_repeats_itself_to_the_last_bit():
-    # Sums of many terms that the graph optimiser reorders, or scatters by several threads, would show here.
+def test_graph_is_deterministic():
+    # Detects sums that the graph optimizer reorders, and scatters by several threads.
     levels = [tf.random.stateless_normal([1, 256 // stride, 256 // stride, 64], (1, stride)) for stride in STRIDES]
     corners = tf.random.stateless_uniform([256, 2], (3, 4), 0, 200)
     boxes = tf.concat([corners, corners + tf.random.stateless_uniform([256, 2], (5, 6), 5, 120)], axis=1)

@@ -1,4 +1,4 @@
-"""A SavedModel with our operations in it, in a process that has no part in its making."""
+"""A SavedModel that contains the operations, loaded in another process."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ np.savez(outputs, pooled=pooled, indices=indices, counts=counts, **gradients)
 
 
 class Model(tf.Module):
-    """Both operations, as a detector uses them."""
+    """Both operations, used as in a detector."""
 
     def __init__(self, kernel):
         super().__init__()
@@ -77,9 +77,9 @@ def load(folder: Path, first: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture
-def saved(request, tmp_path, pyramid, awkward_boxes):
-    """The folder with the model and its inputs, and what it gives here."""
-    boxes, images = awkward_boxes
+def saved(request, tmp_path, pyramid, degenerate_boxes):
+    """The folder with the model and its inputs, and the expected outputs."""
+    boxes, images = degenerate_boxes
     model, levels = Model(request.param), [tf.constant(level) for level in pyramid]
     tf.saved_model.save(
         model, str(tmp_path / "model"), options=tf.saved_model.SaveOptions(experimental_custom_gradients=True)
@@ -96,7 +96,7 @@ def saved(request, tmp_path, pyramid, awkward_boxes):
 
 
 @pytest.mark.parametrize(("saved", "first"), [("compiled", "import frcnn.ops"), ("reference", "")], indirect=["saved"])
-def test_it_gives_there_what_it_gives_here(saved, first):
+def test_outputs_after_loading(saved, first):
     folder, expected = saved
     done = load(folder, first)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -106,7 +106,7 @@ def test_it_gives_there_what_it_gives_here(saved, first):
 
 
 @pytest.mark.parametrize("saved", ["compiled"], indirect=True)
-def test_without_frcnn_ops_tensorflow_names_the_kernel_that_is_missing(saved):
+def test_loading_without_frcnn_ops_names_the_missing_operation(saved):
     done = load(saved[0], "")
     assert done.returncode == 1
     assert "Op type not registered 'Frcnn" in done.stderr

@@ -1,4 +1,4 @@
-"""torchvision's own outputs, stored by tools/golden_ops.py, against every kernel."""
+"""Every implementation against torchvision's outputs, stored by tools/golden_ops.py."""
 
 from __future__ import annotations
 

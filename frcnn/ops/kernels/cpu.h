@@ -1,4 +1,4 @@
-// The CPU kernels without TensorFlow: it hands over plain buffers and its thread pool.
+// Interface of the CPU kernels: plain buffers and a thread pool, no TensorFlow types.
 #pragma once
 
 #include <cstdint>
@@ -10,15 +10,16 @@
 
 namespace frcnn {
 
-// Runs body(first, last) over pieces of [0, count), `block` of them at a time, on the caller's threads.
+// Runs body(first, last) over chunks of [0, count) of size `block` on a thread pool.
 using Body = std::function<void(int64_t first, int64_t last)>;
 using ParallelFor = std::function<void(int64_t count, int64_t block, const Body& body)>;
 
-// Where every RoI samples. Computed once per call, apart from the loops over channels, which may fuse their arithmetic.
+// Sampling positions of every RoI, computed once per call. Kept apart from the loops over channels, whose arithmetic
+// the compiler may fuse.
 struct Plan {
   Pyramid pyramid;
   int bins;
-  std::vector<int32_t> order;  // RoIs by level, image and place, so that neighbours in it share cached features
+  std::vector<int32_t> order;  // RoIs sorted by level, image and position, so that neighbors share cached features
   std::vector<RoI> rois;
   std::vector<Tap> taps;
   std::vector<int64_t> begin;  // [RoI][axis: y, x][bin, and one past the last] into taps
@@ -26,15 +27,17 @@ struct Plan {
   const int64_t* axis(int64_t roi, int axis) const { return &begin[(2 * roi + axis) * (bins + 1)]; }
 };
 
-Plan make_plan(const Pyramid& pyramid, const Pooling& pooling, const float* boxes, const int32_t* box_image, int64_t count,
-               const ParallelFor& parallel);
+Plan make_plan(const Pyramid& pyramid, const Pooling& pooling, const float* boxes, const int32_t* box_image,
+               int64_t count, const ParallelFor& parallel);
 
-// features and gradients: one [B, Hl, Wl, C] per level; pooled and upstream: [N, P, P, C]; all NHWC of one number format.
-void roi_align_forward(const Plan& plan, Number number, const void* const* features, void* pooled, const ParallelFor& parallel);
-void roi_align_backward(const Plan& plan, Number number, const void* upstream, void* const* gradients, const ParallelFor& parallel);
+// features and gradients: one [B, Hl, Wl, C] per level; pooled and upstream: [N, P, P, C]; all NHWC of one dtype.
+void roi_align_forward(const Plan& plan, DType dtype, const void* const* features, void* pooled,
+                       const ParallelFor& parallel);
+void roi_align_backward(const Plan& plan, DType dtype, const void* upstream, void* const* gradients,
+                        const ParallelFor& parallel);
 
-// One image: boxes [N, 4], scores [N], groups [N]; writes indices [max_outputs] and returns how many are boxes.
-int nms(const float* boxes, const float* scores, const int32_t* groups, int count, float iou_threshold, int max_outputs, int32_t* indices,
-        const ParallelFor& parallel);
+// One image: boxes [N, 4], scores [N], groups [N]; writes indices [max_outputs] and returns the number of kept boxes.
+int nms(const float* boxes, const float* scores, const int32_t* groups, int count, float iou_threshold, int max_outputs,
+        int32_t* indices, const ParallelFor& parallel);
 
 }  // namespace frcnn

@@ -1,7 +1,7 @@
-// What the .cu files need of CUDA, in one place: the tests compile them for the host against tests/ops/shim instead.
+// CUDA dependencies of the .cu files in one place: the tests compile them for the host against tests/ops/shim instead.
 #pragma once
 
-#include "number.h"
+#include "dtype.h"
 
 #if !defined(FRCNN_SHIM)
 #if !defined(__CUDACC_RTC__)
@@ -15,13 +15,13 @@
 #define FRCNN_COUNT_BYTES(bytes)
 #endif
 
-#ifndef FRCNN_THREADS  // per block; the tests take fewer
+#ifndef FRCNN_THREADS  // per block; the tests use fewer
 #define FRCNN_THREADS 256
 #endif
 
 namespace frcnn {
 
-// kWidth neighbouring channels, moved as one.
+// kWidth neighboring channels, loaded and stored at once.
 template <class T, int kWidth>
 struct alignas(sizeof(T) * kWidth) Packet {
   T value[kWidth];
@@ -41,7 +41,7 @@ __device__ __forceinline__ void write(const float* sums, T* to) {
   *reinterpret_cast<Packet<T, kWidth>*>(to) = packet;
 }
 
-// CUDA's message of the launches so far, or nullptr.
+// CUDA's error message of the launches so far, or nullptr.
 #if !defined(__CUDACC_RTC__)
 inline const char* launch_error() {
   const cudaError_t error = cudaGetLastError();

@@ -1,5 +1,5 @@
-// The GPU kernels as TensorFlow sees them: device memory, its stream, errors of a launch as errors of the operation.
-#include "launch.h"
+// Registration of the GPU kernels with TensorFlow.
+#include "cuda_launch.h"
 #include "ops.h"
 #include "tensorflow/core/framework/device_base.h"
 #include "tensorflow/core/util/determinism.h"
@@ -15,7 +15,8 @@ void* stream_of(OpKernelContext* context) {
 }
 
 void report(OpKernelContext* context, const char* failure) {
-  if (failure != nullptr) context->CtxFailure(tensorflow::errors::Internal("frcnn's GPU kernel was not launched: ", failure));
+  if (failure != nullptr)
+    context->CtxFailure(tensorflow::errors::Internal("frcnn's GPU kernel was not launched: ", failure));
 }
 
 class RoiAlignGpu : public PoolingKernel {
@@ -29,7 +30,8 @@ class RoiAlignGpu : public PoolingKernel {
     if (!check(context, &call.pyramid, &maps, &boxes, &box_image)) return;
     fill(&call, *boxes, *box_image);
     Tensor* pooled;
-    OP_REQUIRES_OK(context, context->allocate_output(0, {call.count, pooling_.bins, pooling_.bins, call.pyramid.channels}, &pooled));
+    OP_REQUIRES_OK(context, context->allocate_output(
+                                0, {call.count, pooling_.bins, pooling_.bins, call.pyramid.channels}, &pooled));
     const void* features[kMaxLevels];
     for (int level = 0; level < call.pyramid.levels; ++level) features[level] = maps[level].data();
     report(context, launch_roi_align(call, features, pooled->data(), stream_of(context)));
@@ -38,7 +40,7 @@ class RoiAlignGpu : public PoolingKernel {
  protected:
   void fill(PoolingCall* call, const Tensor& boxes, const Tensor& box_image) const {
     call->pooling = pooling_;
-    call->number = number_of(type_);
+    call->dtype = dtype_of(type_);
     call->boxes = boxes.flat<float>().data();
     call->box_image = box_image.flat<int32_t>().data();
     call->count = boxes.dim_size(0);
@@ -61,9 +63,11 @@ class RoiAlignGradGpu : public RoiAlignGpu {
     for (int level = 0; level < call.pyramid.levels; ++level) gradients[level] = outputs[level]->data();
     const bool deterministic = tensorflow::OpDeterminismRequired();
     Tensor sums;
-    OP_REQUIRES_OK(context, context->allocate_temp(tensorflow::DT_FLOAT, {roi_align_gradient_sums(call, deterministic)}, &sums));
+    OP_REQUIRES_OK(context,
+                   context->allocate_temp(tensorflow::DT_FLOAT, {roi_align_gradient_sums(call, deterministic)}, &sums));
     float* places = sums.NumElements() > 0 ? sums.flat<float>().data() : nullptr;
-    report(context, launch_roi_align_gradient(call, upstream->data(), gradients, places, deterministic, stream_of(context)));
+    report(context,
+           launch_roi_align_gradient(call, upstream->data(), gradients, places, deterministic, stream_of(context)));
   }
 };
 

@@ -1,20 +1,21 @@
 // Non-maximum suppression of a batch on a GPU, in memory proportional to the candidates.
 //
-// Candidates are ranked by counting those before them, then settled in runs: each is compared with all boxes kept before its
-// run and with the run itself, side by side, and one block per image walks the run in order.
+// Candidates are sorted by rank (the number of candidates before them) and processed in tiles: all candidates of a tile
+// are compared in parallel with the boxes kept before the tile and with each other, then one block per image reduces
+// the tile in order.
+#include "cuda_launch.h"
 #include "device.h"
-#include "launch.h"
 #include "nms.h"
 
-#ifndef FRCNN_NMS_RUN  // the tests take fewer
-#define FRCNN_NMS_RUN 2048
+#ifndef FRCNN_NMS_TILE  // candidates of a cached; the tests use fewer
+#define FRCNN_NMS_TILE 2048
 #endif
 
 namespace frcnn {
 
-constexpr int kWord = 64;            // candidates of a mask word, and threads of a block that makes one
-constexpr int kRun = FRCNN_NMS_RUN;  // candidates of a run
-constexpr int kRunWords = FRCNN_NMS_RUN / kWord;
+constexpr int kWord = 64;  // candidates of a mask word, and threads of the block that computes it
+constexpr int kTile = FRCNN_NMS_TILE;
+constexpr int kTileWords = FRCNN_NMS_TILE / kWord;
 
 struct Candidate {
   float x1, y1, x2, y2;
@@ -22,19 +23,20 @@ struct Candidate {
 };
 
 struct NmsBuffers {
-  uint64_t* keys;     // [B, N], in any order
-  int* found;         // [B] candidates of each image
-  Candidate* ranked;  // [B, N], best first
-  Candidate* kept;    // [B, max_outputs]
-  uint64_t* dropped;  // [B, kRunWords] candidates of the run that a box before the run drops
-  uint64_t* mask;     // [B, kRun, kRunWords] for each candidate of the run, those from its word on that it overlaps
+  uint64_t* keys;        // [B, N], in any order
+  int* found;            // [B] candidates of each image
+  Candidate* ranked;     // [B, N], best first
+  Candidate* kept;       // [B, max_outputs]
+  uint64_t* suppressed;  // [B, kTileWords] candidates of the tile that an earlier tile's box suppresses
+  uint64_t* mask;        // [B, kTile, kTileWords] for each candidate of the tile, the later ones that it overlaps
 };
 
-__device__ __forceinline__ bool drops(const Candidate& better, const Candidate& worse, float threshold) {
+__device__ __forceinline__ bool suppresses(const Candidate& better, const Candidate& worse, float threshold) {
   if (better.group != worse.group) return false;
-  const auto both = intersect<float>(better.x1, better.y1, better.x2, better.y2, area(better.x1, better.y1, better.x2, better.y2),  //
-                                     worse.x1, worse.y1, worse.x2, worse.y2, area(worse.x1, worse.y1, worse.x2, worse.y2));
-  return both.shared / both.either > threshold;
+  const auto overlap =
+      intersect<float>(better.x1, better.y1, better.x2, better.y2, area(better.x1, better.y1, better.x2, better.y2),  //
+                       worse.x1, worse.y1, worse.x2, worse.y2, area(worse.x1, worse.y1, worse.x2, worse.y2));
+  return overlap.intersection / overlap.union_area > threshold;
 }
 
 // Grid: candidates x images.
@@ -42,12 +44,13 @@ __global__ void collect_kernel(NmsCall call, NmsBuffers buffers) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x, b = blockIdx.y;
   if (i >= call.candidates) return;
   const float score = call.scores[int64_t(b) * call.candidates + i];
-  if (is_candidate(score)) buffers.keys[int64_t(b) * call.candidates + atomicAdd(buffers.found + b, 1)] = order_key(score, i);
+  if (is_candidate(score))
+    buffers.keys[int64_t(b) * call.candidates + atomicAdd(buffers.found + b, 1)] = order_key(score, i);
 }
 
-// Grid: candidates x images. Keys differ, so a key's rank is how many are smaller.
+// Grid: candidates x images. Keys are unique, so the rank of a key is the number of smaller ones.
 __global__ void rank_kernel(NmsCall call, NmsBuffers buffers) {
-  FRCNN_SHARED(uint64_t, tile);
+  FRCNN_SHARED(uint64_t, cached);
   const int b = blockIdx.y, found = buffers.found[b];
   if (int(blockIdx.x * blockDim.x) >= found) return;
   const uint64_t* keys = buffers.keys + int64_t(b) * call.candidates;
@@ -56,9 +59,9 @@ __global__ void rank_kernel(NmsCall call, NmsBuffers buffers) {
   int rank = 0;
   for (int first = 0; first < found; first += blockDim.x) {
     const int size = found - first < int(blockDim.x) ? found - first : int(blockDim.x);
-    if (int(threadIdx.x) < size) tile[threadIdx.x] = keys[first + threadIdx.x];
+    if (int(threadIdx.x) < size) cached[threadIdx.x] = keys[first + threadIdx.x];
     __syncthreads();
-    for (int j = 0; j < size; ++j) rank += tile[j] < key;
+    for (int j = 0; j < size; ++j) rank += cached[j] < key;
     __syncthreads();
   }
   if (i >= found) return;
@@ -68,80 +71,83 @@ __global__ void rank_kernel(NmsCall call, NmsBuffers buffers) {
   buffers.ranked[int64_t(b) * call.candidates + rank] = {box[0], box[1], box[2], box[3], call.groups[place], index};
 }
 
-// Whether an image still has something to settle in the run from `first` on.
+// Whether the image has candidates left in the tile from `first` on, and outputs to fill.
 __device__ __forceinline__ bool is_open(const NmsCall& call, const NmsBuffers& buffers, int b, int first) {
   return first < buffers.found[b] && call.counts[b] < call.max_outputs;
 }
 
-// Grid: words of the run x images; kWord threads. Compares with the boxes kept before the run.
-__global__ void against_kept_kernel(NmsCall call, NmsBuffers buffers, int first) {
-  FRCNN_SHARED(Candidate, tile);
-  int* flags = reinterpret_cast<int*>(tile + kWord);
+// Grid: words of the tile x images; kWord threads. Compares with the boxes kept in earlier tiles.
+__global__ void compare_with_kept_kernel(NmsCall call, NmsBuffers buffers, int first) {
+  FRCNN_SHARED(Candidate, cached);
+  int* flags = reinterpret_cast<int*>(cached + kWord);
   const int b = blockIdx.y, i = first + blockIdx.x * kWord + threadIdx.x;
   if (!is_open(call, buffers, b, first)) return;
   Candidate mine = {};
   if (i < buffers.found[b]) mine = buffers.ranked[int64_t(b) * call.candidates + i];
   const Candidate* kept = buffers.kept + int64_t(b) * call.max_outputs;
-  bool dropped = false;
+  bool suppressed = false;
   for (int base = 0; base < call.counts[b]; base += kWord) {
     const int size = call.counts[b] - base < kWord ? call.counts[b] - base : kWord;
-    if (int(threadIdx.x) < size) tile[threadIdx.x] = kept[base + threadIdx.x];
+    if (int(threadIdx.x) < size) cached[threadIdx.x] = kept[base + threadIdx.x];
     __syncthreads();
-    for (int j = 0; j < size && !dropped; ++j) dropped = drops(tile[j], mine, call.iou_threshold);
+    for (int j = 0; j < size && !suppressed; ++j) suppressed = suppresses(cached[j], mine, call.iou_threshold);
     __syncthreads();
   }
-  flags[threadIdx.x] = dropped;
+  flags[threadIdx.x] = suppressed;
   __syncthreads();
   if (threadIdx.x == 0) {
     uint64_t word = 0;
     for (int j = 0; j < kWord; ++j) word |= uint64_t(flags[j] != 0) << j;
-    buffers.dropped[int64_t(b) * kRunWords + blockIdx.x] = word;
+    buffers.suppressed[int64_t(b) * kTileWords + blockIdx.x] = word;
   }
 }
 
 // Grid: words x rows of kWord candidates x images; kWord threads, a row each.
 __global__ void mask_kernel(NmsCall call, NmsBuffers buffers, int first) {
-  FRCNN_SHARED(Candidate, tile);
+  FRCNN_SHARED(Candidate, cached);
   const int b = blockIdx.z, row = blockIdx.y * kWord + threadIdx.x, column = blockIdx.x * kWord;
   if (blockIdx.x < blockIdx.y || !is_open(call, buffers, b, first)) return;
   const int size = buffers.found[b] - first;
-  const Candidate* run = buffers.ranked + int64_t(b) * call.candidates + first;
-  if (column + int(threadIdx.x) < size) tile[threadIdx.x] = run[column + threadIdx.x];
+  const Candidate* tile = buffers.ranked + int64_t(b) * call.candidates + first;
+  if (column + int(threadIdx.x) < size) cached[threadIdx.x] = tile[column + threadIdx.x];
   __syncthreads();
   if (row >= size) return;
-  const Candidate mine = run[row];
+  const Candidate mine = tile[row];
   uint64_t word = 0;
   for (int j = 0; j < kWord && column + j < size; ++j)
-    if (drops(mine, tile[j], call.iou_threshold)) word |= uint64_t{1} << j;
-  buffers.mask[(int64_t(b) * kRun + row) * kRunWords + blockIdx.x] = word;
+    if (suppresses(mine, cached[j], call.iou_threshold)) word |= uint64_t{1} << j;
+  buffers.mask[(int64_t(b) * kTile + row) * kTileWords + blockIdx.x] = word;
 }
 
-struct Settling {
-  uint64_t removed[kRunWords], rows[kWord], keep;
+struct TileState {
+  uint64_t removed[kTileWords], rows[kWord], keep;
 };
 
-// Grid: images; kWord threads. Walks the run a word at a time: one thread settles the word, all carry it to the later ones.
-// Two barriers a word: what a thread writes after the second is read after the next word's first at the earliest.
-__global__ void settle_kernel(NmsCall call, NmsBuffers buffers, int first) {
-  FRCNN_SHARED(Settling, state);
+// Grid: images; kWord threads. Goes through the tile by words: one thread reduces the word, all
+// threads apply it to the later words. Two barriers a word: what a thread writes after the second is read after the
+// next word's first at the earliest.
+__global__ void reduce_tile_kernel(NmsCall call, NmsBuffers buffers, int first) {
+  FRCNN_SHARED(TileState, state);
   const int b = blockIdx.x, t = threadIdx.x;
   if (!is_open(call, buffers, b, first)) return;
-  const int left = buffers.found[b] - first, size = left < kRun ? left : kRun, words = (size + kWord - 1) / kWord;
-  const uint64_t* mask = buffers.mask + int64_t(b) * kRun * kRunWords;
-  const Candidate* run = buffers.ranked + int64_t(b) * call.candidates + first;
+  const int left = buffers.found[b] - first, size = left < kTile ? left : kTile, words = (size + kWord - 1) / kWord;
+  const uint64_t* mask = buffers.mask + int64_t(b) * kTile * kTileWords;
+  const Candidate* tile = buffers.ranked + int64_t(b) * call.candidates + first;
   int outputs = call.counts[b];
-  for (int word = t; word < words; word += kWord) state->removed[word] = buffers.dropped[int64_t(b) * kRunWords + word];
+  for (int word = t; word < words; word += kWord)
+    state->removed[word] = buffers.suppressed[int64_t(b) * kTileWords + word];
   for (int word = 0; word < words && outputs < call.max_outputs; ++word) {
     const int row = word * kWord + t;
-    state->rows[t] = row < size ? mask[int64_t(row) * kRunWords + word] : 0;
+    state->rows[t] = row < size ? mask[int64_t(row) * kTileWords + word] : 0;
     __syncthreads();
     if (t == 0) {
       uint64_t removed = state->removed[word], keep = 0;
-      for (int r = 0, room = call.max_outputs - outputs; r < kWord && word * kWord + r < size && room > 0; ++r) {
+      for (int r = 0, capacity = call.max_outputs - outputs; r < kWord && word * kWord + r < size && capacity > 0;
+           ++r) {
         if (removed >> r & 1) continue;
         keep |= uint64_t{1} << r;
         removed |= state->rows[r];
-        --room;
+        --capacity;
       }
       state->keep = keep;
     }
@@ -150,13 +156,13 @@ __global__ void settle_kernel(NmsCall call, NmsBuffers buffers, int first) {
     for (int later = word + 1 + t; later < words; later += kWord) {
       uint64_t removed = state->removed[later];
       for (int r = 0; r < kWord; ++r)
-        if (keep >> r & 1) removed |= mask[int64_t(word * kWord + r) * kRunWords + later];
+        if (keep >> r & 1) removed |= mask[int64_t(word * kWord + r) * kTileWords + later];
       state->removed[later] = removed;
     }
     if (keep >> t & 1) {
       const int64_t place = int64_t(b) * call.max_outputs + outputs + __popcll(keep & ((uint64_t{1} << t) - 1));
-      buffers.kept[place] = run[row];
-      call.indices[place] = run[row].index;
+      buffers.kept[place] = tile[row];
+      call.indices[place] = tile[row].index;
     }
     outputs += __popcll(keep);
   }
@@ -166,7 +172,7 @@ __global__ void settle_kernel(NmsCall call, NmsBuffers buffers, int first) {
 #if !defined(__CUDACC_RTC__)
 namespace {
 
-// Lays the buffers out from `workspace` on; returns where they end.
+// Places the buffers in `workspace`; returns their end.
 char* lay_out(const NmsCall& call, char* workspace, NmsBuffers* buffers) {
   char* end = workspace;
   auto take = [&end](auto** buffer, int64_t count) {
@@ -178,8 +184,8 @@ char* lay_out(const NmsCall& call, char* workspace, NmsBuffers* buffers) {
   take(&buffers->found, batch);
   take(&buffers->ranked, batch * call.candidates);
   take(&buffers->kept, batch * call.max_outputs);
-  take(&buffers->dropped, batch * kRunWords);
-  take(&buffers->mask, batch * kRun * kRunWords);
+  take(&buffers->suppressed, batch * kTileWords);
+  take(&buffers->mask, batch * kTile * kTileWords);
   return end;
 }
 
@@ -206,13 +212,14 @@ const char* launch_nms(const NmsCall& call, void* workspace, void* stream) {
   const dim3 each(blocks(call.candidates, FRCNN_THREADS), call.batch);
   FRCNN_LAUNCH(collect_kernel, each, FRCNN_THREADS, 0, stream, call, buffers);
   FRCNN_LAUNCH(rank_kernel, each, FRCNN_THREADS, sizeof(uint64_t) * FRCNN_THREADS, stream, call, buffers);
-  for (int first = 0; first < call.candidates; first += kRun) {
+  for (int first = 0; first < call.candidates; first += kTile) {
     const int left = call.candidates - first;
-    const unsigned words = blocks(left < kRun ? left : kRun, kWord);
-    FRCNN_LAUNCH(against_kept_kernel, dim3(words, call.batch), kWord, (sizeof(Candidate) + sizeof(int)) * kWord, stream, call, buffers,
+    const unsigned words = blocks(left < kTile ? left : kTile, kWord);
+    FRCNN_LAUNCH(compare_with_kept_kernel, dim3(words, call.batch), kWord, (sizeof(Candidate) + sizeof(int)) * kWord,
+                 stream, call, buffers, first);
+    FRCNN_LAUNCH(mask_kernel, dim3(words, words, call.batch), kWord, sizeof(Candidate) * kWord, stream, call, buffers,
                  first);
-    FRCNN_LAUNCH(mask_kernel, dim3(words, words, call.batch), kWord, sizeof(Candidate) * kWord, stream, call, buffers, first);
-    FRCNN_LAUNCH(settle_kernel, call.batch, kWord, sizeof(Settling), stream, call, buffers, first);
+    FRCNN_LAUNCH(reduce_tile_kernel, call.batch, kWord, sizeof(TileState), stream, call, buffers, first);
   }
   return launch_error();
 }

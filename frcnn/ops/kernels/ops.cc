@@ -1,4 +1,4 @@
-// The two operations and the gradient as TensorFlow sees them, and their CPU kernels on TensorFlow's threads.
+// Registration of the operations with TensorFlow, and their CPU kernels on TensorFlow's thread pool.
 #include "ops.h"
 
 #include <sys/mman.h>
@@ -57,7 +57,7 @@ REGISTER_OP("FrcnnRoiAlign")
     .FRCNN_POOLING_ATTRIBUTES
 .SetShapeFn(PooledShape);
 
-// The pyramid comes for its shapes alone.
+// Only the shapes of the pyramid are used.
 REGISTER_OP("FrcnnRoiAlignGrad")
     .Input("pyramid: L * T")
     .Input("boxes: float")
@@ -77,8 +77,8 @@ REGISTER_OP("FrcnnNms")
     .Attr("max_outputs: int >= 1")
     .SetShapeFn(KeptShapes);
 
-// TensorFlow's own threads of the device, as the kernels want them.
-ParallelFor threads_of(OpKernelContext* context) {
+// The device's thread pool as a ParallelFor.
+ParallelFor device_threads(OpKernelContext* context) {
   tensorflow::thread::ThreadPool* pool = context->device()->tensorflow_cpu_worker_threads()->workers;
   return [pool](int64_t count, int64_t block, const Body& body) {
     using Scheduling = tensorflow::thread::ThreadPool::SchedulingParams;
@@ -87,12 +87,13 @@ ParallelFor threads_of(OpKernelContext* context) {
   };
 }
 
-// Fresh memory costs a page fault for every 4 KiB written; large results ask for large pages. A hint: failure is no error.
-void ask_for_large_pages(const Tensor& tensor) {
-  constexpr size_t kLargePage = size_t{2} << 20;
+// Newly mapped memory costs a page fault for every 4 KiB written, so request huge pages for large outputs. Only a hint:
+// failure is ignored.
+void advise_huge_pages(const Tensor& tensor) {
+  constexpr size_t kHugePage = size_t{2} << 20;
   const size_t bytes = tensor.TotalBytes();
-  const uintptr_t begin = (reinterpret_cast<uintptr_t>(tensor.data()) + kLargePage - 1) & ~(kLargePage - 1);
-  const uintptr_t end = (reinterpret_cast<uintptr_t>(tensor.data()) + bytes) & ~(kLargePage - 1);
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(tensor.data()) + kHugePage - 1) & ~(kHugePage - 1);
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(tensor.data()) + bytes) & ~(kHugePage - 1);
   if (end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
 }
 
@@ -107,13 +108,15 @@ class RoiAlignCpu : public PoolingKernel {
     if (!check(context, &pyramid, &maps, &boxes, &box_image)) return;
     const int64_t count = boxes->dim_size(0);
     Tensor* pooled;
-    OP_REQUIRES_OK(context, context->allocate_output(0, {count, pooling_.bins, pooling_.bins, pyramid.channels}, &pooled));
-    ask_for_large_pages(*pooled);
+    OP_REQUIRES_OK(context,
+                   context->allocate_output(0, {count, pooling_.bins, pooling_.bins, pyramid.channels}, &pooled));
+    advise_huge_pages(*pooled);
     const void* features[kMaxLevels];
     for (int level = 0; level < pyramid.levels; ++level) features[level] = maps[level].data();
-    const ParallelFor parallel = threads_of(context);
-    const Plan plan = make_plan(pyramid, pooling_, boxes->flat<float>().data(), box_image->flat<int32_t>().data(), count, parallel);
-    roi_align_forward(plan, number_of(type_), features, pooled->data(), parallel);
+    const ParallelFor parallel = device_threads(context);
+    const Plan plan =
+        make_plan(pyramid, pooling_, boxes->flat<float>().data(), box_image->flat<int32_t>().data(), count, parallel);
+    roi_align_forward(plan, dtype_of(type_), features, pooled->data(), parallel);
   }
 };
 
@@ -131,12 +134,13 @@ class RoiAlignGradCpu : public PoolingKernel {
     if (!check_gradient(context, pyramid, maps, count, &upstream, outputs)) return;
     void* gradients[kMaxLevels];
     for (int level = 0; level < pyramid.levels; ++level) {
-      ask_for_large_pages(*outputs[level]);
+      advise_huge_pages(*outputs[level]);
       gradients[level] = outputs[level]->data();
     }
-    const ParallelFor parallel = threads_of(context);
-    const Plan plan = make_plan(pyramid, pooling_, boxes->flat<float>().data(), box_image->flat<int32_t>().data(), count, parallel);
-    roi_align_backward(plan, number_of(type_), upstream->data(), gradients, parallel);
+    const ParallelFor parallel = device_threads(context);
+    const Plan plan =
+        make_plan(pyramid, pooling_, boxes->flat<float>().data(), box_image->flat<int32_t>().data(), count, parallel);
+    roi_align_backward(plan, dtype_of(type_), upstream->data(), gradients, parallel);
   }
 };
 
@@ -149,14 +153,15 @@ class NmsCpu : public SuppressionKernel {
     if (!check(context, &indices, &counts)) return;
     const Tensor &boxes = context->input(0), &scores = context->input(1), &groups = context->input(2);
     const int64_t batch = scores.dim_size(0), candidates = scores.dim_size(1);
-    const ParallelFor parallel = threads_of(context);
-    const ParallelFor alone = [](int64_t count, int64_t, const Body& body) { body(0, count); };
+    const ParallelFor parallel = device_threads(context);
+    const ParallelFor serial = [](int64_t count, int64_t, const Body& body) { body(0, count); };
     parallel(batch, 1, [&](int64_t first, int64_t last) {
       for (int64_t b = first; b < last; ++b) {
         int32_t* kept = indices->flat<int32_t>().data() + b * max_outputs_;
-        const int found = nms(boxes.flat<float>().data() + b * candidates * 4, scores.flat<float>().data() + b * candidates,
-                              groups.flat<int32_t>().data() + b * candidates, int(candidates), iou_threshold_, max_outputs_, kept,
-                              batch == 1 ? parallel : alone);
+        const int found =
+            nms(boxes.flat<float>().data() + b * candidates * 4, scores.flat<float>().data() + b * candidates,
+                groups.flat<int32_t>().data() + b * candidates, int(candidates), iou_threshold_, max_outputs_, kept,
+                batch == 1 ? parallel : serial);
         std::fill(kept + found, kept + max_outputs_, -1);
         counts->flat<int32_t>()(b) = found;
       }

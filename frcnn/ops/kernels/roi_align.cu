@@ -1,6 +1,6 @@
-// RoIAlign on a GPU. Threads stand side by side over channels, so that every access of a warp is one run of memory.
+// RoIAlign on a GPU. Neighboring threads process neighboring channels, so that the accesses of a warp coalesce.
+#include "cuda_launch.h"
 #include "device.h"
-#include "launch.h"
 
 namespace frcnn {
 
@@ -8,28 +8,29 @@ struct Maps {
   void* level[kMaxLevels];
 };
 
-// A RoI's taps in shared memory: a head for each bin of each axis, then the rooms of both axes.
-struct Head {
+// The taps of a RoI in shared memory: a TapRange for each bin of each axis, then the taps of both axes.
+struct TapRange {
   int offset, count;
 };
-static_assert(sizeof(Head) == sizeof(Tap), "heads and taps stand in one array");
+static_assert(sizeof(TapRange) == sizeof(Tap), "ranges and taps share one array");
 
-// The block writes the taps of a RoI; the caller waits.
+// Writes the taps of a RoI with all threads of the block; the caller has to synchronize.
 __device__ __forceinline__ void write_taps(const RoI& roi, int bins, Tap* table) {
-  Head* heads = reinterpret_cast<Head*>(table);
+  TapRange* ranges = reinterpret_cast<TapRange*>(table);
   for (int t = threadIdx.x; t < 2 * bins; t += blockDim.x) {
     const bool rows = t < bins;
     const Axis& axis = rows ? roi.y : roi.x;
     const int bin = rows ? t : t - bins;
     const int offset = 2 * bins + (rows ? 0 : taps_capacity(roi.y.extent, bins)) + taps_offset(axis, bin, bins);
-    heads[t].offset = offset;
-    heads[t].count = merge_taps(axis, bin, table + offset);
+    ranges[t].offset = offset;
+    ranges[t].count = merge_taps(axis, bin, table + offset);
   }
 }
 
-// Grid: RoIs x pieces of their [P, P, C / kWidth] results.
+// Grid: RoIs x blocks of their [P, P, C / kWidth] results.
 template <class T, int kWidth>
-__global__ void pool_kernel(Pyramid pyramid, Pooling pooling, const float* boxes, const int32_t* box_image, Maps features, T* pooled) {
+__global__ void pool_kernel(Pyramid pyramid, Pooling pooling, const float* boxes, const int32_t* box_image,
+                            Maps features, T* pooled) {
   FRCNN_SHARED(Tap, table);
   const int64_t n = blockIdx.x;
   const RoI roi = locate(pyramid, pooling, boxes + 4 * n, box_image[n]);
@@ -42,16 +43,18 @@ __global__ void pool_kernel(Pyramid pyramid, Pooling pooling, const float* boxes
   float sums[kWidth] = {};
   if (roi.level >= 0) {
     const int bin = item / packets;
-    const Head* heads = reinterpret_cast<const Head*>(table);
-    const Head rows = heads[bin / bins], columns = heads[bins + bin % bins];
+    const TapRange* ranges = reinterpret_cast<const TapRange*>(table);
+    const TapRange rows = ranges[bin / bins], columns = ranges[bins + bin % bins];
     const int64_t first = int64_t(roi.image) * roi.y.extent * roi.x.extent;
-    const T* map = static_cast<const T*>(features.level[roi.level]) + first * pyramid.channels + (item % packets) * kWidth;
+    const T* map =
+        static_cast<const T*>(features.level[roi.level]) + first * pyramid.channels + (item % packets) * kWidth;
     for (int i = 0; i < rows.count; ++i) {
       const Tap y = table[rows.offset + i];
       for (int j = 0; j < columns.count; ++j) {
         const Tap x = table[columns.offset + j];
         const float weight = y.weight * x.weight;
-        const Packet<T, kWidth> packet = read<T, kWidth>(map + (int64_t(y.pixel) * roi.x.extent + x.pixel) * pyramid.channels);
+        const Packet<T, kWidth> packet =
+            read<T, kWidth>(map + (int64_t(y.pixel) * roi.x.extent + x.pixel) * pyramid.channels);
         for (int v = 0; v < kWidth; ++v) sums[v] = fmaf(weight, to_float(packet.value[v]), sums[v]);
       }
     }
@@ -59,10 +62,10 @@ __global__ void pool_kernel(Pyramid pyramid, Pooling pooling, const float* boxes
   write<T, kWidth>(sums, pooled + (n * bins * bins * packets + item) * kWidth);
 }
 
-// The same walk, adding the other way. Grid as above; sums are float32 and start at zero.
+// Gradient of pool_kernel with atomic additions. Grid as above; sums are float32 and have to be zeroed.
 template <class T, int kWidth>
-__global__ void spread_kernel(Pyramid pyramid, Pooling pooling, const float* boxes, const int32_t* box_image, const T* upstream,
-                              Maps sums) {
+__global__ void scatter_kernel(Pyramid pyramid, Pooling pooling, const float* boxes, const int32_t* box_image,
+                               const T* upstream, Maps sums) {
   FRCNN_SHARED(Tap, table);
   const int64_t n = blockIdx.x;
   const RoI roi = locate(pyramid, pooling, boxes + 4 * n, box_image[n]);
@@ -74,8 +77,8 @@ __global__ void spread_kernel(Pyramid pyramid, Pooling pooling, const float* box
   const int item = blockIdx.y * blockDim.x + threadIdx.x;
   if (item >= bins * bins * packets) return;
   const int bin = item / packets;
-  const Head* heads = reinterpret_cast<const Head*>(table);
-  const Head rows = heads[bin / bins], columns = heads[bins + bin % bins];
+  const TapRange* ranges = reinterpret_cast<const TapRange*>(table);
+  const TapRange rows = ranges[bin / bins], columns = ranges[bins + bin % bins];
   const int64_t first = int64_t(roi.image) * roi.y.extent * roi.x.extent;
   float* map = static_cast<float*>(sums.level[roi.level]) + first * pyramid.channels + (item % packets) * kWidth;
   const Packet<T, kWidth> packet = read<T, kWidth>(upstream + (n * bins * bins * packets + item) * kWidth);
@@ -98,18 +101,18 @@ __global__ void round_kernel(const float* sums, int64_t size, T* gradient) {
   if (i < size) write<T, 1>(sums + i, gradient + i);
 }
 
-// Pixels of a row that a block gathers for.
+// Pixels of a row per block.
 constexpr int kStrip = 8;
 
 FRCNN_HD int strips(int width) {
   return (width + kStrip - 1) / kStrip;
 }
 
-// The deterministic gradient. Grid: strips of pixels of all rows, images and levels x pieces of the channels. A block looks
-// at all RoIs, FRCNN_THREADS at a time, and adds those that may reach its strip in their order.
+// The deterministic gradient. Grid: strips of pixels of all rows, images and levels x blocks of channels. A block
+// tests all RoIs, FRCNN_THREADS at a time, and adds those that overlap its strip in order.
 template <class T, int kWidth>
-__global__ void gather_kernel(Pyramid pyramid, Pooling pooling, const float* boxes, const int32_t* box_image, int64_t count,
-                              const T* upstream, Maps gradients) {
+__global__ void gather_kernel(Pyramid pyramid, Pooling pooling, const float* boxes, const int32_t* box_image,
+                              int64_t count, const T* upstream, Maps gradients) {
   FRCNN_SHARED(float, shared);
   const int bins = pooling.bins;
   float* row_weights = shared;                                            // [bins]
@@ -132,7 +135,8 @@ __global__ void gather_kernel(Pyramid pyramid, Pooling pooling, const float* box
     bool reach = false;
     if (tested < count) {
       const RoI roi = locate(pyramid, pooling, boxes + 4 * tested, box_image[tested]);
-      reach = roi.level == level && roi.image == image && may_touch(roi.y, bins, y, y) && may_touch(roi.x, bins, first, first + kStrip - 1);
+      reach = roi.level == level && roi.image == image && may_overlap(roi.y, bins, y, y) &&
+              may_overlap(roi.x, bins, first, first + kStrip - 1);
     }
     reaches[threadIdx.x] = reach;
     __syncthreads();
@@ -141,14 +145,16 @@ __global__ void gather_kernel(Pyramid pyramid, Pooling pooling, const float* box
       const int64_t n = base + i;
       const RoI roi = locate(pyramid, pooling, boxes + 4 * n, box_image[n]);
       for (int t = threadIdx.x; t < bins * (1 + kStrip); t += blockDim.x)
-        shared[t] = t < bins ? weight_at(roi.y, t, y) : weight_at(roi.x, (t - bins) / kStrip, first + (t - bins) % kStrip);
+        shared[t] =
+            t < bins ? weight_at(roi.y, t, y) : weight_at(roi.x, (t - bins) / kStrip, first + (t - bins) % kStrip);
       __syncthreads();
       for (int p = 0; mine && p < bins; ++p) {
         if (row_weights[p] == 0.0f) continue;
         for (int q = 0; q < bins; ++q) {
           const float weight = row_weights[p] * column_weights[q * kStrip + pixel];
           if (weight == 0.0f) continue;
-          const Packet<T, kWidth> packet = read<T, kWidth>(upstream + ((n * bins + p) * bins + q) * pyramid.channels + channel);
+          const Packet<T, kWidth> packet =
+              read<T, kWidth>(upstream + ((n * bins + p) * bins + q) * pyramid.channels + channel);
           for (int v = 0; v < kWidth; ++v) sums[v] = fmaf(weight, to_float(packet.value[v]), sums[v]);
         }
       }
@@ -179,7 +185,7 @@ size_t table_bytes(const PoolingCall& call) {
   return sizeof(Tap) * (2 * bins + taps_capacity(height, bins) + taps_capacity(width, bins));
 }
 
-constexpr size_t kSharedBytes = 48 * 1024;  // what every GPU grants without being asked
+constexpr size_t kSharedBytes = 48 * 1024;  // available on every GPU without opt-in
 
 dim3 pooling_grid(const PoolingCall& call, int width) {
   const int items = call.pooling.bins * call.pooling.bins * (call.pyramid.channels / width);
@@ -191,8 +197,8 @@ const char* pool(const PoolingCall& call, const void* const* features, T* pooled
   Maps maps = {};
   for (int level = 0; level < call.pyramid.levels; ++level) maps.level[level] = const_cast<void*>(features[level]);
   const auto kernel = &pool_kernel<T, kWidth>;
-  FRCNN_LAUNCH(kernel, pooling_grid(call, kWidth), FRCNN_THREADS, table_bytes(call), stream, call.pyramid, call.pooling, call.boxes,
-               call.box_image, maps, pooled);
+  FRCNN_LAUNCH(kernel, pooling_grid(call, kWidth), FRCNN_THREADS, table_bytes(call), stream, call.pyramid, call.pooling,
+               call.boxes, call.box_image, maps, pooled);
   return launch_error();
 }
 
@@ -204,25 +210,26 @@ const char* gather(const PoolingCall& call, const T* upstream, const Maps& gradi
   const int lanes = FRCNN_THREADS / kStrip, packets = call.pyramid.channels / kWidth;
   const size_t shared = sizeof(float) * call.pooling.bins * (1 + kStrip) + sizeof(int) * FRCNN_THREADS;
   const auto kernel = &gather_kernel<T, kWidth>;
-  FRCNN_LAUNCH(kernel, dim3(unsigned(blocks), (packets + lanes - 1) / lanes), FRCNN_THREADS, shared, stream, call.pyramid, call.pooling,
-               call.boxes, call.box_image, call.count, upstream, gradients);
+  FRCNN_LAUNCH(kernel, dim3(unsigned(blocks), (packets + lanes - 1) / lanes), FRCNN_THREADS, shared, stream,
+               call.pyramid, call.pooling, call.boxes, call.box_image, call.count, upstream, gradients);
   return launch_error();
 }
 
 template <class T, int kWidth>
-const char* spread(const PoolingCall& call, const T* upstream, const Maps& gradients, float* sums, void* stream) {
+const char* scatter(const PoolingCall& call, const T* upstream, const Maps& gradients, float* sums, void* stream) {
   Maps targets = gradients;
   for (int level = 0; level < call.pyramid.levels; ++level) {
     if (sums != nullptr) {
       targets.level[level] = sums;
       sums += map_size(call.pyramid, level);
     }
-    cudaMemsetAsync(targets.level[level], 0, map_size(call.pyramid, level) * sizeof(float), static_cast<cudaStream_t>(stream));
+    cudaMemsetAsync(targets.level[level], 0, map_size(call.pyramid, level) * sizeof(float),
+                    static_cast<cudaStream_t>(stream));
   }
   if (call.count > 0) {
-    const auto kernel = &spread_kernel<T, kWidth>;
-    FRCNN_LAUNCH(kernel, pooling_grid(call, kWidth), FRCNN_THREADS, table_bytes(call), stream, call.pyramid, call.pooling, call.boxes,
-                 call.box_image, upstream, targets);
+    const auto kernel = &scatter_kernel<T, kWidth>;
+    FRCNN_LAUNCH(kernel, pooling_grid(call, kWidth), FRCNN_THREADS, table_bytes(call), stream, call.pyramid,
+                 call.pooling, call.boxes, call.box_image, upstream, targets);
   }
   if (sums != nullptr) {
     for (int level = 0; level < call.pyramid.levels; ++level) {
@@ -238,48 +245,52 @@ const char* spread(const PoolingCall& call, const T* upstream, const Maps& gradi
 template <class T>
 const char* pool_any(const PoolingCall& call, const void* const* features, void* pooled, void* stream) {
   T* to = static_cast<T*>(pooled);
-  return call.pyramid.channels % 4 == 0 ? pool<T, 4>(call, features, to, stream) : pool<T, 1>(call, features, to, stream);
+  return call.pyramid.channels % 4 == 0 ? pool<T, 4>(call, features, to, stream)
+                                        : pool<T, 1>(call, features, to, stream);
 }
 
 template <class T>
-const char* gradient_any(const PoolingCall& call, const void* upstream, const Maps& gradients, float* sums, bool deterministic,
-                         void* stream) {
+const char* gradient_any(const PoolingCall& call, const void* upstream, const Maps& gradients, float* sums,
+                         bool deterministic, void* stream) {
   const T* from = static_cast<const T*>(upstream);
   const bool wide = call.pyramid.channels % 4 == 0;
-  if (deterministic) return wide ? gather<T, 4>(call, from, gradients, stream) : gather<T, 1>(call, from, gradients, stream);
-  return wide ? spread<T, 4>(call, from, gradients, sums, stream) : spread<T, 1>(call, from, gradients, sums, stream);
+  if (deterministic)
+    return wide ? gather<T, 4>(call, from, gradients, stream) : gather<T, 1>(call, from, gradients, stream);
+  return wide ? scatter<T, 4>(call, from, gradients, sums, stream) : scatter<T, 1>(call, from, gradients, sums, stream);
 }
 
 bool too_large(const PoolingCall& call) {
-  return table_bytes(call) > kSharedBytes || call.count > 0x7fffffff || map_size(call.pyramid, 0) / call.pyramid.channels > 0x7fffffff;
+  return table_bytes(call) > kSharedBytes || call.count > 0x7fffffff ||
+         map_size(call.pyramid, 0) / call.pyramid.channels > 0x7fffffff;
 }
-constexpr const char* kTooLarge = "the feature maps are larger than the GPU kernels provide for (about 2900 pixels a side)";
+constexpr const char* kTooLarge =
+    "the feature maps are too large for the GPU kernels (limit: about 2900 pixels per side)";
 
 }  // namespace
 
 const char* launch_roi_align(const PoolingCall& call, const void* const* features, void* pooled, void* stream) {
   if (call.count == 0 || call.pyramid.channels == 0) return nullptr;
   if (too_large(call)) return kTooLarge;
-  if (call.number == Number::kFloat32) return pool_any<float>(call, features, pooled, stream);
-  if (call.number == Number::kBFloat16) return pool_any<BFloat16>(call, features, pooled, stream);
+  if (call.dtype == DType::kFloat32) return pool_any<float>(call, features, pooled, stream);
+  if (call.dtype == DType::kBFloat16) return pool_any<BFloat16>(call, features, pooled, stream);
   return pool_any<Float16>(call, features, pooled, stream);
 }
 
 int64_t roi_align_gradient_sums(const PoolingCall& call, bool deterministic) {
   int64_t places = 0;
-  if (!deterministic && call.number != Number::kFloat32)
+  if (!deterministic && call.dtype != DType::kFloat32)
     for (int level = 0; level < call.pyramid.levels; ++level) places += map_size(call.pyramid, level);
   return places;
 }
 
-const char* launch_roi_align_gradient(const PoolingCall& call, const void* upstream, void* const* gradients, float* sums,
-                                      bool deterministic, void* stream) {
+const char* launch_roi_align_gradient(const PoolingCall& call, const void* upstream, void* const* gradients,
+                                      float* sums, bool deterministic, void* stream) {
   if (call.pyramid.batch == 0 || call.pyramid.channels == 0) return nullptr;
   if (too_large(call)) return kTooLarge;
   Maps maps = {};
   for (int level = 0; level < call.pyramid.levels; ++level) maps.level[level] = gradients[level];
-  if (call.number == Number::kFloat32) return gradient_any<float>(call, upstream, maps, nullptr, deterministic, stream);
-  if (call.number == Number::kBFloat16) return gradient_any<BFloat16>(call, upstream, maps, sums, deterministic, stream);
+  if (call.dtype == DType::kFloat32) return gradient_any<float>(call, upstream, maps, nullptr, deterministic, stream);
+  if (call.dtype == DType::kBFloat16) return gradient_any<BFloat16>(call, upstream, maps, sums, deterministic, stream);
   return gradient_any<Float16>(call, upstream, maps, sums, deterministic, stream);
 }
 #endif

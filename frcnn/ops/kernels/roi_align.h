@@ -1,10 +1,12 @@
-// The arithmetic of RoIAlign (Mask R-CNN, section 3) over a feature pyramid (FPN, equation 1), for both compilers.
+// Geometry of RoIAlign (Mask R-CNN, section 3) over a feature pyramid (FPN, equation 1), shared by the CPU and GPU
+// kernels.
 //
-// The mean of bilinear samples in a bin separates into rows and columns: every sample counts or not, and has its weights,
-// per axis. So one axis of one bin is a short list of taps, neighbouring samples' weights merged where they share a pixel.
+// The mean of the bilinear samples of a bin separates into rows and columns: validity and weights of a sample are per
+// axis. So one axis of one bin is a short list of taps (pixel, weight); weights of samples that share a pixel are
+// merged.
 #pragma once
 
-#include "number.h"
+#include "dtype.h"
 
 namespace frcnn {
 
@@ -14,7 +16,7 @@ struct Pyramid {
   int levels, batch, channels;
   int height[kMaxLevels], width[kMaxLevels];
   float scale[kMaxLevels];  // feature pixels per canvas pixel
-  float start[kMaxLevels];  // smallest box size of the level, canvas pixels; the first level takes the rest
+  float start[kMaxLevels];  // smallest box size of the level, canvas pixels; smaller boxes belong to the first level
 };
 
 struct Pooling {
@@ -29,7 +31,7 @@ struct Axis {
 };
 
 struct RoI {
-  int level;  // -1: pools to zeros
+  int level;  // -1: the result is zero
   int image;
   Axis y, x;
 };
@@ -49,7 +51,7 @@ FRCNN_HD Axis make_axis(float low, float high, float scale, int extent, const Po
   axis.extent = extent;
   axis.grid = pooling.sampling_ratio;
   if (axis.grid == 0) {
-    // No finer than the map has pixels: a box far beyond the canvas must not cost more than one that fills it.
+    // At most one sample per pixel of the map: a box far beyond the canvas must not cost more than one that fills it.
     const float wanted = ceilf(side / float(pooling.bins));
     axis.grid = wanted > 0.0f ? (wanted < float(extent) ? int(wanted) : extent) : 0;
   }
@@ -75,10 +77,11 @@ FRCNN_HD RoI locate(const Pyramid& pyramid, const Pooling& pooling, const float*
   return roi;
 }
 
-// A sample's lower pixel and the weight of the pixel after it; false where the sample lies outside and counts nothing.
+// Lower pixel of a sample and the weight of the next one; false where the sample is outside the map and does not count.
 FRCNN_HD bool sample(const Axis& axis, int bin, int i, int* low, float* fraction) {
   float position = axis.start + float(bin) * axis.bin + (float(i) + 0.5f) * axis.bin / float(axis.grid);
-  if (!(position >= -1.0f && position <= float(axis.extent))) return false;  // also NaN, of sides that overflow
+  if (!(position >= -1.0f && position <= float(axis.extent)))
+    return false;  // also false for NaN, from sides that overflow
   if (position < 0.0f) position = 0.0f;
   *low = int(position);
   *fraction = position - float(*low);
@@ -89,7 +92,7 @@ FRCNN_HD bool sample(const Axis& axis, int bin, int i, int* low, float* fraction
   return true;
 }
 
-// Adds weight to pixel in an ascending list whose last two entries alone can be that pixel; returns the list's length.
+// Adds a weight to a pixel of an ascending list, which can only be one of its last two entries; returns the new length.
 FRCNN_HD int add_tap(Tap* taps, int count, int pixel, float weight) {
   for (int i = count - 1; i >= 0 && i >= count - 2; --i) {
     if (taps[i].pixel == pixel) {
@@ -102,7 +105,7 @@ FRCNN_HD int add_tap(Tap* taps, int count, int pixel, float weight) {
   return count + 1;
 }
 
-// Taps of one bin along one axis, ascending; returns how many.
+// Taps of one bin along one axis, ascending; returns their number.
 FRCNN_HD int merge_taps(const Axis& axis, int bin, Tap* taps) {
   const float share = 1.0f / float(axis.grid);
   int count = 0;
@@ -130,15 +133,15 @@ FRCNN_HD float weight_at(const Axis& axis, int bin, int pixel) {
   return weight;
 }
 
-// Room for the taps of all bins of an axis: bins follow each other, so their pixels overlap by two at most; rounding
-// may shift both ends of a bin by one more.
+// Capacity for the taps of all bins of an axis: neighboring bins share two pixels at most, and rounding may shift both
+// ends of a bin by one more.
 constexpr int kTapsBetweenBins = 4;
 
 FRCNN_HD int taps_capacity(int extent, int bins) {
   return extent + kTapsBetweenBins * bins;
 }
 
-// Where a bin's taps stand in such a room without meeting another bin's.
+// Offset of a bin's taps within that capacity; the taps of different bins never overlap.
 FRCNN_HD int taps_offset(const Axis& axis, int bin, int bins) {
   const int before = axis.bin < 0.0f ? bins - 1 - bin : bin;
   const float edge = axis.start + float(axis.bin < 0.0f ? bin + 1 : bin) * axis.bin;
@@ -146,8 +149,8 @@ FRCNN_HD int taps_offset(const Axis& axis, int bin, int bins) {
   return (edge > 0.0f ? int(edge < last ? edge : last) : 0) + kTapsBetweenBins * before;
 }
 
-// Whether any bin may reach pixels first..last; never false where one does.
-FRCNN_HD bool may_touch(const Axis& axis, int bins, int first, int last) {
+// Whether any bin may have a tap in pixels first..last: may return true without need, never false where one does.
+FRCNN_HD bool may_overlap(const Axis& axis, int bins, int first, int last) {
   const float end = axis.start + float(bins) * axis.bin;
   const float low = axis.start < end ? axis.start : end, high = axis.start < end ? end : axis.start;
   return float(last) >= low - 1.0f && float(first) <= high + 1.0f;

@@ -1,4 +1,4 @@
-// RoIAlign on a CPU: loops over channels in vectors, many at a time in registers.
+// RoIAlign on a CPU, vectorized over channels.
 #include <algorithm>
 
 #include "cpu.h"
@@ -16,11 +16,12 @@ FRCNN_HD Taps bin_taps(const Plan& plan, int64_t roi, int axis, int bin) {
   return {plan.taps.data() + begin[bin], plan.taps.data() + begin[bin + 1]};
 }
 
-// kVectors * kLanes channels of one bin. An array of so few vectors, in loops of constant length, stays in registers. The
-// pixels that lie `ahead` are those of the bin below, which comes before long: a cache's own guess fails at the jump to
-// another row. They may lie beyond the map, where a prefetch does nothing.
+// kVectors * kLanes channels of one bin. A small array with loops of constant length stays in registers. The pixels at
+// `ahead` belong to the bin below and are prefetched, because the hardware prefetcher does not follow the jump to
+// another row. They may be outside the map, where a prefetch has no effect.
 template <int kVectors, class T>
-FRCNN_HD void pool_vectors(const T* map, int64_t width, int64_t channels, Taps rows, Taps columns, int64_t ahead, T* pooled) {
+FRCNN_HD void pool_vectors(const T* map, int64_t width, int64_t channels, Taps rows, Taps columns, int64_t ahead,
+                           T* pooled) {
   Floats sum[kVectors] = {};
   for (const Tap* y = rows.begin; y != rows.end; ++y) {
     const T* row = map + y->pixel * width * channels;
@@ -58,27 +59,29 @@ FRCNN_HD void pool_roi(const Plan& plan, int64_t n, const T* const* features, T*
   const T* map = features[roi.level] + roi.image * height * width * channels;
   for (int p = 0; p < bins; ++p) {
     const Taps rows = bin_taps(plan, n, 0, p), below = bin_taps(plan, n, 0, p + 1 < bins ? p + 1 : p);
-    const bool both = rows.begin != rows.end && below.begin != below.end;
-    const int64_t ahead = both ? int64_t(below.begin->pixel - rows.begin->pixel) * width * channels : 0;
+    const bool both_nonempty = rows.begin != rows.end && below.begin != below.end;
+    const int64_t ahead = both_nonempty ? int64_t(below.begin->pixel - rows.begin->pixel) * width * channels : 0;
     for (int q = 0; q < bins; ++q, to += channels) {
       const Taps columns = bin_taps(plan, n, 1, q);
       int64_t c = 0;
-      for (; c + 8 * kLanes <= channels; c += 8 * kLanes) pool_vectors<8>(map + c, width, channels, rows, columns, ahead, to + c);
-      for (; c + kLanes <= channels; c += kLanes) pool_vectors<1>(map + c, width, channels, rows, columns, ahead, to + c);
+      for (; c + 8 * kLanes <= channels; c += 8 * kLanes)
+        pool_vectors<8>(map + c, width, channels, rows, columns, ahead, to + c);
+      for (; c + kLanes <= channels; c += kLanes)
+        pool_vectors<1>(map + c, width, channels, rows, columns, ahead, to + c);
       for (; c < channels; ++c) pool_channel(map + c, width, channels, rows, columns, to + c);
     }
   }
 }
 
-// What one row of a feature map's gradient gets from one row of bins.
+// Contribution of one row of bins to one row of a feature map's gradient.
 struct Contribution {
   int32_t roi, bin;
   float weight;
 };
 
-// The contributions to every row of every map, in an order that depends on the boxes alone.
+// Contributions to every row of every map, in an order that depends on the boxes only.
 struct Rows {
-  std::vector<int64_t> first;  // number of the first row of each level
+  std::vector<int64_t> first;  // index of the first row of each level
   std::vector<int64_t> begin;  // [row, and one past the last] into contributions
   std::vector<Contribution> contributions;
 };
@@ -108,10 +111,10 @@ Rows gather_rows(const Plan& plan) {
   return rows;
 }
 
-// kVectors * kLanes channels of one column of bins, from the rows of bins first..last of one RoI, spread over its pixels.
+// kVectors * kLanes channels: sums bins first..last of one RoI and column, and adds them to its pixels of the row.
 template <int kVectors, class T>
-FRCNN_HD void spread_vectors(const Contribution* first, const Contribution* last, int64_t bin_row, int64_t channels, Taps columns,
-                             const T* upstream, float* row) {
+FRCNN_HD void scatter_vectors(const Contribution* first, const Contribution* last, int64_t bin_row, int64_t channels,
+                              Taps columns, const T* upstream, float* row) {
   Floats sum[kVectors] = {};
   for (const Contribution* from = first; from != last; ++from)
     for (int v = 0; v < kVectors; ++v) sum[v] += from->weight * load(upstream + from->bin * bin_row + v * kLanes);
@@ -122,16 +125,18 @@ FRCNN_HD void spread_vectors(const Contribution* first, const Contribution* last
 }
 
 template <class T>
-FRCNN_HD void spread_channel(const Contribution* first, const Contribution* last, int64_t bin_row, int64_t channels, Taps columns,
-                             const T* upstream, float* row) {
+FRCNN_HD void scatter_channel(const Contribution* first, const Contribution* last, int64_t bin_row, int64_t channels,
+                              Taps columns, const T* upstream, float* row) {
   float sum = 0.0f;
-  for (const Contribution* from = first; from != last; ++from) sum += from->weight * to_float(upstream[from->bin * bin_row]);
+  for (const Contribution* from = first; from != last; ++from)
+    sum += from->weight * to_float(upstream[from->bin * bin_row]);
   for (const Tap* x = columns.begin; x != columns.end; ++x) row[x->pixel * channels] += x->weight * sum;
 }
 
 // Adds all contributions to a row of a map, [W, C] float32.
 template <class T>
-FRCNN_HD void spread_row(const Plan& plan, const Contribution* from, const Contribution* end, const T* upstream, float* row) {
+FRCNN_HD void scatter_row(const Plan& plan, const Contribution* from, const Contribution* end, const T* upstream,
+                          float* row) {
   const int64_t channels = plan.pyramid.channels, bins = plan.bins;
   while (from != end) {
     const int32_t n = from->roi;
@@ -143,15 +148,17 @@ FRCNN_HD void spread_row(const Plan& plan, const Contribution* from, const Contr
       const T* bin = upstream + (n * bins * bins + q) * channels;
       const int64_t bin_row = bins * channels;
       int64_t c = 0;
-      for (; c + 8 * kLanes <= channels; c += 8 * kLanes) spread_vectors<8>(from, last, bin_row, channels, columns, bin + c, row + c);
-      for (; c + kLanes <= channels; c += kLanes) spread_vectors<1>(from, last, bin_row, channels, columns, bin + c, row + c);
-      for (; c < channels; ++c) spread_channel(from, last, bin_row, channels, columns, bin + c, row + c);
+      for (; c + 8 * kLanes <= channels; c += 8 * kLanes)
+        scatter_vectors<8>(from, last, bin_row, channels, columns, bin + c, row + c);
+      for (; c + kLanes <= channels; c += kLanes)
+        scatter_vectors<1>(from, last, bin_row, channels, columns, bin + c, row + c);
+      for (; c < channels; ++c) scatter_channel(from, last, bin_row, channels, columns, bin + c, row + c);
     }
     from = last;
   }
 }
 
-// The functions that exist once per instruction set: all above is inlined into them.
+// Cloned once per instruction set; everything above is inlined into these.
 FRCNN_CLONES void pool(const Plan& plan, int64_t n, const float* const* features, float* pooled) {
   pool_roi(plan, n, features, pooled);
 }
@@ -161,17 +168,20 @@ FRCNN_CLONES void pool(const Plan& plan, int64_t n, const BFloat16* const* featu
 FRCNN_CLONES void pool(const Plan& plan, int64_t n, const Float16* const* features, Float16* pooled) {
   pool_roi(plan, n, features, pooled);
 }
-FRCNN_CLONES void spread(const Plan& plan, const Contribution* from, const Contribution* end, const float* upstream, float* row) {
-  spread_row(plan, from, end, upstream, row);
+FRCNN_CLONES void scatter(const Plan& plan, const Contribution* from, const Contribution* end, const float* upstream,
+                          float* row) {
+  scatter_row(plan, from, end, upstream, row);
 }
-FRCNN_CLONES void spread(const Plan& plan, const Contribution* from, const Contribution* end, const BFloat16* upstream, float* row) {
-  spread_row(plan, from, end, upstream, row);
+FRCNN_CLONES void scatter(const Plan& plan, const Contribution* from, const Contribution* end, const BFloat16* upstream,
+                          float* row) {
+  scatter_row(plan, from, end, upstream, row);
 }
-FRCNN_CLONES void spread(const Plan& plan, const Contribution* from, const Contribution* end, const Float16* upstream, float* row) {
-  spread_row(plan, from, end, upstream, row);
+FRCNN_CLONES void scatter(const Plan& plan, const Contribution* from, const Contribution* end, const Float16* upstream,
+                          float* row) {
+  scatter_row(plan, from, end, upstream, row);
 }
 
-// Float32 gradients are summed in place, others in a row of float32 that is rounded once.
+// Float32 gradients are accumulated in place, other dtypes in a float32 row that is rounded once.
 float* row_of_sums(float* gradient, int64_t, std::vector<float>*) {
   return gradient;
 }
@@ -190,25 +200,27 @@ void round_row(const float* sums, int64_t size, T* gradient) {
 template <class T>
 void forward(const Plan& plan, const void* const* features, void* pooled, const ParallelFor& parallel) {
   parallel(plan.order.size(), 16, [&](int64_t first, int64_t last) {
-    for (int64_t i = first; i < last; ++i) pool(plan, plan.order[i], reinterpret_cast<const T* const*>(features), static_cast<T*>(pooled));
+    for (int64_t i = first; i < last; ++i)
+      pool(plan, plan.order[i], reinterpret_cast<const T* const*>(features), static_cast<T*>(pooled));
   });
 }
 
-// A thread owns rows of the gradient, so nothing is added by two of them and the order of sums is fixed.
+// Each thread owns rows of the gradient: no atomics, and a fixed order of summation.
 template <class T>
 void backward(const Plan& plan, const void* upstream, void* const* gradients, const ParallelFor& parallel) {
   const Rows rows = gather_rows(plan);
   parallel(rows.first.back(), 4, [&](int64_t first, int64_t last) {
     std::vector<float> sums;
     int level = 0;
-    for (int64_t number = first; number < last; ++number) {
-      while (number >= rows.first[level + 1]) ++level;
+    for (int64_t index = first; index < last; ++index) {
+      while (index >= rows.first[level + 1]) ++level;
       const int64_t size = int64_t(plan.pyramid.width[level]) * plan.pyramid.channels;
-      T* gradient = static_cast<T*>(gradients[level]) + (number - rows.first[level]) * size;
+      T* gradient = static_cast<T*>(gradients[level]) + (index - rows.first[level]) * size;
       float* row = row_of_sums(gradient, size, &sums);
       std::fill(row, row + size, 0.0f);
       const Contribution* contributions = rows.contributions.data();
-      spread(plan, contributions + rows.begin[number], contributions + rows.begin[number + 1], static_cast<const T*>(upstream), row);
+      scatter(plan, contributions + rows.begin[index], contributions + rows.begin[index + 1],
+              static_cast<const T*>(upstream), row);
       round_row(row, size, gradient);
     }
   });
@@ -216,15 +228,17 @@ void backward(const Plan& plan, const void* upstream, void* const* gradients, co
 
 }  // namespace
 
-void roi_align_forward(const Plan& plan, Number number, const void* const* features, void* pooled, const ParallelFor& parallel) {
-  if (number == Number::kFloat32) return forward<float>(plan, features, pooled, parallel);
-  if (number == Number::kBFloat16) return forward<BFloat16>(plan, features, pooled, parallel);
+void roi_align_forward(const Plan& plan, DType dtype, const void* const* features, void* pooled,
+                       const ParallelFor& parallel) {
+  if (dtype == DType::kFloat32) return forward<float>(plan, features, pooled, parallel);
+  if (dtype == DType::kBFloat16) return forward<BFloat16>(plan, features, pooled, parallel);
   forward<Float16>(plan, features, pooled, parallel);
 }
 
-void roi_align_backward(const Plan& plan, Number number, const void* upstream, void* const* gradients, const ParallelFor& parallel) {
-  if (number == Number::kFloat32) return backward<float>(plan, upstream, gradients, parallel);
-  if (number == Number::kBFloat16) return backward<BFloat16>(plan, upstream, gradients, parallel);
+void roi_align_backward(const Plan& plan, DType dtype, const void* upstream, void* const* gradients,
+                        const ParallelFor& parallel) {
+  if (dtype == DType::kFloat32) return backward<float>(plan, upstream, gradients, parallel);
+  if (dtype == DType::kBFloat16) return backward<BFloat16>(plan, upstream, gradients, parallel);
   backward<Float16>(plan, upstream, gradients, parallel);
 }
 

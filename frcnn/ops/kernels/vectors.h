@@ -1,9 +1,10 @@
-// Sixteen float32 at a time in the compilers' own vector types: AVX-512, AVX2 and SSE2 on x86-64, NEON on aarch64.
+// Vectors of sixteen float32 as GCC vector extensions: AVX-512, AVX2 or SSE2 on x86-64, NEON on aarch64.
 #pragma once
 
-#include "number.h"
+#include "dtype.h"
 
-// One binary for every x86-64: the loader picks a function's copy. Names of levels, not of CPUs: those are Intel's only.
+// One binary for every x86-64: the loader picks a function's clone. Architecture levels instead of CPU names, which
+// match Intel CPUs only.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
 #define FRCNN_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #elif defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
@@ -16,7 +17,7 @@ namespace frcnn {
 
 constexpr int kLanes = 16;
 typedef float Floats __attribute__((vector_size(4 * kLanes)));
-typedef int32_t Mask __attribute__((vector_size(4 * kLanes)));  // what a comparison gives: -1 or 0
+typedef int32_t Mask __attribute__((vector_size(4 * kLanes)));  // result of a comparison: -1 or 0
 typedef uint32_t Words __attribute__((vector_size(4 * kLanes)));
 typedef uint16_t Halves __attribute__((vector_size(2 * kLanes)));
 

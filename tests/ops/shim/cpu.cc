@@ -1,15 +1,15 @@
-// The CPU kernels behind launch.h, so that main.cc runs them as it runs the GPU's. Pieces of work run one after the other, in
+// The CPU kernels behind the interface of cuda_launch.h, so that main.cc can run them. Chunks of work run serially in
 // forward, reverse or shuffled order: no result may depend on it.
 #include "cpu.h"
 
 #include "cuda_shim.h"
 //
-#include "launch.h"
+#include "cuda_launch.h"
 
 namespace frcnn {
 namespace {
 
-void in_pieces(int64_t count, int64_t block, const Body& body) {
+void in_chunks(int64_t count, int64_t block, const Body& body) {
   std::vector<int64_t> begins;
   for (int64_t begin = 0; begin < count; begin += block) begins.push_back(begin);
   if (shim::order == "reverse") std::reverse(begins.begin(), begins.end());
@@ -18,13 +18,13 @@ void in_pieces(int64_t count, int64_t block, const Body& body) {
 }
 
 Plan plan_of(const PoolingCall& call) {
-  return make_plan(call.pyramid, call.pooling, call.boxes, call.box_image, call.count, in_pieces);
+  return make_plan(call.pyramid, call.pooling, call.boxes, call.box_image, call.count, in_chunks);
 }
 
 }  // namespace
 
 const char* launch_roi_align(const PoolingCall& call, const void* const* features, void* pooled, void*) {
-  roi_align_forward(plan_of(call), call.number, features, pooled, in_pieces);
+  roi_align_forward(plan_of(call), call.dtype, features, pooled, in_chunks);
   return nullptr;
 }
 
@@ -32,8 +32,9 @@ int64_t roi_align_gradient_sums(const PoolingCall&, bool) {
   return 0;
 }
 
-const char* launch_roi_align_gradient(const PoolingCall& call, const void* upstream, void* const* gradients, float*, bool, void*) {
-  roi_align_backward(plan_of(call), call.number, upstream, gradients, in_pieces);
+const char* launch_roi_align_gradient(const PoolingCall& call, const void* upstream, void* const* gradients, float*,
+                                      bool, void*) {
+  roi_align_backward(plan_of(call), call.dtype, upstream, gradients, in_chunks);
   return nullptr;
 }
 
@@ -45,8 +46,8 @@ const char* launch_nms(const NmsCall& call, void*, void*) {
   for (int64_t b = 0; b < call.batch; ++b) {
     int32_t* indices = call.indices + b * call.max_outputs;
     const int64_t first = b * call.candidates;
-    call.counts[b] = nms(call.boxes + 4 * first, call.scores + first, call.groups + first, call.candidates, call.iou_threshold,
-                         call.max_outputs, indices, in_pieces);
+    call.counts[b] = nms(call.boxes + 4 * first, call.scores + first, call.groups + first, call.candidates,
+                         call.iou_threshold, call.max_outputs, indices, in_chunks);
     std::fill(indices + call.counts[b], indices + call.max_outputs, -1);
   }
   return nullptr;

@@ -1,8 +1,8 @@
-// Runs the .cu files on the host: enough of CUDA for them, blocks one after the other, threads as fibers or as threads.
+// Runs the .cu files on the host: blocks run serially, CUDA threads are fibers or host threads.
 //
-// Fibers take turns at barriers, in forward, reverse or shuffled order, on one thread. With FRCNN_SHIM_THREADS every CUDA
-// thread is a thread of the host, for the address and thread sanitizers. Either way shared memory is a heap block of the
-// exact size, filled with NaN patterns before each block, and a barrier that some threads miss ends the program.
+// Fibers take turns at barriers, in forward, reverse or shuffled order, on one thread. With FRCNN_SHIM_THREADS every
+// CUDA thread is a thread of the host, for the address and thread sanitizers. Either way shared memory is a heap block
+// of the exact size, filled with NaN patterns before each block, and a barrier that some threads miss ends the program.
 // Not modelled: warps, the memory model beyond races, float16 instructions, occupancy, speed.
 #pragma once
 
@@ -60,7 +60,7 @@ inline std::mt19937 shuffle(7);
 inline std::atomic<int64_t> bytes_moved{0};
 
 inline void divergence(unsigned thread) {
-  fprintf(stderr, "divergent barrier: thread %u does not meet the others\n", thread);
+  fprintf(stderr, "divergent barrier: thread %u does not reach the barrier of the others\n", thread);
   _exit(3);
 }
 
@@ -76,16 +76,17 @@ class Shared {
 
 #if defined(FRCNN_SHIM_THREADS)
 
-// Threads meet here at __syncthreads and around each block; all must come for the same reason.
+// Threads synchronize here at __syncthreads and at the begin and end of each block; all must arrive for the same
+// reason.
 enum class Reason { kBarrier, kBegin, kEnd };
-class Meeting {
+class Rendezvous {
  public:
   void wait(Reason reason) {
     std::unique_lock<std::mutex> lock(mutex_);
-    if (come_ == 0) reason_ = reason;
+    if (arrived_ == 0) reason_ = reason;
     if (reason_ != reason) divergence(thread_index.x);
-    if (++come_ == block_size.x) {
-      come_ = 0;
+    if (++arrived_ == block_size.x) {
+      arrived_ = 0;
       ++round_;
       all_.notify_all();
       return;
@@ -97,14 +98,14 @@ class Meeting {
  private:
   std::mutex mutex_;
   std::condition_variable all_;
-  unsigned come_ = 0;
+  unsigned arrived_ = 0;
   uint64_t round_ = 0;
   Reason reason_;
 };
-inline Meeting meeting;
+inline Rendezvous rendezvous;
 
 inline void barrier() {
-  meeting.wait(Reason::kBarrier);
+  rendezvous.wait(Reason::kBarrier);
 }
 
 inline void run_blocks(const std::vector<uint3>& blocks, size_t shared_bytes, const std::function<void()>& kernel) {
@@ -115,9 +116,9 @@ inline void run_blocks(const std::vector<uint3>& blocks, size_t shared_bytes, co
       for (uint3 block : blocks) {
         std::unique_ptr<Shared> memory(t == 0 ? new Shared(shared_bytes) : nullptr);
         block_index = block;
-        meeting.wait(Reason::kBegin);
+        rendezvous.wait(Reason::kBegin);
         kernel();
-        meeting.wait(Reason::kEnd);
+        rendezvous.wait(Reason::kEnd);
       }
     });
   }
@@ -217,5 +218,6 @@ inline void launch(dim3 grid, dim3 block, size_t shared_bytes, const std::functi
 #define __popcll __builtin_popcountll
 #define atomicAdd shim::atomic_add
 #define FRCNN_SHARED(T, name) T* const name = reinterpret_cast<T*>(shim::shared_memory)
-#define FRCNN_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) shim::launch(grid, block, shared_bytes, [&] { kernel(__VA_ARGS__); })
+#define FRCNN_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
+  shim::launch(grid, block, shared_bytes, [&] { kernel(__VA_ARGS__); })
 #define FRCNN_COUNT_BYTES(bytes) shim::bytes_moved.fetch_add(int64_t(bytes), std::memory_order_relaxed)

@@ -1,13 +1,14 @@
-// One call of a GPU kernel on the host: `run OPERATION ORDER < call > result`; numbers come and go as they lie in memory.
-// The bytes that the kernels moved go to stderr. Buffers have their exact size, so that a sanitizer sees what lies beyond.
+// One call of a GPU kernel on the host: `run OPERATION ORDER < call > result`; numbers come and go as they lie in
+// memory. The bytes that the kernels moved go to stderr. Buffers have their exact size, so that a sanitizer sees what
+// lies beyond.
 #include "cuda_shim.h"
 //
-#include "launch.h"
+#include "cuda_launch.h"
 
 using namespace frcnn;
 
 template <class T>
-std::vector<T> take(int64_t count) {
+std::vector<T> read(int64_t count) {
   std::vector<T> values(count);
   values.shrink_to_fit();
   if (fread(values.data(), sizeof(T), count, stdin) != size_t(count)) exit(4);
@@ -15,65 +16,67 @@ std::vector<T> take(int64_t count) {
 }
 
 template <class T>
-void give(const std::vector<T>& values) {
+void print(const std::vector<T>& values) {
   fwrite(values.data(), sizeof(T), values.size(), stdout);
 }
 
-int64_t bytes_of(Number number) {
-  return number == Number::kFloat32 ? 4 : 2;
+int64_t bytes_of(DType dtype) {
+  return dtype == DType::kFloat32 ? 4 : 2;
 }
 
 const char* run_pooling(const std::string& operation) {
-  // levels, batch, channels, bins, sampling ratio, aligned, number, boxes; then heights, widths, scales, starts, boxes, images
-  const auto head = take<int32_t>(8);
+  // levels, batch, channels, bins, sampling ratio, aligned, dtype, boxes; then heights, widths, scales, starts, boxes,
+  // images
+  const auto head = read<int32_t>(8);
   PoolingCall call = {};
   call.pyramid.levels = head[0], call.pyramid.batch = head[1], call.pyramid.channels = head[2];
   call.pooling = {head[3], head[4], head[5] != 0};
-  call.number = Number(head[6]);
+  call.dtype = DType(head[6]);
   call.count = head[7];
-  const auto heights = take<int32_t>(head[0]), widths = take<int32_t>(head[0]);
-  const auto scales = take<float>(head[0]), starts = take<float>(head[0]);
-  const auto boxes = take<float>(4 * call.count);
-  const auto images = take<int32_t>(call.count);
+  const auto heights = read<int32_t>(head[0]), widths = read<int32_t>(head[0]);
+  const auto scales = read<float>(head[0]), starts = read<float>(head[0]);
+  const auto boxes = read<float>(4 * call.count);
+  const auto images = read<int32_t>(call.count);
   call.boxes = boxes.data(), call.box_image = images.data();
   std::vector<std::vector<char>> maps;
   std::vector<void*> places;
-  const int64_t pooled_bytes = call.count * head[3] * head[3] * head[2] * bytes_of(call.number);
+  const int64_t pooled_bytes = call.count * head[3] * head[3] * head[2] * bytes_of(call.dtype);
   for (int level = 0; level < head[0]; ++level) {
     call.pyramid.height[level] = heights[level], call.pyramid.width[level] = widths[level];
     call.pyramid.scale[level] = scales[level], call.pyramid.start[level] = starts[level];
-    const int64_t bytes = int64_t(head[1]) * heights[level] * widths[level] * head[2] * bytes_of(call.number);
-    maps.push_back(operation == "roi_align" ? take<char>(bytes) : std::vector<char>(bytes, char(0xff)));
+    const int64_t bytes = int64_t(head[1]) * heights[level] * widths[level] * head[2] * bytes_of(call.dtype);
+    maps.push_back(operation == "roi_align" ? read<char>(bytes) : std::vector<char>(bytes, char(0xff)));
   }
   for (auto& map : maps) places.push_back(map.data());
   if (operation == "roi_align") {
     std::vector<char> pooled(pooled_bytes, char(0xff));
     const char* failure = launch_roi_align(call, places.data(), pooled.data(), nullptr);
-    give(pooled);
+    print(pooled);
     return failure;
   }
-  const auto upstream = take<char>(pooled_bytes);
+  const auto upstream = read<char>(pooled_bytes);
   const bool deterministic = operation == "roi_align_gradient_deterministic";
   std::vector<float> sums(roi_align_gradient_sums(call, deterministic));
-  const char* failure =
-      launch_roi_align_gradient(call, upstream.data(), places.data(), sums.empty() ? nullptr : sums.data(), deterministic, nullptr);
-  for (const auto& map : maps) give(map);
+  const char* failure = launch_roi_align_gradient(call, upstream.data(), places.data(),
+                                                  sums.empty() ? nullptr : sums.data(), deterministic, nullptr);
+  for (const auto& map : maps) print(map);
   return failure;
 }
 
 const char* run_nms() {
   // batch, candidates, outputs; threshold; then boxes, scores, groups
-  const auto head = take<int32_t>(3);
-  const auto threshold = take<float>(1);
+  const auto head = read<int32_t>(3);
+  const auto threshold = read<float>(1);
   const int64_t places = int64_t(head[0]) * head[1];
-  const auto boxes = take<float>(4 * places), scores = take<float>(places);
-  const auto groups = take<int32_t>(places);
+  const auto boxes = read<float>(4 * places), scores = read<float>(places);
+  const auto groups = read<int32_t>(places);
   std::vector<int32_t> indices(int64_t(head[0]) * head[2], 77), counts(head[0], 77);
-  const NmsCall call = {head[0], head[1], head[2], threshold[0], boxes.data(), scores.data(), groups.data(), indices.data(), counts.data()};
+  const NmsCall call = {head[0],       head[1],       head[2],        threshold[0], boxes.data(),
+                        scores.data(), groups.data(), indices.data(), counts.data()};
   std::vector<char> workspace(nms_workspace_bytes(call), char(0xff));
   const char* failure = launch_nms(call, workspace.data(), nullptr);
-  give(indices);
-  give(counts);
+  print(indices);
+  print(counts);
   return failure;
 }
 

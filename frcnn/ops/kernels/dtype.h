@@ -1,4 +1,4 @@
-// The three number formats of the kernels and their way to float32, for both compilers, scalars and vectors alike.
+// Data types of the kernels and their conversion to and from float32, for host and device, scalars and vectors.
 #pragma once
 
 #if defined(__CUDACC_RTC__)  // NVRTC has no standard headers
@@ -28,8 +28,8 @@ struct Float16 {
   uint16_t bits;
 };
 
-// Which of the three a buffer holds, where the type is known at run time only.
-enum class Number { kFloat32, kBFloat16, kFloat16 };
+// Element type of a buffer, where it is known at run time only.
+enum class DType { kFloat32, kBFloat16, kFloat16 };
 
 template <class To, class From>
 FRCNN_HD To bit_cast(const From& from) {
@@ -39,7 +39,7 @@ FRCNN_HD To bit_cast(const From& from) {
   return to;
 }
 
-// U is uint32_t or a vector of them, F is float or the vector of the same length; ?: chooses per lane.
+// U is uint32_t or a vector of them, F is float or the vector of the same length; ?: selects per lane.
 template <class F, class U>
 FRCNN_HD F widen(U bits, BFloat16) {
   return bit_cast<F>(U(bits << 16));
@@ -57,8 +57,8 @@ FRCNN_HD F widen(U bits, Float16) {
   const U magnitude = bits & 0x7fffu;
   // Rebias the exponent, twice for infinity and NaN, whose exponent is the last one in both formats.
   const U normal = (magnitude << 13) + 0x38000000u + (magnitude >= 0x7c00u ? U(U{} + 0x38000000u) : U{});
-  // The last bits of 0.5 are worth what a subnormal half's are. (No subnormal float32 on the way: TensorFlow's threads
-  // take those for zero.)
+  // The last mantissa bits of 0.5 have the weight of a subnormal half's bits. Subnormal float32 values must not occur
+  // on the way, because TensorFlow's threads flush them to zero.
   const U subnormal = bit_cast<U>(F(bit_cast<F>(U(magnitude + 0x3f000000u)) - 0.5f));
   return bit_cast<F>(U((magnitude < 0x400u ? subnormal : normal) | ((bits & 0x8000u) << 16)));
 }
@@ -68,9 +68,9 @@ FRCNN_HD U narrow(F value, Float16) {
   const U bits = bit_cast<U>(value);
   const U sign = (bits >> 16) & 0x8000u;
   const U magnitude = bits & 0x7fffffffu;
-  // Normal halves: rebias the exponent, round to nearest even. 65520 and above round to infinity on their own.
+  // Normal halves: rebias the exponent, round to nearest even. 65520 and above round to infinity.
   const U normal = (magnitude - 0x38000000u + 0x0fffu + ((magnitude >> 13) & 1u)) >> 13;
-  // Subnormal halves: adding 0.5 leaves the half's bits, rounded by the hardware, at the end of the mantissa.
+  // Subnormal halves: adding 0.5 leaves the half's bits, rounded by the hardware, in the low bits of the mantissa.
   const U subnormal = bit_cast<U>(F(bit_cast<F>(magnitude) + 0.5f)) - 0x3f000000u;
   const U finite = magnitude < 0x38800000u ? subnormal : normal;
   const U large = magnitude > 0x7f800000u ? U(U{} + 0x7e00u) : U(U{} + 0x7c00u);

@@ -1,6 +1,6 @@
-// The GPU kernels as plain functions: no TensorFlow and no CUDA type on either side, so that any compiler can stand between.
+// Launch functions of the GPU kernels, without TensorFlow or CUDA types, so that they link across compilers.
 //
-// Buffers are device memory, `stream` is a CUstream. Each returns nullptr, or CUDA's message where a launch failed.
+// Buffers are device memory, `stream` is a CUstream. The functions return nullptr, or CUDA's error message.
 #pragma once
 
 #include "roi_align.h"
@@ -10,7 +10,7 @@ namespace frcnn {
 struct PoolingCall {
   Pyramid pyramid;
   Pooling pooling;
-  Number number;
+  DType dtype;
   const float* boxes;
   const int32_t* box_image;
   int64_t count;
@@ -18,12 +18,12 @@ struct PoolingCall {
 
 const char* launch_roi_align(const PoolingCall& call, const void* const* features, void* pooled, void* stream);
 
-// Float32 places of `sums` that the gradient needs: none where it is deterministic or float32 already.
+// Number of float32 elements of `sums` that the gradient needs: 0 if it is deterministic or float32.
 int64_t roi_align_gradient_sums(const PoolingCall& call, bool deterministic);
 
 // Deterministic: each pixel gathers its sum in the order of the boxes, instead of atomic additions in any order.
-const char* launch_roi_align_gradient(const PoolingCall& call, const void* upstream, void* const* gradients, float* sums,
-                                      bool deterministic, void* stream);
+const char* launch_roi_align_gradient(const PoolingCall& call, const void* upstream, void* const* gradients,
+                                      float* sums, bool deterministic, void* stream);
 
 struct NmsCall {
   int batch, candidates, max_outputs;
