@@ -1,9 +1,10 @@
-"""A load on an endpoint, from a process of its own so that it takes nothing from the server's interpreter. Loopback only.
+"""Load generator for an endpoint on this machine.
 
-    python benchmarks/http_load.py --port 8080 --pictures photos --concurrency 16 --seconds 10 --json load.json
+    python benchmarks/http_load.py --port 8080 --images photos --concurrency 16 --seconds 10 --json load.json
 
-Closed loop (so many callers, each sends when it has its answer), or with --rate an open one: requests start at random times
-(Poisson), whether earlier ones are answered or not, and their latency counts from the time at which they should have started.
+Closed loop: a fixed number of clients, each sending its next request when the last one was answered. With --rate an
+open loop: requests start at random times (Poisson) whether or not earlier ones were answered, and the latency counts
+from the time at which a request was due.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy as np
 
 
 class Load:
-    """Callers of ``/invocations`` and what became of their requests."""
+    """Clients of ``/invocations``, their latencies and statuses."""
 
     def __init__(self, port: int, bodies: list[bytes], seconds: float) -> None:
         self._port = port
@@ -31,16 +32,16 @@ class Load:
         self.latencies: list[float] = []
         self.statuses: Counter[int] = Counter()
 
-    def closed(self, callers: int) -> None:
-        """So many callers at a time."""
-        threads = [threading.Thread(target=self._call, args=(number,)) for number in range(callers)]
+    def closed(self, clients: int) -> None:
+        """Closed loop with a number of clients."""
+        threads = [threading.Thread(target=self._call, args=(number,)) for number in range(clients)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
 
     def open(self, rate: float, seed: int = 0) -> None:
-        """``rate`` requests a second at random times."""
+        """Open loop with ``rate`` requests per second at random times."""
         rng = random.Random(seed)
         threads = []
         due = time.perf_counter()
@@ -74,7 +75,7 @@ class Load:
             self.latencies.append(time.perf_counter() - started)
 
     def summary(self) -> dict[str, float | dict[str, int]]:
-        """Answers a second, latencies in milliseconds, and how often each status came."""
+        """Successful requests per second, latencies in milliseconds, and the count of each status."""
         latencies = np.array(self.latencies or [np.nan]) * 1000
         return {
             "requests_per_second": len(self.latencies) / self.seconds,
@@ -87,13 +88,13 @@ class Load:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--pictures", type=Path, required=True, help="folder of JPEG files, sent in turn")
+    parser.add_argument("--images", type=Path, required=True, help="folder of JPEG files, sent in turn")
     parser.add_argument("--concurrency", type=int, default=1, choices=range(1, 129), metavar="1..128")
-    parser.add_argument("--rate", type=float, help="requests a second, in place of --concurrency")
+    parser.add_argument("--rate", type=float, help="requests per second, instead of --concurrency")
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    load = Load(options.port, [file.read_bytes() for file in sorted(options.pictures.glob("*.jpg"))], options.seconds)
+    load = Load(options.port, [file.read_bytes() for file in sorted(options.images.glob("*.jpg"))], options.seconds)
     if options.rate:
         load.open(options.rate)
     else:

@@ -1,11 +1,11 @@
-"""What does HTTP cost beside the bare model, what does batching bring, and does memory stay flat?
+"""Throughput and latency of the endpoint compared with the model alone, the gain by batching, and memory under load.
 
     python benchmarks/serving.py --json serving.json            # about 4 minutes
     python benchmarks/serving.py --soak 20 --json soak.json     # memory over 20 minutes of mixed load
 
-The bare call is decode, prepare and detect in a loop of one thread, and the model alone. The endpoint is `frcnn serve` as it
-comes, with nginx; the load comes from another process (http_load.py). Latency at 80 % of the measured throughput is that of an
-open loop with random arrivals. Without --model the model is the recipe's with random weights: the same work as a trained one.
+The baseline is decode, prepare and detect in a loop in one thread. The endpoint is `frcnn serve` with nginx; the load
+comes from another process (http_load.py). Latency at 80 % of the measured throughput is that of an open loop with
+random arrivals. Without --model the model of the recipe has random weights: the same work as a trained one.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CONCURRENCIES = (1, 4, 16)
-SHARE_OF_LOAD = 0.8
+LOAD_FRACTION = 0.8
 
 
 def make_model(recipe: Path, folder: Path) -> Path:
@@ -51,7 +51,7 @@ def make_model(recipe: Path, folder: Path) -> Path:
     return folder
 
 
-def make_pictures(folder: Path, count: int = 16) -> Path:
+def make_images(folder: Path, count: int = 16) -> Path:
     """Photo-like JPEGs of 640 x 480 and 480 x 640 pixels."""
     folder.mkdir()
     rng = np.random.default_rng(0)
@@ -62,13 +62,13 @@ def make_pictures(folder: Path, count: int = 16) -> Path:
     return folder
 
 
-def bare_rates(model: Path, pictures: Path, batch: int, seconds: float) -> dict[str, float]:
-    """Pictures a second of one thread without a server: everything from the bytes on, and the model alone."""
+def baseline_rates(model: Path, images: Path, batch: int, seconds: float) -> dict[str, float]:
+    """Images per second of one thread without a server: from bytes to detections, and the model alone."""
     from frcnn.data.decode import decode_image
     from frcnn.inference import Detector
 
     detector = Detector.load(model)
-    bodies = [file.read_bytes() for file in sorted(pictures.glob("*.jpg"))]
+    bodies = [file.read_bytes() for file in sorted(images.glob("*.jpg"))]
     wide = [body for body in bodies if decode_image(body).shape[:2] == (480, 640)][:batch]
     prepared = [detector.prepare(decode_image(body)) for body in wide]
 
@@ -117,7 +117,7 @@ def endpoint(model: Path, *flags: str) -> Iterator[tuple[int, subprocess.Popen[b
 
 
 def ping(port: int) -> float | None:
-    """Seconds that a good ping took; None where it was none."""
+    """Duration of a successful ping in seconds; None if it failed."""
     started = time.perf_counter()
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=10):
@@ -126,15 +126,15 @@ def ping(port: int) -> float | None:
         return None
 
 
-def load(port: int, pictures: Path, *flags: str) -> dict[str, Any]:
-    """Summary of the load generator, and the slowest of the pings that were sent meanwhile."""
+def load(port: int, images: Path, *flags: str) -> dict[str, Any]:
+    """Summary of the load generator, and the slowest ping sent meanwhile."""
     command = [
         sys.executable,
         str(REPOSITORY / "benchmarks" / "http_load.py"),
         "--port",
         str(port),
-        "--pictures",
-        str(pictures),
+        "--images",
+        str(images),
         *flags,
     ]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as generator:
@@ -146,58 +146,56 @@ def load(port: int, pictures: Path, *flags: str) -> dict[str, Any]:
         return {**json.loads(generator.stdout.read()), "slowest_ping_ms": slowest * 1000}
 
 
-def compare(model: Path, pictures: Path, seconds: float, batch: int) -> dict[str, Any]:
-    """Bare rates and those over HTTP, without and with batching, each compared with the bare rate of the same batches."""
+def compare(model: Path, images: Path, seconds: float, batch: int) -> dict[str, Any]:
+    """Rates over HTTP, without and with batching, each as a fraction of the baseline with the same batch size."""
     result: dict[str, Any] = {
-        "bare": {str(size): bare_rates(model, pictures, size, seconds) for size in (1, batch)},
+        "baseline": {str(size): baseline_rates(model, images, size, seconds) for size in (1, batch)},
         "http": {},
     }
-    for size, rates in result["bare"].items():
-        print(
-            f"bare, batches of {size}: {rates['from_bytes']:6.1f} pictures/s from bytes, {rates['model']:6.1f} the model alone"
-        )
+    for size, rates in result["baseline"].items():
+        print(f"baseline, batches of {size}: {rates['from_bytes']:.1f} images/s, {rates['model']:.1f} the model alone")
     for size in (1, batch):
         with endpoint(model, "--max-batch", str(size)) as (port, _):
-            load(port, pictures, "--concurrency", "4", "--seconds", "2")
+            load(port, images, "--concurrency", "4", "--seconds", "2")
             rows = {}
-            for callers in CONCURRENCIES:
-                rows[str(callers)] = load(port, pictures, "--concurrency", str(callers), "--seconds", str(seconds))
-            rate = SHARE_OF_LOAD * max(row["requests_per_second"] for row in rows.values())
-            rows["80 %"] = load(port, pictures, "--rate", f"{rate:.3f}", "--seconds", str(2 * seconds))
+            for clients in CONCURRENCIES:
+                rows[str(clients)] = load(port, images, "--concurrency", str(clients), "--seconds", str(seconds))
+            rate = LOAD_FRACTION * max(row["requests_per_second"] for row in rows.values())
+            rows["80 %"] = load(port, images, "--rate", f"{rate:.3f}", "--seconds", str(2 * seconds))
         for name, row in rows.items():
-            row["share_of_bare"] = row["requests_per_second"] / result["bare"][str(size)]["from_bytes"]
+            row["share_of_baseline"] = row["requests_per_second"] / result["baseline"][str(size)]["from_bytes"]
             print(
-                f"HTTP, batches up to {size}, load {name:>4}: {row['requests_per_second']:6.1f} /s ({row['share_of_bare']:.2f} of bare), "
-                f"p50 {row['p50_ms']:6.0f} ms, p99 {row['p99_ms']:6.0f} ms ({row['p99_ms'] / row['p50_ms']:.1f} x), "
+                f"HTTP, batches up to {size}, load {name:>4}: {row['requests_per_second']:6.1f} /s "
+                f"({row['share_of_baseline']:.2f} of the baseline), p50 {row['p50_ms']:6.0f} ms, "
+                f"p99 {row['p99_ms']:6.0f} ms ({row['p99_ms'] / row['p50_ms']:.1f} x), "
                 f"slowest ping {row['slowest_ping_ms']:.0f} ms, {row['statuses']}"
             )
         result["http"][str(size)] = rows
     return result
 
 
-def soak(model: Path, pictures: Path, minutes: float) -> dict[str, Any]:
-    """Memory of all the server's processes under load that changes in concurrency and holds broken pictures too."""
+def soak(model: Path, images: Path, minutes: float) -> dict[str, Any]:
+    """Memory of all processes of the server under load of varying concurrency, with damaged images in it."""
     for number in range(4):
-        whole = (pictures / f"{number:02}.jpg").read_bytes()
-        (pictures / f"broken{number}.jpg").write_bytes(whole[: len(whole) // 2])
+        whole = (images / f"{number:02}.jpg").read_bytes()
+        (images / f"damaged{number}.jpg").write_bytes(whole[: len(whole) // 2])
     samples: list[tuple[float, float]] = []
     with endpoint(model) as (port, process):
         started, number = time.perf_counter(), 0
         while time.perf_counter() - started < 60 * minutes:
-            load(port, pictures, "--concurrency", str(CONCURRENCIES[number % 3]), "--seconds", "5")
+            load(port, images, "--concurrency", str(CONCURRENCIES[number % 3]), "--seconds", "5")
             samples.append((time.perf_counter() - started, resident(process.pid)))
             print(f"{samples[-1][0]:6.0f} s {samples[-1][1]:8.1f} MiB", flush=True)
             number += 1
     settled = np.array([sample for sample in samples if sample[0] > 60] or samples)
     slope = np.polyfit(settled[:, 0] / 60, settled[:, 1], 1)[0]
-    print(
-        f"after the first minute: {settled[0, 1]:.1f} MiB, at the end {settled[-1, 1]:.1f} MiB, {slope:+.2f} MiB a minute"
-    )
-    return {"samples": samples, "mebibytes_a_minute": float(slope)}
+    first, last = settled[0, 1], settled[-1, 1]
+    print(f"after the first minute {first:.1f} MiB, at the end {last:.1f} MiB, {slope:+.2f} MiB per minute")
+    return {"samples": samples, "mebibytes_per_minute": float(slope)}
 
 
 def resident(process: int) -> float:
-    """MiB of a process and all below it."""
+    """Resident memory of a process and its descendants, MiB."""
     total = 0.0
     for line in Path(f"/proc/{process}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
@@ -211,20 +209,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, help="model folder")
     parser.add_argument(
-        "--recipe", type=Path, default=REPOSITORY / "configs" / "shapes_r18_fpn.yaml", help="in place of --model"
+        "--recipe", type=Path, default=REPOSITORY / "configs" / "shapes_r18_fpn.yaml", help="instead of --model"
     )
-    parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
+    parser.add_argument("--seconds", type=float, default=10.0, help="duration of each measurement")
     parser.add_argument("--batch", type=int, default=4, help="largest batch")
-    parser.add_argument("--soak", type=float, metavar="MINUTES", help="watch memory instead")
+    parser.add_argument("--soak", type=float, metavar="MINUTES", help="measure memory instead")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         model = options.model or make_model(options.recipe, Path(folder) / "model")
-        pictures = make_pictures(Path(folder) / "pictures")
+        images = make_images(Path(folder) / "images")
         result = (
-            soak(model, pictures, options.soak)
+            soak(model, images, options.soak)
             if options.soak
-            else compare(model, pictures, options.seconds, options.batch)
+            else compare(model, images, options.seconds, options.batch)
         )
     if options.json:
         options.json.write_text(json.dumps({**result, "cores": os.cpu_count()}, indent=1) + "\n")

@@ -1,1 +1,1 @@
-"""Detection over HTTP: nginx, gunicorn and a Flask app, on a laptop as in SageMaker."""
+"""HTTP endpoint: nginx, gunicorn and a Flask app; the same on a laptop and in SageMaker."""

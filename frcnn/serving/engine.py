@@ -1,4 +1,4 @@
-"""A worker's model: loaded and warmed in the background, watched, and shut down in order."""
+"""The model of one worker: loaded and warmed up in the background, monitored, and shut down in order."""
 
 from __future__ import annotations
 
@@ -21,53 +21,55 @@ from frcnn.serving.health import Health
 from frcnn.serving.options import ServeOptions
 from frcnn.weights.model_folder import read_model_folder
 
-WATCH_INTERVAL = 0.5  # seconds between two words about the worker's health
+HEALTH_INTERVAL = 0.5  # seconds between two health reports
 VERSION_DIGITS = 12
 
 logger = logging.getLogger(__name__)
 
 
 class Engine:
-    """Model, batcher and health of one worker. ``detector`` and ``batcher`` are there once it is ``loaded``.
+    """Model, batcher and health of one worker. ``detector`` and ``batcher`` exist once it is ``loaded``.
 
     Args:
-        folder: the model folder itself.
-        give_up: called with a sentence where the model cannot be loaded.
+        folder: the model folder.
+        on_load_failure: called with a message if the model cannot be loaded.
     """
 
     detector: Detector
     batcher: Batcher
     model_version: str
 
-    def __init__(self, options: ServeOptions, folder: Path, health: Health, give_up: Callable[[str], None]) -> None:
+    def __init__(
+        self, options: ServeOptions, folder: Path, health: Health, on_load_failure: Callable[[str], None]
+    ) -> None:
         self._options = options
         self._folder = folder
         self._health = health
-        self._give_up = give_up
-        self._stage: str | None = "loading the model"  # None once it is done
-        self._broken: str | None = None
-        # Decoded pictures are large: no more of them at a time than there are cores to decode them.
+        self._on_load_failure = on_load_failure
+        self._stage: str | None = "loading the model"  # None once it is loaded
+        self._model_failure: str | None = None
+        # Decoded images are large: decode at most one per core at a time.
         self.decoding = threading.BoundedSemaphore(os.cpu_count() or 1)
         health.report(self._stage)
         threading.Thread(target=self._load, name="loading", daemon=True).start()
-        threading.Thread(target=self._watch, name="watching", daemon=True).start()
+        threading.Thread(target=self._report_health_forever, name="health", daemon=True).start()
 
     def unhealthy_reason(self) -> str | None:
-        """Why this worker cannot detect now; None where it can."""
-        if self._stage or self._broken:
-            return self._stage or self._broken
-        stuck = self.batcher.running_for()
-        if stuck > self._options.request_timeout:
-            return f"inference has been running for {stuck:.0f} s"
+        """Why this worker cannot detect now; None if it can."""
+        if self._stage or self._model_failure:
+            return self._stage or self._model_failure
+        seconds = self.batcher.running_for()
+        if seconds > self._options.request_timeout:
+            return f"inference has been running for {seconds:.0f} s"
         return None
 
     @property
     def loaded(self) -> bool:
-        """Whether there is a ``detector`` with a ``batcher``, warmed."""
+        """Whether ``detector`` and ``batcher`` exist and are warmed up."""
         return self._stage is None
 
     def close(self) -> None:
-        """Run what waits and end the thread that owns the model."""
+        """Run the queued images and end the inference thread."""
         self.batcher.close()
 
     def _load(self) -> None:
@@ -76,82 +78,82 @@ class Engine:
             self.model_version = self._options.model_version or weights_digest(self._folder)
             self.detector = Detector.load(self._folder)
             sizes = batch_sizes(self._options.max_batch or 1)
-            self._warm(sizes)
+            self._warm_up(sizes)
             self.batcher = Batcher(
                 self._detect,
                 sizes,
                 self._options.batch_wait_ms / 1000,
                 self._options.queue_size,
-                on_failure=self._examine,
+                on_failure=self._check_model,
             )
         except UserError as error:
-            self._give_up(str(error))
+            self._on_load_failure(str(error))
         except Exception as error:
             logger.exception("the model cannot be loaded")
-            self._give_up(f"the model cannot be loaded: {type(error).__name__}")
+            self._on_load_failure(f"the model cannot be loaded: {type(error).__name__}")
         else:
             self._stage = None
-            self._report(None)
-            logger.info(
-                "ready after %.1f s: model %s, version %s", time.monotonic() - started, self._folder, self.model_version
-            )
+            self._report_health(None)
+            seconds = time.monotonic() - started
+            logger.info("ready after %.1f s: model %s, version %s", seconds, self._folder, self.model_version)
 
-    def _detect(self, pictures: Sequence[Prepared]) -> list[Detections]:
-        found = self.detector.detect_batch(pictures)
-        self._broken = None
-        return found
+    def _detect(self, images: Sequence[Prepared]) -> list[Detections]:
+        results = self.detector.detect_batch(images)
+        self._model_failure = None
+        return results
 
-    def _warm(self, sizes: list[int]) -> None:
-        """Trace and run every canvas at every batch size, so that no caller waits for it."""
-        pictures = self._blank_pictures()
-        for number, picture in enumerate(pictures):
+    def _warm_up(self, sizes: list[int]) -> None:
+        """Trace and run every canvas at every batch size, so that no request waits for tracing."""
+        images = self._blank_images()
+        for number, image in enumerate(images):
             for size in sizes:
-                height, width = picture.canvas.shape[:2]
-                self._stage = f"warming canvas {number + 1} of {len(pictures)} ({height} x {width}), batches of {size}"
-                self.detector.detect_batch([picture] * size)
+                height, width = image.canvas.shape[:2]
+                self._stage = (
+                    f"warming up canvas {number + 1} of {len(images)} ({height} x {width}) with batches of {size}"
+                )
+                self.detector.detect_batch([image] * size)
 
-    def _blank_pictures(self) -> list[Prepared]:
-        """A picture of the mean colour on each of the model's canvases."""
+    def _blank_images(self) -> list[Prepared]:
+        """An image of the mean color for each canvas of the model."""
         return [
             Prepared(np.zeros([*canvas, 3], np.float32), np.array(canvas, np.int32), (int(canvas[0]), int(canvas[1])))
             for canvas in canvases(self.detector.config.image)
         ]
 
-    def _examine(self) -> None:
-        """After a failure: was it the picture, or does the model not work any more (a lost GPU, no memory)?"""
+    def _check_model(self) -> None:
+        """After a failure: does the model fail on every image (GPU lost, out of memory), or was it that one image?"""
         try:
-            self.detector.detect_batch(self._blank_pictures()[:1])
+            self.detector.detect_batch(self._blank_images()[:1])
         except Exception as error:
-            self._broken = f"the model fails even on a blank picture: {type(error).__name__}"
-            logger.error("%s: %s", self._broken, error)
+            self._model_failure = f"the model fails even on a blank image: {type(error).__name__}"
+            logger.error("%s: %s", self._model_failure, error)
         else:
-            self._broken = None
+            self._model_failure = None
 
-    def _watch(self) -> None:
+    def _report_health_forever(self) -> None:
         while True:
-            trouble = self.unhealthy_reason()
-            self._report(trouble)
-            metrics.HEALTHY.set(trouble is None)
+            reason = self.unhealthy_reason()
+            self._report_health(reason)
+            metrics.HEALTHY.set(reason is None)
             metrics.QUEUE_DEPTH.set(self.batcher.depth() if self.loaded else 0)
-            time.sleep(WATCH_INTERVAL)
+            time.sleep(HEALTH_INTERVAL)
 
-    def _report(self, trouble: str | None) -> None:
+    def _report_health(self, reason: str | None) -> None:
         try:
-            self._health.report(trouble)
-        except (
-            OSError
-        ) as error:  # such as a full disk: the next report may succeed, and without one the worker counts as stuck
+            self._health.report(reason)
+        except OSError as error:
+            # Such as a full disk. The next report may succeed; if none does, the worker counts as stuck.
             logger.error("the worker's health cannot be written: %s", error)
 
 
 def batch_sizes(largest: int) -> list[int]:
-    """Powers of two up to ``largest``, and that itself: any number of pictures is a sum of few of them."""
+    """Powers of two below ``largest``, and ``largest``: any number of images splits into few batches of these sizes."""
     powers = [2**power for power in range(largest.bit_length()) if 2**power < largest]
     return [*powers, largest]
 
 
 def weights_digest(folder: Path) -> str:
-    """What names the model where nothing else does: the first digits of its weights' SHA-256."""
+    """Default model version: the first digits of the SHA-256 of the weights file."""
     digest = hashlib.sha256()
     with read_model_folder(folder).weights.open("rb") as file:
         while part := file.read(1 << 20):

@@ -1,4 +1,4 @@
-"""Whether every worker of an endpoint can detect. Each writes a small file again and again; each can answer for all."""
+"""Health of all workers of an endpoint: each writes a small file twice a second, and any of them can answer for all."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import threading
 import time
 from pathlib import Path
 
-STALE = 10.0  # seconds without a word after which a worker counts as dead or stuck; they write twice a second
+STALE_AFTER = 10.0  # seconds without a report after which a worker counts as dead or stuck
 
 
 class Health:
-    """The state of all workers, seen from worker ``number`` of ``workers``.
+    """The state of all workers, as seen by worker ``number`` of ``workers``.
 
     Args:
-        folder: the endpoint's scratch folder, shared by its workers.
+        folder: scratch folder that the workers of the endpoint share.
     """
 
     def __init__(self, folder: Path, number: int, workers: int) -> None:
@@ -23,25 +23,25 @@ class Health:
         self._number = number
         self._workers = workers
 
-    def report(self, trouble: str | None) -> None:
-        """Say why this worker cannot detect, or None where it can."""
-        # A name of the thread's own: a worker's threads must not take each other's file away.
-        aside = self._folder / f".health-{self._number}-{threading.get_ident()}"
-        aside.write_text(json.dumps({"trouble": trouble}))
-        os.replace(aside, self._file(self._number))
+    def report(self, reason: str | None) -> None:
+        """Record why this worker cannot detect, or None if it can."""
+        # One temporary name per thread: two threads of a worker may report at the same time.
+        temporary = self._folder / f".health-{self._number}-{threading.get_ident()}"
+        temporary.write_text(json.dumps({"reason": reason}))
+        os.replace(temporary, self._file(self._number))
 
     def unhealthy_reason(self) -> str | None:
-        """Why the endpoint is not healthy; None where all workers can detect."""
+        """Why the endpoint is not healthy; None if every worker can detect."""
         for number in range(self._workers):
             try:
-                silence = time.time() - self._file(number).stat().st_mtime
-                trouble = json.loads(self._file(number).read_text())["trouble"]
-            except (OSError, ValueError):  # not there, or not whole, as a full disk leaves it
+                age = time.time() - self._file(number).stat().st_mtime
+                reason = json.loads(self._file(number).read_text())["reason"]
+            except (OSError, ValueError):  # missing, or cut short by a full disk
                 return f"worker {number} of {self._workers} is starting"
-            if trouble:
-                return f"worker {number} of {self._workers}: {trouble}"
-            if silence > STALE:
-                return f"worker {number} of {self._workers} has not been heard of for {silence:.0f} s"
+            if reason:
+                return f"worker {number} of {self._workers}: {reason}"
+            if age > STALE_AFTER:
+                return f"worker {number} of {self._workers} has not reported its health for {age:.0f} s"
         return None
 
     def _file(self, number: int) -> Path:

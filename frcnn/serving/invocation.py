@@ -1,4 +1,4 @@
-"""The way of one request: read, decode, wait for its turn, detect, answer."""
+"""One request to ``/invocations``: read, decode, queue, detect, respond."""
 
 from __future__ import annotations
 
@@ -12,152 +12,142 @@ from frcnn.serving import metrics
 from frcnn.serving.batching import DeadlineExceeded, Outcome, QueueFull
 from frcnn.serving.engine import Engine
 from frcnn.serving.options import ServeOptions
-from frcnn.serving.request_body import Body, Pixels, check_content_type, read_body
+from frcnn.serving.request_body import Body, Decode, check_content_type, read_body
 from frcnn.serving.request_error import RequestError
 from frcnn.serving.request_log import RequestRecord
-from frcnn.serving.response import DRAWN_THRESHOLD, Found, ResponseFormat, draw, json_of, negotiate, write_json
+from frcnn.serving.response import DRAWING_THRESHOLD, ImageResult, ResponseFormat, draw, negotiate, to_json, write_json
 from frcnn.serving.selection import CUSTOM_ATTRIBUTES, Selection, read_selection
 
+Job = tuple[tuple[int, int], "Future[Outcome]"]  # height and width of an image, and its detections
 
-def detect_and_answer(request: Request, engine: Engine, options: ServeOptions, record: RequestRecord) -> Response:
-    """ResponseFormat of ``/invocations``.
+
+def handle_invocation(request: Request, engine: Engine, options: ServeOptions, record: RequestRecord) -> Response:
+    """Response to ``/invocations``.
 
     Raises:
-        RequestError: what is wrong with the request, or 503 where the model is not ready or not fast enough.
+        RequestError: what is wrong with the request, or 503 if the model is not ready or not fast enough.
     """
     deadline = time.monotonic() + options.request_timeout
-    content_type, answer = request.mimetype, negotiate(request.headers.get("Accept", ""), request.mimetype)
-    record.fields |= {"content_type": content_type, "accept": answer.content_type}
+    content_type, accepted = request.mimetype, negotiate(request.headers.get("Accept", ""), request.mimetype)
+    record.fields |= {"content_type": content_type, "accept": accepted.content_type}
     check_content_type(content_type, request.headers.get("Content-Encoding", ""))
     if not engine.loaded:
         raise RequestError(503, engine.unhealthy_reason() or "the model is being loaded", retry_after=5)
-    detector = engine.detector
     selection = read_selection(
-        request.args.items(multi=True), request.headers.get(CUSTOM_ATTRIBUTES, ""), detector.class_names
+        request.args.items(multi=True), request.headers.get(CUSTOM_ATTRIBUTES, ""), engine.detector.class_names
     )
     with record.stage("read"):
         body = read_body(content_type, request.get_data(cache=False), options)
-    if answer.drawn and body.many:
+    if accepted.is_image and body.is_list:
         raise RequestError(
-            406, f"{answer.media} has room for one picture and the body is a list; expected Accept: application/json"
+            406, f"{accepted.media} holds one image and the body is a list of images; expected Accept: application/json"
         )
-    outcomes = _detect_all(body, engine, deadline, record)
+    results = _detect_all(body, engine, deadline, record)
     with record.stage("answer"):
-        encoded = _write(body, outcomes, answer, selection, engine, options, record)
-    return Response(encoded, content_type=answer.content_type)
+        encoded = _write(body, results, accepted, selection, engine, options, record)
+    return Response(encoded, content_type=accepted.content_type)
 
 
-class _Job:
-    """A picture on its way through the batcher."""
-
-    def __init__(self, size: tuple[int, int], outcome: Future[Outcome]) -> None:
-        self.height, self.width = size
-        self.outcome = outcome
-
-
-def _detect_all(body: Body, engine: Engine, deadline: float, record: RequestRecord) -> list[Found | RequestError]:
-    """What was found in each picture, in order; a broken line of JSON lines keeps its place as its RequestError."""
-    record.fields["images"] = len(body.pictures)
-    jobs: list[_Job | RequestError] = []
+def _detect_all(body: Body, engine: Engine, deadline: float, record: RequestRecord) -> list[ImageResult | RequestError]:
+    """Results in the order of the images; a line of JSON Lines that failed is its RequestError."""
+    record.fields["images"] = len(body.images)
+    jobs: list[Job | RequestError] = []
     try:
-        for number, picture in enumerate(body.pictures):
-            jobs.append(_start(picture, number, body, engine, deadline, record))
+        for number, image in enumerate(body.images):
+            jobs.append(_start(image, number, body, engine, deadline, record))
         if all(isinstance(job, RequestError) for job in jobs):
             first = jobs[0]
             assert isinstance(first, RequestError)
-            raise RequestError(
-                first.status, f"no line can be answered; line 0: {first}" if len(jobs) > 1 else str(first)
-            )
+            message = f"every line of the body failed; line 0: {first}" if len(jobs) > 1 else str(first)
+            raise RequestError(first.status, message)
         return [job if isinstance(job, RequestError) else _finish(job, deadline, record) for job in jobs]
     finally:
         for job in jobs:
-            if isinstance(job, _Job):
-                job.outcome.cancel()  # where the request failed before its turn
+            if not isinstance(job, RequestError):
+                job[1].cancel()  # no effect on images that were run already
 
 
 def _start(
-    picture: Pixels | RequestError, number: int, body: Body, engine: Engine, deadline: float, record: RequestRecord
-) -> _Job | RequestError:
-    """Decode a picture and put it into the queue."""
-    if isinstance(picture, RequestError):
-        return picture
+    image: Decode | RequestError, number: int, body: Body, engine: Engine, deadline: float, record: RequestRecord
+) -> Job | RequestError:
+    """Decode an image and queue it."""
+    if isinstance(image, RequestError):
+        return image
     try:
-        return _decode_and_submit(picture, engine, deadline, record)
-    except RequestError as refusal:
-        if body.each_for_itself and refusal.status != 503:
-            return refusal
-        raise RequestError(
-            refusal.status, f"image {number}: {refusal}" if body.many else str(refusal), refusal.retry_after
-        ) from None
+        return _decode_and_submit(image, engine, deadline, record)
+    except RequestError as error:
+        if body.independent and error.status != 503:
+            return error
+        message = f"image {number}: {error}" if body.is_list else str(error)
+        raise RequestError(error.status, message, error.retry_after) from None
 
 
-def _decode_and_submit(picture: Pixels, engine: Engine, deadline: float, record: RequestRecord) -> _Job:
+def _decode_and_submit(decode: Decode, engine: Engine, deadline: float, record: RequestRecord) -> Job:
     with record.stage("wait"):
         admitted = engine.decoding.acquire(timeout=max(deadline - time.monotonic(), 0))
     if not admitted:
-        raise _too_late()
+        raise _timeout_error()
     try:
         with record.stage("decode"), engine.batcher.decoding():
-            pixels = picture()
+            pixels = decode()
             record.fields.setdefault("sizes", []).append([pixels.shape[1], pixels.shape[0]])
             prepared = engine.detector.prepare(pixels)
-            return _Job(prepared.original_size, engine.batcher.submit(prepared, deadline))
+            return prepared.original_size, engine.batcher.submit(prepared, deadline)
     except QueueFull:
-        raise RequestError(503, "too many pictures are waiting; try again", retry_after=1) from None
+        raise RequestError(503, "the queue of images is full; try again", retry_after=1) from None
     finally:
         engine.decoding.release()
 
 
-def _finish(job: _Job, deadline: float, record: RequestRecord) -> Found:
+def _finish(job: Job, deadline: float, record: RequestRecord) -> ImageResult:
+    (height, width), future = job
     try:
-        outcome = job.outcome.result(timeout=max(deadline - time.monotonic(), 0))
+        outcome = future.result(timeout=max(deadline - time.monotonic(), 0))
     except (FutureTimeout, DeadlineExceeded, CancelledError):
-        raise _too_late() from None
-    record.add("wait", outcome.waited)
-    record.add("detect", outcome.ran)
+        raise _timeout_error() from None
+    record.add("wait", outcome.wait_seconds)
+    record.add("detect", outcome.run_seconds)
     record.fields["batch"] = max(record.fields.get("batch", 0), outcome.batch_size)
     metrics.BATCH_SIZE.observe(outcome.batch_size)
-    return Found(outcome.detections, job.width, job.height)
+    return ImageResult(outcome.detections, width, height)
 
 
-def _too_late() -> RequestError:
-    return RequestError(
-        503, "the request took longer than a request may; try again with fewer or smaller pictures", retry_after=5
-    )
+def _timeout_error() -> RequestError:
+    return RequestError(503, "the request timed out; try again with fewer or smaller images", retry_after=5)
 
 
 def _write(
     body: Body,
-    outcomes: list[Found | RequestError],
-    answer: ResponseFormat,
+    results: list[ImageResult | RequestError],
+    accepted: ResponseFormat,
     selection: Selection,
     engine: Engine,
     options: ServeOptions,
     record: RequestRecord,
 ) -> bytes:
-    threshold = DRAWN_THRESHOLD if answer.drawn else 0.0
+    threshold = DRAWING_THRESHOLD if accepted.is_image else 0.0
     selected = [
-        outcome
-        if isinstance(outcome, RequestError)
-        else outcome._replace(detections=selection.of(outcome.detections, threshold))
-        for outcome in outcomes
+        result
+        if isinstance(result, RequestError)
+        else result._replace(detections=selection.apply(result.detections, threshold))
+        for result in results
     ]
-    found = [outcome for outcome in selected if isinstance(outcome, Found)]
-    record.fields["detections"] = sum(len(outcome.detections.scores) for outcome in found)
-    metrics.IMAGES.labels(engine.model_version).inc(len(found))
+    detected = [result for result in selected if isinstance(result, ImageResult)]
+    record.fields["detections"] = sum(len(result.detections.scores) for result in detected)
+    metrics.IMAGES.labels(engine.model_version).inc(len(detected))
     metrics.DETECTIONS.labels(engine.model_version).inc(record.fields["detections"])
-    names = engine.detector.class_names
-    if answer.drawn:
-        # Decoded a second time: pixels that are kept while the request waits would be most of the worker's memory.
-        (picture,), (outcome,) = body.pictures, found
-        assert not isinstance(picture, RequestError)
+    class_names = engine.detector.class_names
+    if accepted.is_image:
+        # Decoded a second time: pixels kept while requests wait would be most of the worker's memory.
+        (decode,), (result,) = body.images, detected
+        assert not isinstance(decode, RequestError)
         with engine.decoding:
-            return draw(picture(), outcome.detections, names, answer.media)
+            return draw(decode(), result.detections, class_names, accepted.media)
     identity = {"model_version": engine.model_version} | ({"variant": options.variant} if options.variant else {})
     documents = [
-        {"error": str(outcome), "status": outcome.status}
-        if isinstance(outcome, RequestError)
-        else json_of(outcome, answer.style, names, identity)
-        for outcome in selected
+        {"error": str(result), "status": result.status}
+        if isinstance(result, RequestError)
+        else to_json(result, accepted.style, class_names, identity)
+        for result in selected
     ]
-    return write_json(documents, answer, body.many)
+    return write_json(documents, accepted, body.is_list)

@@ -1,4 +1,4 @@
-"""What Prometheus reads of an endpoint, over all its workers."""
+"""Prometheus metrics of an endpoint, aggregated over its workers."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from prometheus_client.multiprocess import MultiProcessCollector
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 REQUESTS = Counter("frcnn_requests", "Requests to /invocations by status.", ["status", "model_version"])
-IMAGES = Counter("frcnn_images", "Pictures that were detected in.", ["model_version"])
-DETECTIONS = Counter("frcnn_detections", "Detections in answers.", ["model_version"])
+IMAGES = Counter("frcnn_images", "Images the model was run on.", ["model_version"])
+DETECTIONS = Counter("frcnn_detections", "Detections returned.", ["model_version"])
 REQUEST_SECONDS = Histogram(
-    "frcnn_request_seconds", "Time from a request's arrival in a worker to its answer.", buckets=_SECONDS
+    "frcnn_request_seconds", "Time from a request's arrival in a worker to its response.", buckets=_SECONDS
 )
-STAGE_SECONDS = Histogram("frcnn_stage_seconds", "Time of a request in each stage.", ["stage"], buckets=_SECONDS)
+STAGE_SECONDS = Histogram("frcnn_stage_seconds", "Time a request spends in each stage.", ["stage"], buckets=_SECONDS)
 BATCH_SIZE = Histogram(
-    "frcnn_batch_size", "Pictures that ran together, counted by picture.", buckets=(1, 2, 4, 8, 16, 32, 64)
+    "frcnn_batch_size", "Size of the batch an image ran in, one sample per image.", buckets=(1, 2, 4, 8, 16, 32, 64)
 )
-QUEUE_DEPTH = Gauge("frcnn_queue_depth", "Pictures that wait.", multiprocess_mode="livesum")
-IN_FLIGHT = Gauge("frcnn_requests_in_flight", "Requests that are being answered.", multiprocess_mode="livesum")
-HEALTHY = Gauge("frcnn_worker_healthy", "1 where the worker can detect.", multiprocess_mode="livemin")
+QUEUE_DEPTH = Gauge("frcnn_queue_depth", "Images in the queue.", multiprocess_mode="livesum")
+IN_FLIGHT = Gauge("frcnn_requests_in_flight", "Requests being handled.", multiprocess_mode="livesum")
+HEALTHY = Gauge("frcnn_worker_healthy", "1 if the worker can detect, else 0.", multiprocess_mode="livemin")
 
 
 def expose(folder: Path) -> bytes:
-    """All workers' metrics in Prometheus' text format.
+    """Metrics of all workers in Prometheus' text format.
 
     Args:
-        folder: where the workers keep them: PROMETHEUS_MULTIPROC_DIR, which had to be set before this module was imported.
+        folder: PROMETHEUS_MULTIPROC_DIR, which must have been set before this module was imported.
     """
     registry = CollectorRegistry()
     MultiProcessCollector(registry, path=str(folder))

@@ -1,4 +1,4 @@
-"""Where the model lies: the folder that training wrote, one that holds it, or the model.tar.gz that SageMaker made of it."""
+"""Finds the model to serve: a model folder, a folder that contains one, or the model.tar.gz that SageMaker makes."""
 
 from __future__ import annotations
 
@@ -7,11 +7,8 @@ from pathlib import Path
 
 from frcnn.errors import UserError
 
-FILES = (
-    "weights.safetensors",
-    "config.yaml",
-    "labels.json",
-)  # of a model folder; importing what reads it takes seconds
+# Names of the files of a model folder; importing the module that reads them takes seconds.
+FILES = ("weights.safetensors", "config.yaml", "labels.json")
 ARCHIVE = "model.tar.gz"
 
 
@@ -19,7 +16,7 @@ def find_model(source: Path, scratch: Path) -> Path:
     """Model folder at ``source``, which is only read: an archive is unpacked below ``scratch``.
 
     Raises:
-        UserError: there is no model, or the archive cannot be unpacked.
+        UserError: no model was found, or the archive cannot be unpacked.
     """
     if source.is_file():
         return _unpack(source, scratch)
@@ -34,7 +31,8 @@ def find_model(source: Path, scratch: Path) -> Path:
         )
     found = ", ".join(sorted(path.name for path in source.iterdir())[:8]) or "nothing"
     raise UserError(
-        f"{source} has no model; expected {', '.join(FILES)}, there or in model/, or a {ARCHIVE}; found {found}"
+        f"{source} does not contain a model; expected {', '.join(FILES)}, there or in model/, or a {ARCHIVE}; "
+        f"found {found}"
     )
 
 
@@ -42,12 +40,13 @@ def _unpack(archive: Path, scratch: Path) -> Path:
     target = scratch / "model"
     try:
         with tarfile.open(archive, "r:*") as tar:
-            tar.extractall(target, filter="data")  # no absolute paths, no links out, no devices
+            tar.extractall(target, filter="data")  # no absolute paths, no links out of the target, no devices
     except (tarfile.TarError, OSError, EOFError) as error:
-        raise UserError(f"{archive} cannot be unpacked ({error}); expected the archive of a model folder") from error
+        raise UserError(f"{archive} cannot be unpacked ({error}); expected an archive of a model folder") from error
     for folder in (target, target / "model"):
         if all((folder / name).is_file() for name in FILES):
             return folder
     raise UserError(
-        f"{archive} holds no model; expected {', '.join(FILES)} at its top, as `tar -C MODEL -czf {ARCHIVE} .` makes it"
+        f"{archive} does not contain a model; expected {', '.join(FILES)} at its top level; create it with "
+        f"`tar -C MODEL -czf {ARCHIVE} .`"
     )

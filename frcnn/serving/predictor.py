@@ -1,4 +1,4 @@
-"""The Flask app: content types in, answers out, and a reason for every refusal."""
+"""The Flask app: routes, limits on requests in flight, and errors as JSON."""
 
 from __future__ import annotations
 
@@ -18,27 +18,30 @@ from frcnn import __version__
 from frcnn.serving import metrics
 from frcnn.serving.engine import Engine
 from frcnn.serving.health import Health
-from frcnn.serving.invocation import detect_and_answer
+from frcnn.serving.invocation import handle_invocation
 from frcnn.serving.options import ServeOptions
 from frcnn.serving.request_error import RequestError
 from frcnn.serving.request_log import RequestRecord
 from frcnn.serving.selection import CUSTOM_ATTRIBUTES
 
 MEBIBYTE = 1 << 20
-BODIES_IN_MEMORY = 8  # of the largest size; smaller ones accordingly more
+BODIES_IN_MEMORY = 8  # of the maximum size, or more of smaller ones
 REQUEST_ID_HEADERS = ("X-Amzn-SageMaker-Inference-Id", "X-Request-Id")
-TRANSFORM_PAYLOAD_MB = 6  # batch transform's own default
-MAX_TRANSFORM_MB = 100  # of all its concurrent payloads together, by SageMaker's rule
+TRANSFORM_PAYLOAD_MB = 6  # batch transform's default
+MAX_TRANSFORM_MB = 100  # SageMaker's limit for all concurrent payloads together
 
 PAGE = Path(__file__).parent / "page"
 OPENAPI = Path(__file__).parent / "openapi.json"
-LOCAL = ("", "127.0.0.1", "::1")  # no address: nginx, over a socket, which lets only local callers through
+CONTENT_SECURITY_POLICY = (
+    "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; base-uri 'none'; frame-ancestors 'none'"
+)
+LOCAL_ADDRESSES = ("", "127.0.0.1", "::1")  # "": through nginx's socket, and nginx admits only local clients
 
 logger = logging.getLogger(__name__)
 
 
 class Admission:
-    """How many requests, and how many bytes of them, a worker takes in at a time."""
+    """Limits the requests, and the bytes of their bodies, that a worker handles at a time."""
 
     def __init__(self, requests: int, size: int) -> None:
         self._requests = requests
@@ -46,8 +49,8 @@ class Admission:
         self._lock = threading.Lock()
 
     @contextmanager
-    def of(self, size: int) -> Iterator[None]:
-        """Inside, the request counts. Raises RequestError (503) where there is no room for it."""
+    def admit(self, size: int) -> Iterator[None]:
+        """Count a request of ``size`` bytes while inside. Raises RequestError (503) if it exceeds a limit."""
         with self._lock:
             if self._requests < 1 or self._size < size:
                 raise RequestError(503, "the endpoint is busy; try again", retry_after=1)
@@ -67,12 +70,12 @@ def create_app(options: ServeOptions, engine: Engine, health: Health, metrics_fo
     app.config["MAX_CONTENT_LENGTH"] = options.max_body_mb * MEBIBYTE
     app.url_map.redirect_defaults = False
     admission = Admission(options.queue_size, BODIES_IN_MEMORY * options.max_body_mb * MEBIBYTE)
-    _answer_errors_in_json(app)
+    _register_error_handlers(app)
 
     @app.get("/ping")
     def ping() -> Response:
-        trouble = engine.unhealthy_reason() or health.unhealthy_reason()
-        return _problem(503, trouble, retry_after=5) if trouble else Response(status=200)
+        reason = engine.unhealthy_reason() or health.unhealthy_reason()
+        return _error_response(503, reason, retry_after=5) if reason else Response(status=200)
 
     @app.get("/execution-parameters")
     def execution_parameters() -> Response:
@@ -94,13 +97,13 @@ def create_app(options: ServeOptions, engine: Engine, health: Health, metrics_fo
         try:
             metrics.IN_FLIGHT.inc()
             response = _invoke(options, engine, admission, record)
-        except RequestError as refusal:
-            response = _problem(refusal.status, str(refusal), refusal.retry_after)
+        except RequestError as error:
+            response = _error_response(error.status, str(error), error.retry_after)
         except HTTPException as error:
-            response = _http_problem(error)
+            response = _http_error_response(error)
         except Exception:
             logger.exception("request %s failed", record.request_id)
-            response = _problem(500, "the request failed inside the endpoint; its log says more under this request_id")
+            response = _error_response(500, "internal server error; see the endpoint log for this request_id")
         finally:
             metrics.IN_FLIGHT.dec()
         _finish(response, record, options, engine)
@@ -114,12 +117,12 @@ def create_app(options: ServeOptions, engine: Engine, health: Health, metrics_fo
 
     @app.get("/metrics")
     def read_metrics() -> Response:
-        if (request.remote_addr or "") not in LOCAL:
-            return _problem(404, "there is nothing here")
+        if (request.remote_addr or "") not in LOCAL_ADDRESSES:
+            return _error_response(404, "not found")
         return Response(metrics.expose(metrics_folder), content_type="text/plain; version=0.0.4; charset=utf-8")
 
     if options.page:
-        _serve_page(app)
+        _add_page(app)
     return app
 
 
@@ -129,10 +132,10 @@ def _invoke(options: ServeOptions, engine: Engine, admission: Admission, record:
     if size is not None and size > limit:
         raise RequestEntityTooLarge
     try:
-        with admission.of(limit if size is None else size):
-            return detect_and_answer(request, engine, options, record)
+        with admission.admit(limit if size is None else size):
+            return handle_invocation(request, engine, options, record)
     finally:
-        # A server in front may still be sending, and would take a closed socket for a failure.
+        # A proxy may still be sending the body, and would report a closed socket as a failure.
         _drain()
 
 
@@ -143,11 +146,11 @@ def _drain() -> None:
 
 
 def _finish(response: Response, record: RequestRecord, options: ServeOptions, engine: Engine) -> None:
-    """Names on the answer, the line in the log, and what is counted."""
+    """Add the identifying headers, write the log line, and count the request."""
     version = getattr(engine, "model_version", "")
     response.headers["X-Request-Id"] = record.request_id
     response.headers["X-Model-Version"] = version
-    # SageMaker hands this header alone through to the caller.
+    # The only header that SageMaker passes on to the client.
     attributes = request.headers.get(CUSTOM_ATTRIBUTES, "")
     own = [f"model_version={version}", *([f"variant={options.variant}"] if options.variant else [])]
     response.headers[CUSTOM_ATTRIBUTES] = ",".join([*([attributes] if attributes else []), *own])
@@ -163,7 +166,7 @@ def _finish(response: Response, record: RequestRecord, options: ServeOptions, en
 
 
 def _request_id() -> str:
-    """The caller's, where it is a plain one, or a new one."""
+    """The client's request id if it is safe to log, or a new one."""
     for header in REQUEST_ID_HEADERS:
         given = request.headers.get(header, "")
         if re.fullmatch(r"[A-Za-z0-9._:-]{1,64}", given):
@@ -171,48 +174,45 @@ def _request_id() -> str:
     return uuid.uuid4().hex
 
 
-def _problem(status: int, sentence: str, retry_after: int | None = None) -> Response:
-    """RequestError in JSON: ``{"error": sentence, "status": status}``, and the request's id where it has one."""
-    document: dict[str, str | int] = {"error": sentence, "status": status}
+def _error_response(status: int, message: str, retry_after: int | None = None) -> Response:
+    """``{"error": message, "status": status}``, with the request's id if it has one."""
+    document: dict[str, str | int] = {"error": message, "status": status}
     if "record" in g:
         document["request_id"] = g.record.request_id
-        g.record.fields["error"] = sentence
+        g.record.fields["error"] = message
     response = Response(json.dumps(document) + "\n", status, content_type="application/json")
     if retry_after is not None:
         response.headers["Retry-After"] = str(retry_after)
     return response
 
 
-def _http_problem(error: HTTPException) -> Response:
+def _http_error_response(error: HTTPException) -> Response:
     if isinstance(error, RequestEntityTooLarge):
-        return _problem(413, "the body is larger than this endpoint takes")
-    response = _problem(error.code or 500, error.description or error.name)
+        return _error_response(413, "the body is larger than the endpoint's limit")
+    response = _error_response(error.code or 500, error.description or error.name)
     for name, value in error.get_headers():
         if name == "Allow":
             response.headers[name] = value
     return response
 
 
-def _answer_errors_in_json(app: Flask) -> None:
-    app.register_error_handler(HTTPException, _http_problem)
+def _register_error_handlers(app: Flask) -> None:
+    app.register_error_handler(HTTPException, _http_error_response)
 
-    def unexpected(error: Exception) -> Response:
+    def internal_error(error: Exception) -> Response:
         logger.exception("%s %s failed", request.method, request.path)
-        return _problem(500, f"the endpoint failed; its log says more ({type(error).__name__})")
+        return _error_response(500, f"internal server error ({type(error).__name__}); see the endpoint log")
 
-    app.register_error_handler(Exception, unexpected)
+    app.register_error_handler(Exception, internal_error)
 
 
-def _serve_page(app: Flask) -> None:
-    """The page on which a person drops a picture; it needs nothing from elsewhere."""
-    policy = (
-        "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; base-uri 'none'; frame-ancestors 'none'"
-    )
+def _add_page(app: Flask) -> None:
+    """The page for trying the model in a browser; it loads nothing from other hosts."""
 
     @app.get("/", defaults={"name": "index.html"})
     @app.get("/page/<name>")
     def page(name: str) -> Response:
         response = send_from_directory(PAGE, name)
-        response.headers["Content-Security-Policy"] = policy
+        response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
         response.headers["X-Content-Type-Options"] = "nosniff"
         return response

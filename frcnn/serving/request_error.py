@@ -1,19 +1,19 @@
-"""Why a request is not answered as it asked to be."""
+"""The error responses of a request."""
 
 from __future__ import annotations
 
 
 class RequestError(Exception):
-    """An answer other than 200: HTTP status and one sentence for the caller.
+    """A response other than 200: an HTTP status and one sentence for the client.
 
-    400 what was sent is broken, 406 no such answer, 413 too much of it, 415 no such content type, 422 whole but not of a kind
-    that we can use, 503 not now.
+    400 broken input, 406 no acceptable response type, 413 too large, 415 unknown content type, 422 well-formed but
+    unusable, 503 not now.
 
     Args:
-        retry_after: seconds after which another try makes sense, or None where it never will.
+        retry_after: seconds after which the client may retry, or None if a retry cannot succeed.
     """
 
-    def __init__(self, status: int, sentence: str, retry_after: int | None = None) -> None:
-        super().__init__(sentence)
+    def __init__(self, status: int, message: str, retry_after: int | None = None) -> None:
+        super().__init__(message)
         self.status = status
         self.retry_after = retry_after

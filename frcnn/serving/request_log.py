@@ -1,4 +1,4 @@
-"""One line of JSON a request, on standard output, and the times that stand in it."""
+"""The request log: one line of JSON per request on standard output, with the time spent in each stage."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 
 
 class RequestRecord:
-    """What is known of a request so far.
+    """What is known about a request so far.
 
     Attributes:
-        fields: sizes, counts and names, as they stand in the line.
-        seconds: time spent by stage: ``read``, ``decode``, ``wait``, ``detect``, ``answer``; for many pictures the sum.
+        fields: sizes, counts and names for the log line.
+        seconds: time spent per stage: ``read``, ``decode``, ``wait``, ``detect``, ``answer``; summed over images.
     """
 
     def __init__(self, request_id: str) -> None:
@@ -29,7 +29,7 @@ class RequestRecord:
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Add the time spent inside to a stage."""
+        """Add the time spent inside this context to a stage."""
         started = time.monotonic()
         try:
             yield
@@ -40,15 +40,14 @@ class RequestRecord:
         return time.monotonic() - self._started
 
     def write(self, status: int) -> None:
-        """The line, in one write, so that those of several threads and processes do not mix."""
+        """Print the line in a single write, so that lines of several threads and processes do not interleave."""
+        seconds = {**self.seconds, "total": self.elapsed()}
         line = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "id": self.request_id,
             "status": status,
             **self.fields,
-            "ms": {
-                name: round(seconds * 1000, 1) for name, seconds in [*self.seconds.items(), ("total", self.elapsed())]
-            },
+            "ms": {name: round(value * 1000, 1) for name, value in seconds.items()},
         }
         sys.stdout.write(json.dumps(line) + "\n")
         sys.stdout.flush()

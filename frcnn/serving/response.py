@@ -1,4 +1,4 @@
-"""Detections -> what the caller accepts."""
+"""Detections -> the response format that the client accepts."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from frcnn.serving.request_body import JSON, JSON_LINES
 from frcnn.serving.request_error import RequestError
 
 JPEG, PNG = "image/jpeg", "image/png"
-DRAWN_THRESHOLD = 0.5  # least score of a box in a drawn picture where the caller names none, as in `frcnn predict`
+DRAWING_THRESHOLD = 0.5  # minimum score of a drawn box unless the client gives one, as in `frcnn predict`
 JPEG_QUALITY = 92
 
 Style = Literal["detections", "prediction", "annotation"]
 
 
 class ResponseFormat(NamedTuple):
-    """What the caller accepts: media type, and of JSON the style.
+    """Media type of a response, and for JSON its style.
 
-    ``prediction`` and ``annotation`` are those of SageMaker's built-in object-detection algorithm, so that its callers need
-    not change.
+    The styles ``prediction`` and ``annotation`` are those of SageMaker's built-in object-detection algorithm, so that
+    its clients work unchanged.
     """
 
     media: str
     style: Style = "detections"
 
     @property
-    def drawn(self) -> bool:
+    def is_image(self) -> bool:
         return self.media in (JPEG, PNG)
 
     @property
@@ -42,8 +42,8 @@ class ResponseFormat(NamedTuple):
         return self.media if self.style == "detections" else f"{self.media};{self.style}=1"
 
 
-class Found(NamedTuple):
-    """The detections of one picture of ``width`` x ``height`` pixels."""
+class ImageResult(NamedTuple):
+    """Detections of one image of ``width`` x ``height`` pixels."""
 
     detections: Detections
     width: int
@@ -54,26 +54,24 @@ ACCEPTED = (JSON, f"{JSON};prediction=1", f"{JSON};annotation=1", JSON_LINES, JP
 
 
 def negotiate(accept: str, content_type: str) -> ResponseFormat:
-    """The best answer that an Accept header takes; without one JSON, or JSON lines for JSON lines.
+    """The best format that an Accept header allows; without the header JSON, or JSON Lines for a body of JSON Lines.
 
     Raises:
-        RequestError: 406, there is none.
+        RequestError: 406, none of the formats is acceptable.
     """
     default = ResponseFormat(JSON_LINES if content_type == JSON_LINES else JSON)
-    wanted = parse_accept_header(accept, MIMEAccept)
-    for value, quality in wanted:
-        if quality > 0 and (answer := _answer_of(value, default)):
-            return answer
-    if not wanted:
+    ranges = parse_accept_header(accept, MIMEAccept)
+    for value, quality in ranges:
+        if quality > 0 and (found := _format_for(value, default)):
+            return found
+    if not ranges:
         return default
-    raise RequestError(406, f"no answer of type {accept[:200]!r} can be given; expected one of {', '.join(ACCEPTED)}")
+    raise RequestError(406, f"no response of type {accept[:200]!r} is available; expected one of {', '.join(ACCEPTED)}")
 
 
-def _answer_of(value: str, default: ResponseFormat) -> ResponseFormat | None:
-    media, parameters = parse_options_header(value.lower())
-    if media == "*/*":
-        return default
-    if media == "application/*":
+def _format_for(media_range: str, default: ResponseFormat) -> ResponseFormat | None:
+    media, parameters = parse_options_header(media_range.lower())
+    if media in ("*/*", "application/*"):
         return default
     if media in (JPEG, "image/*"):
         return ResponseFormat(JPEG)
@@ -86,22 +84,22 @@ def _answer_of(value: str, default: ResponseFormat) -> ResponseFormat | None:
     return None
 
 
-def json_of(found: Found, style: Style, class_names: Sequence[str], identity: dict[str, str]) -> dict[str, Any]:
-    """One picture's detections as a JSON object.
+def to_json(result: ImageResult, style: Style, class_names: Sequence[str], identity: dict[str, str]) -> dict[str, Any]:
+    """Detections of one image as a JSON object.
 
     Args:
-        identity: model version and variant; the styles of the built-in algorithm have no place for them.
+        identity: model version and variant; the built-in algorithm's styles have no fields for them.
     """
-    boxes, scores, labels = found.detections
+    boxes, scores, labels = result.detections
     if style == "prediction":
-        scale = np.array([found.width, found.height] * 2)
+        scale = np.array([result.width, result.height] * 2)
         rows = np.concatenate([labels[:, None] - 1, scores[:, None], boxes / scale], axis=1, dtype=np.float64)
         return {"prediction": rows.tolist()}
     pixels = boxes.round(3).astype(np.float64).round(3).tolist()
     rounded = scores.astype(np.float64).round(6).tolist()
     if style == "annotation":
         return {
-            "image_size": [{"width": found.width, "height": found.height, "depth": 3}],
+            "image_size": [{"width": result.width, "height": result.height, "depth": 3}],
             "annotations": [
                 {
                     "class_id": label - 1,
@@ -118,21 +116,21 @@ def json_of(found: Found, style: Style, class_names: Sequence[str], identity: di
         "labels": [class_names[label - 1] for label in labels.tolist()],
         "scores": rounded,
         "boxes": pixels,
-        "image_size": {"width": found.width, "height": found.height},
+        "image_size": {"width": result.width, "height": result.height},
         **identity,
     }
 
 
-def write_json(documents: list[dict[str, Any]], answer: ResponseFormat, many: bool) -> bytes:
-    """The documents of all pictures: a line each, a list, or the one document itself."""
-    if answer.media == JSON_LINES:
+def write_json(documents: list[dict[str, Any]], accepted: ResponseFormat, is_list: bool) -> bytes:
+    """The documents of all images: one per line, as a list, or the single document itself."""
+    if accepted.media == JSON_LINES:
         return "".join(json.dumps(document) + "\n" for document in documents).encode()
-    return json.dumps({"predictions": documents} if many else documents[0]).encode() + b"\n"
+    return json.dumps({"predictions": documents} if is_list else documents[0]).encode() + b"\n"
 
 
 def draw(pixels: np.ndarray, detections: Detections, class_names: Sequence[str], media: str) -> bytes:
-    """The picture ``[H, W, 3]`` with the boxes, encoded."""
-    picture = draw_detections(pixels, detections, class_names, score_threshold=0.0)
+    """The image ``[H, W, 3]`` with the boxes drawn, encoded."""
+    image = draw_detections(pixels, detections, class_names, score_threshold=0.0)
     encoded = io.BytesIO()
-    picture.save(encoded, "JPEG" if media == JPEG else "PNG", quality=JPEG_QUALITY)
+    image.save(encoded, "JPEG" if media == JPEG else "PNG", quality=JPEG_QUALITY)
     return encoded.getvalue()

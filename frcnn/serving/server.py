@@ -1,9 +1,8 @@
-"""The supervisor of nginx and gunicorn: starts both, passes the end on in the right order, and ends when one of them does."""
+"""The supervisor of nginx and gunicorn: starts both, shuts both down in order, and exits when either exits."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import grp
 import os
 import pwd
@@ -18,35 +17,37 @@ import time
 from pathlib import Path
 from types import FrameType
 
-from frcnn.errors import UserError, print_message
+from frcnn.errors import EXIT_FAILURE, UserError, print_message
+from frcnn.gpus import count_gpus
 from frcnn.serving.model_source import find_model
 from frcnn.serving.options import ServeOptions
-from frcnn.serving.wsgi import METRICS, MODEL, OPTIONS, SOCKET, address, end_with_parent
+from frcnn.serving.wsgi import METRICS, MODEL, OPTIONS, SOCKET, address, terminate_with_parent
 
-DIED = 1  # exit code where a part died by itself
-GUNICORNS_SHARE = 3.0  # seconds of the drain that are left to gunicorn, which has nothing to do once nginx is through
-NGINX_PATIENCE = 10.0  # seconds that nginx waits for a worker's answer longer than the worker for its own
-POLL = 0.1  # seconds
+GUNICORN_DRAIN = 3.0  # seconds of the drain timeout reserved for gunicorn, which is idle once nginx has drained
+NGINX_EXTRA_TIMEOUT = 10.0  # seconds that nginx waits for a worker beyond the worker's own request timeout
+POLL_INTERVAL = 0.1  # seconds
 GPU_BATCH = 8  # default of max_batch
+
+Processes = dict[str, "subprocess.Popen[bytes]"]
 
 
 def serve(options: ServeOptions) -> int:
     """Serve until SIGTERM or SIGINT, then finish the accepted requests within ``drain_timeout``.
 
     Returns:
-        Exit code: 0 after a signal with all requests finished, 1 where requests had to be cut off or a part died.
+        Exit code: 0 after a signal with all requests finished, 1 if requests were cut off or a process died.
 
     Raises:
-        UserError: no model, the port is taken, or nginx is missing.
+        UserError: no model was found, the port is in use, or nginx is missing.
     """
     with tempfile.TemporaryDirectory(prefix="frcnn-serve-") as folder:
         scratch = Path(folder)
-        scratch.chmod(0o711)  # nginx's workers look for the socket as another user
+        scratch.chmod(0o711)  # nginx's workers open the socket as another user
         model = find_model(options.model.resolve(), scratch)
         nginx = _find_nginx() if options.nginx else None
         _check_port(options)
-        options = _settled(options, _count_gpus())
-        (scratch / OPTIONS).write_text(options.to_json())
+        options = _with_machine_defaults(options, count_gpus())
+        (scratch / OPTIONS).write_text(options.model_dump_json())
         (scratch / MODEL).write_text(str(model))
         (scratch / METRICS).mkdir()
         with _Signals() as signals:
@@ -59,39 +60,36 @@ class _Signals:
     received = False
 
     def __enter__(self) -> _Signals:
-        self._before = {number: signal.signal(number, self._receive) for number in (signal.SIGTERM, signal.SIGINT)}
+        self._previous = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def _receive(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.received = True
 
 
-Parts = dict[str, "subprocess.Popen[bytes]"]
-
-
-def _start(options: ServeOptions, scratch: Path, nginx: str | None, signals: _Signals) -> Parts:
-    """The processes by name, the outermost first; nginx comes once gunicorn listens, which takes a moment."""
+def _start(options: ServeOptions, scratch: Path, nginx: str | None, signals: _Signals) -> Processes:
+    """Start the processes; the outermost comes first in the dict. nginx starts once gunicorn listens."""
     gunicorn = _run([sys.executable, "-m", "frcnn.serving.wsgi", str(scratch)])
     if nginx is None:
         return {"gunicorn": gunicorn}
     while not ((scratch / SOCKET).exists() or signals.received or gunicorn.poll() is not None):
-        time.sleep(POLL)
+        time.sleep(POLL_INTERVAL)
     file = scratch / "nginx.conf"
     file.write_text(nginx_config(options, scratch))
     return {"nginx": _run([nginx, "-p", str(scratch), "-e", "stderr", "-c", str(file)]), "gunicorn": gunicorn}
 
 
 def _run(command: list[str]) -> subprocess.Popen[bytes]:
-    """A process in a group of its own, so that Ctrl-C reaches the supervisor alone."""
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=end_with_parent)
+    """Start a process in a process group of its own, so that Ctrl-C reaches only the supervisor."""
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=terminate_with_parent)
 
 
 def nginx_config(options: ServeOptions, scratch: Path) -> str:
-    """The template of this package, filled in."""
+    """The template ``nginx.conf`` with its ``@name@`` placeholders filled in."""
     values = {
         "user": _nginx_user(),
         "scratch": str(scratch),
@@ -100,50 +98,54 @@ def nginx_config(options: ServeOptions, scratch: Path) -> str:
         "body": str(options.max_body_mb),
         "socket": str(scratch / SOCKET),
         "address": address(options),
-        "timeout": f"{options.request_timeout + NGINX_PATIENCE:.0f}",
+        "timeout": f"{options.request_timeout + NGINX_EXTRA_TIMEOUT:.0f}",
     }
     template = (Path(__file__).parent / "nginx.conf").read_text()
-    return re.sub(rf"@({'|'.join(values)})@", lambda word: values[word[1]], template)
+    return re.sub(rf"@({'|'.join(values)})@", lambda match: values[match[1]], template)
 
 
-def _supervise(parts: Parts, signals: _Signals, options: ServeOptions) -> int:
+def _supervise(processes: Processes, signals: _Signals, options: ServeOptions) -> int:
     try:
         while not signals.received:
-            for name, part in parts.items():
-                if (code := part.poll()) is not None:
-                    print_message(f"{name} ended by itself, {_ending(code)}; stopping")
-                    _stop(parts, options)
-                    return DIED
-            time.sleep(POLL)
-        return 0 if _stop(parts, options) else DIED
+            for name, process in processes.items():
+                if (code := process.poll()) is not None:
+                    print_message(f"{name} exited unexpectedly {_describe_exit(code)}; stopping")
+                    _stop(processes, options)
+                    return EXIT_FAILURE
+            time.sleep(POLL_INTERVAL)
+        return 0 if _stop(processes, options) else EXIT_FAILURE
     finally:
-        for part in parts.values():
-            _kill(part)
+        for process in processes.values():
+            _kill(process)
 
 
-def _stop(parts: Parts, options: ServeOptions) -> bool:
-    """End the parts, nginx first: it takes nothing more and waits for what it has taken. True where all ended by themselves."""
+def _stop(processes: Processes, options: ServeOptions) -> bool:
+    """Stop nginx first, which drains the accepted requests, then gunicorn. True if both exited in time."""
     deadline = time.monotonic() + options.drain_timeout
-    for name, part in parts.items():
-        if part.poll() is not None:
+    for name, process in processes.items():
+        if process.poll() is not None:
             continue
-        part.send_signal(signal.SIGQUIT if name == "nginx" else signal.SIGTERM)  # nginx's graceful end is SIGQUIT
+        process.send_signal(signal.SIGQUIT if name == "nginx" else signal.SIGTERM)  # SIGQUIT: nginx's graceful stop
+        reserved = GUNICORN_DRAIN if name == "nginx" else 0.0
         try:
-            part.wait(max(deadline - time.monotonic() - (GUNICORNS_SHARE if name == "nginx" else 0), 0.1))
+            process.wait(max(deadline - time.monotonic() - reserved, 0.1))
         except subprocess.TimeoutExpired:
-            print_message(f"{name} did not end within the {options.drain_timeout:g} s for it; requests are cut off")
+            print_message(
+                f"{name} did not stop within the drain timeout of {options.drain_timeout:g} s; requests in flight are "
+                "lost"
+            )
             return False
     return True
 
 
-def _kill(part: subprocess.Popen[bytes]) -> None:
-    """End whatever is left of a part's process group."""
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill what is left of a process group."""
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(part.pid, signal.SIGKILL)
-    part.wait()
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
-def _ending(code: int) -> str:
+def _describe_exit(code: int) -> str:
     return f"by signal {-code}" if code < 0 else f"with exit code {code}"
 
 
@@ -157,7 +159,7 @@ def _find_nginx() -> str:
 
 
 def _nginx_user() -> str:
-    """The directive, where nginx is started by root; its built-in default user does not exist everywhere."""
+    """The ``user`` directive, which nginx needs when started by root: its default user does not exist everywhere."""
     if os.geteuid() != 0:
         return ""
     for name in ("www-data", "nginx", "nobody"):
@@ -178,17 +180,15 @@ def _check_port(options: ServeOptions) -> None:
             probe.bind(target)
     except OSError as error:
         raise UserError(
-            f"port {options.port} of {options.bind} cannot be used ({error.strerror}); choose another one, or end what uses it"
+            f"port {options.port} of {options.bind} cannot be used ({error.strerror}); choose another port, or stop "
+            "the program that uses it"
         ) from error
 
 
-def _settled(options: ServeOptions, gpus: int) -> ServeOptions:
-    """The options with what None leaves to the machine."""
-    return dataclasses.replace(
-        options, workers=options.workers or gpus or 1, max_batch=options.max_batch or (GPU_BATCH if gpus else 1)
-    )
-
-
-def _count_gpus() -> int:
-    """From the devices' files: the supervisor does not wait for TensorFlow."""
-    return sum(bool(re.fullmatch(r"nvidia\d+", path.name)) for path in Path("/dev").glob("nvidia*"))
+def _with_machine_defaults(options: ServeOptions, gpus: int) -> ServeOptions:
+    """The options with None replaced by what suits this machine."""
+    defaults = {
+        "workers": options.workers or gpus or 1,
+        "max_batch": options.max_batch or (GPU_BATCH if gpus else 1),
+    }
+    return options.model_copy(update=defaults)

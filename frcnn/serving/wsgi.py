@@ -1,4 +1,4 @@
-"""gunicorn with our app: ``python -m frcnn.serving.wsgi SCRATCH`` is what the supervisor starts."""
+"""gunicorn with the Flask app; the supervisor starts it as ``python -m frcnn.serving.wsgi SCRATCH``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import gunicorn.arbiter
 from gunicorn.app.base import BaseApplication
 from gunicorn.errors import HaltServer
 
-from frcnn.errors import UserError, print_message
+from frcnn.errors import EXIT_FAILURE, UserError, print_message
 from frcnn.serving.options import ServeOptions
 from frcnn.startup import import_tensorflow
 
@@ -26,20 +26,16 @@ if TYPE_CHECKING:
 
     from frcnn.serving.engine import Engine
 
-OPTIONS, MODEL, METRICS, SOCKET = (
-    "options.json",
-    "model-folder.txt",
-    "metrics",
-    "gunicorn.sock",
-)  # in the scratch folder
-SPARE_THREADS = 8  # beyond those that detect: for pings, and to turn callers away
-WORKER_DIED = 1
+# Names in the scratch folder.
+OPTIONS, MODEL, METRICS, SOCKET = "options.json", "model-folder.txt", "metrics", "gunicorn.sock"
+SPARE_THREADS = 8  # besides one per admitted request: for pings, and to reject requests
+PR_SET_PDEATHSIG = 1  # of Linux' prctl(2)
 
 logger = logging.getLogger(__name__)
 
 
 class Arbiter(gunicorn.arbiter.Arbiter):
-    """Ends the server where a worker dies: whoever started it starts it afresh, and nobody takes half of it for the whole."""
+    """Exits when a worker dies, so that the supervisor restarts it instead of serving at reduced capacity."""
 
     stopping = False
 
@@ -49,11 +45,11 @@ class Arbiter(gunicorn.arbiter.Arbiter):
 
 
 class Application(BaseApplication):
-    """One endpoint's gunicorn. The app, and with it TensorFlow, is loaded after the fork: neither it nor CUDA survives one."""
+    """gunicorn of one endpoint. Each worker imports TensorFlow after the fork: neither it nor CUDA survives a fork."""
 
     def __init__(self, scratch: Path) -> None:
         self.scratch = scratch
-        self.options = ServeOptions.from_json((scratch / OPTIONS).read_text())
+        self.options = ServeOptions.model_validate_json((scratch / OPTIONS).read_text())
         self.worker_number = 0
         super().__init__()
 
@@ -61,14 +57,14 @@ class Application(BaseApplication):
         options = self.options
         settings = {
             "bind": f"unix:{self.scratch / SOCKET}" if options.nginx else address(options),
-            "umask": 0,  # nginx's workers are another user where it was started by root
+            "umask": 0,  # nginx's workers run as another user if root started it
             "workers": options.workers or 1,
             "worker_class": "gthread",
             "threads": options.queue_size + SPARE_THREADS,
             "worker_connections": 2048,
             "backlog": 2048,
             "keepalive": 0 if options.nginx else 5,
-            # Of the loop that accepts, not of a request. Importing TensorFlow can hold it up.
+            # Of the accept loop, not of a request. Importing TensorFlow can block the loop.
             "timeout": 120,
             "graceful_timeout": int(options.drain_timeout),
             "worker_tmp_dir": str(self.scratch),
@@ -90,7 +86,7 @@ class Application(BaseApplication):
 
 
 class ServingWorker:
-    """The WSGI application of one worker. It answers at once; TensorFlow is imported meanwhile, and then the model loaded."""
+    """The WSGI application of one worker. It responds with 503 while TensorFlow is imported in the background."""
 
     def __init__(self, options: ServeOptions, scratch: Path, number: int) -> None:
         self._options = options
@@ -98,7 +94,7 @@ class ServingWorker:
         self._number = number
         self._engine: Engine | None = None
         self._app: WSGIApplication | None = None
-        threading.Thread(target=self._prepare, name="importing", daemon=True).start()
+        threading.Thread(target=self._create_app, name="importing", daemon=True).start()
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if self._app:
@@ -109,14 +105,14 @@ class ServingWorker:
         return [body]
 
     def close(self) -> None:
-        """Finish what waits and end the process, past the interpreter's own end, which TensorFlow's threads would not survive."""
+        """Run the queued images and exit at once: TensorFlow's threads can crash an interpreter that shuts down."""
         if self._engine and self._engine.loaded:
             self._engine.close()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
 
-    def _prepare(self) -> None:
+    def _create_app(self) -> None:
         try:
             import_tensorflow()
             from frcnn.serving.engine import Engine
@@ -125,17 +121,17 @@ class ServingWorker:
 
             _use_one_gpu(self._number)
             health = Health(self._scratch, self._number, self._options.workers or 1)
-            self._engine = Engine(self._options, Path((self._scratch / MODEL).read_text()), health, give_up)
+            self._engine = Engine(self._options, Path((self._scratch / MODEL).read_text()), health, exit_worker)
             self._app = create_app(self._options, self._engine, health, self._scratch / METRICS)
         except UserError as error:
-            give_up(str(error))
+            exit_worker(str(error))
         except Exception as error:
-            logger.exception("the worker cannot be started")
-            give_up(f"the worker cannot be started: {type(error).__name__}")
+            logger.exception("the worker failed to start")
+            exit_worker(f"the worker failed to start: {type(error).__name__}")
 
 
 def address(options: ServeOptions) -> str:
-    """``bind:port`` as nginx and gunicorn write it."""
+    """``bind:port`` in the notation of nginx and gunicorn."""
     return f"[{options.bind}]:{options.port}" if ":" in options.bind else f"{options.bind}:{options.port}"
 
 
@@ -144,43 +140,43 @@ def _use_one_gpu(worker_number: int) -> None:
 
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:
-        own = gpus[worker_number % len(gpus)]
-        tf.config.set_visible_devices(own, "GPU")
-        tf.config.experimental.set_memory_growth(own, True)
+        gpu = gpus[worker_number % len(gpus)]
+        tf.config.set_visible_devices(gpu, "GPU")
+        tf.config.experimental.set_memory_growth(gpu, True)
 
 
-def give_up(sentence: str) -> None:
-    """Without a model there is nothing to stay up for. This exit code makes gunicorn end as a whole."""
-    print_message(sentence)
+def exit_worker(message: str) -> None:
+    """Exit with the code that makes gunicorn exit as a whole."""
+    print_message(message)
     os._exit(gunicorn.arbiter.Arbiter.APP_LOAD_ERROR)
 
 
 def _post_fork(arbiter: Arbiter, worker: Any) -> None:
-    worker.app.worker_number = worker.age - 1  # a dead worker is not replaced, so these are 0, 1, 2, …
+    worker.app.worker_number = worker.age - 1  # 0, 1, 2, …: a dead worker is never replaced
 
 
 def _child_exit(arbiter: Arbiter, worker: Any) -> None:
     if not arbiter.stopping:
-        raise HaltServer(f"worker {worker.pid} died", WORKER_DIED)
+        raise HaltServer(f"worker {worker.pid} died", EXIT_FAILURE)
 
 
 def _worker_exit(arbiter: Arbiter, worker: Any) -> None:
-    if worker.wsgi is not None:  # None where it ends before it has begun
+    if worker.wsgi is not None:  # None if the worker exits before it has loaded the app
         worker.wsgi.close()
 
 
-def end_with_parent() -> None:
-    """Have the kernel send this process SIGTERM when its parent dies, however that happens. Linux only."""
+def terminate_with_parent() -> None:
+    """Have the kernel send this process SIGTERM when its parent dies, even by SIGKILL. Linux only."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def main(scratch: Path) -> None:
-    end_with_parent()
-    # Before prometheus_client is imported, which looks at it then.
+    terminate_with_parent()
+    # prometheus_client reads this when it is imported.
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(scratch / METRICS)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="frcnn: %(message)s")
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of every canvas that is traced, which is meant
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns about tracing every canvas, which is intended
     Application(scratch).run()
 
 

@@ -17,7 +17,7 @@ from frcnn.weights.model_folder import write_model_folder
 sys.path.insert(0, str(Path(__file__).parent))  # serving_client: test modules are no package
 from serving_client import CLASSES, NGINX, Endpoint
 
-# Two canvases besides the square one; every box is reported, so that an untrained model finds something in every picture.
+# Two canvases besides the square one; every box is reported, so that an untrained model detects something in any image.
 TINY = """
 image: {min_size: [64], max_size: 96, canvas_aspects: [1.0]}
 backbone: {name: resnet18, norm: gn}
@@ -41,13 +41,13 @@ def served_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def detector(served_model: Path) -> Detector:
-    """The same model in this process: what the endpoint must answer."""
+    """The same model in this process: the reference for the responses."""
     return Detector.load(served_model)
 
 
 @pytest.fixture(scope="session")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Endpoint]]:
-    """Starts endpoints, and ends those that a test left running."""
+    """Start endpoints; those that a test left running are stopped at the end."""
     endpoints: list[Endpoint] = []
 
     def start(model: Path, *flags: str) -> Endpoint:
@@ -62,17 +62,6 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., En
 
 @pytest.fixture(scope="session")
 def endpoint(served_model: Path, start: Callable[..., Endpoint]) -> Endpoint:
-    """The endpoint that most tests share, with low limits; without nginx where the machine has none."""
-    limits = (
-        "--max-pixels",
-        "1000000",
-        "--max-images",
-        "8",
-        "--max-body-mb",
-        "30",
-        "--max-batch",
-        "2",
-        "--variant",
-        "blue",
-    )
-    return start(served_model, *limits, *([] if NGINX else ["--no-nginx"])).wait_until_healthy()
+    """The endpoint shared by most tests, with low limits; without nginx if it is not installed."""
+    limits = "--max-pixels 1000000 --max-images 8 --max-body-mb 30 --max-batch 2 --variant blue"
+    return start(served_model, *limits.split(), *([] if NGINX else ["--no-nginx"])).wait_until_healthy()

@@ -1,4 +1,4 @@
-"""The real server as a process, pictures to send to it, and what it must answer."""
+"""The real server as a process, and images to send to it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import requests
 from PIL import Image
 
 CLASSES = ("cell", "dust, fine", "hair")
-START_TIMEOUT = 240  # seconds; a busy machine takes long to trace
+START_TIMEOUT = 240  # seconds; tracing takes long on a busy machine
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
 
 
@@ -36,7 +36,7 @@ class Endpoint:
     def post(
         self, body: bytes, content_type: str = "image/png", accept: str | None = None, **options: Any
     ) -> requests.Response:
-        """POST to /invocations; ``options`` are those of requests, ``headers`` among them."""
+        """POST to /invocations; ``options`` are keyword arguments of ``requests.post``."""
         headers = {"Content-Type": content_type, "Accept": accept, **options.pop("headers", {})}
         return requests.post(f"{self.url}/invocations", data=body, headers=headers, timeout=120, **options)
 
@@ -62,7 +62,7 @@ class Endpoint:
         return self._files[1].read_text()
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """Exit code after a signal; nothing is left behind in any case."""
+        """Send a signal and return the exit code; kill the server if it does not exit."""
         self.process.send_signal(number)
         try:
             return self.process.wait(60)
@@ -74,7 +74,7 @@ class Endpoint:
 
 
 def children(process: int, name: str) -> list[int]:
-    """Ids of a process's children whose program has the name in it."""
+    """Process ids of a process's children whose program name contains ``name``."""
     listed = subprocess.run(
         ["ps", "--ppid", str(process), "-o", "pid=,comm="], capture_output=True, text=True, check=False
     ).stdout
@@ -87,8 +87,8 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def picture(width: int = 90, height: int = 60, seed: int = 0) -> np.ndarray:
-    """Smooth random colours ``[height, width, 3]``."""
+def make_image(width: int = 90, height: int = 60, seed: int = 0) -> np.ndarray:
+    """Smooth random colors ``[height, width, 3]`` uint8."""
     coarse = np.random.default_rng(seed).integers(0, 256, (4, 6, 3), np.uint8)
     return np.array(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
 

@@ -1,4 +1,4 @@
-"""What runs together, in which order, and what becomes of pictures that are late, poisonous or too many."""
+"""Batches: which images share one, in which order, and what happens on deadlines, failures and a full queue."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FOREVER = float("inf")
 
 
 class Model:
-    """Runs batches when it is let, remembers them, and fails where a picture of its batch is poisonous."""
+    """Records its batches, blocks while its gate is closed, and fails on a batch with a negative image."""
 
     def __init__(self, open_gate: bool = True) -> None:
         self.batches: list[list[int]] = []
@@ -28,14 +28,14 @@ class Model:
         if open_gate:
             self.gate.set()
 
-    def __call__(self, pictures: Sequence[Prepared]) -> list[Detections]:
-        names = [int(picture.canvas[0, 0, 0]) for picture in pictures]
-        assert len({picture.canvas.shape for picture in pictures}) == 1
+    def __call__(self, images: Sequence[Prepared]) -> list[Detections]:
+        names = [int(image.canvas[0, 0, 0]) for image in images]
+        assert len({image.canvas.shape for image in images}) == 1
         self.entered.release()
         assert self.gate.wait(30)
         self.batches.append(names)
         if any(name < 0 for name in names):
-            raise ArithmeticError("poison")
+            raise ArithmeticError("negative image")
         return [Detections(np.zeros((0, 4)), np.zeros(0), np.full(1, name)) for name in names]
 
 
@@ -43,8 +43,8 @@ def prepared(name: int, canvas: tuple[int, int] = (2, 3)) -> Prepared:
     return Prepared(np.full((*canvas, 3), name, np.float32), np.array(canvas), canvas)
 
 
-def held_up(model: Model, sizes: Sequence[int] = (1, 2, 4), capacity: int = 100, **options: object) -> Batcher:
-    """A batcher whose thread is busy with picture 0 until the model's gate opens."""
+def blocked_batcher(model: Model, sizes: Sequence[int] = (1, 2, 4), capacity: int = 100, **options: object) -> Batcher:
+    """A batcher whose thread is busy with image 0 until the model's gate opens."""
     batcher = Batcher(model, sizes, 0.0, capacity, **options)  # type: ignore[arg-type]
     batcher.submit(prepared(0), FOREVER)
     assert model.entered.acquire(timeout=30)
@@ -55,29 +55,29 @@ def name_of(future: Future[Outcome]) -> int:
     return int(future.result(30).detections.labels[0])
 
 
-def test_what_waits_runs_together_by_canvas_in_compiled_sizes() -> None:
+def test_queued_images_run_together_by_canvas_in_traced_sizes() -> None:
     model = Model(open_gate=False)
-    batcher = held_up(model)
+    batcher = blocked_batcher(model)
     wide, tall = (2, 3), (3, 2)
     futures = [batcher.submit(prepared(n, tall if n in (3, 5) else wide), FOREVER) for n in range(1, 10)]
     assert batcher.depth() == 9
     model.gate.set()
     assert [name_of(future) for future in futures] == list(range(1, 10))
-    # The oldest picture's canvas first; seven wide ones are 4 + 2 + 1, and no batch has another size.
+    # The oldest image's canvas first; seven wide ones are batches of 4 + 2 + 1.
     assert model.batches == [[0], [1, 2, 4, 6], [3, 5], [7, 8], [9]]
     assert [future.result().batch_size for future in futures] == [4, 4, 2, 4, 2, 4, 2, 2, 1]
     batcher.close()
 
 
 @given(st.lists(st.sampled_from([(2, 3), (3, 2), (4, 4)]), max_size=20), st.integers(1, 6))
-def test_every_picture_gets_its_own_answer(canvases: list[tuple[int, int]], largest: int) -> None:
+def test_every_image_gets_its_own_result(canvases: list[tuple[int, int]], largest: int) -> None:
     model = Model()
     batcher = Batcher(model, batch_sizes(largest), 0.001, 100)
     futures = [batcher.submit(prepared(number, canvas), FOREVER) for number, canvas in enumerate(canvases)]
     assert [name_of(future) for future in futures] == list(range(len(canvases)))
     batcher.close()
     assert {len(batch) for batch in model.batches} <= set(batch_sizes(largest))
-    for canvas in set(canvases):  # those of a canvas keep their order
+    for canvas in set(canvases):  # first in, first out within a canvas
         order = [name for batch in model.batches for name in batch if canvases[name] == canvas]
         assert order == sorted(order)
 
@@ -90,10 +90,10 @@ def test_batch_sizes(largest: int, sizes: list[int]) -> None:
     assert batch_sizes(largest) == sizes
 
 
-def test_a_picture_waits_for_an_announced_one_and_for_no_other() -> None:
+def test_an_image_waits_only_for_one_that_is_being_decoded() -> None:
     model = Model()
     batcher = Batcher(model, (1, 2), 30.0, 100)
-    assert name_of(batcher.submit(prepared(1), FOREVER)) == 1  # at once: nobody is on the way
+    assert name_of(batcher.submit(prepared(1), FOREVER)) == 1  # at once: nothing is being decoded
     with batcher.decoding():
         first = batcher.submit(prepared(2), FOREVER)
         assert model.batches == [[1]]
@@ -101,28 +101,28 @@ def test_a_picture_waits_for_an_announced_one_and_for_no_other() -> None:
         assert (name_of(first), name_of(second)) == (2, 3)
     with batcher.decoding():
         third = batcher.submit(prepared(4), FOREVER)
-    assert name_of(third) == 4  # what was announced did not come
+    assert name_of(third) == 4  # the one that was being decoded never arrived
     assert model.batches == [[1], [2, 3], [4]]
     batcher.close()
 
 
-def test_a_poisonous_picture_harms_only_itself() -> None:
+def test_an_image_that_fails_does_not_fail_its_batch() -> None:
     model = Model(open_gate=False)
     failures: list[int] = []
-    batcher = held_up(model, on_failure=lambda: failures.append(1))
+    batcher = blocked_batcher(model, on_failure=lambda: failures.append(1))
     futures = [batcher.submit(prepared(name), FOREVER) for name in (1, -2, 3, 4)]
     model.gate.set()
     assert [name_of(futures[place]) for place in (0, 2, 3)] == [1, 3, 4]
-    with pytest.raises(ArithmeticError, match="poison"):
+    with pytest.raises(ArithmeticError, match="negative image"):
         futures[1].result(30)
     assert failures == [1]
     assert name_of(batcher.submit(prepared(5), FOREVER)) == 5
     batcher.close()
 
 
-def test_a_full_queue_takes_nothing() -> None:
+def test_a_full_queue_rejects_images() -> None:
     model = Model(open_gate=False)
-    batcher = held_up(model, capacity=2)
+    batcher = blocked_batcher(model, capacity=2)
     waiting = [batcher.submit(prepared(name), FOREVER) for name in (1, 2)]
     with pytest.raises(QueueFull):
         batcher.submit(prepared(3), FOREVER)
@@ -135,10 +135,10 @@ def test_a_full_queue_takes_nothing() -> None:
     assert model.batches == [[0], [2]]
 
 
-def test_a_picture_whose_time_is_over_is_not_run() -> None:
+def test_an_image_past_its_deadline_is_not_run() -> None:
     now = [100.0]
     model = Model(open_gate=False)
-    batcher = held_up(model, clock=lambda: now[0])
+    batcher = blocked_batcher(model, clock=lambda: now[0])
     late, in_time = batcher.submit(prepared(1), 105.0), batcher.submit(prepared(2), 106.0)
     now[0] = 105.5
     assert batcher.running_for() == 5.5
@@ -151,9 +151,9 @@ def test_a_picture_whose_time_is_over_is_not_run() -> None:
     assert model.batches == [[0], [2]]
 
 
-def test_closing_runs_what_waits() -> None:
+def test_close_runs_the_queued_images() -> None:
     model = Model(open_gate=False)
-    batcher = held_up(model)
+    batcher = blocked_batcher(model)
     futures = [batcher.submit(prepared(name), FOREVER) for name in (1, 2, 3)]
     closing = threading.Thread(target=batcher.close)
     closing.start()
@@ -162,16 +162,16 @@ def test_closing_runs_what_waits() -> None:
     assert [future.done() for future in futures] == [True] * 3
 
 
-def test_waiting_and_running_are_told_apart() -> None:
+def test_wait_and_run_times_are_separate() -> None:
     now = [0.0]
 
-    def run(pictures: Sequence[Prepared]) -> list[Detections]:
+    def run(images: Sequence[Prepared]) -> list[Detections]:
         now[0] += 2.0
-        return [Detections(np.zeros((0, 4)), np.zeros(0), np.zeros(0)) for _ in pictures]
+        return [Detections(np.zeros((0, 4)), np.zeros(0), np.zeros(0)) for _ in images]
 
     clock: Callable[[], float] = lambda: now[0]  # noqa: E731
     model = Batcher(run, (1,), 0.0, 10, clock=clock)
     with model.decoding():
         outcome = model.submit(prepared(1), FOREVER).result(30)
-    assert (outcome.waited, outcome.ran, outcome.batch_size) == (0.0, 2.0, 1)
+    assert (outcome.wait_seconds, outcome.run_seconds, outcome.batch_size) == (0.0, 2.0, 1)
     model.close()

@@ -1,4 +1,4 @@
-"""A worker's model over its life: loading, a picture that fails, a model that fails, an inference that hangs."""
+"""The model of a worker: loading, an image that fails, a model that fails, an inference that hangs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from serving_client import picture
+from serving_client import make_image
 
 from frcnn.inference import Detections, Detector, Prepared
 from frcnn.serving.engine import Engine, weights_digest
@@ -26,33 +26,33 @@ def wait_for(condition: Callable[[], object], seconds: float = 240) -> None:
 
 @pytest.fixture(scope="module")
 def engine(served_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Engine:
-    options = ServeOptions(served_model, request_timeout=1.0)
-    told: list[str] = []
-    engine = Engine(options, served_model, Health(tmp_path_factory.mktemp("health"), 0, 1), told.append)
+    options = ServeOptions(model=served_model, request_timeout=1.0)
+    failures: list[str] = []
+    engine = Engine(options, served_model, Health(tmp_path_factory.mktemp("health"), 0, 1), failures.append)
     assert engine.unhealthy_reason() is not None
-    wait_for(lambda: engine.loaded or told)
-    assert told == []
+    wait_for(lambda: engine.loaded or failures)
+    assert failures == []
     return engine
 
 
-def test_ready_engine(engine: Engine, served_model: Path, detector: Detector) -> None:
+def test_loaded_engine(engine: Engine, served_model: Path, detector: Detector) -> None:
     assert engine.unhealthy_reason() is None
     assert engine.model_version == weights_digest(served_model)
-    found = engine.batcher.submit(engine.detector.prepare(picture()), FOREVER).result(60).detections
-    expected = detector.detect([picture()])[0]
+    found = engine.batcher.submit(engine.detector.prepare(make_image()), FOREVER).result(60).detections
+    expected = detector.detect([make_image()])[0]
     assert found.scores.tolist() == pytest.approx(expected.scores.tolist(), abs=1e-5)
 
 
-def test_a_failing_picture_and_a_failing_model_are_told_apart(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_image_is_not_a_failing_model(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     run = engine.detector.detect_batch
-    prepared = engine.detector.prepare(picture())
+    prepared = engine.detector.prepare(make_image())
 
-    def fails_on_this(pictures: Sequence[Prepared]) -> list[Detections]:
-        if any(one.canvas is prepared.canvas for one in pictures):
+    def fails_on_this(images: Sequence[Prepared]) -> list[Detections]:
+        if any(image.canvas is prepared.canvas for image in images):
             raise ArithmeticError("this one")
-        return run(pictures)
+        return run(images)
 
-    def fails(pictures: Sequence[Prepared]) -> list[Detections]:
+    def fails(images: Sequence[Prepared]) -> list[Detections]:
         raise MemoryError("the device is gone")
 
     monkeypatch.setattr(engine.detector, "detect_batch", fails_on_this)
@@ -62,25 +62,23 @@ def test_a_failing_picture_and_a_failing_model_are_told_apart(engine: Engine, mo
     monkeypatch.setattr(engine.detector, "detect_batch", fails)
     with pytest.raises(MemoryError):
         engine.batcher.submit(prepared, FOREVER).result(60)
-    wait_for(engine.trouble)
-    assert engine.unhealthy_reason() == "the model fails even on a blank picture: MemoryError"
+    wait_for(engine.unhealthy_reason)
+    assert engine.unhealthy_reason() == "the model fails even on a blank image: MemoryError"
     monkeypatch.setattr(engine.detector, "detect_batch", run)
     engine.batcher.submit(prepared, FOREVER).result(60)
     assert engine.unhealthy_reason() is None
 
 
-def test_an_inference_that_hangs_is_noticed_and_one_that_comes_back_too(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hanging_inference_is_unhealthy_until_it_returns(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     run, released = engine.detector.detect_batch, []
 
-    def hangs(pictures: Sequence[Prepared]) -> list[Detections]:
+    def hangs(images: Sequence[Prepared]) -> list[Detections]:
         wait_for(lambda: released)
-        return run(pictures)
+        return run(images)
 
     monkeypatch.setattr(engine.detector, "detect_batch", hangs)
-    waiting = engine.batcher.submit(engine.detector.prepare(picture()), FOREVER)
-    wait_for(engine.trouble)
+    waiting = engine.batcher.submit(engine.detector.prepare(make_image()), FOREVER)
+    wait_for(engine.unhealthy_reason)
     assert str(engine.unhealthy_reason()).startswith("inference has been running for ")
     released.append(True)
     waiting.result(60)
@@ -88,21 +86,22 @@ def test_an_inference_that_hangs_is_noticed_and_one_that_comes_back_too(
 
 
 def test_a_model_that_cannot_be_loaded(tmp_path: Path) -> None:
-    told: list[str] = []
-    Engine(ServeOptions(tmp_path), tmp_path, Health(tmp_path, 0, 1), told.append)
-    wait_for(lambda: told)
-    assert told == [
-        f"{tmp_path} is not a model folder: weights.safetensors is missing; give the folder 'model' that frcnn train wrote"
+    failures: list[str] = []
+    Engine(ServeOptions(model=tmp_path), tmp_path, Health(tmp_path, 0, 1), failures.append)
+    wait_for(lambda: failures)
+    assert failures == [
+        f"{tmp_path} is not a model folder: weights.safetensors is missing; give the folder 'model' that frcnn train "
+        "wrote"
     ]
 
 
-def test_the_watch_goes_on_after_its_word_could_not_be_written(
+def test_health_reports_continue_after_a_failed_write(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("frcnn.serving.engine.WATCH_INTERVAL", 0.02)
+    monkeypatch.setattr("frcnn.serving.engine.HEALTH_INTERVAL", 0.02)
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    Engine(ServeOptions(tmp_path), tmp_path, Health(scratch, 0, 1), lambda _: None)
+    Engine(ServeOptions(model=tmp_path), tmp_path, Health(scratch, 0, 1), lambda _: None)
     wait_for(lambda: (scratch / "health-0.json").exists())
     scratch.rename(tmp_path / "away")
     wait_for(lambda: "the worker's health cannot be written: " in caplog.text, seconds=20)

@@ -1,4 +1,4 @@
-"""Every worker can answer for all of them."""
+"""Every worker knows the health of all workers."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from frcnn.serving.health import STALE, Health
+from frcnn.serving.health import STALE_AFTER, Health
 
 
-def test_all_workers_must_be_well(tmp_path: Path) -> None:
+def test_all_workers_must_be_healthy(tmp_path: Path) -> None:
     first, second = Health(tmp_path, 0, 2), Health(tmp_path, 1, 2)
     assert first.unhealthy_reason() == "worker 0 of 2 is starting"
     first.report(None)
@@ -24,20 +24,20 @@ def test_all_workers_must_be_well(tmp_path: Path) -> None:
     assert second.unhealthy_reason() is None
 
 
-def test_a_silent_worker_is_not_well(tmp_path: Path) -> None:
+def test_a_worker_without_reports_is_unhealthy(tmp_path: Path) -> None:
     first, second = Health(tmp_path, 0, 2), Health(tmp_path, 1, 2)
     first.report(None)
     second.report(None)
-    long_ago = time.time() - STALE - 5
+    long_ago = time.time() - STALE_AFTER - 5
     os.utime(tmp_path / "health-1.json", (long_ago, long_ago))
-    assert first.unhealthy_reason() == "worker 1 of 2 has not been heard of for 15 s"
+    assert first.unhealthy_reason() == "worker 1 of 2 has not reported its health for 15 s"
 
 
-def test_threads_of_a_worker_do_not_take_each_others_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_of_a_worker_do_not_share_a_temporary_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     health, replace = Health(tmp_path, 0, 1), os.replace
 
     def replace_late(source: Path, target: Path) -> None:
-        """Between a thread's writing and its renaming, another one reports."""
+        """Another thread reports between the write and the rename."""
         monkeypatch.setattr(os, "replace", replace)
         other = threading.Thread(target=health.report, args=["the other's"])
         other.start()
@@ -50,7 +50,7 @@ def test_threads_of_a_worker_do_not_take_each_others_file(tmp_path: Path, monkey
     assert health.unhealthy_reason() is None
 
 
-@pytest.mark.parametrize("content", ["", '{"trouble": nu'])
-def test_a_file_that_is_not_whole_is_no_word_of_a_worker(tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize("content", ["", '{"reason": nu'])
+def test_an_incomplete_report_counts_as_missing(tmp_path: Path, content: str) -> None:
     (tmp_path / "health-0.json").write_text(content)
     assert Health(tmp_path, 0, 1).unhealthy_reason() == "worker 0 of 1 is starting"

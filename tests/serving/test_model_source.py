@@ -1,4 +1,4 @@
-"""Where a model is found, and what is said where there is none."""
+"""Finding a model, and the error if there is none."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_the_files_are_those_of_a_model_folder() -> None:
     assert FILES == (model_folder.WEIGHTS, model_folder.CONFIG, model_folder.LABELS)
 
 
-def test_a_folder_itself_and_one_inside(model: Path, tmp_path: Path) -> None:
+def test_model_folder_and_folder_that_contains_one(model: Path, tmp_path: Path) -> None:
     assert find_model(model, tmp_path / "scratch") == model
     outer = tmp_path / "outer"
     outer.mkdir()
@@ -42,7 +42,7 @@ def test_a_folder_itself_and_one_inside(model: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("top", [".", "model"])
-def test_an_archive_named_or_in_a_folder(model: Path, tmp_path: Path, top: str) -> None:
+def test_archive_by_path_or_in_a_folder(model: Path, tmp_path: Path, top: str) -> None:
     (tmp_path / "opt").mkdir()
     archive = archive_of(model, tmp_path / "opt" / "model.tar.gz", top)
     for number, source in enumerate((archive, archive.parent)):
@@ -52,20 +52,21 @@ def test_an_archive_named_or_in_a_folder(model: Path, tmp_path: Path, top: str) 
 
 
 def test_no_model(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="nowhere does not exist; give the folder 'model'"):
-        find_model(tmp_path / "nowhere", tmp_path)
+    with pytest.raises(UserError, match="missing does not exist; give the folder 'model'"):
+        find_model(tmp_path / "missing", tmp_path)
     (tmp_path / "notes.txt").touch()
     with pytest.raises(
-        UserError, match=r"has no model; expected weights.safetensors, config.yaml, labels.json.*found notes.txt"
+        UserError,
+        match=r"does not contain a model; expected weights.safetensors, config.yaml, labels.json.*found notes.txt",
     ):
         find_model(tmp_path, tmp_path / "scratch")
     with pytest.raises(UserError, match=r"notes.txt cannot be unpacked"):
         find_model(tmp_path / "notes.txt", tmp_path / "scratch")
-    with pytest.raises(UserError, match=r"holds no model; .*at its top"):
+    with pytest.raises(UserError, match=r"does not contain a model; .*at its top level"):
         find_model(archive_of(tmp_path / "notes.txt", tmp_path / "x.tar.gz", "notes.txt"), tmp_path / "scratch")
 
 
-def test_an_archive_writes_nowhere_else(tmp_path: Path) -> None:
+def test_an_archive_cannot_write_outside_its_target(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "evil.tar.gz", "w:gz") as tar:
         entry = tarfile.TarInfo("../escaped")
         entry.size = 4

@@ -1,4 +1,4 @@
-"""The served OpenAPI description, held against the endpoint with inputs drawn from it."""
+"""The endpoint conforms to its OpenAPI description, on inputs generated from it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from schemathesis.specs.openapi.checks import positive_data_acceptance
-from serving_client import Endpoint, encode, picture
+from serving_client import Endpoint, encode, make_image
 
 from frcnn import __version__
 from frcnn.serving.request_body import CONTENT_TYPES
@@ -20,13 +20,13 @@ from frcnn.serving.response import ACCEPTED
 
 def _npy() -> bytes:
     stream = io.BytesIO()
-    np.save(stream, picture(20, 10))
+    np.save(stream, make_image(20, 10))
     return stream.getvalue()
 
 
 for media_type, body in (
-    ("image/*", encode(picture(20, 10))),
-    ("application/x-image", encode(picture(20, 10))),
+    ("image/*", encode(make_image(20, 10))),
+    ("application/x-image", encode(make_image(20, 10))),
     ("application/x-npy", _npy()),
 ):
     schemathesis.openapi.media_type(media_type, st.just(body) | st.binary(max_size=200))
@@ -44,20 +44,20 @@ def description(endpoint: Endpoint) -> schemathesis.schemas.BaseSchema:
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_the_endpoint_keeps_to_its_description(description: schemathesis.schemas.BaseSchema, operation: str) -> None:
-    """Every status, header and body is one that the description has; whatever is sent, no 500."""
+def test_the_endpoint_conforms_to_its_description(description: schemathesis.schemas.BaseSchema, operation: str) -> None:
+    """Every status, header and body matches the description, and no input causes a 500."""
     method, path = operation.split()
 
     @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
     @given(description[path][method].as_strategy())
-    def answers_as_described(case: schemathesis.Case) -> None:
-        # A text that the schema allows need not be a picture, and a class need not be the model's.
+    def conforms(case: schemathesis.Case) -> None:
+        # A string that the schema allows need not be an image, nor a class of the model.
         case.call_and_validate(excluded_checks=[positive_data_acceptance], timeout=60)
 
-    answers_as_described()
+    conforms()
 
 
-def test_the_description_names_what_is_taken_and_given(endpoint: Endpoint) -> None:
+def test_the_description_lists_all_types_and_operations(endpoint: Endpoint) -> None:
     document = endpoint.get("/openapi.json").json()
     assert document["info"]["version"] == __version__
     assert sorted(

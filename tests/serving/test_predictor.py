@@ -1,4 +1,4 @@
-"""What the endpoint answers, against the same model in this process."""
+"""Responses of the endpoint, compared with the same model in this process."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from serving_client import CLASSES, Endpoint, encode, picture
+from serving_client import CLASSES, Endpoint, encode, make_image
 
 from frcnn.data.decode import decode_image
 from frcnn.inference import Detections, Detector
 
-SMOOTH = picture()
+IMAGE = make_image()
 
 
 def b64(encoded: bytes) -> str:
@@ -43,86 +43,88 @@ def assert_same(answer: dict[str, Any], expected: Detections, size: tuple[int, i
 @pytest.mark.parametrize(
     ("content_type", "body"),
     [
-        ("image/png", encode(SMOOTH)),
-        ("image/jpeg", encode(SMOOTH)),  # the bytes say what they are
-        ("image/webp", encode(SMOOTH, "WEBP", lossless=True)),
-        ("application/x-image", encode(SMOOTH, "BMP")),
-        ("application/x-npy", npy(SMOOTH)),
-        ("application/x-npy", npy(np.asfortranarray(SMOOTH))),
-        ("application/json", json.dumps({"image": b64(encode(SMOOTH))}).encode()),
-        ("application/json; charset=utf-8", json.dumps({"image": {"b64": b64(encode(SMOOTH))}}).encode()),
-        ("application/json", json.dumps({"image": "data:image/png;base64," + b64(encode(SMOOTH))}).encode()),
+        ("image/png", encode(IMAGE)),
+        ("image/jpeg", encode(IMAGE)),  # the format is detected from the bytes
+        ("image/webp", encode(IMAGE, "WEBP", lossless=True)),
+        ("application/x-image", encode(IMAGE, "BMP")),
+        ("application/x-npy", npy(IMAGE)),
+        ("application/x-npy", npy(np.asfortranarray(IMAGE))),
+        ("application/json", json.dumps({"image": b64(encode(IMAGE))}).encode()),
+        ("application/json; charset=utf-8", json.dumps({"image": {"b64": b64(encode(IMAGE))}}).encode()),
+        ("application/json", json.dumps({"image": "data:image/png;base64," + b64(encode(IMAGE))}).encode()),
     ],
 )
-def test_one_picture_in_every_content_type(
+def test_one_image_in_every_content_type(
     endpoint: Endpoint, detector: Detector, content_type: str, body: bytes
 ) -> None:
     response = endpoint.post(body, content_type)
     assert response.status_code == 200, response.text
     assert response.headers["Content-Type"] == "application/json"
-    assert_same(response.json(), detector.detect([SMOOTH])[0], (90, 60))
+    assert_same(response.json(), detector.detect([IMAGE])[0], (90, 60))
 
 
-PICTURES = [picture(90, 60), picture(50, 80, seed=1), picture(70, 70, seed=2)]
+IMAGES = [make_image(90, 60), make_image(50, 80, seed=1), make_image(70, 70, seed=2)]
 
 
 @pytest.mark.parametrize(
     ("content_type", "body"),
     [
-        ("application/json", json.dumps({"images": [b64(encode(p)) for p in PICTURES]}).encode()),
-        ("application/json", json.dumps({"instances": [{"b64": b64(encode(p))} for p in PICTURES]}).encode()),
+        ("application/json", json.dumps({"images": [b64(encode(p)) for p in IMAGES]}).encode()),
+        ("application/json", json.dumps({"instances": [{"b64": b64(encode(p))} for p in IMAGES]}).encode()),
         (
             "application/json",
-            json.dumps({"instances": [{"image": {"b64": b64(encode(p))}} for p in PICTURES]}).encode(),
+            json.dumps({"instances": [{"image": {"b64": b64(encode(p))}} for p in IMAGES]}).encode(),
         ),
     ],
 )
-def test_many_pictures_keep_their_order(endpoint: Endpoint, detector: Detector, content_type: str, body: bytes) -> None:
+def test_a_list_of_images_keeps_its_order(
+    endpoint: Endpoint, detector: Detector, content_type: str, body: bytes
+) -> None:
     response = endpoint.post(body, content_type)
     assert response.status_code == 200, response.text
     answers = response.json()["predictions"]
-    for answer, expected, pixels in zip(answers, detector.detect(PICTURES), PICTURES, strict=True):
+    for answer, expected, pixels in zip(answers, detector.detect(IMAGES), IMAGES, strict=True):
         assert_same(answer, expected, (pixels.shape[1], pixels.shape[0]))
 
 
 def test_a_stack_of_arrays(endpoint: Endpoint, detector: Detector) -> None:
-    stack = np.stack([picture(40, 40, seed) for seed in range(3)])
+    stack = np.stack([make_image(40, 40, seed) for seed in range(3)])
     answers = endpoint.post(npy(stack), "application/x-npy").json()["predictions"]
     for answer, expected in zip(answers, detector.detect(list(stack)), strict=True):
         assert_same(answer, expected, (40, 40))
 
 
-def test_a_broken_line_leaves_the_others_their_answers(endpoint: Endpoint, detector: Detector) -> None:
-    """Batch transform joins answers to lines by their place."""
-    lines = [json.dumps({"b64": b64(encode(SMOOTH))}), '{"b64": "AAAA"}', "{", json.dumps(b64(encode(SMOOTH)))]
+def test_a_broken_line_does_not_fail_the_other_lines(endpoint: Endpoint, detector: Detector) -> None:
+    """Batch transform joins results to input lines by position."""
+    lines = [json.dumps({"b64": b64(encode(IMAGE))}), '{"b64": "AAAA"}', "{", json.dumps(b64(encode(IMAGE)))]
     response = endpoint.post("\n".join(lines).encode(), "application/jsonlines")
     assert response.status_code == 200
     assert response.headers["Content-Type"] == "application/jsonlines"
     answers = [json.loads(line) for line in response.text.splitlines()]
-    expected = detector.detect([SMOOTH])[0]
+    expected = detector.detect([IMAGE])[0]
     for answer in (answers[0], answers[3]):
         assert_same(answer, expected, (90, 60))
     assert [answer["status"] for answer in answers[1:3]] == [400, 400]
-    assert "not a whole picture" in answers[1]["error"]
-    assert "JSON cannot be read" in answers[2]["error"]
+    assert "damaged or of an unknown format" in answers[1]["error"]
+    assert "JSON cannot be parsed" in answers[2]["error"]
 
 
-def test_exif_orientation_is_honoured(endpoint: Endpoint, detector: Detector) -> None:
+def test_exif_orientation_is_applied(endpoint: Endpoint, detector: Detector) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
-    encoded = encode(SMOOTH, "JPEG", quality=95, exif=exif)
+    exif[0x0112] = 6  # rotate by 90 degrees clockwise
+    encoded = encode(IMAGE, "JPEG", quality=95, exif=exif)
     upright = decode_image(encoded)
     assert upright.shape == (90, 60, 3)
     assert_same(endpoint.post(encoded, "image/jpeg").json(), detector.detect([upright])[0], (60, 90))
 
 
 def test_the_built_in_algorithms_two_formats(endpoint: Endpoint, detector: Detector) -> None:
-    expected = detector.detect([SMOOTH])[0]
-    rows = np.array(endpoint.post(encode(SMOOTH), accept="application/json;prediction=1").json()["prediction"])
+    expected = detector.detect([IMAGE])[0]
+    rows = np.array(endpoint.post(encode(IMAGE), accept="application/json;prediction=1").json()["prediction"])
     np.testing.assert_array_equal(rows[:, 0], expected.labels - 1)
     np.testing.assert_allclose(rows[:, 1], expected.scores, atol=1e-5)
     np.testing.assert_allclose(rows[:, 2:] * [90, 60, 90, 60], expected.boxes, atol=1e-2)
-    response = endpoint.post(encode(SMOOTH), accept="application/json; annotation=1")
+    response = endpoint.post(encode(IMAGE), accept="application/json; annotation=1")
     assert response.headers["Content-Type"] == "application/json;annotation=1"
     answer = response.json()
     assert answer["image_size"] == [{"width": 90, "height": 60, "depth": 3}]
@@ -135,7 +137,7 @@ def test_the_built_in_algorithms_two_formats(endpoint: Endpoint, detector: Detec
 
 
 @pytest.mark.parametrize(("accept", "format"), [("image/png", "PNG"), ("image/jpeg", "JPEG"), ("image/*", "JPEG")])
-def test_a_drawn_picture(endpoint: Endpoint, accept: str, format: str) -> None:
+def test_a_drawn_image(endpoint: Endpoint, accept: str, format: str) -> None:
     black = np.zeros((500, 600, 3), np.uint8)
     drawn = endpoint.post(encode(black), accept=accept, params={"score_threshold": 0})
     plain = endpoint.post(encode(black), accept=accept, params={"max_detections": 0})
@@ -148,61 +150,61 @@ def test_a_drawn_picture(endpoint: Endpoint, accept: str, format: str) -> None:
 
 
 def test_selection_by_query_and_by_custom_attributes(endpoint: Endpoint, detector: Detector) -> None:
-    expected = detector.detect([SMOOTH])[0]
+    expected = detector.detect([IMAGE])[0]
     middle = float(np.median(expected.scores))
-    answer = endpoint.post(encode(SMOOTH), params={"score_threshold": middle}).json()
+    answer = endpoint.post(encode(IMAGE), params={"score_threshold": middle}).json()
     assert len(answer["scores"]) == (expected.scores.astype(np.float64) >= middle).sum()
     header = {"X-Amzn-SageMaker-Custom-Attributes": "trace=7,max_detections=2,classes=cell,dust, fine"}
     response = endpoint.post(
-        encode(SMOOTH), headers={"X-Amzn-SageMaker-Custom-Attributes": "trace=7,max_detections=2,classes=cell,hair"}
+        encode(IMAGE), headers={"X-Amzn-SageMaker-Custom-Attributes": "trace=7,max_detections=2,classes=cell,hair"}
     )
     wanted = expected.scores[expected.labels != 2][:2]
     np.testing.assert_allclose(response.json()["scores"], wanted, atol=1e-5)
     version = response.json()["model_version"]
-    told = response.headers["X-Amzn-SageMaker-Custom-Attributes"]
-    assert told == f"trace=7,max_detections=2,classes=cell,hair,model_version={version},variant=blue"
-    assert endpoint.post(encode(SMOOTH), headers=header).status_code == 422  # "dust" alone is no class
-    only = endpoint.post(encode(SMOOTH), params={"classes": "dust, fine"}).json()
+    attributes = response.headers["X-Amzn-SageMaker-Custom-Attributes"]
+    assert attributes == f"trace=7,max_detections=2,classes=cell,hair,model_version={version},variant=blue"
+    assert endpoint.post(encode(IMAGE), headers=header).status_code == 422  # "dust" alone is no class
+    only = endpoint.post(encode(IMAGE), params={"classes": "dust, fine"}).json()
     assert set(only["labels"]) == {"dust, fine"}
 
 
 @pytest.mark.parametrize(
     ("status", "request_of", "reason"),
     [
-        (415, {"content_type": "text/plain"}, "content type 'text/plain' is not known; expected one of image/*"),
+        (415, {"content_type": "text/plain"}, "unknown content type 'text/plain'; expected one of image/*"),
         (415, {"headers": {"Content-Encoding": "gzip"}}, "content encoding 'gzip'"),
-        (406, {"accept": "text/html"}, "no answer of type 'text/html'"),
-        (406, {"accept": "application/json;q=0"}, "no answer of type"),
+        (406, {"accept": "text/html"}, "no response of type 'text/html'"),
+        (406, {"accept": "application/json;q=0"}, "no response of type"),
         (400, {"params": {"score_threshold": "high"}}, "'score_threshold' is 'high'; expected a number from 0 to 1"),
         (400, {"params": {"score_threshold": "nan"}}, "'nan'"),
-        (400, {"params": {"max_detections": "1.5"}}, "expected a whole number"),
+        (400, {"params": {"max_detections": "1.5"}}, "expected an integer"),
         (
             400,
             {"params": {"threshold": "0.5"}},
-            "'threshold' is not known; expected score_threshold, max_detections, classes",
+            "unknown parameter 'threshold'; expected score_threshold, max_detections, classes",
         ),
-        (422, {"params": {"classes": "cat"}}, "no class 'cat'; it has cell, dust, fine, hair"),
+        (422, {"params": {"classes": "cat"}}, "no class 'cat'; its classes are cell, dust, fine, hair"),
     ],
 )
-def test_a_refusal_says_why(endpoint: Endpoint, status: int, request_of: dict[str, Any], reason: str) -> None:
-    response = endpoint.post(encode(SMOOTH), **request_of)
+def test_an_error_states_its_reason(endpoint: Endpoint, status: int, request_of: dict[str, Any], reason: str) -> None:
+    response = endpoint.post(encode(IMAGE), **request_of)
     assert response.status_code == status
     assert response.headers["Content-Type"] == "application/json"
     assert reason in response.json()["error"]
     assert response.json()["status"] == status
 
 
-def test_a_list_has_no_drawn_answer(endpoint: Endpoint) -> None:
-    body = json.dumps({"images": [b64(encode(SMOOTH))]}).encode()
+def test_a_list_cannot_be_drawn(endpoint: Endpoint) -> None:
+    body = json.dumps({"images": [b64(encode(IMAGE))]}).encode()
     response = endpoint.post(body, "application/json", accept="image/png")
     assert response.status_code == 406
-    assert "has room for one picture" in response.json()["error"]
+    assert "holds one image" in response.json()["error"]
 
 
 def test_other_paths_and_methods(endpoint: Endpoint) -> None:
     assert endpoint.get("/ping").content == b""
-    nowhere = endpoint.get("/nowhere")
-    assert (nowhere.status_code, nowhere.json()["status"]) == (404, 404)
+    missing = endpoint.get("/missing")
+    assert (missing.status_code, missing.json()["status"]) == (404, 404)
     wrong = endpoint.get("/invocations")
     assert (wrong.status_code, set(wrong.headers["Allow"].split(", "))) == (405, {"OPTIONS", "POST"})
     parameters = endpoint.get("/execution-parameters").json()
@@ -210,29 +212,29 @@ def test_other_paths_and_methods(endpoint: Endpoint) -> None:
     assert 1 <= parameters["MaxConcurrentTransforms"] * parameters["MaxPayloadInMB"] <= 100
 
 
-def test_a_body_of_25_mb_passes_and_a_larger_one_than_allowed_does_not(endpoint: Endpoint, detector: Detector) -> None:
-    padded = encode(SMOOTH, "BMP") + bytes(25_000_000)
-    assert_same(endpoint.post(padded, "image/bmp").json(), detector.detect([SMOOTH])[0], (90, 60))
+def test_the_limit_of_the_body(endpoint: Endpoint, detector: Detector) -> None:
+    padded = encode(IMAGE, "BMP") + bytes(25_000_000)
+    assert_same(endpoint.post(padded, "image/bmp").json(), detector.detect([IMAGE])[0], (90, 60))
     response = endpoint.post(bytes(31 << 20))
     assert response.status_code == 413
-    assert "body is larger than" in response.json()["error"]
+    assert "body is larger than the" in response.json()["error"]
 
 
-def test_the_log_has_a_line_a_request_and_metrics_count_them(endpoint: Endpoint) -> None:
+def test_requests_are_logged_and_counted(endpoint: Endpoint) -> None:
     assert (
-        endpoint.post(encode(SMOOTH), headers={"X-Request-Id": "mine-1"}, params={"max_detections": 3}).headers[
+        endpoint.post(encode(IMAGE), headers={"X-Request-Id": "client-1"}, params={"max_detections": 3}).headers[
             "X-Request-Id"
         ]
-        == "mine-1"
+        == "client-1"
     )
-    answer = endpoint.post(b"x", headers={"X-Request-Id": "mine-2"})
-    assert answer.json()["request_id"] == "mine-2"
+    answer = endpoint.post(b"x", headers={"X-Request-Id": "client-2"})
+    assert answer.json()["request_id"] == "client-2"
     odd = endpoint.post(b"x", headers={"X-Request-Id": 'a" b'}).headers["X-Request-Id"]
-    assert len(odd) == 32  # an id that could forge a line of the log is replaced
+    assert len(odd) == 32  # an id that could forge a log line is replaced
     lines = {line["id"]: line for line in endpoint.log()}
-    good, bad = lines["mine-1"], lines["mine-2"]
+    good, bad = lines["client-1"], lines["client-2"]
     assert (good["status"], good["sizes"], good["detections"], good["variant"]) == (200, [[90, 60]], 3, "blue")
-    assert good["bytes_in"] == len(encode(SMOOTH))
+    assert good["bytes_in"] == len(encode(IMAGE))
     assert {"read", "decode", "wait", "detect", "answer", "total"} == set(good["ms"])
     assert (bad["status"], bad["error"]) == (400, answer.json()["error"])
     counted = endpoint.get("/metrics").text
@@ -244,19 +246,19 @@ def test_the_log_has_a_line_a_request_and_metrics_count_them(endpoint: Endpoint)
     assert "frcnn_worker_healthy 1.0" in counted
 
 
-def test_answers_do_not_depend_on_what_runs_beside(
+def test_results_do_not_depend_on_concurrent_requests(
     endpoint: Endpoint, detector: Detector, healthy: Callable[[], bool]
 ) -> None:
-    """Forty requests of three canvases at a time: every one has its own answer, and the pings between are answered."""
-    pictures = [picture(90, 60, 1), picture(60, 90, 2), picture(64, 64, 3)]
-    expected = detector.detect(pictures)
+    """Forty requests on three canvases: each gets its own result, and pings succeed meanwhile."""
+    images = [make_image(90, 60, 1), make_image(60, 90, 2), make_image(64, 64, 3)]
+    expected = detector.detect(images)
     jobs = [number % 3 for number in range(40)]
     with ThreadPoolExecutor(20) as pool:
-        answers = pool.map(lambda job: endpoint.post(encode(pictures[job])), jobs)
+        answers = pool.map(lambda job: endpoint.post(encode(images[job])), jobs)
         assert all(healthy() for _ in range(5))
         for job, answer in zip(jobs, answers, strict=True):
-            assert_same(answer.json(), expected[job], (pictures[job].shape[1], pictures[job].shape[0]))
-    assert max(line.get("batch", 0) for line in endpoint.log()) == 2  # some did share a batch
+            assert_same(answer.json(), expected[job], (images[job].shape[1], images[job].shape[0]))
+    assert max(line.get("batch", 0) for line in endpoint.log()) == 2  # some shared a batch
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Which answer an Accept header gets, and the formats' numbers worked by hand."""
+"""Content negotiation, and the response formats with numbers worked by hand."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pytest
 
 from frcnn.inference import Detections
 from frcnn.serving.request_error import RequestError
-from frcnn.serving.response import Found, ResponseFormat, json_of, negotiate, write_json
+from frcnn.serving.response import ImageResult, ResponseFormat, negotiate, to_json, write_json
 
 PNG = "image/png"
-FOUND = Found(
+FOUND = ImageResult(
     Detections(
         np.array([[10, 20, 50.25, 80], [0, 0, 200, 100]], np.float32),
         np.array([0.875, 0.5], np.float32),
@@ -51,15 +51,13 @@ def test_negotiation(accept: str, content_type: str, expected: ResponseFormat) -
     "accept", ["text/html", "image/webp", "application/json;q=0", "nonsense", ";;;", "application/xml, text/*"]
 )
 def test_nothing_acceptable(accept: str) -> None:
-    with pytest.raises(
-        RequestError, match="expected one of application/json, application/json;prediction=1"
-    ) as refusal:
+    with pytest.raises(RequestError, match="expected one of application/json, application/json;prediction=1") as error:
         negotiate(accept, PNG)
-    assert refusal.value.status == 406
+    assert error.value.status == 406
 
 
-def test_our_json() -> None:
-    assert json_of(FOUND, "detections", ("cat", "dog"), {"model_version": "v"}) == {
+def test_default_json() -> None:
+    assert to_json(FOUND, "detections", ("cat", "dog"), {"model_version": "v"}) == {
         "labels": ["dog", "cat"],
         "scores": [0.875, 0.5],
         "boxes": [[10, 20, 50.25, 80], [0, 0, 200, 100]],
@@ -69,11 +67,11 @@ def test_our_json() -> None:
 
 
 def test_the_built_in_algorithms_formats() -> None:
-    """Class from 0, corners as shares of the picture; and pixels with sides."""
-    assert json_of(FOUND, "prediction", ("cat", "dog"), {}) == {
+    """Classes from 0 and relative corners; pixels with width and height."""
+    assert to_json(FOUND, "prediction", ("cat", "dog"), {}) == {
         "prediction": [[1.0, 0.875, 0.05, 0.2, 0.25125, 0.8], [0.0, 0.5, 0.0, 0.0, 1.0, 1.0]]
     }
-    assert json_of(FOUND, "annotation", ("cat", "dog"), {}) == {
+    assert to_json(FOUND, "annotation", ("cat", "dog"), {}) == {
         "image_size": [{"width": 200, "height": 100, "depth": 3}],
         "annotations": [
             {"class_id": 1, "score": 0.875, "left": 10, "top": 20, "width": 40.25, "height": 60},
@@ -82,17 +80,19 @@ def test_the_built_in_algorithms_formats() -> None:
     }
 
 
-def test_nothing_found() -> None:
-    nothing = Found(Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32)), 3, 4)
-    assert json_of(nothing, "prediction", (), {}) == {"prediction": []}
-    assert json_of(nothing, "annotation", (), {})["annotations"] == []
-    assert json_of(nothing, "detections", (), {})["boxes"] == []
+def test_no_detections() -> None:
+    nothing = ImageResult(
+        Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32)), 3, 4
+    )
+    assert to_json(nothing, "prediction", (), {}) == {"prediction": []}
+    assert to_json(nothing, "annotation", (), {})["annotations"] == []
+    assert to_json(nothing, "detections", (), {})["boxes"] == []
 
 
-def test_one_document_a_list_and_lines() -> None:
-    lines = write_json([{"a": "line\nbreak"}, {"b": 2}], ResponseFormat("application/jsonlines"), many=True)
+def test_single_document_list_and_lines() -> None:
+    lines = write_json([{"a": "line\nbreak"}, {"b": 2}], ResponseFormat("application/jsonlines"), is_list=True)
     assert [json.loads(line) for line in lines.splitlines()] == [{"a": "line\nbreak"}, {"b": 2}]
-    assert json.loads(write_json([{"a": 1}], ResponseFormat("application/json"), many=True)) == {
+    assert json.loads(write_json([{"a": 1}], ResponseFormat("application/json"), is_list=True)) == {
         "predictions": [{"a": 1}]
     }
-    assert json.loads(write_json([{"a": 1}], ResponseFormat("application/json"), many=False)) == {"a": 1}
+    assert json.loads(write_json([{"a": 1}], ResponseFormat("application/json"), is_list=False)) == {"a": 1}

@@ -1,4 +1,4 @@
-"""Parameters of the query and of the custom attributes, and what they select."""
+"""Parameters in the query and in the custom attributes, and the detections they select."""
 
 from __future__ import annotations
 
@@ -41,19 +41,19 @@ def test_parameters(query: list[tuple[str, str]], attributes: str, expected: Sel
         ([("score_threshold", "1.01")], "", 400, "'1.01'; expected a number from 0 to 1"),
         ([("score_threshold", "inf")], "", 400, "'inf'"),
         ([("score_threshold", "")], "", 400, "''"),
-        ([("max_detections", "-1")], "", 400, "expected a whole number from 0"),
-        ([("max_detections", "9" * 5000)], "", 400, "expected a whole number"),
-        ([("score", "0.5")], "", 400, "parameter 'score' is not known"),
+        ([("max_detections", "-1")], "", 400, "expected an integer from 0"),
+        ([("max_detections", "9" * 5000)], "", 400, "expected an integer"),
+        ([("score", "0.5")], "", 400, "unknown parameter 'score'"),
         ([], "max_detections=few", 400, "'few'"),
-        ([("classes", "cat")], "", 422, "no class 'cat'; it has cell, dust, fine, hair"),
+        ([("classes", "cat")], "", 422, "no class 'cat'; its classes are cell, dust, fine, hair"),
         ([("classes", "")], "", 422, "no class ''"),
     ],
 )
-def test_mistakes(query: list[tuple[str, str]], attributes: str, status: int, reason: str) -> None:
-    with pytest.raises(RequestError) as refusal:
+def test_bad_parameters(query: list[tuple[str, str]], attributes: str, status: int, reason: str) -> None:
+    with pytest.raises(RequestError) as error:
         read_selection(query, attributes, NAMES)
-    assert refusal.value.status == status
-    assert reason in str(refusal.value)
+    assert error.value.status == status
+    assert reason in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -67,12 +67,12 @@ def test_mistakes(query: list[tuple[str, str]], attributes: str, status: int, re
         (Selection(0.2, 1, frozenset({2, 3})), [1]),
     ],
 )
-def test_what_is_selected(selection: Selection, rows: list[int]) -> None:
-    selected = selection.of(FOUND)
-    for ours, all_of_them in zip(selected, FOUND, strict=True):
-        np.testing.assert_array_equal(ours, all_of_them[rows])
+def test_selected_detections(selection: Selection, rows: list[int]) -> None:
+    selected = selection.apply(FOUND)
+    for ours, every in zip(selected, FOUND, strict=True):
+        np.testing.assert_array_equal(ours, every[rows])
 
 
-def test_the_answers_own_threshold_counts_where_the_caller_has_none() -> None:
-    assert len(Selection().of(FOUND, 0.85).scores) == 1
-    assert len(Selection(0.0).of(FOUND, 0.85).scores) == 4
+def test_the_default_threshold_applies_unless_the_client_gives_one() -> None:
+    assert len(Selection().apply(FOUND, 0.85).scores) == 1
+    assert len(Selection(0.0).apply(FOUND, 0.85).scores) == 4

@@ -1,4 +1,4 @@
-"""The life of the real server: start, mistakes, stopping under load, and the death of each part."""
+"""The server as a process: start-up errors, shutdown under load, and the death of each process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import requests
 from click.testing import CliRunner
-from serving_client import NGINX, Endpoint, children, encode, picture
+from serving_client import NGINX, Endpoint, children, encode, make_image
 
 from frcnn.cli import main
 from frcnn.errors import UserError
@@ -27,47 +27,47 @@ from frcnn.serving.server import nginx_config
 
 Start = Callable[..., Endpoint]
 needs_nginx = pytest.mark.skipif(not NGINX, reason="nginx is not installed; scripts/install_system_packages.sh serve")
-SMOOTH = encode(picture())
+IMAGE = encode(make_image())
 
 
 @needs_nginx
 def test_sigterm_under_load_loses_no_accepted_request(served_model: Path, start: Start) -> None:
-    """Sixteen callers that go on until nobody listens any more: what was accepted was answered.
+    """Sixteen clients send requests until the port is closed: every accepted request is answered.
 
-    A connection that the system made for nginx, and of which nginx had read nothing when it stopped listening, is reset: it never was
-    a request. One that nginx had read is answered with 200 here, and one that a worker had stands in the log.
+    A connection in the listen backlog, from which nginx has not read yet when it stops listening, is reset. A request
+    that nginx has read gets its 200, and one that reached a worker is in the log.
     """
     endpoint = start(served_model, "--max-batch", "2", "--no-page").wait_until_healthy()
     answered = threading.Semaphore(0)
 
-    def call_until_refused() -> tuple[list[int], str]:
+    def send_until_refused() -> tuple[list[int], str]:
         statuses = []
         while True:
             try:
-                statuses.append(endpoint.post(SMOOTH, headers={"Connection": "close"}).status_code)
+                statuses.append(endpoint.post(IMAGE, headers={"Connection": "close"}).status_code)
             except requests.ConnectionError as error:
                 return statuses, repr(error)
             answered.release()
 
     with ThreadPoolExecutor(16) as pool:
-        callers = [pool.submit(call_until_refused) for _ in range(16)]
+        clients = [pool.submit(send_until_refused) for _ in range(16)]
         for _ in range(32):
             assert answered.acquire(timeout=60)
         exit_code = endpoint.stop()
-    statuses = [status for caller in callers for status in caller.result()[0]]
+    statuses = [status for client in clients for status in client.result()[0]]
     assert exit_code == 0
-    for caller in callers:
+    for client in clients:
         assert re.search(
-            "Connection refused|Connection reset by peer|closed connection without response", caller.result()[1]
+            "Connection refused|Connection reset by peer|closed connection without response", client.result()[1]
         )
     assert len(statuses) > 32
     assert set(statuses) == {200}
     assert len(endpoint.log()) == len(statuses)
     assert "Traceback" not in endpoint.errors()
-    assert "cut off" not in endpoint.errors()
+    assert "requests in flight are lost" not in endpoint.errors()
 
 
-def test_two_busy_workers_from_an_archive_without_nginx_and_the_end_of_one(
+def test_two_busy_workers_from_an_archive_without_nginx_and_the_death_of_one(
     served_model: Path, start: Start, tmp_path: Path
 ) -> None:
     with tarfile.open(tmp_path / "model.tar.gz", "w:gz") as tar:
@@ -75,51 +75,51 @@ def test_two_busy_workers_from_an_archive_without_nginx_and_the_end_of_one(
     tmp_path.chmod(0o555)
     flags = ("--workers", "2", "--queue-size", "1", "--max-images", "1", "--model-version", "7")
     endpoint = start(tmp_path, "--no-nginx", "--no-page", *flags).wait_until_healthy()
-    assert endpoint.post(SMOOTH).json()["model_version"] == "7"
-    assert "variant" not in endpoint.post(SMOOTH).json()
-    assert endpoint.get("/").status_code == 404  # the page is off
-    assert endpoint.get("/metrics").status_code == 200  # asked from this machine
+    assert endpoint.post(IMAGE).json()["model_version"] == "7"
+    assert "variant" not in endpoint.post(IMAGE).json()
+    assert endpoint.get("/").status_code == 404  # the page is disabled
+    assert endpoint.get("/metrics").status_code == 200  # requested from this machine
     assert endpoint.post(bytes(1 << 10), "text/plain").status_code == 415
     with ThreadPoolExecutor(24) as pool:  # where each of the two workers takes one request at a time
-        answers = list(pool.map(lambda _: endpoint.post(encode(picture(900, 900)), accept="image/png"), range(48)))
+        answers = list(pool.map(lambda _: endpoint.post(encode(make_image(900, 900)), accept="image/png"), range(48)))
     assert {answer.status_code for answer in answers} == {200, 503}
     refused = next(answer for answer in answers if answer.status_code == 503)
     assert (refused.json()["error"], refused.headers["Retry-After"]) == ("the endpoint is busy; try again", "1")
     worker, _ = endpoint.workers()
     os.kill(worker, signal.SIGKILL)
     assert endpoint.process.wait(60) == 1
-    assert "gunicorn ended by itself" in endpoint.errors()
+    assert "gunicorn exited unexpectedly" in endpoint.errors()
     assert f"worker {worker} died" in endpoint.errors()
     assert_nobody_listens(endpoint)
 
 
 @needs_nginx
-def test_the_end_of_nginx_ends_the_server(served_model: Path, start: Start) -> None:
+def test_the_server_exits_when_nginx_dies(served_model: Path, start: Start) -> None:
     endpoint = start(served_model)
     wait_for(lambda: children(endpoint.process.pid, "nginx"))
-    answer = endpoint.get("/ping")  # it is there before any worker is
+    answer = endpoint.get("/ping")  # nginx answers before any worker is ready
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
     assert "starting" in answer.json()["error"]
     os.kill(children(endpoint.process.pid, "nginx")[0], signal.SIGKILL)
     assert endpoint.process.wait(60) == 1
-    assert "nginx ended by itself, by signal 9" in endpoint.errors()
+    assert "nginx exited unexpectedly by signal 9" in endpoint.errors()
     assert_nobody_listens(endpoint)
 
 
 @needs_nginx
-def test_a_hanging_worker_is_not_healthy(endpoint: Endpoint) -> None:
+def test_a_hanging_worker_is_unhealthy(endpoint: Endpoint) -> None:
     (worker,) = endpoint.workers()
     os.kill(worker, signal.SIGSTOP)
     try:
         answer = endpoint.get("/ping")
         assert answer.status_code == 503
-        assert "no worker answers" in answer.json()["error"]
+        assert "service unavailable" in answer.json()["error"]
     finally:
         os.kill(worker, signal.SIGCONT)
     wait_for(lambda: endpoint.get("/ping").status_code == 200)
 
 
-def test_damaged_weights_end_the_server_with_the_reason(served_model: Path, start: Start, tmp_path: Path) -> None:
+def test_damaged_weights_stop_the_server_with_the_reason(served_model: Path, start: Start, tmp_path: Path) -> None:
     for file in served_model.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes()[: 1000 if file.suffix == ".safetensors" else None])
     endpoint = start(tmp_path, *([] if NGINX else ["--no-nginx"]))
@@ -128,10 +128,10 @@ def test_damaged_weights_end_the_server_with_the_reason(served_model: Path, star
     assert "Traceback" not in endpoint.errors()
 
 
-def test_mistakes_are_told_before_anything_starts(served_model: Path, start: Start, tmp_path: Path) -> None:
-    endpoint = start(tmp_path / "nowhere")
+def test_errors_before_any_process_starts(served_model: Path, start: Start, tmp_path: Path) -> None:
+    endpoint = start(tmp_path / "missing")
     assert endpoint.process.wait(60) == 2
-    assert endpoint.errors() == f"frcnn: model {tmp_path / 'nowhere'} does not exist; " + (
+    assert endpoint.errors() == f"frcnn: model {tmp_path / 'missing'} does not exist; " + (
         "give the folder 'model' that frcnn train wrote, or a model.tar.gz of it\n"
     )
     with socket.socket() as taken:
@@ -146,27 +146,27 @@ def test_mistakes_are_told_before_anything_starts(served_model: Path, start: Sta
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"port": 0}, "'port' is 0; expected a number from 1 to 65535"),
-        ({"max_batch": 0}, "'max_batch' is 0; expected a number from 1 to 64"),
+        ({"port": 0}, "'port' is 0; expected a number greater than or equal to 1"),
+        ({"max_batch": 0}, "'max_batch' is 0; expected a number greater than or equal to 1"),
         ({"request_timeout": float("nan")}, "'request_timeout' is nan"),
-        ({"max_images": 65, "queue_size": 64}, "'max_images' is 65, more than 'queue_size' 64 has room for"),
+        ({"max_images": 65, "queue_size": 64}, "'max_images' is 65; expected at most queue_size, 64"),
     ],
 )
 def test_options_have_ranges(values: dict[str, float], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
-        ServeOptions(Path("model"), **values)  # type: ignore[arg-type]
+        ServeOptions(model=Path("model"), **values)  # type: ignore[arg-type]
 
 
 def test_options_reach_the_workers() -> None:
-    options = ServeOptions(Path("a/model"), port=9000, variant="blue", batch_wait_ms=2.5)
-    assert ServeOptions.from_json(options.to_json()) == options
+    options = ServeOptions(model=Path("a/model"), port=9000, variant="blue", batch_wait_ms=2.5)
+    assert ServeOptions.model_validate_json(options.model_dump_json()) == options
 
 
 @needs_nginx
 @pytest.mark.parametrize("bind", ["127.0.0.1", "0.0.0.0", "::1"])
-def test_nginx_understands_its_configuration(tmp_path: Path, bind: str) -> None:
+def test_nginx_accepts_its_configuration(tmp_path: Path, bind: str) -> None:
     file = tmp_path / "nginx.conf"
-    file.write_text(nginx_config(ServeOptions(tmp_path, bind=bind, max_body_mb=7, request_timeout=20), tmp_path))
+    file.write_text(nginx_config(ServeOptions(model=tmp_path, bind=bind, max_body_mb=7, request_timeout=20), tmp_path))
     assert re.findall(r"@\w+@", file.read_text()) == []
     assert "client_max_body_size 7m;" in file.read_text()
     assert "proxy_read_timeout 30s;" in file.read_text()
@@ -188,7 +188,7 @@ def wait_for(condition: Callable[[], object]) -> None:
         time.sleep(0.1)
 
 
-def test_missing_packages_are_named_with_the_command_that_brings_them(
+def test_missing_packages_are_reported_with_the_command_to_install_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for modules, named in ((["flask"], "flask"), (["gunicorn", "prometheus_client"], "gunicorn, prometheus_client")):
@@ -197,4 +197,4 @@ def test_missing_packages_are_named_with_the_command_that_brings_them(
                 patch.setitem(sys.modules, module, None)
             result = CliRunner().invoke(main, ["serve", "--model", str(tmp_path)])
         assert result.exit_code == 2
-        assert result.stderr.strip().endswith(f"serving needs {named}; pip install -e '.[serve]' in frcnn's folder")
+        assert result.stderr.strip().endswith(f"serving needs {named}; run pip install -e '.[serve]' in frcnn's folder")

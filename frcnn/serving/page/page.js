@@ -1,4 +1,4 @@
-// Sends a picture to the endpoint and draws what comes back. The least score is applied here, so that moving it asks nothing.
+// Sends an image to the endpoint and draws the detections. The minimum score is applied here: moving it sends no request.
 "use strict";
 
 const drop = document.getElementById("drop");
@@ -7,58 +7,58 @@ const threshold = document.getElementById("threshold");
 const thresholdValue = document.getElementById("threshold-value");
 const status = document.getElementById("status");
 const stage = document.getElementById("stage");
-const canvas = document.getElementById("picture");
-const table = document.getElementById("found");
+const canvas = document.getElementById("image");
+const table = document.getElementById("detections");
 
-// Okabe and Ito's palette, which people with any colour blindness can tell apart.
-const HUES = ["#e69f00", "#56b4e9", "#009e73", "#d55e00", "#cc79a7", "#0072b2", "#f0e442"];
+// Color-blind safe palette of Okabe and Ito (2008).
+const COLORS = ["#e69f00", "#56b4e9", "#009e73", "#d55e00", "#cc79a7", "#0072b2", "#f0e442"];
 
-let shown = null; // the picture and its detections
-let asked = 0; // the number of the last question: an answer to an earlier one comes too late
+let current = null; // the image and its detections
+let lastRequest = 0; // responses to earlier requests are discarded
 
-function tell(sentence, isError = false) {
-  status.textContent = sentence;
+function showStatus(message, isError = false) {
+  status.textContent = message;
   status.className = isError ? "error" : "";
 }
 
-async function detect(picture) {
-  const question = ++asked;
-  shown = null;
+async function detect(image) {
+  const request = ++lastRequest;
+  current = null;
   stage.hidden = table.hidden = true;
-  tell(`Looking at ${picture.name} …`);
+  showStatus(`Detecting objects in ${image.name} …`);
   const started = performance.now();
   try {
     const response = await fetch("invocations", {
       method: "POST",
-      headers: { "Content-Type": picture.type.startsWith("image/") ? picture.type : "application/x-image", Accept: "application/json" },
-      body: picture,
+      headers: { "Content-Type": image.type.startsWith("image/") ? image.type : "application/x-image", Accept: "application/json" },
+      body: image,
     });
-    const answer = await response.json();
-    if (!response.ok) throw new Error(answer.error);
-    const bitmap = await createImageBitmap(picture, { imageOrientation: "from-image" });
-    if (question !== asked) return;
-    shown = { bitmap, answer, milliseconds: Math.round(performance.now() - started) };
+    const result = await response.json();
+    if (!response.ok) throw new Error(result.error);
+    const bitmap = await createImageBitmap(image, { imageOrientation: "from-image" });
+    if (request !== lastRequest) return;
+    current = { bitmap, result, milliseconds: Math.round(performance.now() - started) };
     draw();
   } catch (error) {
-    if (question === asked) tell(error.message, true);
+    if (request === lastRequest) showStatus(error.message, true);
   }
 }
 
 function draw() {
-  const { bitmap, answer, milliseconds } = shown;
-  const least = Number(threshold.value);
-  const rows = answer.scores.map((score, i) => ({ score, label: answer.labels[i], box: answer.boxes[i] })).filter((row) => row.score >= least);
-  canvas.width = answer.image_size.width;
-  canvas.height = answer.image_size.height;
+  const { bitmap, result, milliseconds } = current;
+  const minimum = Number(threshold.value);
+  const rows = result.scores.map((score, i) => ({ score, label: result.labels[i], box: result.boxes[i] })).filter((row) => row.score >= minimum);
+  canvas.width = result.image_size.width;
+  canvas.height = result.image_size.height;
   const context = canvas.getContext("2d");
   context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
   const unit = Math.max(1, Math.sqrt(canvas.width * canvas.height) / 300);
   context.lineWidth = 2 * unit;
   context.font = `${12 * unit}px system-ui, sans-serif`;
   context.textBaseline = "bottom";
-  const names = [...new Set(answer.labels)].sort();
+  const names = [...new Set(result.labels)].sort();
   for (const { score, label, box: [x1, y1, x2, y2] } of [...rows].reverse()) {
-    const color = HUES[names.indexOf(label) % HUES.length];
+    const color = COLORS[names.indexOf(label) % COLORS.length];
     context.strokeStyle = color;
     context.strokeRect(x1, y1, x2 - x1, y2 - y1);
     const caption = `${label} ${score.toFixed(2)}`;
@@ -74,11 +74,11 @@ function draw() {
     return row;
   }));
   stage.hidden = table.hidden = false;
-  tell(`${rows.length} found with a score of ${least.toFixed(2)} or more, in ${milliseconds} ms. Model ${answer.model_version}.`);
+  showStatus(`${rows.length} detections with a score of at least ${minimum.toFixed(2)}, in ${milliseconds} ms. Model ${result.model_version}.`);
 }
 
 file.addEventListener("change", () => { if (file.files.length) detect(file.files[0]); });
-threshold.addEventListener("input", () => { thresholdValue.value = Number(threshold.value).toFixed(2); if (shown) draw(); });
+threshold.addEventListener("input", () => { thresholdValue.value = Number(threshold.value).toFixed(2); if (current) draw(); });
 for (const name of ["dragover", "dragleave", "drop"]) {
   document.addEventListener(name, (event) => {
     event.preventDefault();
