@@ -123,8 +123,16 @@ def insert_text(options: type[Options], tree: dict[str, Any], name: str, text: s
     Raises:
         UserError: there is no such option, or one of its sections is set to something else.
     """
-    annotation = _type_at(options, name)
-    if annotation is None:
+    insert_value(options, tree, name, coerce_text(text, _type_at(options, name)))
+
+
+def insert_value(options: type[Options], tree: dict[str, Any], name: str, value: Any) -> None:
+    """Set the option of a dotted name in nested values.
+
+    Raises:
+        UserError: as for :func:`insert_text`.
+    """
+    if _type_at(options, name) is None:
         raise UserError(f"unknown option {name!r}{suggest_option(options, name)}")
     *sections, option = name.split(".")
     for section in sections:
@@ -135,7 +143,7 @@ def insert_text(options: type[Options], tree: dict[str, Any], name: str, text: s
             )
         tree[section] = dict(child or {})
         tree = tree[section]
-    tree[option] = coerce_text(text, annotation)
+    tree[option] = value
 
 
 def coerce_text(text: Any, annotation: Any) -> Any:
