@@ -82,6 +82,7 @@ def measure(config: Config, world: World, steps: int) -> dict[str, float]:
     """Milliseconds of a step, of one without exchange, and of the exchange."""
     import tensorflow as tf
 
+    from frcnn.training.step import build_train_step
     from frcnn.training.trainer import Trainer
 
     trainer = Trainer(config, world=world)
@@ -89,8 +90,7 @@ def measure(config: Config, world: World, steps: int) -> dict[str, float]:
     weights = [variable.value for variable in trainer.model.trainable_variables]
 
     def step_in(processes: World) -> Callable[[], object]:
-        trainer.world = processes  # read while the step is traced, by the first call
-        program = tf.function(functools.partial(Trainer._step.python_function, trainer))
+        program = build_train_step(trainer.model, trainer.optimizer, config, processes)
         call = functools.partial(program, batch, tf.constant(0), tf.zeros([2]))
         call()
         return call

@@ -69,19 +69,19 @@ def measure(config: Config, steps: int, threads: int, with_peer: bool) -> dict[s
 
     @tf.function
     def forward() -> tf.Tensor:
-        return tf.add_n(list(trainer.model.losses_of(batch, seed).values()))
+        return tf.add_n(list(trainer.model.compute_losses(batch, seed).values()))
 
     @tf.function
     def forward_and_backward() -> list[tf.Tensor]:
         with tf.GradientTape() as tape:
-            loss = tf.add_n(list(trainer.model.losses_of(batch, seed).values()))
+            loss = tf.add_n(list(trainer.model.compute_losses(batch, seed).values()))
         return tape.gradient(loss, variables)
 
     programs: dict[str, Callable[[], object]] = {
         "input": lambda: next(batches),
         "forward": forward,
         "forward_and_backward": forward_and_backward,
-        "step": lambda: trainer._step(batch, tf.constant(0), tf.zeros([2])),
+        "step": lambda: trainer.train_step(batch, tf.constant(0), tf.zeros([2])),
         "matrix product": matrix_product(config.training.precision),
     }
     if with_peer:
@@ -147,7 +147,7 @@ def float_operations(function: Any) -> float:
 
 
 def torchvision_step(config: Config, batch: Batch, classes: int, threads: int) -> Callable[[], object]:
-    """One step of torchvision's detector with the same layers, sizes and optimiser on the same pictures."""
+    """One step of torchvision's detector with the same layers, sizes and optimiser on the same images."""
     from torchvision.models.detection import FasterRCNN
     from torchvision.models.detection.anchor_utils import AnchorGenerator
     from torchvision.models.detection.backbone_utils import resnet_fpn_backbone

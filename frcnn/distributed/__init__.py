@@ -1,4 +1,4 @@
-"""Many processes that train as one. Nothing outside this package imports Horovod or mpi4py."""
+"""Data-parallel training on several processes. Nothing outside this package imports Horovod or mpi4py."""
 
 from frcnn.distributed.connect import connect
 from frcnn.distributed.world import AgreedError, World

@@ -1,4 +1,4 @@
-"""Finding out what the launcher started: ``mpirun``, ``horovodrun --mpi``, ``frcnn launch``, SageMaker, or nobody."""
+"""Connects the processes of a launcher: ``mpirun``, ``horovodrun --mpi``, ``frcnn launch``, SageMaker, or none."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from frcnn.errors import UserError
 
 
 def connect() -> World:
-    """The processes that the launcher started, this one among them; a world of one where there is no launcher.
+    """The processes that the launcher started, this one included; a world of one process without a launcher.
 
-    Neither TensorFlow nor Horovod is imported; :meth:`World.join` does that.
+    Imports neither TensorFlow nor Horovod; :meth:`World.init` does. It also checks what can be reported by all ranks
+    together; here only errors are raised that prevent the ranks from communicating.
 
     Raises:
-        UserError: mpi4py is missing or not of the launcher's MPI. What concerns ranks that can speak is for :meth:`World.join`.
+        UserError: mpi4py is missing, or uses another MPI than the launcher.
     """
     launched = _launched()
     return World(host=socket.gethostname()) if launched == 1 else _mpi_world(launched)
 
 
 def _launched() -> int:
-    """How many processes the launcher says it started: Open MPI's mpirun, another MPI's, or horovodrun without MPI."""
+    """Number of processes by the variables of Open MPI's mpirun, of another MPI's, or of horovodrun without MPI."""
     for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "HOROVOD_SIZE"):
         if os.environ.get(name):
             return int(os.environ[name])
@@ -33,15 +34,18 @@ def _launched() -> int:
 
 
 def _mpi_world(launched: int) -> World:
-    # MPI's waiting threads, Horovod's above all, spin by default, and take half a core from the threads that compute.
+    # By default waiting threads of MPI, such as Horovod's background thread, spin and take cores from the computation.
     os.environ.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")
     try:
         from mpi4py import MPI
-    except (ImportError, RuntimeError) as error:  # RuntimeError: there is no MPI library
-        raise UserError(f"{launched} processes were started, but mpi4py cannot be used ({error}); {INSTALL}") from error
+    except (ImportError, RuntimeError) as error:  # RuntimeError: no MPI library found
+        raise UserError(
+            f"{launched} processes were started, but mpi4py cannot be imported ({error}); {INSTALL}"
+        ) from error
     if MPI.COMM_WORLD.size != launched:
         raise UserError(
-            f"the launcher started {launched} processes, but MPI counts {MPI.COMM_WORLD.size} on {socket.gethostname()}: "
+            f"the launcher started {launched} processes, but MPI counts {MPI.COMM_WORLD.size} on "
+            f"{socket.gethostname()}: "
             f"mpi4py uses {MPI.Get_library_version().split(',')[0]}, which is not the launcher's; "
             "start with mpirun of Open MPI 4.1, horovodrun --mpi or frcnn launch"
         )
@@ -53,13 +57,16 @@ def _mpi_world(launched: int) -> World:
     )
     logging.basicConfig(format=f"{world.name_of(world.rank)}: %(message)s", level=logging.WARNING)
     logging.captureWarnings(True)
-    _take_own_cores(local)
+    _pin_cores(local)
     return world
 
 
-def _take_own_cores(local: Any) -> None:
-    """Give each process of a host its share of the cores, where the launcher did not: TensorFlow and the input pipeline start a
-    thread per core they may use, and two processes' threads on the same cores wait for each other."""
+def _pin_cores(local: Any) -> None:
+    """Pin each process of a host to its share of the cores, unless the launcher did.
+
+    TensorFlow and the input pipeline start a thread per core they may use; without pinning, the threads of several
+    processes compete for the same cores.
+    """
     if not hasattr(os, "sched_setaffinity"):  # macOS
         return
     cores = sorted(os.sched_getaffinity(0))

@@ -1,4 +1,4 @@
-"""Several processes under ``mpirun``: Horovod for the tensors of a step, mpi4py's buffers for what is exchanged between steps."""
+"""World of several processes: Horovod for the tensors of a step, mpi4py buffers for what is exchanged between steps."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from frcnn.errors import UserError
 if TYPE_CHECKING:
     import tensorflow as tf
 
-BUCKET_BYTES = (
-    32 << 20
-)  # of gradients that travel together: enough for the bandwidth, few enough to set off while others are computed
+# Gradients reduced in one operation: enough for full bandwidth, few enough to start while the others are still
+# computed.
+BUCKET_BYTES = 32 << 20
 INSTALL = "run scripts/build_horovod.sh --install"
-_POST_TAG = 7
+_HEARTBEAT_TAG = 7
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class MPIWorld(World):
     """The processes of one MPI communicator.
 
     Attributes:
-        communicator: of mpi4py, used by nothing else.
-        hosts: each rank's host.
+        communicator: a duplicate of mpi4py's ``COMM_WORLD``, used by nothing else.
+        hosts: host name of each rank.
     """
 
     communicator: Any = None
@@ -49,17 +49,18 @@ class MPIWorld(World):
 
         self._pin_gpu()
         super().init()
-        # Which gradients Horovod finds ready at a time varies from run to run. If it fused them so, sums would too in their last digit.
+        # Which gradients Horovod finds ready at a time varies between runs; fusing them accordingly would change the
+        # order of summation, and with it the last digit.
         os.environ.setdefault("HOROVOD_DISABLE_GROUP_FUSION", "1")
-        if not tf.config.get_visible_devices(
-            "GPU"
-        ):  # Horovod asks all ranks what is ready once a millisecond, on the cores that compute
+        # Horovod's background thread polls all ranks every millisecond, on a CPU on the cores that compute.
+        if not tf.config.get_visible_devices("GPU"):
             os.environ.setdefault("HOROVOD_CYCLE_TIME", "10")
         hvd = _horovod()
         hvd.init()
         if not hvd.mpi_enabled() or hvd.size() != self.size:
             raise UserError(
-                f"Horovod counts {hvd.size()} processes where MPI counts {self.size}: it was built without MPI; {INSTALL}"
+                f"Horovod counts {hvd.size()} processes, but MPI counts {self.size}: Horovod was built without MPI; "
+                f"{INSTALL}"
             )
 
     def _pin_gpu(self) -> None:
@@ -67,8 +68,8 @@ class MPIWorld(World):
 
         gpus = tf.config.list_physical_devices("GPU")
         visible = self.allgather_strings(os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
-        beside_us = [devices for devices, host in zip(visible, self.hosts, strict=True) if host == self.host]
-        given_by_launcher = len(gpus) == 1 and len(set(beside_us)) == self.local_size  # each has another one in sight
+        of_this_host = [devices for devices, host in zip(visible, self.hosts, strict=True) if host == self.host]
+        given_by_launcher = len(gpus) == 1 and len(set(of_this_host)) == self.local_size  # each sees a different one
         if not gpus or given_by_launcher:
             return
         if self.local_size > len(gpus):
@@ -87,11 +88,12 @@ class MPIWorld(World):
             number: tf.convert_to_tensor(gradient) for number, gradient in enumerate(gradients) if gradient is not None
         }
         averaged: list[tf.Tensor | None] = [None] * len(gradients)
-        # The backward pass ends with the first layers. A bucket's sum depends on its own gradients alone, so those of the last layers
-        # travel while the others are computed.
+        # The backward pass ends with the first layers. A bucket's all-reduce depends on its own gradients alone, so
+        # that those of the last layers overlap with the rest of the backward pass.
         sizes = {number: dense[number].shape.num_elements() * 4 for number in reversed(dense)}
         for count, bucket in enumerate(buckets(sizes, BUCKET_BYTES)):
-            # Divided before they are summed: the sum then stays in float16's range wherever the mean does. Horovod knows no bfloat16.
+            # Divide before the sum: it then stays in float16's range whenever the mean does. Horovod does not support
+            # bfloat16.
             parts = [
                 tf.cast(dense[number], tf.float16 if compression == "fp16" else tf.float32) / self.size
                 for number in bucket
@@ -132,20 +134,20 @@ class MPIWorld(World):
         from mpi4py import MPI
 
         message = np.array([stage, ticks], np.int64)
-        # A rank may be gone, which ends this process in a moment. Were it there, it would soon find this one silent, and say so.
+        # A peer may have exited; mpirun then ends this process in a moment.
         with contextlib.suppress(MPI.Exception):
-            # A message must outlive its sending.
+            # MPI reads the buffer until the send is complete: keep it alive until then.
             self._unsent[:] = [(request, buffer) for request, buffer in self._unsent if not request.Test()]
             for rank in range(self.size) if self.is_main else [0]:
-                self._unsent.append((self.communicator.Isend(message, dest=rank, tag=_POST_TAG), message))
+                self._unsent.append((self.communicator.Isend(message, dest=rank, tag=_HEARTBEAT_TAG), message))
 
     def receive_heartbeats(self) -> dict[int, tuple[int, int]]:
         from mpi4py import MPI
 
         status, latest = MPI.Status(), {}
-        while self.communicator.Iprobe(source=MPI.ANY_SOURCE, tag=_POST_TAG, status=status):
+        while self.communicator.Iprobe(source=MPI.ANY_SOURCE, tag=_HEARTBEAT_TAG, status=status):
             message = np.empty(2, np.int64)
-            self.communicator.Recv(message, source=status.Get_source(), tag=_POST_TAG)
+            self.communicator.Recv(message, source=status.Get_source(), tag=_HEARTBEAT_TAG)
             latest[status.Get_source()] = (int(message[0]), int(message[1]))
         return latest
 
@@ -161,12 +163,12 @@ class MPIWorld(World):
     def abort(self, code: int) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
-        time.sleep(0.5)  # what was said takes another way to the user than MPI's own words, and is to come first
+        time.sleep(0.5)  # let our message reach the user before MPI's abort output
         self.communicator.Abort(code)
 
 
 def buckets(sizes: Mapping[int, int], limit: int) -> Iterable[list[int]]:
-    """Keys in their order, cut where the next would lift a bucket above ``limit`` bytes."""
+    """Split the keys, in order, into buckets of at most ``limit`` bytes; a larger entry has a bucket to itself."""
     bucket: list[int] = []
     filled = 0
     for key, size in sizes.items():
@@ -180,7 +182,7 @@ def buckets(sizes: Mapping[int, int], limit: int) -> Iterable[list[int]]:
 
 
 def _bytes_of(array: np.ndarray) -> np.ndarray:
-    """The same memory as bytes: MPI has no name for bfloat16, and numbers of one machine need none."""
+    """The same memory as bytes: MPI has no datatype for bfloat16, and all ranks have the same byte order."""
     return array.reshape(-1).view(np.uint8)
 
 
@@ -188,5 +190,7 @@ def _horovod() -> Any:
     try:
         import horovod.tensorflow as hvd
     except ImportError as error:
-        raise UserError(f"several processes were started, but Horovod cannot be used ({error}); {INSTALL}") from error
+        raise UserError(
+            f"several processes were started, but Horovod cannot be imported ({error}); {INSTALL}"
+        ) from error
     return hvd

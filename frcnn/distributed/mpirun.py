@@ -1,6 +1,6 @@
-"""Starting a verb on several hosts: the ``mpirun`` line, a look at every host first, signals on their way.
+"""``frcnn launch``: check every host, run a command with ``mpirun``, forward signals.
 
-Open MPI 4.1 starts one daemon a host through ssh, and that starts the ranks.
+Open MPI 4.1 starts one daemon per host through ssh, which starts the ranks.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from types import FrameType
 from frcnn.errors import UserError
 
 CONNECT_SECONDS = 10
-# A host that vanishes closes no connection. With the system's own keep-alive mpirun noticed it after 484 seconds; so after 5 + 3 * 2.
+# A host that loses power closes no connection. mpirun notices it after 5 + 3 * 2 seconds with these, and after 484
+# seconds with the keep-alive defaults of Linux.
 KEEPALIVE = {"oob_tcp_keepalive_time": "5", "oob_tcp_keepalive_intvl": "2", "oob_tcp_keepalive_probes": "3"}
+# Prefixes of the environment variables that ranks inherit.
 EXPORTED = (
     "PATH",
     "LD_LIBRARY_PATH",
@@ -29,29 +31,29 @@ EXPORTED = (
     "TF_",
     "CUDA_",
     "FRCNN_",
-)  # beginnings of variables that go along
+)
 LOCAL = ("localhost", "127.0.0.1")
 
 
 @dataclass(frozen=True)
 class Host:
-    """A machine and how many ranks it gets."""
+    """A machine and the number of ranks on it."""
 
     name: str
     ranks: int
 
 
 def parse_hosts(text: str) -> list[Host]:
-    """``"a:4,b:4"``; without a number, one rank.
+    """Parse ``"a:4,b:4"``; without a number, a host gets one rank.
 
     Raises:
-        UserError: a part is not ``NAME`` or ``NAME:RANKS``, or a name stands twice.
+        UserError: a part is not ``NAME`` or ``NAME:RANKS``, or a name occurs twice.
     """
     hosts = []
     for part in text.split(","):
         name, _, ranks = part.strip().partition(":")
         if not name or name.startswith("-") or not (ranks or "1").isdigit() or int(ranks or 1) < 1:
-            raise UserError(f"--hosts has {part!r}; expected names with numbers of processes, such as a:4,b:4")
+            raise UserError(f"--hosts contains {part!r}; expected NAME:PROCESSES, such as a:4,b:4")
         hosts.append(Host(name, int(ranks or 1)))
     names = [host.name for host in hosts]
     if twice := {name for name in names if names.count(name) > 1}:
@@ -62,13 +64,13 @@ def parse_hosts(text: str) -> list[Host]:
 
 
 def mpirun_command(hosts: Sequence[Host], arguments: Sequence[str], interface: str | None = None) -> list[str]:
-    """The line that runs ``frcnn ARGUMENTS`` on the hosts."""
+    """The command line that runs ``frcnn ARGUMENTS`` on the hosts."""
     settings = {
         "pml": "ob1",
         "btl": "^openib",
-        # Its copies between processes need rights that containers withhold.
+        # Copies between processes need a capability that containers lack.
         "btl_vader_single_copy_mechanism": "none",
-        # From here to every host directly: hosts need not reach each other by ssh.
+        # Connect to every host from here, so that hosts need no ssh access to each other.
         "plm_rsh_no_tree_spawn": "1",
         "plm_rsh_args": f"-o BatchMode=yes -o ConnectTimeout={CONNECT_SECONDS}",
         "orte_abort_on_non_zero_status": "1",
@@ -95,7 +97,7 @@ def mpirun_command(hosts: Sequence[Host], arguments: Sequence[str], interface: s
 
 
 def check_hosts(hosts: Sequence[Host]) -> list[str]:
-    """One sentence for every host on which ranks could not be started; all are asked at once."""
+    """One sentence per host on which ranks cannot be started; hosts are checked in parallel."""
     remote = [host.name for host in hosts if host.name not in LOCAL]
     with ThreadPoolExecutor(max_workers=max(1, min(len(remote), 64))) as pool:
         return [sentence for sentence in pool.map(_check_host, remote) if sentence]
@@ -103,56 +105,61 @@ def check_hosts(hosts: Sequence[Host]) -> list[str]:
 
 def _check_host(name: str) -> str:
     python = shlex.quote(sys.executable)
-    look = (
+    script = (
         f"command -v orted >/dev/null || exit 41; test -x {python} || exit 42; "
-        f"{python} -c 'import frcnn, mpi4py, importlib.util as u; exit(0 if u.find_spec(\"horovod\") else 1)' || exit 43"
+        f"{python} -c 'import frcnn, mpi4py, importlib.util as u; exit(0 if u.find_spec(\"horovod\") else 1)' "
+        "|| exit 43"
     )
-    command = ["ssh", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={CONNECT_SECONDS}", name, look]
+    command = ["ssh", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={CONNECT_SECONDS}", name, script]
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=6 * CONNECT_SECONDS, check=False
         )
     except subprocess.TimeoutExpired:
-        return f"{name}: ssh got no answer within {6 * CONNECT_SECONDS} seconds"
+        return f"{name}: ssh timed out after {6 * CONNECT_SECONDS} seconds"
     if done.returncode == 0:
         return ""
     last = (done.stderr.strip().splitlines() or ["no message"])[-1]
     return f"{name}: " + {
-        41: "Open MPI is not on the PATH of its ssh sessions (no orted); run scripts/install_system_packages.sh distributed there",
-        42: f"there is no {sys.executable}; frcnn must be installed at the same place on every host",
-        43: f"frcnn, mpi4py or Horovod cannot be imported by {sys.executable} there ({last}); run scripts/build_horovod.sh --install there",
-        255: f"ssh fails ({last}); 'ssh {name} true' must work without a password or question",
-    }.get(done.returncode, f"ssh ended with {done.returncode} ({last})")
+        41: "Open MPI (orted) is not on the PATH of ssh sessions; run scripts/install_system_packages.sh distributed "
+        "there",
+        42: f"{sys.executable} does not exist; install frcnn at the same path on every host",
+        43: f"{sys.executable} cannot import frcnn, mpi4py or Horovod ({last}); run scripts/build_horovod.sh "
+        "--install there",
+        255: f"ssh failed ({last}); 'ssh {name} true' must work without a password or prompt",
+    }.get(done.returncode, f"ssh exited with {done.returncode} ({last})")
 
 
 def launch(hosts: Sequence[Host], arguments: Sequence[str], interface: str | None = None) -> int:
-    """Run ``frcnn ARGUMENTS`` as one rank per process asked for, and wait. Returns mpirun's exit code.
+    """Run ``frcnn ARGUMENTS`` on the hosts and wait; returns mpirun's exit code.
 
-    Ctrl-C or SIGTERM asks the ranks to save and stop; another one ends them.
+    The first Ctrl-C or SIGTERM asks the ranks to save and stop; the second one kills them.
 
     Raises:
-        UserError: mpirun is missing, or a host cannot be used: one sentence each.
+        UserError: mpirun is missing, or hosts cannot be used; one sentence per host.
     """
     if not shutil.which("mpirun"):
-        raise UserError("mpirun is not installed here; run scripts/install_system_packages.sh distributed")
+        raise UserError("mpirun is not installed on this host; run scripts/install_system_packages.sh distributed")
     if problems := check_hosts(hosts):
         raise UserError("; ".join(problems))
     command = mpirun_command(hosts, arguments, interface)
     print(shlex.join(command), flush=True)
-    # Of its own session: a Ctrl-C on the terminal reaches this process alone, which passes on something gentler.
+    # In a new session, so that Ctrl-C reaches only this process, which forwards a gentler signal.
     with subprocess.Popen(command, start_new_session=True) as mpirun:
-        asked = 0
+        signals = 0
 
-        def pass_on(number: int, frame: FrameType | None) -> None:
-            nonlocal asked
-            asked += 1
-            # mpirun answers SIGTERM by killing the ranks within two seconds. SIGUSR1 it hands to each of them and goes on.
-            mpirun.send_signal(signal.SIGUSR1 if asked == 1 else signal.SIGTERM)
+        def forward(number: int, frame: FrameType | None) -> None:
+            nonlocal signals
+            signals += 1
+            # On SIGTERM mpirun kills the ranks within two seconds; SIGUSR1 it only forwards to them.
+            mpirun.send_signal(signal.SIGUSR1 if signals == 1 else signal.SIGTERM)
 
-        before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+        previous = {
+            number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+        }
         try:
             code = mpirun.wait()
         finally:
-            for number, handler in before.items():
+            for number, handler in previous.items():
                 signal.signal(number, handler)
     return code if code >= 0 else 128 - code

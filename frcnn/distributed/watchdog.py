@@ -1,8 +1,8 @@
-"""Ending a run in which a rank makes no progress, and saying which.
+"""Watchdog that aborts a run in which a rank makes no progress, and names the rank.
 
-Collectives wait for ever, so a rank that hangs, or that the system froze, silently stops all. Every rank therefore tells
-rank 0 every few seconds how far it is, from a thread of its own, and rank 0, which works alone at times, tells all the others.
-Horovod's own check cannot do this: it needs the frozen process's answer.
+Collective operations wait forever, so one rank that hangs, or that the system froze, silently stops all. A thread of
+every rank therefore sends a heartbeat to rank 0 every few seconds, and rank 0, which works alone at times, sends one to
+all others. Horovod's own stall check cannot do this: it needs an answer from the frozen process.
 """
 
 from __future__ import annotations
@@ -14,19 +14,18 @@ from dataclasses import dataclass, field
 from frcnn.distributed.world import World
 from frcnn.errors import EXIT_FAILURE, print_message
 
-START_SECONDS = (
-    1800.0  # beyond the limit for what precedes the second step: reading data, building, tracing, none of which reports
-)
+# Added to the limit before the second step: reading data, building the model and tracing send no ticks.
+START_SECONDS = 1800.0
 STARTED = 2  # ticks: the second step has begun
-GRACE_SECONDS = 30.0  # what rank 0 gets to end the run before others conclude that it is the one that hangs
+GRACE_SECONDS = 30.0  # for rank 0 to abort the run, before the others conclude that rank 0 itself hangs
 
 
 @dataclass
 class Stalls:
-    """Judges the reports of all ranks; times are seconds of one clock.
+    """Decides from the heartbeats of all ranks whether the run is stalled; all times are seconds of one clock.
 
     Attributes:
-        limit: without any rank's progress for this long, the run is stalled.
+        limit: the run is stalled when no rank makes progress for this long.
     """
 
     size: int
@@ -36,26 +35,27 @@ class Stalls:
 
     def __post_init__(self) -> None:
         self._progressed = self.now
-        self._heard = dict.fromkeys(range(self.size), self.now)
+        self._last_seen = dict.fromkeys(range(self.size), self.now)
 
-    def hear(self, reports: dict[int, tuple[int, int]], now: float) -> None:
-        """Take in ``(stage, ticks)`` by rank."""
+    def update(self, reports: dict[int, tuple[int, int]], now: float) -> None:
+        """Process the received ``(stage, ticks)`` by rank."""
         for rank, report in reports.items():
             if self.reports.get(rank) != report:
                 self._progressed = now
             self.reports[rank] = report
-            self._heard[rank] = now
+            self._last_seen[rank] = now
 
     def stalled_ranks(self, now: float) -> list[int]:
-        """Ranks that the others wait for; none while the run is not stalled.
+        """Ranks that the others wait for; empty while the run is not stalled.
 
-        A rank that stopped reporting is frozen. Else those at the earliest stage keep the others waiting.
+        A rank without heartbeats is frozen. If all send heartbeats, the ranks at the earliest stage block the others.
         """
-        # A step ends on no rank before it ends on all, so the furthest tells about those whose last report is older.
+        # No rank finishes a step before all do, so the most advanced report also holds for ranks whose last one is
+        # older.
         starting = max((ticks for _, ticks in self.reports.values()), default=0) < STARTED
         if now - self._progressed < self.limit + (START_SECONDS if starting else 0.0):
             return []
-        silent = [rank for rank, heard in self._heard.items() if now - heard > self.limit / 2]
+        silent = [rank for rank, seen in self._last_seen.items() if now - seen > self.limit / 2]
         if silent:
             return silent
         earliest = min(stage for stage, _ in self.reports.values())
@@ -63,10 +63,10 @@ class Stalls:
 
 
 class Watchdog:
-    """Ends the run where no rank makes progress for ``limit`` seconds. Alone, it does nothing.
+    """Aborts the run when no rank makes progress for ``limit`` seconds; does nothing in a world of one process.
 
     Attributes:
-        stage: the collective that this rank works towards, the same number on all ranks: the step.
+        stage: the collective operation that this rank is working towards, the same number on all ranks: the step.
     """
 
     def __init__(self, world: World, limit: float) -> None:
@@ -79,7 +79,7 @@ class Watchdog:
             threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def tick(self, stage: int | None = None) -> None:
-        """Something got done."""
+        """Report progress."""
         self.stage = self.stage if stage is None else stage
         self._ticks += 1
 
@@ -92,20 +92,20 @@ class Watchdog:
         ticks, of_rank_0, changed = -1, None, time.monotonic()
         while not self._ended.wait(min(5.0, self._limit / 4)):
             self._world.send_heartbeat(self.stage, self._ticks)
-            heard, now = self._world.receive_heartbeats(), time.monotonic()
+            received, now = self._world.receive_heartbeats(), time.monotonic()
             if self._world.is_main:
-                stalls.hear(heard, now)
+                stalls.update(received, now)
                 if stalled_ranks := stalls.stalled_ranks(now):
-                    self._end_run(stalled_ranks)
-            elif self._ticks != ticks or heard.get(0, of_rank_0) != of_rank_0:
-                ticks, of_rank_0, changed = self._ticks, heard.get(0, of_rank_0), now
+                    self._abort(stalled_ranks)
+            elif self._ticks != ticks or received.get(0, of_rank_0) != of_rank_0:
+                ticks, of_rank_0, changed = self._ticks, received.get(0, of_rank_0), now
             elif now - changed > self._limit + GRACE_SECONDS + (START_SECONDS if ticks < STARTED else 0.0):
-                self._end_run([0])
+                self._abort([0])
 
-    def _end_run(self, stalled_ranks: list[int]) -> None:
+    def _abort(self, stalled_ranks: list[int]) -> None:
         names = ", ".join(map(self._world.name_of, stalled_ranks))
         print_message(
-            f"{names}: no progress for {self._limit:g} seconds (option distributed.stall_minutes) at step {self.stage}, "
-            "and the other ranks wait. The run is ended; the same command goes on from the last checkpoint"
+            f"{names}: no progress for {self._limit:g} seconds (option distributed.stall_minutes) at step {self.stage}"
+            "; aborting the run. Rerun the same command to resume from the last checkpoint"
         )
         self._world.abort(EXIT_FAILURE)

@@ -1,7 +1,7 @@
-"""The face of a run's processes, and its simplest case: a process that runs alone.
+"""Interface to the processes of a run, and its simplest implementation: a single process.
 
-All code is written once, against :class:`World`; alone, every operation is the identity. Every operation but ``abort``,
-``post`` and ``posts`` is collective: all ranks come to it in the same order.
+All code is written once, against :class:`World`; in a single process, every operation is the identity. Every operation
+but ``abort``, ``send_heartbeat`` and ``receive_heartbeats`` is collective: all ranks call them in the same order.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 
 
 class AgreedError(UserError):
-    """A mistake that every rank raises at the same point; rank 0 alone tells it."""
+    """An error that every rank raises at the same point; only rank 0 prints it."""
 
 
 @dataclass(frozen=True)
 class World:
-    """The processes of a run, seen from one of them.
+    """The processes of a run, as seen by one of them.
 
     Attributes:
-        rank: this process's number among all ``size``, from 0.
-        local_rank: its number among the ``local_size`` of its host.
+        rank: index of this process among all ``size`` processes.
+        local_rank: its index among the ``local_size`` processes of its host.
     """
 
     rank: int = 0
@@ -44,7 +44,7 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is rank 0, which alone writes and reports."""
+        """Whether this is rank 0, the only one that writes files and reports."""
         return self.rank == 0
 
     def name_of(self, rank: int) -> str:
@@ -52,11 +52,11 @@ class World:
         return f"rank {rank} on {self.host}"
 
     def init(self) -> None:
-        """Get TensorFlow ready, before its first operation: this process's GPU with memory growth, and Horovod.
+        """Initialize TensorFlow and Horovod before the first operation; select this process's GPU, with memory growth.
 
         Raises:
-            UserError: an interface that the environment names does not exist; more processes on this host than GPUs; MPI and Horovod
-                disagree on the number of processes.
+            UserError: a network interface set in the environment does not exist; more processes than GPUs on this host;
+                MPI and Horovod disagree on the number of processes.
         """
         import tensorflow as tf
 
@@ -66,41 +66,41 @@ class World:
     def average_gradients(
         self, gradients: Sequence[tf.Tensor | None], compression: str = "none"
     ) -> list[tf.Tensor | None]:
-        """Mean over the ranks of each tensor, inside a ``tf.function``; ``"fp16"`` halves what travels."""
+        """Mean of each tensor over the ranks, inside a ``tf.function``; ``"fp16"`` sends them as float16."""
         return list(gradients)
 
     def allreduce_sum(self, value: tf.Tensor, name: str) -> tf.Tensor:
-        """Sum over the ranks, inside a ``tf.function``; differentiable. ``name`` is unique in a step, and the same on all ranks."""
+        """Differentiable sum over the ranks, inside a ``tf.function``; ``name`` is unique in a step."""
         return value
 
     def broadcast(self, variables: Sequence[Any]) -> None:
-        """Set Keras or TensorFlow variables to what they are on rank 0."""
+        """Set Keras or TensorFlow variables to their values on rank 0."""
 
     def allgather(self, arrays: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
-        """Every rank's arrays, by rank. Lengths may differ between ranks; dtypes and the axes behind the first agree."""
+        """The arrays of all ranks, by rank. The first axis may differ between ranks; dtypes and other axes may not."""
         return [list(arrays)]
 
     def barrier(self) -> None:
-        """Wait until all ranks are here."""
+        """Wait until all ranks have called this."""
 
     def send_heartbeat(self, stage: int, ticks: int) -> None:
-        """Tell rank 0, and as rank 0 all the others, how far this rank is, without waiting for them."""
+        """Send this rank's progress to rank 0, or from rank 0 to all others, without waiting for them."""
 
     def receive_heartbeats(self) -> dict[int, tuple[int, int]]:
-        """The last ``(stage, ticks)`` of every rank that posted to this one since the last call, without waiting."""
+        """The latest ``(stage, ticks)`` of each rank that sent one since the last call, without waiting."""
         return {}
 
     def is_peer_failure(self, error: BaseException) -> bool:
-        """Whether an exception only says that other ranks are gone."""
+        """Whether an exception is only the consequence of another rank's exit."""
         return False
 
     def abort(self, code: int) -> None:
-        """End all processes of the run on all hosts, now."""
+        """Kill all processes of the run on all hosts at once."""
         sys.stderr.flush()
         os._exit(code)
 
     def allgather_strings(self, text: str) -> list[str]:
-        """Every rank's text, by rank."""
+        """The texts of all ranks, by rank."""
         return [
             bytes(characters).decode() for (characters,) in self.allgather([np.frombuffer(text.encode(), np.uint8)])
         ]
@@ -110,56 +110,57 @@ class World:
         return max(int(numbers[0]) for (numbers,) in self.allgather([np.array([number], np.int64)]))
 
     def broadcast_object(self, value: Any) -> Any:
-        """Rank 0's value, which must be one that JSON can hold."""
+        """The value of rank 0, which must be serializable as JSON."""
         return json.loads(self.allgather_strings(json.dumps(value if self.is_main else None))[0])
 
     @contextlib.contextmanager
     def raise_together(self) -> Iterator[None]:
-        """What every rank does by itself; a user's mistake on one becomes :class:`AgreedError` on all, naming rank and host.
+        """Context manager: a UserError on any rank becomes :class:`AgreedError` on all, naming rank and host.
 
-        Nothing in it may be collective: the rank that made the mistake would not come to it.
+        Nothing inside may be collective, because a rank that fails would not take part in it.
 
         Raises:
-            UserError: alone, the mistake itself.
+            UserError: in a world of one process, the error itself.
         """
         if self.size == 1:
             yield
             return
-        mistake = ""
+        message = ""
         try:
             yield
         except UserError as error:
-            mistake = str(error)
-        mistakes = self.allgather_strings(mistake)
-        if not any(mistakes):
+            message = str(error)
+        messages = self.allgather_strings(message)
+        if not any(messages):
             return
-        if len(set(mistakes)) == 1:
-            raise AgreedError(mistakes[0])
-        raise AgreedError("; ".join(f"{self.name_of(rank)}: {text}" for rank, text in enumerate(mistakes) if text))
+        if len(set(messages)) == 1:
+            raise AgreedError(messages[0])
+        raise AgreedError("; ".join(f"{self.name_of(rank)}: {text}" for rank, text in enumerate(messages) if text))
 
-    def check_consistent(self, facts: Mapping[str, str]) -> None:
+    def check_consistent(self, signature: Mapping[str, str]) -> None:
         """Check that named texts are the same on all ranks.
 
         Raises:
-            AgreedError: rank and host, the fact, and the texts there and on rank 0.
+            AgreedError: names rank, host and entry, with the texts there and on rank 0.
         """
-        first, *others = [json.loads(text) for text in self.allgather_strings(json.dumps(facts))]
+        first, *others = [json.loads(text) for text in self.allgather_strings(json.dumps(signature))]
         differences = [
-            f"{self.name_of(rank)} has {name} {theirs.get(name, 'not at all')}, but {self.name_of(0)} {first.get(name, 'not at all')}"
+            f"{name} is {theirs.get(name, 'missing')} on {self.name_of(rank)}, but {first.get(name, 'missing')} on "
+            f"{self.name_of(0)}"
             for rank, theirs in enumerate(others, start=1)
             for name in first | theirs
             if theirs.get(name) != first.get(name)
         ]
         if differences:
             shown = "; ".join(differences[:4]) + (f"; and {len(differences) - 4} more" if len(differences) > 4 else "")
-            raise AgreedError(f"the processes do not work on the same thing: {shown}. Make the hosts alike")
+            raise AgreedError(f"the processes differ: {shown}. Use the same software, options and data on all hosts")
 
     @contextlib.contextmanager
     def abort_together(self) -> Iterator[None]:
-        """Around all of a run: what ends one rank ends all on all hosts, and its message, with rank and host, comes first.
+        """Context manager around a run: an exception on one rank ends all ranks, and its message is printed first.
 
-        Alone, exceptions pass through. With others, rank 0 tells an :class:`AgreedError` and every rank leaves with 2; anything
-        else is told by the rank it befell, which then ends the others.
+        In a world of one process, exceptions pass through. Otherwise rank 0 prints an :class:`AgreedError` and every
+        rank exits with 2; any other exception is reported by the rank that raised it, which then aborts the job.
         """
         if self.size == 1:
             yield
@@ -178,7 +179,8 @@ class World:
             if self.is_peer_failure(error):
                 cause = f"{type(error).__name__}: {error}".splitlines()[0]
                 print_message(
-                    f"{self.name_of(self.rank)}: lost the other ranks ({cause}); the first message, of the rank that ended, says why"
+                    f"{self.name_of(self.rank)}: lost the other ranks ({cause}); see the first "
+                    "message, of the rank that failed"
                 )
             else:
                 print_message(f"{self.name_of(self.rank)}: {type(error).__name__}: {error}\n{traceback.format_exc()}")

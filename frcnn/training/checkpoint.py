@@ -1,9 +1,9 @@
 """Checkpoints that survive a kill at any moment.
 
-    checkpoints/step-00001200/   variables (tf.train.Checkpoint) and manifest.json: step, metrics, a hash of every file
+    checkpoints/step-00001200/   variables (tf.train.Checkpoint) and manifest.json: step, state, a hash of every file
 
-A checkpoint is written into a folder aside and moved into place whole; it counts only while every hash in its manifest
-agrees, so that a damaged newest one falls back to the one before.
+A checkpoint is written under a temporary name and renamed when complete. It is used only if every file matches its hash
+in the manifest; if the newest one is damaged, the one before is used.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from frcnn.atomic import atomic_folder, remove_incomplete, write_atomically
 from frcnn.errors import UserError
 
 MANIFEST = "manifest.json"
@@ -32,7 +32,7 @@ class Checkpoint:
     """A verified checkpoint on disk.
 
     Attributes:
-        step: optimiser steps taken.
+        step: optimizer steps taken.
         state: what the trainer stored beside the variables.
     """
 
@@ -42,7 +42,12 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The checkpoint folder of one run."""
+    """The checkpoint folder of one run.
+
+    Args:
+        keep: number of checkpoints to keep.
+        warn: called with a message for each damaged checkpoint.
+    """
 
     def __init__(self, folder: Path, keep: int, warn: Callable[[str], None]) -> None:
         self.folder = folder
@@ -52,70 +57,54 @@ class Checkpoints:
     def save(self, tracked: tf.train.Checkpoint, step: int, state: dict[str, Any]) -> Path:
         """Write a checkpoint of ``step`` and delete those beyond the newest ``keep``.
 
-        One with a higher number is of a run that was not gone on with, damaged or counted in other steps: it goes too.
+        Checkpoints with a higher step (abandoned run, damaged, or renumbered) are deleted as well.
 
         Raises:
-            UserError: the disk is full or forbids it; the checkpoints before are whole.
+            UserError: the disk is full or not writable; the previous checkpoints are intact.
         """
-        with self._writing(step):
-            return self._save(tracked, step, state)
+        final = self._folder_of(step)
+        with self._report_failure(step):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            remove_incomplete(self.folder)
+            with atomic_folder(final) as folder:
+                tracked.write(str(folder / "variables"))
+                hashes = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
+                manifest = {"step": step, "state": state, "sha256": hashes}
+                (folder / MANIFEST).write_text(json.dumps(manifest, indent=2))
+            found = self._newest_first()
+            newer = found[: found.index(final)]
+            for other in (*newer, *found[len(newer) + self.keep :]):
+                shutil.rmtree(other)
+        return final
 
-    def restate(self, step: int, state: dict[str, Any]) -> None:
-        """Replace what is stored beside the variables of a step that was saved.
+    def update_state(self, step: int, state: dict[str, Any]) -> None:
+        """Replace what is stored beside the variables of a saved step.
 
         Raises:
-            UserError: as for :meth:`save`; the checkpoint is as it was.
+            UserError: as for :meth:`save`; the checkpoint is unchanged.
         """
-        folder = self._folder_of(step)
-        with self._writing(step):
-            aside = folder / f"{MANIFEST}.new"
-            aside.write_text(json.dumps(json.loads((folder / MANIFEST).read_text()) | {"state": state}, indent=2))
-            _flush(aside)
-            os.replace(aside, folder / MANIFEST)
-            _flush(folder)
+        manifest = self._folder_of(step) / MANIFEST
+        with self._report_failure(step):
+            write_atomically(manifest, json.dumps(json.loads(manifest.read_text()) | {"state": state}, indent=2))
 
     @contextlib.contextmanager
-    def _writing(self, step: int) -> Iterator[None]:
+    def _report_failure(self, step: int) -> Iterator[None]:
         try:
             yield
         except (OSError, tf.errors.OpError) as error:
             raise UserError(
-                f"the checkpoint of step {step} cannot be written into {self.folder} ({' '.join(str(error).split())}); "
-                "make room there, and run the same command: it goes on from the checkpoint before"
+                f"the checkpoint of step {step} cannot be written to {self.folder} ({' '.join(str(error).split())}); "
+                "free some space and rerun the same command to resume from the previous checkpoint"
             ) from error
 
     def _folder_of(self, step: int) -> Path:
         return self.folder / f"step-{step:08d}"
 
-    def _save(self, tracked: tf.train.Checkpoint, step: int, state: dict[str, Any]) -> Path:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for leftover in self.folder.glob(".aside-*"):  # of a process that was killed while writing
-            shutil.rmtree(leftover, ignore_errors=True)
-        aside = self.folder / f".aside-{os.getpid()}"
-        aside.mkdir()
-        tracked.write(str(aside / "variables"))
-        hashes = {path.name: _sha256(path) for path in sorted(aside.iterdir())}
-        (aside / MANIFEST).write_text(json.dumps({"step": step, "state": state, "sha256": hashes}, indent=2))
-        for path in aside.iterdir():
-            _flush(path)
-        final = self._folder_of(step)
-        before = self.folder / f".aside-{os.getpid()}-before"
-        if final.exists():
-            os.replace(final, before)
-        os.replace(aside, final)
-        _flush(self.folder)
-        shutil.rmtree(before, ignore_errors=True)
-        found = self._newest_first()
-        newer = found[: found.index(final)]
-        for other in (*newer, *found[len(newer) + self.keep :]):
-            shutil.rmtree(other)
-        return final
-
     def latest(self) -> Checkpoint | None:
-        """The newest checkpoint whose files are whole, or None where there is none at all.
+        """The newest intact checkpoint, or None if there are no checkpoints.
 
         Raises:
-            UserError: checkpoints exist and every one is damaged; starting afresh must be the user's decision.
+            UserError: checkpoints exist, but all are damaged; starting over must be the user's decision.
         """
         found = self._newest_first()
         for folder in found:
@@ -125,7 +114,8 @@ class Checkpoints:
             self.warn(f"checkpoint {folder} is damaged ({problem}) and is not used")
         if found:
             raise UserError(
-                f"all {len(found)} checkpoints in {self.folder} are damaged; restore one, or delete the folder to start afresh"
+                f"all {len(found)} checkpoints in {self.folder} are damaged; restore one, or delete the folder to "
+                "start over"
             )
         return None
 
@@ -133,7 +123,7 @@ class Checkpoints:
         """Set all tracked variables.
 
         Raises:
-            UserError: the checkpoint belongs to another model or optimiser.
+            UserError: the checkpoint belongs to another model or optimizer.
         """
         try:
             tracked.read(str(checkpoint.folder / "variables")).assert_consumed()
@@ -141,11 +131,11 @@ class Checkpoints:
             first = str(error).strip().splitlines()[0]
             raise UserError(
                 f"checkpoint {checkpoint.folder} does not fit the model of this configuration ({first}); "
-                "use the configuration it was made with, or another output folder"
+                "use the configuration it was made with, or set option 'output' to another folder"
             ) from error
 
     def _newest_first(self) -> list[Path]:
-        """What is named otherwise, such as a copy that someone made, is not ours to delete or to go on from."""
+        """Folders named exactly as checkpoints are; others, such as a user's copies, are neither used nor deleted."""
         found = [folder for folder in self.folder.glob("step-*") if NAME.fullmatch(folder.name)]
         return sorted(found, key=lambda folder: int(folder.name.removeprefix("step-")), reverse=True)
 
@@ -167,12 +157,3 @@ def _sha256(path: Path) -> str:
         for block in iter(lambda: file.read(1 << 20), b""):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _flush(path: Path) -> None:
-    """Force a file or folder entry to the disk, so that a move never outlives the bytes it moved."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

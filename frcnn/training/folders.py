@@ -1,13 +1,13 @@
-"""Where a run puts what it makes."""
+"""Where a run writes its files."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from frcnn.atomic import write_atomically
 from frcnn.errors import UserError
 
 METRICS_FILE = "metrics.jsonl"
@@ -15,13 +15,14 @@ METRICS_FILE = "metrics.jsonl"
 
 @dataclass(frozen=True)
 class Folders:
-    """The folders of one run; on most machines all are below one, in a SageMaker job each has its own fate.
+    """The folders of one run. Usually all are below one; in a SageMaker job each is stored by another mechanism.
 
     Attributes:
-        output: config.yaml, metrics.jsonl, tensorboard/, pictures/.
-        checkpoints: what training needs to go on; where they are not in the output, which they may outlive, metrics.jsonl too.
-        models: model folders to write, all alike; the first is the run's result. A further one beside the checkpoints
-            brings the best model so far through a loss of the first.
+        output: config.yaml, metrics.jsonl, tensorboard/, images/.
+        checkpoints: what resuming needs. If it is outside of the output, it may outlive it and gets a copy of
+            metrics.jsonl as well.
+        models: model folders to write, all alike; the first is the run's result. A second one beside the checkpoints
+            preserves the best model so far when the first is lost.
     """
 
     output: Path
@@ -38,10 +39,10 @@ class Folders:
         return self.models[0]
 
     def make(self) -> None:
-        """Make the folders that a run writes into while it lasts.
+        """Create the folders that are written during the run.
 
         Raises:
-            UserError: one of them cannot be made or written into.
+            UserError: one of them cannot be created or written.
         """
         for folder in (self.output, self.checkpoints):
             try:
@@ -49,27 +50,20 @@ class Folders:
                 tempfile.TemporaryFile(dir=folder).close()
             except OSError as error:
                 raise UserError(
-                    f"{folder} cannot be written into ({error.strerror}); choose another place: option 'output'"
+                    f"folder {folder} cannot be written ({error.strerror}); set option 'output' to another folder"
                 ) from error
 
     def keep_history(self) -> None:
-        """Leave what was recorded so far beside checkpoints that are not in the output."""
+        """Copy the records so far to the checkpoints, if these are outside of the output."""
         if self.output not in self.checkpoints.parents:
-            _copy_whole(self.output / METRICS_FILE, self.checkpoints / METRICS_FILE)
+            write_atomically(self.checkpoints / METRICS_FILE, (self.output / METRICS_FILE).read_bytes())
 
     def bring_back(self) -> None:
-        """Fill model folder and output, where they are empty, with what was kept beside the checkpoints."""
+        """Fill an empty model folder and output from the copies beside the checkpoints."""
         for kept in self.models[1:]:
             if kept.is_dir() and not any(self.model.glob("*.safetensors")):
                 shutil.copytree(kept, self.model, dirs_exist_ok=True)
         history = self.checkpoints / METRICS_FILE
         if history.exists() and not (self.output / METRICS_FILE).exists():
             self.output.mkdir(parents=True, exist_ok=True)
-            _copy_whole(history, self.output / METRICS_FILE)
-
-
-def _copy_whole(source: Path, target: Path) -> None:
-    """Copy, so that the target is never half of it."""
-    aside = target.with_name(target.name + ".new")
-    shutil.copyfile(source, aside)
-    os.replace(aside, target)
+            write_atomically(self.output / METRICS_FILE, history.read_bytes())

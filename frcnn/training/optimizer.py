@@ -1,4 +1,4 @@
-"""SGD as PyTorch defines it, from Keras parts."""
+"""SGD with PyTorch's definition of momentum and weight decay, built from Keras parts."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from frcnn.training.schedule import WarmupSchedule
 
 
 def build_optimizer(options: Config, total_steps: int, variables: list[keras.Variable]) -> keras.optimizers.Optimizer:
-    """Momentum SGD with schedule, clipping, averaging and accumulation, its variables created; loss scaling for float16.
+    """Momentum SGD with schedule, clipping, EMA, accumulation and, for float16, loss scaling; variables are created.
 
-    Keras's own ``weight_decay`` shrinks weights outside the momentum; PyTorch's goes through it. :func:`l2_penalty`
-    gives the latter, so Keras's stays off.
+    Keras's own ``weight_decay`` shrinks weights outside of the momentum; PyTorch's goes through it. :func:`l2_penalty`
+    implements the latter, so Keras's stays off.
     """
     settings = options.optimizer
     optimizer: keras.optimizers.Optimizer = keras.optimizers.SGD(
-        # Keras counts batches here, not updates, so the schedule's length is in batches too.
+        # Keras's iteration counter counts batches, not updates, so the schedule's length is in batches too.
         learning_rate=WarmupSchedule(settings, options.training.batch_size * settings.accumulation, total_steps),
         momentum=settings.momentum,
         nesterov=settings.nesterov,
@@ -29,10 +29,15 @@ def build_optimizer(options: Config, total_steps: int, variables: list[keras.Var
         ema_momentum=settings.ema or 0.0,
         gradient_accumulation_steps=settings.accumulation if settings.accumulation > 1 else None,
     )
-    if options.training.precision == "mixed_float16":
+    if scales_loss(options):
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     optimizer.build(variables)
     return optimizer
+
+
+def scales_loss(options: Config) -> bool:
+    """Whether the optimizer scales the loss, which float16's small range needs."""
+    return options.training.precision == "mixed_float16"
 
 
 def l2_penalty(variables: list[keras.Variable], options: config.Optimizer) -> tf.Tensor:
@@ -44,7 +49,7 @@ def l2_penalty(variables: list[keras.Variable], options: config.Optimizer) -> tf
 
 
 class AveragedWeights:
-    """While entered, the model holds the optimiser's moving average of its weights, if it keeps one."""
+    """Context manager in which the model has the optimizer's moving average of its weights, if it keeps one."""
 
     def __init__(self, optimizer: keras.optimizers.Optimizer, variables: list[keras.Variable]) -> None:
         inner = getattr(optimizer, "inner_optimizer", optimizer)

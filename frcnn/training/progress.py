@@ -1,4 +1,4 @@
-"""What a run says while it trains: a bar or one-line records, TensorBoard, and ``metrics.jsonl``."""
+"""Progress reports of a run: progress bar or log lines, TensorBoard, and ``metrics.jsonl``."""
 
 from __future__ import annotations
 
@@ -16,27 +16,30 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from frcnn.atomic import write_atomically
 from frcnn.evaluation.curves import plot_training
 from frcnn.training.folders import METRICS_FILE
 from frcnn.training.metric_lines import metric_line
 
 TENSORBOARD_FOLDER = "tensorboard"
-CURVES_FILE = "pictures/curves.png"
+CURVES_FILE = "images/curves.png"
 
 
 class Progress:
-    """Reports the steps of one run into its folder and to the person who watches.
+    """Reports the steps of one run to the console and to files in its folder.
 
-    On a terminal it is a bar with speed, losses, learning rate and time left; elsewhere every record is one line of
-    ``key=value`` pairs. Each record is also a line of ``metrics.jsonl`` and scalars of TensorBoard.
+    On a terminal it shows a progress bar with throughput, losses, learning rate and remaining time; elsewhere each
+    record is one line of ``key=value`` pairs. Each record is also a line of ``metrics.jsonl`` and scalars of
+    TensorBoard.
 
     Args:
-        folder: the run's folder; gets ``metrics.jsonl``, ``tensorboard/`` and ``pictures/curves.png``.
+        folder: the run's folder; gets ``metrics.jsonl``, ``tensorboard/`` and ``images/curves.png``.
         total_steps: steps of the whole run.
-        batch_size: images a step, over all processes.
-        start_step: steps done before; records of later steps, from a run that was cut off, are dropped from ``metrics.jsonl``.
+        batch_size: images per step over all processes.
+        start_step: steps already taken; records of later steps (a run killed after its last checkpoint repeats them)
+            are removed from ``metrics.jsonl``.
         log_every: steps between records; the last step always has one.
-        stream: where to write; standard output where None.
+        stream: where to write; standard output if None.
     """
 
     def __init__(
@@ -62,7 +65,7 @@ class Progress:
         self._metrics = MetricsFile(self._folder / METRICS_FILE, self._start_step)
         self._summaries = tf.summary.create_file_writer(str(self._folder / TENSORBOARD_FOLDER))
         self._bar = None
-        if _is_screen(self._stream):
+        if _shows_bar(self._stream):
             self._bar = tqdm(
                 total=self._total_steps,
                 initial=self._start_step,
@@ -86,7 +89,7 @@ class Progress:
         """Count a finished step; every ``log_every`` steps, record the means since the last record.
 
         Args:
-            step: steps done so far in the run, counted from 1.
+            step: steps taken so far in the run, this one included.
             losses: scalars by name.
             learning_rate: rate of this step; a tensor is read only when a record is due.
         """
@@ -103,38 +106,38 @@ class Progress:
         """Record an evaluation and draw the curves so far.
 
         Args:
-            metrics: numbers by name, None where there was nothing to measure; nested tables go to the file only.
+            metrics: numbers by name, None where undefined; nested tables go to the file only.
         """
         if self._metrics.append("evaluation", step, metrics):
             numbers = {name: value for name, value in metrics.items() if isinstance(value, (int, float))}
             self._scalars(step, {f"evaluation/{name}": value for name, value in numbers.items()})
-            self._say(metric_line("evaluation", {"step": step, **numbers}))
+            self._print(metric_line("evaluation", {"step": step, **numbers}))
             plot_training(read_records(self._folder / METRICS_FILE), self._folder / CURVES_FILE)
-        self._clock = time.perf_counter()  # the evaluation's time is not the steps'
+        self._clock = time.perf_counter()  # throughput does not count the time of evaluations
 
-    def pictures(self, step: int, name: str, pictures: Sequence[np.ndarray]) -> None:
-        """Show ``[H, W, 3]`` uint8 pictures, of any sizes, in TensorBoard."""
+    def images(self, step: int, name: str, images: Sequence[np.ndarray]) -> None:
+        """Show ``[H, W, 3]`` uint8 images of any sizes in TensorBoard."""
         with self._summaries.as_default():
-            for number, picture in enumerate(pictures):
-                tf.summary.image(f"{name}/{number}", picture[None], step=step)
+            for number, image in enumerate(images):
+                tf.summary.image(f"{name}/{number}", image[None], step=step)
         self._summaries.flush()
         self._clock = time.perf_counter()
 
     def checkpoint(self, step: int) -> None:
-        """Say in the log that this step is safe: a job that was moved to another machine goes on from the last one said."""
+        """Log that a checkpoint of this step exists, from which a job moved to another machine resumes."""
         if self._bar is None:
-            self._say(metric_line("checkpoint", {"step": step}))
+            self._print(metric_line("checkpoint", {"step": step}))
         self._clock = time.perf_counter()
 
-    def note(self, text: str) -> None:
-        """Tell a person something, without breaking the bar."""
-        self._say(text)
+    def message(self, text: str) -> None:
+        """Print a line without breaking the progress bar."""
+        self._print(text)
         self._clock = time.perf_counter()
 
     def _record_steps(self, step: int, learning_rate: float) -> None:
         steps = len(self._pending)
         losses = {name: sum(float(losses[name]) for losses in self._pending) / steps for name in self._pending[0]}
-        # Reading the losses waited for the device: that time belongs to these steps.
+        # Reading the losses waited for the device: that time belongs to these steps as well.
         self._pending_seconds += time.perf_counter() - self._clock
         self._clock = time.perf_counter()
         seconds = max(self._pending_seconds, 1e-9)
@@ -149,7 +152,7 @@ class Progress:
             self._bar.set_postfix({"images/s": f"{speed:.1f}", **shown, "lr": f"{learning_rate:.2g}"})
         else:
             left = (self._total_steps - step) * seconds / steps
-            self._say(
+            self._print(
                 metric_line("train", {"step": step, "steps": self._total_steps, **values, "seconds_left": round(left)})
             )
 
@@ -159,17 +162,17 @@ class Progress:
                 tf.summary.scalar(name, value, step=step)
         self._summaries.flush()
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         if self._bar is not None:
             self._bar.write(text, file=self._stream)
             return
-        # One write a line: lines of several processes must not be cut into each other.
+        # One write per line, so that lines of several processes do not interleave.
         self._stream.write(text + "\n")
         self._stream.flush()
 
 
 class NullProgress:
-    """What the ranks that do not report have in place of :class:`Progress`."""
+    """The :class:`Progress` of ranks that do not report."""
 
     def __enter__(self) -> NullProgress:
         return self
@@ -185,34 +188,32 @@ class NullProgress:
     def evaluation(self, step: int, metrics: Mapping[str, Any]) -> None:
         pass
 
-    def pictures(self, step: int, name: str, pictures: Sequence[np.ndarray]) -> None:
+    def images(self, step: int, name: str, images: Sequence[np.ndarray]) -> None:
         pass
 
     def checkpoint(self, step: int) -> None:
         pass
 
-    def note(self, text: str) -> None:
+    def message(self, text: str) -> None:
         pass
 
 
 class MetricsFile:
-    """``metrics.jsonl``: one JSON object a record with ``record`` (its kind), ``step`` and the values; grows at its end only.
+    """``metrics.jsonl``: one JSON object per record with ``record`` (its kind), ``step`` and the values; append-only.
 
     Args:
-        file: made where it does not exist.
-        start_step: records of later steps are dropped, and so is a last line that was cut off.
+        file: created if it does not exist.
+        start_step: records of later steps are removed, and so is an incomplete last line.
     """
 
     def __init__(self, file: Path, start_step: int = 0) -> None:
         kept = [record for record in read_records(file) if record["step"] <= start_step]
         self._recorded = {(record["record"], record["step"]) for record in kept}
-        aside = file.with_name(file.name + ".new")
-        aside.write_text("".join(json.dumps(record) + "\n" for record in kept))
-        os.replace(aside, file)
+        write_atomically(file, "".join(json.dumps(record) + "\n" for record in kept))
         self._lines = file.open("a")
 
     def append(self, kind: str, step: int, values: Mapping[str, Any]) -> bool:
-        """Write one record at once; False where the file has one of this kind and step already."""
+        """Write one record; returns False if the file already has one of this kind and step."""
         if (kind, step) in self._recorded:
             return False
         self._recorded.add((kind, step))
@@ -227,7 +228,7 @@ class MetricsFile:
 
 
 def read_records(file: Path) -> list[dict[str, Any]]:
-    """Records of a ``metrics.jsonl`` in order, without a last line that was cut off; none where there is no file."""
+    """Records of a ``metrics.jsonl`` in order, without an incomplete last line; empty if the file does not exist."""
     if not file.exists():
         return []
     records = []
@@ -239,13 +240,16 @@ def read_records(file: Path) -> list[dict[str, Any]]:
     return records
 
 
-def _is_screen(stream: TextIO) -> bool:
-    """Whether a bar has a place there. mpirun gives ranks terminals without a width, and passes on what is written into them."""
+def _shows_bar(stream: TextIO) -> bool:
+    """Whether the stream can show a progress bar.
+
+    mpirun gives ranks pseudo-terminals without a width and forwards what is written to them line by line.
+    """
     if not stream.isatty():
         return False
     try:
         return os.get_terminal_size(stream.fileno()).columns > 0
-    except (OSError, ValueError):  # not one of the system's
+    except (OSError, ValueError):  # a stream without a file descriptor, as in tests
         return True
 
 

@@ -1,4 +1,4 @@
-"""Where a run begins: at its newest checkpoint, with given weights, or at random."""
+"""Where a run starts: at its newest checkpoint, from given weights, or from random weights."""
 
 from __future__ import annotations
 
@@ -12,39 +12,35 @@ import tensorflow as tf
 from frcnn.config import Config, changed_options
 from frcnn.errors import UserError
 from frcnn.training.checkpoint import Checkpoint, Checkpoints
-from frcnn.weights.initial_weights import at_random, start_from
-from frcnn.weights.model_folder import WEIGHTS
+from frcnn.weights.initial_weights import check_random_initialization, start_from
+from frcnn.weights.model_files import WEIGHTS
 
-# Beginnings of options that decide where things lie, how long a run goes on and what it reports, not what is learnt.
-NOT_LEARNT_FROM = (
-    *(
-        "output",
-        "data.root",
-        "data.train.",
-        "data.validation.",
-        "data.workers",
-        "data.max_bad_image_share",
-        "ops.",
-        "distributed.",
-    ),
-    *(
-        "training.epochs",
-        "training.evaluate_every",
-        "training.checkpoint_minutes",
-        "training.keep_checkpoints",
-        "training.log_every",
-    ),
+# Prefixes of options that do not change what is learned: places of files, length of the run, reports.
+NOT_LEARNED_FROM = (
+    "output",
+    "data.root",
+    "data.train.",
+    "data.validation.",
+    "data.workers",
+    "data.max_bad_image_share",
+    "ops.",
+    "distributed.",
+    "training.epochs",
+    "training.evaluate_every",
+    "training.checkpoint_minutes",
+    "training.keep_checkpoints",
+    "training.log_every",
 )
 
 
 class ResumeState(NamedTuple):
-    """What is known of the run so far.
+    """The progress of the run so far; the defaults are those of a run that starts.
 
     Attributes:
         step: steps taken.
-        saved_step: that of the checkpoint whose variables are these, if one is.
-        best_ap: of the model in the model folder; None where there is none yet.
-        evaluation_pending: the step is still to be evaluated.
+        saved_step: step of the checkpoint that holds exactly these variables, if there is one.
+        best_ap: validation AP of the model in the model folder; None if there is no model yet.
+        evaluation_pending: the variables of this step are still to be evaluated.
     """
 
     step: int = 0
@@ -54,14 +50,14 @@ class ResumeState(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ResumePoint:
-    """What decides where a run begins.
+class RunStart:
+    """Everything that decides where a run starts.
 
     Attributes:
         tracked: ``model`` and ``optimizer``, whose variables are set.
         class_names: of the labels 1..K.
         fingerprint: of the training data.
-        notes: gets what the user should know.
+        messages: gets what the user should know.
     """
 
     config: Config
@@ -72,60 +68,61 @@ class ResumePoint:
     steps_per_epoch: int
     total_steps: int
     model_folder: Path
-    notes: list[str]
+    messages: list[str]
 
-    def find(self) -> ResumeState:
-        """Set the variables as the newest checkpoint has them; without one as ``config.weights`` has, or at random.
+    def restore_or_initialize(self) -> ResumeState:
+        """Restore the newest checkpoint; without one, load ``config.weights`` or keep the random weights.
 
         Raises:
-            UserError: checkpoint or weights cannot be used, or the run is finished and was another one.
+            UserError: checkpoint or weights cannot be used, or the run is finished and had other options.
         """
         checkpoint = self.checkpoints.latest()
         if checkpoint is None:
             if self.config.weights:
-                self.notes.extend(start_from(self.tracked.model, self.config, self.class_names))
+                self.messages.extend(start_from(self.tracked.model, self.config, self.class_names))
             else:
-                self.notes.extend(at_random(self.config))
+                self.messages.extend(check_random_initialization(self.config))
             return ResumeState()
         if checkpoint.state["data"] != self.fingerprint:
             raise UserError(
-                f"the training data differ from those that {checkpoint.folder} was trained on; "
-                "bring the data back, or choose another output folder to start afresh"
+                f"the training data differ from those of checkpoint {checkpoint.folder}; restore the data, or set "
+                "option 'output' to another folder to start a new run"
             )
         self.checkpoints.restore(checkpoint, self.tracked)
-        step = self._same_epoch(checkpoint)
+        step = self._rescaled_step(checkpoint)
         has_model = (self.model_folder / WEIGHTS).is_file()
-        # A run that was broken off in its evaluation; one that others made shorter, or whose model was lost.
+        # Pending: a run that was interrupted in its evaluation, a run that was shortened, or one whose model was lost.
         evaluation_pending = checkpoint.state.get("evaluation_pending", False) or (
             step >= self.total_steps and not has_model
         )
-        self._tell(checkpoint, step, finished=step >= self.total_steps and not evaluation_pending)
-        # A model folder that was lost, as on another machine, is written again by the next evaluation, whatever its AP.
+        self._report_changes(checkpoint, step, finished=step >= self.total_steps and not evaluation_pending)
+        # If the model folder was lost, as on another machine, the next evaluation writes it again, whatever its AP.
         best_ap = checkpoint.state["best_AP"] if has_model else None
         return ResumeState(step, step if step == checkpoint.step else None, best_ap, evaluation_pending)
 
-    def _same_epoch(self, checkpoint: Checkpoint) -> int:
-        """The checkpoint's step; where an epoch has another number of steps now, the step at which as many images have been seen."""
+    def _rescaled_step(self, checkpoint: Checkpoint) -> int:
+        """The checkpoint's step, or, if an epoch has another number of steps now, the step with as many images seen."""
         before = checkpoint.state.get("steps_per_epoch", self.steps_per_epoch)
         if before == self.steps_per_epoch:
             return checkpoint.step
         step = round(checkpoint.step * self.steps_per_epoch / before)
         optimizer = self.tracked.optimizer
         getattr(optimizer, "inner_optimizer", optimizer)._iterations.assign(step)
-        self.notes.append(
-            f"an epoch has {self.steps_per_epoch} steps instead of {before}: step {checkpoint.step} became {step}"
+        self.messages.append(
+            f"an epoch now has {self.steps_per_epoch} steps instead of {before}: step {checkpoint.step} became {step}"
         )
         return step
 
-    def _tell(self, checkpoint: Checkpoint, step: int, finished: bool) -> None:
+    def _report_changes(self, checkpoint: Checkpoint, step: int, finished: bool) -> None:
         changed = changed_options(checkpoint.state["config"], self.config)
-        learnt_otherwise = [change for change in changed if not change.startswith(NOT_LEARNT_FROM)]
-        if finished and learnt_otherwise:
+        would_train_differently = [change for change in changed if not change.startswith(NOT_LEARNED_FROM)]
+        if finished and would_train_differently:
             raise UserError(
-                f"{checkpoint.folder} is the end of a run with other options: {', '.join(learnt_otherwise)}; nothing would be trained. "
-                "Choose another output folder (option 'output'), or delete that run"
+                f"{checkpoint.folder} is the end of a finished run with other options "
+                f"({', '.join(would_train_differently)}), so nothing would be trained; set option 'output' to another "
+                "folder, or delete that run"
             )
-        self.notes.append(
+        self.messages.append(
             f"resumed at step {step} of {self.total_steps}"
             + (f" with other options: {', '.join(changed)}" if changed else "")
         )

@@ -11,16 +11,17 @@ import frcnn
 from frcnn.config import Config, option_names
 from frcnn.data.coco import Index
 
-# Where things lie on a host; what is in the data is compared by its fingerprint.
+# Prefixes of options that may differ between hosts: places of files. The content of the data is compared by
+# fingerprint.
 _OF_THE_HOST = ("output", "weights", "data.root", "data.train.", "data.validation.", "data.workers")
 
 
-def facts(config: Config, train: Index, validation: Index | None) -> dict[str, str]:
-    """Name and value of everything that must not differ: code, versions, options, classes, data."""
+def run_signature(config: Config, train: Index, validation: Index | None) -> dict[str, str]:
+    """Name and value of everything that must be the same on all ranks: code, versions, options, classes, data."""
     packages = {package: _version(package) for package in ("tensorflow", "keras", "horovod")}
     data = {} if config.data.sharded else {"training data": train.fingerprint[:12]}
     return {
-        "frcnn": f"{frcnn.__version__} with sources {_sources()[:12]}",
+        "frcnn": f"{frcnn.__version__} with sources {_hash_of_sources()[:12]}",
         **packages,
         **_options(config),
         "classes": ", ".join(train.class_names),
@@ -31,7 +32,7 @@ def facts(config: Config, train: Index, validation: Index | None) -> dict[str, s
 
 def _options(config: Config) -> dict[str, str]:
     compared = {}
-    for name in option_names():
+    for name in option_names(Config):
         if name.startswith(_OF_THE_HOST):
             continue
         value = config.model_dump(mode="json")
@@ -44,12 +45,11 @@ def _options(config: Config) -> dict[str, str]:
 def _version(package: str) -> str:
     try:
         return version(package)
-    except PackageNotFoundError:  # TensorFlow for processors alone has another name
+    except PackageNotFoundError:  # tensorflow-cpu, for example, has another name
         return "not installed under this name"
 
 
-def _sources() -> str:
-    """Hash of the package's Python files."""
+def _hash_of_sources() -> str:
     root = Path(frcnn.__file__).parent
     digest = hashlib.sha256()
     for file in sorted(root.rglob("*.py")):

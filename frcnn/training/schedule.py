@@ -1,4 +1,4 @@
-"""Learning rate over a run."""
+"""Learning rate schedule."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from frcnn import config
 class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
     """Linear warm-up, then ``multistep`` or ``cosine`` decay, as a function of the step.
 
-    The peak is ``learning_rate * batch_size / base_batch_size`` (Goyal et al. 2017: rate proportional to batch).
+    The peak is ``learning_rate * batch_size / base_batch_size`` (linear scaling rule, Goyal et al. 2017).
     """
 
     def __init__(self, options: config.Optimizer, batch_size: int, total_steps: int) -> None:
@@ -27,8 +27,8 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
         options = self.options
         step = tf.cast(step, tf.float32)
         if options.schedule == "cosine":
-            share = tf.minimum(step / self.total_steps, 1.0)
-            decay = options.final_rate + (1 - options.final_rate) * 0.5 * (1 + tf.cos(math.pi * share))
+            fraction = tf.minimum(step / self.total_steps, 1.0)
+            decay = options.final_rate + (1 - options.final_rate) * 0.5 * (1 + tf.cos(math.pi * fraction))
         else:
             passed = [step >= float(round(milestone * self.total_steps)) for milestone in options.milestones]
             decay = options.gamma ** tf.add_n([tf.zeros(()), *(tf.cast(each, tf.float32) for each in passed)])
@@ -37,10 +37,13 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
         return self.peak * warmup * decay
 
     def get_config(self) -> dict[str, object]:
-        """Keras's serialisation hook."""
+        """Keras's serialization hook."""
         return {"options": self.options.model_dump(), "peak": self.peak, "total_steps": self.total_steps}
 
 
 def warmup_steps(options: config.Optimizer, total_steps: int) -> int:
-    """Steps of the warm-up: as configured, but at most a third of the run, for a recipe of 118,000 images comes to no peak on 200."""
+    """Steps of the warm-up.
+
+    Capped at a third of the run, so that a warm-up sized for COCO still reaches the peak rate on 200 images.
+    """
     return min(options.warmup_steps, total_steps // 3)

@@ -1,7 +1,8 @@
-"""What a run reads, and which part of it a process.
+"""The dataset of a run, and the part of it that a process reads.
 
-Usually every host has all of it, and each step's batch is dealt over all ranks. With ``data.sharded`` a host has images that no
-other has: its processes deal batches of these among themselves, and the longest host says how many steps an epoch has.
+Usually every host has the whole dataset, and each step's batch is split over all ranks. With ``data.sharded`` each host
+has different images: its processes split batches of these among themselves, and the host with the most images decides
+how many steps an epoch has.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from frcnn.errors import UserError
 
 @dataclass(frozen=True)
 class Shard:
-    """A process's part.
+    """A process's part of the training data.
 
     Attributes:
-        rank: of the process, among the ``size`` that deal their host's or all images.
-        batch_size: images that these take together in a step.
+        rank: of the process, among the ``size`` processes that split the images of their host or of all hosts.
+        batch_size: images per step of these ``size`` processes together.
         epoch_steps: steps of an epoch, the same on all ranks.
-        images: how many training images there are on all hosts.
+        images: number of training images on all hosts.
         fingerprint: of all hosts' training data.
     """
 
@@ -42,7 +43,7 @@ class Shard:
 
     @classmethod
     def of(cls, world: World, index: Index, config: Config) -> Shard:
-        """The part of this process; all ranks ask at once."""
+        """The part of this process. Collective: all ranks call it at the same point."""
         sharded = config.data.sharded
         batch_size = config.training.batch_size // world.size * (world.local_size if sharded else world.size)
         with world.raise_together():
@@ -50,6 +51,7 @@ class Shard:
         if not sharded:
             return cls(world.rank, world.size, batch_size, steps, len(index.images), index.fingerprint)
         own = np.array([len(index.images) if world.local_rank == 0 else 0])
+        # The annotation file may be the same on all hosts; the file names tell their images apart.
         paths = "".join(f"{record.path.name}\n" for record in index.images)
         prints = sorted(set(world.allgather_strings(index.fingerprint + hashlib.sha256(paths.encode()).hexdigest())))
         return cls(
@@ -77,48 +79,57 @@ class Shard:
 
 
 def present_images(index: Index) -> Index:
-    """The index without the images that are not in its folder.
+    """The index reduced to the images that exist on this host.
 
     Raises:
-        UserError: none is.
+        UserError: none exists.
     """
     present = tuple(record for record in index.images if record.path.exists())
     if not present:
         raise UserError(
-            f"this host has none of the {len(index.images)} images that {index.source} names, and needs a part of them"
+            f"none of the {len(index.images)} images of {index.source} exists on this host; with data.sharded=true "
+            "every host needs a part of them"
         )
     return replace(index, images=present)
 
 
-def _with_batch_size(config: Config, batch_size: int) -> Config:
-    return config.model_copy(update={"training": config.training.model_copy(update={"batch_size": batch_size})})
+def load_splits(config: Config, messages: list[str]) -> tuple[Index, Index | None]:
+    """Training and validation index.
 
-
-def load_splits(config: Config, notes: list[str]) -> tuple[Index, Index | None]:
-    """Training and validation index; the latter is None where neither the config nor the folder has one, and ``notes`` gets why."""
+    The latter is None if neither the configuration nor the folder has one; ``messages`` gets the reason.
+    """
     train_index = load_index(
         *find_split(config.data, "train"), config.data.on_bad_annotation, require_images=not config.data.sharded
     )
     if config.data.sharded:
         train_index = present_images(train_index)
     try:
-        channel = find_split(config.data, "validation")
+        split = find_split(config.data, "validation")
     except UserError as error:
         if config.data.validation.annotations or config.data.validation.images:
             raise
-        notes.append(f"no validation split, so nothing is measured and the last model is kept, not the best: {error}")
+        messages.append(
+            f"no validation split: nothing is evaluated, and the last model is saved, not the best ({error})"
+        )
         return train_index, None
-    return train_index, check_same_classes(train_index, load_index(*channel, config.data.on_bad_annotation))
+    return train_index, check_same_classes(train_index, load_index(*split, config.data.on_bad_annotation))
 
 
-def evenly_shared(config: Config, processes: int, notes: list[str]) -> Config:
-    """The options with a batch that the processes can share evenly, the next smaller one, and one image each at least; ``notes`` gets
-    what changed."""
+def round_batch_size(config: Config, processes: int, messages: list[str]) -> Config:
+    """The configuration with a batch size that is a multiple of the number of processes.
+
+    It is rounded down, but to one image per process at least; ``messages`` gets what changed.
+    """
     wanted = config.training.batch_size
-    shared = max(wanted // processes, 1) * processes
-    if shared == wanted:
+    rounded = max(wanted // processes, 1) * processes
+    if rounded == wanted:
         return config
-    notes.append(
-        f"training.batch_size={wanted} cannot be shared evenly by {processes} processes: a step takes {shared} images"
+    messages.append(
+        f"training.batch_size={wanted} cannot be split evenly over {processes} processes; "
+        f"using {rounded} images per step"
     )
-    return _with_batch_size(config, shared)
+    return _with_batch_size(config, rounded)
+
+
+def _with_batch_size(config: Config, batch_size: int) -> Config:
+    return config.model_copy(update={"training": config.training.model_copy(update={"batch_size": batch_size})})

@@ -1,4 +1,4 @@
-"""Skips where ranks cannot be started, and says why."""
+"""Fixtures of the tests with several ranks, which skip with the reason where ranks cannot be started."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ import pytest
 
 from frcnn.data.shapes import make_shapes
 
-sys.path.insert(0, str(Path(__file__).parent))  # rank_hosts: test modules are no package
+sys.path.insert(0, str(Path(__file__).parent))  # for rank_hosts: tests are not a package
 
 from rank_hosts import TwoHosts
 
 
 @pytest.fixture(scope="session")
 def horovod() -> None:
-    """Skips where ranks cannot be started."""
+    """Skips the test if ranks cannot be started."""
     missing = [name for name in ("mpirun", "orted") if not shutil.which(name)]
     missing += [name for name in ("horovod", "mpi4py") if not importlib.util.find_spec(name)]
     if missing:
         pytest.skip(
-            f"no {', '.join(missing)}: scripts/install_system_packages.sh distributed (root), then "
+            f"{', '.join(missing)} not found: run scripts/install_system_packages.sh distributed (root), then "
             f"PYTHON={sys.executable} scripts/build_horovod.sh --install"
         )
 
@@ -38,7 +38,7 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def recipe(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A recipe file: 64 pixels, one canvas, a narrow detector, 24 pictures, 2 a step, 20 steps."""
+    """A recipe file: 64 pixels, one canvas, a narrow detector, 24 images, 2 per step, 20 steps."""
     file = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
     file.write_text(
         f"""
@@ -56,7 +56,7 @@ training: {{batch_size: 2, epochs: 1.6667, log_every: 1, evaluate_every: null}}
     return file
 
 
-def _why_no_two_hosts() -> str:
+def _why_two_hosts_are_impossible() -> str:
     if sys.platform != "linux" or os.geteuid() != 0:
         return "two hosts on one machine need network namespaces: Linux, as root"
     missing = [
@@ -72,7 +72,7 @@ def _why_no_two_hosts() -> str:
 
 @pytest.fixture(scope="session")
 def two_hosts(horovod: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoHosts]:
-    if reason := _why_no_two_hosts():
+    if reason := _why_two_hosts_are_impossible():
         pytest.skip(reason)
     hosts = TwoHosts(tmp_path_factory.mktemp("hosts"))
     yield hosts

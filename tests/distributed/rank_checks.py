@@ -1,4 +1,4 @@
-"""What tests run on 1, 2 and 3 ranks: ``rank_checks.py RECIPE OUTPUT CHECK...``; rank 0 writes ``OUTPUT/CHECK.npz``."""
+"""Checks on 1, 2 and 3 ranks: ``rank_checks.py RECIPE OUTPUT CHECK...``; rank 0 writes ``OUTPUT/CHECK.npz``."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ def train(world: World, recipe: Path, output: Path, *overrides: str) -> Arrays:
 
 
 def train_frozen_bn(world: World, recipe: Path, output: Path) -> Arrays:
-    """The same with batch norm that is frozen."""
+    """The same with frozen batch norm."""
     return train(world, recipe, output / "frozen_bn", "backbone.norm=frozen_bn")
 
 
 def train_fp16(world: World, recipe: Path, output: Path) -> Arrays:
-    """The same with gradients that travel as float16."""
+    """The same with gradients compressed to float16."""
     return train(world, recipe, output / "fp16", "distributed.compression=fp16")
 
 
 def sync_bn(world: World, recipe: Path, output: Path) -> Arrays:
-    """Outputs, gradients and statistics of batch norm whose batch of 6 is spread over the ranks: all rows, gathered."""
+    """Outputs, gradients and statistics of batch norm whose batch of 6 is split over the ranks; all rows, gathered."""
     import tensorflow as tf
 
     from frcnn.modeling.layers import BatchNorm
@@ -101,7 +101,7 @@ def evaluate(world: World, recipe: Path, output: Path) -> Arrays:
 
 
 def exchange(world: World, recipe: Path, output: Path) -> Arrays:
-    """Operations between steps, and disagreements that must be told by rank."""
+    """Operations between steps, and the messages of inconsistent and failing ranks."""
     import tensorflow as tf
 
     variables = [
@@ -110,26 +110,26 @@ def exchange(world: World, recipe: Path, output: Path) -> Arrays:
     ]
     world.broadcast(variables)
     gathered = world.allgather([np.full((world.rank, 2), world.rank, np.int32)])
-    told = []
-    facts = {"frcnn": "1.0", "option seed": str(world.rank)} | (
+    messages = []
+    signature = {"frcnn": "1.0", "option seed": str(world.rank)} | (
         {"training data": "shapes"} if world.is_main else {"option new": "1"}
     )
-    for attempt in (lambda: world.check_consistent(facts), lambda: _fails_on_last(world)):
+    for attempt in (lambda: world.check_consistent(signature), lambda: _fails_on_last(world)):
         try:
             attempt()
         except AgreedError as error:
-            told.append(str(error))
+            messages.append(str(error))
     return {
         "broadcast": np.concatenate([variables[0].numpy().ravel(), [float(variables[1])]]),
         "lengths": np.array([len(array) for (array,) in gathered]),
-        "told": np.array(told),
+        "messages": np.array(messages),
         "shared": np.array(world.broadcast_object({"rank": world.rank})["rank"]),
         "largest": np.array(world.allreduce_max(world.rank)),
     }
 
 
 def sharded(world: World, recipe: Path, output: Path) -> Arrays:
-    """An epoch in which each rank stands for a host with its own images, of unequal number: who saw what, and steps taken."""
+    """An epoch in which each rank acts as a host with its own images: images seen and steps taken."""
     config = load_config(
         recipe, ["data.sharded=true", f"data.root={output / f'shard{world.rank}'}", f"output={output / 'sharded'}"]
     )
@@ -166,7 +166,7 @@ def fails(world: World, recipe: Path, output: Path) -> Arrays:
 
 
 def rank_0_works_alone(world: World, recipe: Path, output: Path) -> Arrays:
-    """Rank 0 gets something done now and then, for three times as long as a run may stand still; the others wait."""
+    """Rank 0 reports progress now and then for three times the watchdog's limit, while the others wait."""
     watchdog.GRACE_SECONDS = 2.0
     watching = watchdog.Watchdog(world, limit=8.0)
     for step in range(3):
@@ -181,7 +181,7 @@ def rank_0_works_alone(world: World, recipe: Path, output: Path) -> Arrays:
 
 
 def loses_others(world: World, recipe: Path, output: Path) -> Arrays:
-    """Rank 1's communicator is of no use any more, as one to ranks that are gone: a report passes, an exchange fails."""
+    """Rank 1's communicator is invalid, as after the exit of its peers: a heartbeat is ignored, a collective fails."""
     if world.rank == 1:
         world = replace(world, communicator=world.communicator.Split(1))
         world.communicator.Free()

@@ -1,4 +1,4 @@
-"""Starting ranks for tests: by mpirun on this machine, and on two hosts that are namespaces of it with an SSH daemon each."""
+"""Starts ranks for tests: by mpirun on this machine, and on two "hosts", Linux namespaces with an SSH daemon each."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 HERE = Path(__file__).parent
-# Two ranks on two cores that both spin while they wait would take turns.
+# Without it, ranks that wait spin and take the cores from those that compute.
 YIELD = ["-mca", "mpi_yield_when_idle", "1"]
-ADDRESSES = {"alpha": "198.18.7.1", "beta": "198.18.7.2"}  # RFC 2544: for tests of networks
+ADDRESSES = {"alpha": "198.18.7.1", "beta": "198.18.7.2"}  # RFC 2544: reserved for network tests
 
 
 def mpirun(ranks: int, *arguments: str, timeout: float = 400) -> subprocess.CompletedProcess[str]:
-    """Run a Python file with arguments as so many ranks of this machine."""
+    """Run a Python file with arguments on ``ranks`` ranks of this machine."""
     command = [
         "mpirun",
         "--allow-run-as-root",
@@ -51,7 +51,7 @@ class Running:
         return self.log.read_text()
 
     def wait_for(self, text: str, seconds: float = 400) -> None:
-        """Until the output holds the text."""
+        """Wait until the output contains the text."""
         end = time.monotonic() + seconds
         while text not in self.text():
             assert self.process.poll() is None, f"ended with {self.process.returncode} before {text!r}:\n{self.text()}"
@@ -59,7 +59,7 @@ class Running:
             time.sleep(0.1)
 
     def end(self, seconds: float = 200) -> tuple[int, float]:
-        """Wait; exit code and seconds waited."""
+        """Wait for the end; returns exit code and seconds waited."""
         start = time.monotonic()
         try:
             code = self.process.wait(seconds)
@@ -75,7 +75,7 @@ class Running:
 
 
 def processes(*words: str) -> list[int]:
-    """Live processes whose command line has all the words."""
+    """Ids of live processes whose command line contains all the words."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -89,7 +89,7 @@ def processes(*words: str) -> list[int]:
 
 
 class TwoHosts:
-    """Hosts ``alpha`` and ``beta``: own network, hostname, processes and /etc/hosts each, joined by a cable, sshd running."""
+    """Hosts ``alpha`` and ``beta`` with their own network, hostname, processes, /etc/hosts and sshd, and a link."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -103,9 +103,10 @@ class TwoHosts:
             f"IdentityFile {key}\nStrictHostKeyChecking no\nUserKnownHostsFile /dev/null\nLogLevel ERROR\nUser root\n"
         )
         (folder / "sshd_config").write_text(
-            f"HostKey {key}\nAuthorizedKeysFile {folder}/authorized_keys\nPidFile none\nUsePAM no\nStrictModes no\nPermitRootLogin yes\n"
+            f"HostKey {key}\nAuthorizedKeysFile {folder}/authorized_keys\nPidFile none\nUsePAM no\nStrictModes no\n"
+            "PermitRootLogin yes\n"
         )
-        # ssh finds this user's files by no variable, so a program of that name gives ours.
+        # No environment variable sets ssh's configuration file, so a wrapper named ssh passes it.
         (folder / "bin").mkdir()
         (folder / "bin" / "ssh").write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {folder}/ssh_config "$@"\n')
         (folder / "bin" / "ssh").chmod(0o755)
@@ -114,7 +115,8 @@ class TwoHosts:
 
     def _start(self, name: str) -> subprocess.Popen[bytes]:
         inside = (
-            f"hostname {name} && mount --bind {self.folder}/hosts /etc/hosts && mkdir -p /run/sshd && ip link set lo up && "
+            f"hostname {name} && mount --bind {self.folder}/hosts /etc/hosts && mkdir -p /run/sshd && "
+            "ip link set lo up && "
             f"exec /usr/sbin/sshd -D -e -f {self.folder}/sshd_config"
         )
         isolated = [
@@ -136,7 +138,7 @@ class TwoHosts:
     def _connect(self) -> None:
         time.sleep(0.5)
         pids = {name: self.init_of(name) for name in self.holders}
-        # Interface names are cut at 15 characters, and other tests may run beside these.
+        # Interface names have at most 15 characters, and must not clash with tests that run in parallel.
         ends = {name: f"f{os.getpid() % 10**6}{name[0]}" for name in self.holders}
         subprocess.run(["ip", "link", "add", ends["alpha"], "type", "veth", "peer", "name", ends["beta"]], check=True)
         for name, address in ADDRESSES.items():
@@ -152,12 +154,12 @@ class TwoHosts:
             time.sleep(0.3)
 
     def init_of(self, name: str) -> int:
-        """Process 1 of the host, as this machine numbers it."""
+        """Process id of the host's process 1, as seen from this machine."""
         children = Path(f"/proc/{self.holders[name].pid}/task/{self.holders[name].pid}/children").read_text().split()
         return int(children[0])
 
     def command(self, name: str, *words: str) -> list[str]:
-        """The words, to be run on a host."""
+        """The command that runs the words on a host."""
         namespaces = ["--net", "--mount", "--uts", "--ipc", "--pid"]
         path = f"{self.folder}/bin:{os.environ['PATH']}"
         return [
@@ -175,7 +177,7 @@ class TwoHosts:
         return subprocess.run(self.command(name, *words), capture_output=True, text=True, check=check)
 
     def plug(self, state: str) -> None:
-        """The cable: ``up`` or ``down``."""
+        """Set the link ``up`` or ``down``."""
         self.run("beta", "ip", "link", "set", "eth0", state)
         if state == "up":
             self._wait_for_ssh()

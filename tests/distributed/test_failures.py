@@ -1,6 +1,6 @@
-"""What ends a run on two hosts: every rank is gone soon, the exit code and the first message say why.
+"""Failures of a run on two hosts: all ranks exit soon, and the exit code and the first message give the reason.
 
-Times are printed, not asserted tightly: 30 seconds for what the processes notice themselves, 60 for a host that vanishes.
+Times are printed, and asserted loosely: 30 seconds for what processes notice themselves, 60 for a host that vanishes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from frcnn.training.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.usefixtures("horovod")
 Start = Callable[..., Running]
-SLOW = ("training.epochs=500", "training.checkpoint_minutes=60")  # ends only by what the test does
+SLOW = ("training.epochs=500", "training.checkpoint_minutes=60")  # ends only by the test's action
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def output(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def start(two_hosts: TwoHosts, recipe: Path, output: Path, tmp_path: Path) -> Iterator[Start]:
-    """``frcnn launch`` on alpha, a rank on each host, past its first steps."""
+    """``frcnn launch`` on alpha with a rank on each host, after its first steps."""
     started: list[Running] = []
 
     def run(*overrides: str) -> Running:
@@ -60,7 +60,7 @@ def start(two_hosts: TwoHosts, recipe: Path, output: Path, tmp_path: Path) -> It
 
 
 def ranks(output: Path) -> list[int]:
-    """Ranks of the run on all hosts, as this machine numbers processes."""
+    """Process ids of the run's ranks on all hosts, as seen from this machine."""
     return [pid for pid in processes(f"output={output}", "frcnn.cli train") if _name(pid).startswith("python")]
 
 
@@ -82,10 +82,10 @@ def _name(pid: int) -> str:
 
 
 def gone(output: Path, seconds: float) -> float:
-    """Seconds until no rank is left on any host."""
+    """Wait until no rank is left on any host; returns the seconds."""
     begin = time.monotonic()
     while left := ranks(output):
-        assert time.monotonic() - begin < seconds, f"still there after {seconds} s: {left}"
+        assert time.monotonic() - begin < seconds, f"still running after {seconds} s: {left}"
         time.sleep(0.1)
     return time.monotonic() - begin
 
@@ -156,22 +156,22 @@ def test_exception_on_one_rank_is_told_first(two_hosts: TwoHosts, recipe: Path, 
     assert "rank 0 on" not in running.text()
 
 
-def test_rank_0_may_work_alone_for_longer_than_a_run_may_stand_still(recipe: Path, tmp_path: Path) -> None:
+def test_rank_0_may_work_alone_for_longer_than_the_watchdogs_limit(recipe: Path, tmp_path: Path) -> None:
     done = mpirun(3, str(HERE / "rank_checks.py"), str(recipe), str(tmp_path), "rank_0_works_alone")
     assert done.returncode == 0, done.stderr
     assert "no progress" not in done.stderr
 
 
-def test_rank_that_lost_the_others_says_so_in_a_sentence(recipe: Path, tmp_path: Path) -> None:
+def test_a_rank_that_lost_the_others_says_so_in_one_sentence(recipe: Path, tmp_path: Path) -> None:
     done = mpirun(2, str(HERE / "rank_checks.py"), str(recipe), str(tmp_path), "loses_others")
     assert done.returncode == 1
     assert re.search(
-        r"frcnn: rank 1 on .+: lost the other ranks \(Exception: MPI_ERR_COMM.*\); the first message", done.stderr
+        r"frcnn: rank 1 on .+: lost the other ranks \(Exception: MPI_ERR_COMM.*\); see the first message", done.stderr
     )
     assert "Traceback" not in done.stderr
 
 
-def test_sigterm_to_the_launcher_saves_and_the_same_command_goes_on_with_other_ranks(
+def test_sigterm_to_the_launcher_saves_and_another_number_of_ranks_resumes(
     two_hosts: TwoHosts, start: Start, output: Path, recipe: Path
 ) -> None:
     running = start()
@@ -179,15 +179,17 @@ def test_sigterm_to_the_launcher_saves_and_the_same_command_goes_on_with_other_r
     os.kill(launcher, signal.SIGTERM)
     code, seconds = running.end()
     seconds += gone(output, 30)
-    report("SIGTERM to frcnn launch", code, seconds, running, "saved step")
+    report("SIGTERM to frcnn launch", code, seconds, running, "saved a checkpoint at step")
     assert code == 0, running.text()
-    assert "saved step" in running.text()
+    assert "saved a checkpoint at step" in running.text()
     found = Checkpoints(output / "checkpoints", 2, print).latest()
     assert found is not None
     assert found.step >= 3
-    # The same run on one rank more than the batch divides by: 2 images cannot be shared by 3, so a step takes 3.
+    # Resume on three ranks: a batch of 2 cannot be split evenly over 3, so a step takes 3 images.
     end = f"training.epochs={(found.step / 12) + 0.3}"
     again = mpirun(3, "-m", "frcnn.cli", "train", "--config", str(recipe), f"output={output}", *SLOW, end)
     assert again.returncode == 0, again.stderr
-    assert "training.batch_size=2 cannot be shared evenly by 3 processes: a step takes 3 images" in again.stdout
-    assert f"an epoch has 8 steps instead of 12: step {found.step} became {round(found.step * 8 / 12)}" in again.stdout
+    assert "training.batch_size=2 cannot be split evenly over 3 processes; using 3 images per step" in again.stdout
+    assert (
+        f"an epoch now has 8 steps instead of 12: step {found.step} became {round(found.step * 8 / 12)}" in again.stdout
+    )

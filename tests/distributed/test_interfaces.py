@@ -1,4 +1,4 @@
-"""Interfaces that the environment names: which are wrong, and how ranks end on one that is."""
+"""Network interfaces set in the environment: which are refused, and how ranks end on a wrong one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from frcnn.errors import UserError
     ("variable", "value", "problem"),
     [
         ("NCCL_SOCKET_IFNAME", "lo", False),
-        ("NCCL_SOCKET_IFNAME", "l", False),  # a beginning, as NCCL has it
+        ("NCCL_SOCKET_IFNAME", "l", False),  # NCCL matches prefixes
         ("NCCL_SOCKET_IFNAME", "=l", True),
         ("NCCL_SOCKET_IFNAME", "^docker", False),
         ("NCCL_SOCKET_IFNAME", "eth77", True),
@@ -27,10 +27,10 @@ from frcnn.errors import UserError
 )
 def test_interfaces_must_exist(monkeypatch: pytest.MonkeyPatch, variable: str, value: str, problem: bool) -> None:
     monkeypatch.setenv(variable, value)
-    told = pytest.raises(
-        UserError, match=rf"^{variable} names the network interface '\w+', which does not exist; there are lo"
+    raised = pytest.raises(
+        UserError, match=rf"^{variable} is .*, but network interface '\w+' does not exist on .*; expected one of lo"
     )
-    with told if problem else contextlib.nullcontext():
+    with raised if problem else contextlib.nullcontext():
         check_interfaces()
 
 
@@ -39,6 +39,6 @@ def test_ranks_end_together_with_one_sentence(recipe: Path, tmp_path: Path, monk
     monkeypatch.setenv("NCCL_SOCKET_IFNAME", "eth77")
     done = mpirun(2, "-m", "frcnn.cli", "train", "--config", str(recipe), f"output={tmp_path}", timeout=120)
     assert done.returncode == 2
-    assert done.stderr.count("frcnn: NCCL_SOCKET_IFNAME names the network interface 'eth77', which does not exist") == 1
+    assert done.stderr.count("frcnn: NCCL_SOCKET_IFNAME is 'eth77', but network interface 'eth77' does not exist") == 1
     assert "Traceback" not in done.stderr
     assert "MPI_ABORT" not in done.stderr

@@ -1,4 +1,4 @@
-"""The line for mpirun, and what is said of hosts that cannot be used."""
+"""The mpirun command line, and messages about hosts that cannot be used."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_hosts() -> None:
 
 @pytest.mark.parametrize("text", ["", "a:0", "a:x", "a:2,", ":3", "-oProxyCommand=x:1", "a:-1"])
 def test_bad_hosts_are_refused(text: str) -> None:
-    with pytest.raises(UserError, match="expected names with numbers of processes, such as a:4,b:4"):
+    with pytest.raises(UserError, match="expected NAME:PROCESSES, such as a:4,b:4"):
         parse_hosts(text)
 
 
@@ -28,7 +28,7 @@ def test_host_given_twice_is_refused() -> None:
         parse_hosts("a:1,b:1,a:2")
 
 
-def test_line_has_what_makes_it_fast_to_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOROVOD_TIMELINE", "t.json")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     line = mpirun_command([Host("a", 4), Host("b", 2)], ["train", "x=1"], "eth0")
@@ -43,9 +43,7 @@ def test_line_has_what_makes_it_fast_to_fail(monkeypatch: pytest.MonkeyPatch) ->
         ("oob_tcp_if_include", "eth0"),
         ("orte_abort_on_non_zero_status", "1"),
     } <= pairs
-    assert (
-        len(pairs) == len({name for name, _ in pairs}) == line.count("-mca")
-    )  # mpirun refuses a name that stands twice
+    assert len(pairs) == len({name for name, _ in pairs}) == line.count("-mca")  # mpirun refuses duplicates
     assert line[line.index("--host") + 1] == "a:4,b:2"
     assert line[line.index("-np") + 1] == "6"
     exported = {value for kind, value in itertools.pairwise(line) if kind == "-x"}
@@ -55,16 +53,19 @@ def test_line_has_what_makes_it_fast_to_fail(monkeypatch: pytest.MonkeyPatch) ->
     assert line[-5:] == [sys.executable, "-m", "frcnn.cli", "train", "x=1"]
 
 
-def test_every_unusable_host_gets_its_sentence() -> None:
+def test_every_unusable_host_is_reported() -> None:
     sentences = check_hosts([Host("localhost", 2), Host("no-such-host.invalid", 1), Host("neither.invalid", 1)])
     assert [sentence.split(":")[0] for sentence in sentences] == ["no-such-host.invalid", "neither.invalid"]
-    assert all("ssh fails (" in sentence and "must work without a password" in sentence for sentence in sentences)
+    assert all("ssh failed (" in sentence and "must work without a password" in sentence for sentence in sentences)
 
 
-def test_hosts_are_asked_over_real_ssh(two_hosts: TwoHosts) -> None:
-    ask = "from frcnn.distributed.mpirun import *; import sys; sys.executable = sys.argv[1]; print(check_hosts(parse_hosts('beta:1')))"
-    assert two_hosts.run("alpha", sys.executable, "-c", ask, sys.executable).stdout == "[]\n"
-    missing = two_hosts.run("alpha", sys.executable, "-c", ask, "/no/python").stdout
-    assert missing == "['beta: there is no /no/python; frcnn must be installed at the same place on every host']\n"
-    bare = two_hosts.run("alpha", sys.executable, "-c", ask, "/usr/bin/python3").stdout
-    assert "beta: frcnn, mpi4py or Horovod cannot be imported by /usr/bin/python3 there" in bare
+def test_hosts_are_checked_over_real_ssh(two_hosts: TwoHosts) -> None:
+    script = (
+        "from frcnn.distributed.mpirun import *; import sys; sys.executable = sys.argv[1]; "
+        "print(check_hosts(parse_hosts('beta:1')))"
+    )
+    assert two_hosts.run("alpha", sys.executable, "-c", script, sys.executable).stdout == "[]\n"
+    missing = two_hosts.run("alpha", sys.executable, "-c", script, "/no/python").stdout
+    assert missing == "['beta: /no/python does not exist; install frcnn at the same path on every host']\n"
+    bare = two_hosts.run("alpha", sys.executable, "-c", script, "/usr/bin/python3").stdout
+    assert "beta: /usr/bin/python3 cannot import frcnn, mpi4py or Horovod" in bare

@@ -1,4 +1,4 @@
-"""One, two and three ranks on this machine must come to the same."""
+"""One, two and three ranks on this machine must give the same results."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ Results = dict[str, np.ndarray]
 
 @pytest.fixture(scope="module")
 def folder(recipe: Path, shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained model to evaluate, and two folders with 7 and 17 of the training pictures and the whole annotation file."""
+    """An untrained model, and two folders with 7 and 17 training images and the whole annotation file each."""
     folder = tmp_path_factory.mktemp("ranks")
     config = load_config(recipe, ["roi_head.score_threshold=0.0"])
     index = load_index(*find_split(config.data, "train"))
     write_model_folder(
         folder / "model", build_model(len(index.class_names), config), config, index.class_names, index.category_ids, {}
     )
-    pictures = sorted((shapes / "train").iterdir())
-    for number, part in enumerate((pictures[:7], pictures[7:])):
+    images = sorted((shapes / "train").iterdir())
+    for number, part in enumerate((images[:7], images[7:])):
         shutil.copytree(shapes / "annotations", folder / f"shard{number}" / "annotations")
         (folder / f"shard{number}" / "train").mkdir()
-        for picture in part:
-            shutil.copy(picture, folder / f"shard{number}" / "train")
+        for image in part:
+            shutil.copy(image, folder / f"shard{number}" / "train")
     return folder
 
 
@@ -70,20 +70,21 @@ def three(recipe: Path, folder: Path) -> dict[str, Results]:
 def test_two_ranks_train_as_one_with_the_same_batches(
     one: dict[str, Results], two: dict[str, Results], folder: Path, check: str, runs: str
 ) -> None:
-    """The same 20 batches of 2, as one rank's and as two ranks' with one image each.
+    """The same 20 batches of 2 images, on one rank, and on two ranks with one image each.
 
-    The sums over a batch are added up in another order, a relative difference of some 1e-7 in the loss and gradient of a step. Steps
-    build on each other, and a weight moves by a hundredth of itself, so the way that the weights went is compared to 1e-3 of its
-    length. A wrong mean, another sample of anchors or another order of images makes it differ by a tenth and more. The rate is low
-    because proposals are chosen: at high rates one that is chosen otherwise grows into another run.
+    The order of summation over a batch differs, which changes loss and gradient of a step by a relative 1e-7. The
+    differences accumulate over the steps, so the total update of the weights is compared, to 1e-3 of its norm. A wrong
+    mean, other samples of anchors or another order of images changes it by a tenth and more. The learning rate is low
+    because the selection of proposals is discontinuous: at high rates, one proposal more or less makes the runs
+    diverge.
     """
     alone, shared = one[check], two[check]
     assert alone["steps"] == shared["steps"] == 20
     np.testing.assert_array_equal(alone["before"], shared["before"])
-    way = alone["after"] - alone["before"]
-    difference = np.linalg.norm(shared["after"] - alone["after"]) / np.linalg.norm(way)
-    print("difference of the weights, as a share of the way they went:", difference)
-    assert np.linalg.norm(way) > 1e-2
+    update = alone["after"] - alone["before"]
+    difference = np.linalg.norm(shared["after"] - alone["after"]) / np.linalg.norm(update)
+    print("difference of the weights, relative to their update:", difference)
+    assert np.linalg.norm(update) > 1e-2
     assert difference < 1e-3
     logs = [(folder / runs / f"run{size}" / "metrics.jsonl").read_text().splitlines() for size in (1, 2)]
     losses = [[json.loads(line)["loss"] for line in log if '"train"' in line] for log in logs]
@@ -92,14 +93,12 @@ def test_two_ranks_train_as_one_with_the_same_batches(
     assert losses[0][-1] != losses[0][0]
 
 
-def test_gradients_that_travel_as_float16_train_nearly_the_same(
-    one: dict[str, Results], two: dict[str, Results]
-) -> None:
-    """A float16 has 11 bits, so what a step adds is off by up to 2^-11 of each gradient; not by more, and not by nothing."""
+def test_float16_compression_trains_nearly_the_same(one: dict[str, Results], two: dict[str, Results]) -> None:
+    """float16 has 11 bits of precision, so the error of each gradient is at most 2^-11 of it, and not zero."""
     alone, halves = one["train"], two["train_fp16"]
-    way = alone["after"] - alone["before"]
-    difference = np.linalg.norm(halves["after"] - alone["after"]) / np.linalg.norm(way)
-    print("difference of the weights, as a share of the way they went:", difference)
+    update = alone["after"] - alone["before"]
+    difference = np.linalg.norm(halves["after"] - alone["after"]) / np.linalg.norm(update)
+    print("difference of the weights, relative to their update:", difference)
     assert 1e-5 < difference < 1e-2
 
 
@@ -108,10 +107,10 @@ def test_ranks_hold_bit_identical_weights_and_momentum(two: dict[str, Results], 
     assert two[check]["digests"] == 1
 
 
-def test_gradients_travel_while_others_are_computed(two: dict[str, Results], folder: Path) -> None:
-    """In Horovod's timeline: sums begin while gradients of the last bucket are still missing."""
+def test_all_reduce_overlaps_with_the_backward_pass(two: dict[str, Results], folder: Path) -> None:
+    """In Horovod's timeline, sums begin while gradients of the last bucket are still missing."""
     ahead = lead_of_sums(folder / "timeline.json")
-    print("the first sum of a step began so many milliseconds before the last gradient was there:", ahead)
+    print("milliseconds from the first sum of a step to its last gradient:", ahead)
     assert len(ahead) >= 20
     assert (
         sum(milliseconds > 0 for milliseconds in ahead) >= 3
@@ -119,11 +118,10 @@ def test_gradients_travel_while_others_are_computed(two: dict[str, Results], fol
 
 
 def lead_of_sums(timeline: Path) -> list[float]:
-    """By step: milliseconds from the beginning of its first bucket's sum to the offer of its last gradient, on rank 0."""
+    """Per step, milliseconds from its first bucket's sum to the submission of its last gradient, on rank 0."""
     text = timeline.read_text().rstrip()
-    events = json.loads(
-        text if text.endswith("]") else text.rstrip(",") + "]"
-    )  # the bracket comes when Horovod ends in peace
+    # Horovod writes the closing bracket only in a regular shutdown.
+    events = json.loads(text if text.endswith("]") else text.rstrip(",") + "]")
     names = {event["pid"]: event["args"]["name"] for event in events if "name" in event.get("args", {})}
     begins: dict[tuple[str, str], list[int]] = {}
     for event in events:
@@ -167,15 +165,16 @@ def test_what_ranks_exchange(ranks: int, two: dict[str, Results], three: dict[st
     assert got["broadcast"].tolist() == [1.5] * 6 + [0.0]
     assert got["lengths"].tolist() == list(range(ranks))
     assert (got["shared"], got["largest"]) == (0, ranks - 1)
-    disagree, alone = got["told"].tolist()
-    assert f"rank {ranks - 1} on " in disagree
-    assert f"has option seed {ranks - 1}, but rank 0 on " in disagree
-    assert disagree.count("option seed") == ranks - 1
-    assert "has training data not at all, but rank 0 on " in disagree
-    assert "has option new 1, but rank 0 on " in disagree
-    assert "frcnn 1.0" not in disagree
-    assert alone.startswith(f"rank {ranks - 1} on ")
-    assert alone.endswith(": no such folder")
+    differences, failure = got["messages"].tolist()
+    assert f"option seed is {ranks - 1} on rank {ranks - 1} on " in differences
+    assert ", but 0 on rank 0 on " in differences
+    assert differences.count("option seed") == ranks - 1
+    assert "training data is missing on rank 1 on " in differences
+    assert "option new is missing on" not in differences
+    assert "option new is 1 on rank 1 on " in differences
+    assert "frcnn is" not in differences
+    assert failure.startswith(f"rank {ranks - 1} on ")
+    assert failure.endswith(": no such folder")
 
 
 def test_hosts_with_unequal_shards_take_equal_steps(two: dict[str, Results]) -> None:

@@ -1,4 +1,4 @@
-"""A process alone; ranks that really exchange something are in test_ranks.py."""
+"""A world of one process; several ranks are in test_ranks.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from frcnn.distributed.mpi import buckets
 from frcnn.errors import UserError
 
 
-def test_alone_everything_is_the_identity() -> None:
+def test_in_one_process_every_operation_is_the_identity() -> None:
     world = World()
     assert world.is_main
     assert world.allgather_strings("a") == ["a"]
@@ -21,7 +21,7 @@ def test_alone_everything_is_the_identity() -> None:
     assert array.tolist() == [0, 1, 2]
 
 
-def test_alone_mistakes_pass_through_as_they_are() -> None:
+def test_in_one_process_errors_pass_through_unchanged() -> None:
     with pytest.raises(UserError, match="no folder") as raised, World().abort_together(), World().raise_together():
         raise UserError("no folder")
     assert not isinstance(raised.value, AgreedError)

@@ -18,14 +18,16 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_config(shapes: Path) -> Callable[..., Config]:
-    """``tiny_config(output, *overrides)``: 24 training pictures on one canvas, 6 steps an epoch, 12 steps."""
+    """``tiny_config(output, *overrides)``: 24 training images on one canvas, 6 steps an epoch, 12 steps."""
 
     def make(output: Path, *overrides: str) -> Config:
         options = """
-            image.min_size=[64] image.max_size=64 image.canvas_aspects=[1.0] backbone.name=resnet18 backbone.norm=gn fpn.channels=32
-            anchors.sizes=[8,16,32,64,128] rpn.pre_nms_train=60 rpn.post_nms_train=30 rpn.pre_nms_test=60 rpn.post_nms_test=20
-            roi_head.samples=16 roi_head.fc_channels=32 optimizer.warmup_steps=4 optimizer.base_batch_size=4 optimizer.ema=0.9
-            optimizer.schedule=cosine training.batch_size=4 training.epochs=2 training.log_every=1 training.evaluate_every=1
+            image.min_size=[64] image.max_size=64 image.canvas_aspects=[1.0]
+            backbone.name=resnet18 backbone.norm=gn fpn.channels=32 anchors.sizes=[8,16,32,64,128]
+            rpn.pre_nms_train=60 rpn.post_nms_train=30 rpn.pre_nms_test=60 rpn.post_nms_test=20
+            roi_head.samples=16 roi_head.fc_channels=32
+            optimizer.warmup_steps=4 optimizer.base_batch_size=4 optimizer.ema=0.9 optimizer.schedule=cosine
+            training.batch_size=4 training.epochs=2 training.log_every=1 training.evaluate_every=1
         """
         return load_config(overrides=[f"data.root={shapes}", f"output={output}", *options.split(), *overrides])
 

@@ -1,4 +1,4 @@
-"""Checkpoints against kills, damage and strangers."""
+"""Checkpoints: killed writers, damaged files, other models."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def checkpoints(tmp_path: Path, warnings: list[str]) -> Checkpoints:
 
 
 def newest(checkpoints: Checkpoints) -> tuple[int, dict[str, object], list[float]]:
-    """Step, state and variables of the checkpoint that a run would go on from."""
+    """Step, state and variables of the checkpoint that a run would resume from."""
     latest = checkpoints.latest()
     assert latest is not None
     target = tracked(0.0)
@@ -35,7 +35,7 @@ def newest(checkpoints: Checkpoints) -> tuple[int, dict[str, object], list[float
     return latest.step, latest.state, target.weights.numpy().tolist()
 
 
-def test_nothing_there(checkpoints: Checkpoints) -> None:
+def test_no_checkpoints(checkpoints: Checkpoints) -> None:
     assert checkpoints.latest() is None
 
 
@@ -46,15 +46,15 @@ def test_round_trip_and_the_newest_are_kept(checkpoints: Checkpoints) -> None:
     assert newest(checkpoints) == (15, {"best": 0.15}, [15.0] * 3)
 
 
-def test_what_is_stored_beside_the_variables_is_replaced(checkpoints: Checkpoints) -> None:
+def test_the_state_of_a_saved_step_can_be_replaced(checkpoints: Checkpoints) -> None:
     checkpoints.save(tracked(5.0), 5, {"best": 0.1})
-    checkpoints.restate(5, {"best": 0.2})
+    checkpoints.update_state(5, {"best": 0.2})
     assert newest(checkpoints) == (5, {"best": 0.2}, [5.0] * 3)
 
 
-def test_a_kill_while_writing_leaves_the_one_before(checkpoints: Checkpoints) -> None:
+def test_a_writer_that_was_killed_leaves_the_previous_checkpoint(checkpoints: Checkpoints) -> None:
     checkpoints.save(tracked(1.0), 1, {})
-    killed = checkpoints.folder / ".aside-12345"
+    killed = checkpoints.folder / ".incomplete-step-00000002-12345"
     killed.mkdir()
     (killed / "variables.index").write_bytes(b"half")
     latest = checkpoints.latest()
@@ -65,7 +65,9 @@ def test_a_kill_while_writing_leaves_the_one_before(checkpoints: Checkpoints) ->
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "missing", "manifest"])
-def test_damage_is_found_and_the_one_before_is_used(checkpoints: Checkpoints, warnings: list[str], damage: str) -> None:
+def test_a_damaged_checkpoint_is_reported_and_the_previous_one_is_used(
+    checkpoints: Checkpoints, warnings: list[str], damage: str
+) -> None:
     checkpoints.save(tracked(1.0), 1, {})
     newest = checkpoints.save(tracked(2.0), 2, {})
     data = newest / "variables.data-00000-of-00001"
@@ -86,10 +88,12 @@ def test_damage_is_found_and_the_one_before_is_used(checkpoints: Checkpoints, wa
     assert str(newest) in warnings[0]
 
 
-def test_only_damaged_ones_are_an_error_and_not_a_fresh_start(checkpoints: Checkpoints) -> None:
+def test_only_damaged_checkpoints_are_an_error(checkpoints: Checkpoints) -> None:
     folder = checkpoints.save(tracked(1.0), 1, {})
     (folder / "variables.index").unlink()
-    with pytest.raises(UserError, match=r"all 1 checkpoints in .* are damaged; restore one, or delete the folder"):
+    with pytest.raises(
+        UserError, match=r"all 1 checkpoints in .* are damaged; restore one, or delete the folder to start over"
+    ):
         checkpoints.latest()
 
 
@@ -104,8 +108,8 @@ def test_a_checkpoint_of_another_model_is_refused(checkpoints: Checkpoints, othe
         checkpoints.restore(latest, other)
 
 
-def test_checkpoints_of_higher_steps_are_not_gone_on_with(checkpoints: Checkpoints) -> None:
-    """Steps became fewer, as with a larger batch, or the newest is damaged: what is written now must stay."""
+def test_checkpoints_of_higher_steps_are_replaced(checkpoints: Checkpoints) -> None:
+    """After a change to fewer steps, or with a damaged newest checkpoint, what is written now must be kept."""
     for step in (950, 1000):
         checkpoints.save(tracked(1.0), step, {})
     for step in (510, 520, 530):
@@ -116,7 +120,7 @@ def test_checkpoints_of_higher_steps_are_not_gone_on_with(checkpoints: Checkpoin
     assert sorted(folder.name for folder in checkpoints.folder.iterdir()) == ["step-00000520", "step-00000530"]
 
 
-def test_the_same_step_again_replaces_it(checkpoints: Checkpoints) -> None:
+def test_saving_a_step_again_replaces_it(checkpoints: Checkpoints) -> None:
     checkpoints.save(tracked(1.0), 7, {"try": 1})
     checkpoints.save(tracked(1.0), 7, {"try": 2})
     latest = checkpoints.latest()
@@ -125,7 +129,7 @@ def test_the_same_step_again_replaces_it(checkpoints: Checkpoints) -> None:
     assert [folder.name for folder in checkpoints.folder.iterdir()] == ["step-00000007"]
 
 
-def test_copies_that_someone_made_are_neither_deleted_nor_gone_on_from(checkpoints: Checkpoints) -> None:
+def test_copies_by_the_user_are_neither_deleted_nor_resumed_from(checkpoints: Checkpoints) -> None:
     kept = checkpoints.save(tracked(9.0), 9, {"whose": "theirs"})
     for name in ("step-00000009-mine", "step-best", "step-00000001.bak"):
         shutil.copytree(kept, checkpoints.folder / name)
@@ -147,7 +151,7 @@ def test_a_step_of_nine_digits_is_the_newest(checkpoints: Checkpoints) -> None:
     assert latest.step == 100_000_000
 
 
-def test_where_nothing_can_be_written_it_is_said(tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"the checkpoint of step 3 cannot be written into .*file"):
+    with pytest.raises(UserError, match=r"the checkpoint of step 3 cannot be written to .*file"):
         Checkpoints(tmp_path / "file", keep=2, warn=print).save(tracked(1.0), 3, {})

@@ -1,4 +1,4 @@
-"""A run whose checkpoints, models and reports go to different places, and which loses one of them."""
+"""Runs whose checkpoints, models and reports are in different folders, one of which may be lost."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from frcnn.training.folders import Folders
 from frcnn.training.trainer import Trainer
 
 
-def test_everything_has_its_place_and_a_lost_model_is_written_again(
+def test_files_are_in_their_folders_and_a_lost_model_is_written_again(
     tiny_config: Callable[..., Config], tmp_path: Path
 ) -> None:
     config = tiny_config(tmp_path / "unused", "training.epochs=1")
@@ -26,7 +26,7 @@ def test_everything_has_its_place_and_a_lost_model_is_written_again(
         "config.yaml",
         "metrics.jsonl",
         "tensorboard",
-        "pictures",
+        "images",
     }
     assert {entry.name for entry in (tmp_path / "kept").iterdir()} == {"step-00000006", "model", "metrics.jsonl"}
     weights = (tmp_path / "model" / "weights.safetensors").read_bytes()
@@ -34,16 +34,18 @@ def test_everything_has_its_place_and_a_lost_model_is_written_again(
 
     assert Trainer(config, folders).best_ap == trainer.best_ap is not None
     shutil.rmtree(tmp_path / "model")
-    (tmp_path / "model").mkdir()  # as SageMaker starts a job again: checkpoints are back, the model folder is empty
+    (
+        tmp_path / "model"
+    ).mkdir()  # as when SageMaker restarts a job: checkpoints are restored, the model folder is empty
     again = Trainer(config, folders)
     assert (again.step, again.best_ap) == (6, None)
     again.run()  # nothing is left to train, but the model is missing
     assert (tmp_path / "model" / "weights.safetensors").read_bytes() == weights
 
 
-def test_what_was_kept_comes_back_and_what_is_newer_is_left_alone(tmp_path: Path) -> None:
+def test_copies_are_restored_unless_there_are_newer_files(tmp_path: Path) -> None:
     folders = Folders(tmp_path / "output", tmp_path / "kept", (tmp_path / "model", tmp_path / "kept" / "model"))
-    folders.bring_back()  # nothing was kept yet
+    folders.bring_back()  # no copies yet
     (tmp_path / "kept" / "model").mkdir(parents=True)
     (tmp_path / "kept" / "model" / "weights.safetensors").write_text("kept")
     (tmp_path / "kept" / "metrics.jsonl").write_text("kept")
@@ -58,7 +60,7 @@ def test_what_was_kept_comes_back_and_what_is_newer_is_left_alone(tmp_path: Path
     assert (tmp_path / "kept" / "metrics.jsonl").read_text() == "newer"
 
 
-def test_history_is_not_kept_twice_in_one_folder(tmp_path: Path) -> None:
+def test_history_is_not_copied_within_the_output(tmp_path: Path) -> None:
     folders = Folders.below(tmp_path)
     folders.checkpoints.mkdir()
     (tmp_path / "metrics.jsonl").write_text("records")
@@ -66,9 +68,9 @@ def test_history_is_not_kept_twice_in_one_folder(tmp_path: Path) -> None:
     assert list(folders.checkpoints.iterdir()) == []
 
 
-def test_an_output_that_cannot_be_written_is_told_before_the_model_is_built(
+def test_an_unwritable_output_is_reported_before_the_model_is_built(
     tiny_config: Callable[..., Config], tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"file cannot be written into \(File exists\); choose another place"):
+    with pytest.raises(UserError, match=r"file cannot be written \(File exists\); set option 'output'"):
         Trainer(tiny_config(tmp_path / "file"))

@@ -1,4 +1,4 @@
-"""Every metric of a job is found in what a run really prints, as mpirun hands it on."""
+"""Every metric definition of a job matches the log lines that a run prints, with mpirun's prefixes as well."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ METRICS = {
     "class_AP": {"AP": 9.0},
 }
 RESOURCES = {
-    "host": "algo-2", "cpu_percent": 51.5, "memory_percent": 7.0, "disk_percent": 0.5, "disk_read_mb_s": 1e-07, "disk_write_mb_s": 2.5,
+    "host": "algo-2", "cpu_percent": 51.5, "memory_percent": 7.0, "disk_percent": 0.5,
+    "disk_read_mb_s": 1e-07, "disk_write_mb_s": 2.5,
     "network_in_mb_s": 120.0, "network_out_mb_s": 0.0, "gpus": 2, "gpu_percent": 99.0, "gpu_memory_percent": 88.0,
 }  # fmt: skip
 EXPECTED = {
@@ -42,12 +43,12 @@ EXPECTED = {
 
 @pytest.mark.parametrize("tag", ["", "[1,0]<stdout>:", "[1,mpirank:0,algo-1]<stdout>:"])
 def test_every_expression_finds_its_value_and_no_other(tmp_path: Path, tag: str) -> None:
-    said = io.StringIO()
-    with Progress(tmp_path, total_steps=40, batch_size=4, log_every=20, stream=said) as progress:
+    printed = io.StringIO()
+    with Progress(tmp_path, total_steps=40, batch_size=4, log_every=20, stream=printed) as progress:
         progress.step(20, LOSSES, learning_rate=0.02)
         progress.evaluation(20, METRICS)
-    said.write(metric_line("checkpoint", {"step": 20}) + "\n" + metric_line("resources", RESOURCES) + "\n")
-    log = [tag + line for line in said.getvalue().splitlines()]
+    printed.write(metric_line("checkpoint", {"step": 20}) + "\n" + metric_line("resources", RESOURCES) + "\n")
+    log = [tag + line for line in printed.getvalue().splitlines()]
     found = {}
     for definition in METRIC_DEFINITIONS:
         values = [match[1] for line in log if (match := re.search(definition["Regex"], line))]

@@ -56,7 +56,7 @@ def test_clipping_bounds_the_global_norm() -> None:
     np.testing.assert_allclose(moved, [-0.06, -0.08], rtol=1e-5)
 
 
-def test_norms_and_biases_are_spared_by_option() -> None:
+def test_norms_and_biases_are_not_decayed_by_option() -> None:
     kernel, gamma = keras.Variable([2.0], name="kernel"), keras.Variable([3.0], name="gamma")
     kernel._path, gamma._path = "stem/conv/kernel", "stem/norm/gamma"
     both = l2_penalty([kernel, gamma], options("optimizer.weight_decay=0.1").optimizer)
@@ -66,7 +66,7 @@ def test_norms_and_biases_are_spared_by_option() -> None:
     assert (float(both), float(one)) == (pytest.approx(0.05 * 13), pytest.approx(0.05 * 4))
 
 
-def test_averaged_weights_come_and_go() -> None:
+def test_averaged_weights_are_swapped_in_and_out() -> None:
     config = options("optimizer.ema=0.5", "optimizer.momentum=0", "optimizer.weight_decay=0", "optimizer.milestones=[]")
     variable, optimizer = descend(config, np.array([1.0], np.float32), [np.array([1.0], np.float32)] * 2)
     raw = variable.numpy().copy()  # 1 - 0.1 - 0.1

@@ -1,4 +1,4 @@
-"""Does the whole detector learn? It must fit a handful of pictures almost perfectly, boxes included."""
+"""The whole detector learns: it fits a few images almost perfectly, boxes included."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ OPTIONS = """
     rpn.pre_nms_train=200 rpn.post_nms_train=100 rpn.pre_nms_test=100 rpn.post_nms_test=50
     roi_head.samples=64 roi_head.positive_fraction=0.5 roi_head.fc_channels=128
     optimizer.learning_rate=0.025 optimizer.base_batch_size=4 optimizer.warmup_steps=20 optimizer.schedule=cosine
-    optimizer.clip_norm=10 optimizer.weight_decay=0 training.batch_size=4 training.epochs=200 training.evaluate_every=null
+    optimizer.clip_norm=10 optimizer.weight_decay=0
+    training.batch_size=4 training.epochs=200 training.evaluate_every=null
 """
 
 
-def draw_pictures(folder: Path) -> None:
-    """Four noisy pictures with three objects of two classes each, one to a quarter."""
+def draw_images(folder: Path) -> None:
+    """Four noisy images with three objects of two classes each, each object in its own quadrant."""
     rng = np.random.default_rng(5)
     (folder / "train").mkdir(parents=True)
     (folder / "annotations").mkdir()
     images, annotations = [], []
     for number in range(1, 5):
         noise = rng.integers(90, 160, (SIDE // 8, SIDE // 8, 3), dtype=np.uint8)
-        picture = Image.fromarray(noise).resize((SIDE, SIDE))
-        draw = ImageDraw.Draw(picture)
+        image = Image.fromarray(noise).resize((SIDE, SIDE))
+        draw = ImageDraw.Draw(image)
         for left, top in [(0, 0), (CELL, 0), (0, CELL)]:
             width, height = (int(side) for side in rng.integers(36, 56, 2))
             x, y = left + int(rng.integers(CELL - width)), top + int(rng.integers(CELL - height))
@@ -43,16 +44,16 @@ def draw_pictures(folder: Path) -> None:
                 draw.ellipse(corners, fill=(40, 60, 220))
             box = {"bbox": [x, y, width, height], "area": width * height, "iscrowd": 0}
             annotations.append({"id": len(annotations) + 1, "image_id": number, "category_id": category, **box})
-        picture.save(folder / "train" / f"{number}.png")
+        image.save(folder / "train" / f"{number}.png")
         images.append({"id": number, "file_name": f"{number}.png", "width": SIDE, "height": SIDE})
     categories = [{"id": 1, "name": "rectangle"}, {"id": 2, "name": "ellipse"}]
     instances = {"images": images, "annotations": annotations, "categories": categories}
     (folder / "annotations" / "instances_train.json").write_text(json.dumps(instances))
 
 
-def test_a_handful_of_pictures_is_fitted(tmp_path: Path) -> None:
+def test_a_few_images_are_fitted(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    draw_pictures(data)
+    draw_images(data)
     same = [
         f"data.validation.images={data / 'train'}",
         f"data.validation.annotations={data / 'annotations' / 'instances_train.json'}",

@@ -1,4 +1,4 @@
-"""The records of a run: values, resume, TensorBoard's own reader, and a real terminal."""
+"""Progress records: values, resumed runs, TensorBoard's own reader, a real terminal."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from frcnn.training.progress import CURVES_FILE, METRICS_FILE, TENSORBOARD_FOLDE
 
 
 def run(folder: Path, steps: range, total: int = 10, **options: int) -> str:
-    """Steps with the losses a = step and b = 2 step; what was said."""
-    said = io.StringIO()
-    with Progress(folder, total, batch_size=4, start_step=steps.start - 1, stream=said, **options) as progress:
+    """Take steps with the losses a = step and b = 2 step; returns the printed text."""
+    printed = io.StringIO()
+    with Progress(folder, total, batch_size=4, start_step=steps.start - 1, stream=printed, **options) as progress:
         for step in steps:
             progress.step(step, {"a": tf.constant(float(step)), "b": 2.0 * step}, learning_rate=tf.constant(0.5 * step))
-    return said.getvalue()
+    return printed.getvalue()
 
 
 def test_records_are_means_since_the_last_record_and_the_last_step_has_one(tmp_path: Path) -> None:
@@ -50,11 +50,11 @@ def test_without_a_terminal_every_record_is_one_line_of_pairs(tmp_path: Path) ->
     )
 
 
-def test_a_saved_step_is_a_line_of_the_log(tmp_path: Path) -> None:
-    said = io.StringIO()
-    with Progress(tmp_path, 10, batch_size=4, start_step=0, stream=said, log_every=5) as progress:
+def test_a_checkpoint_is_a_line_of_the_log(tmp_path: Path) -> None:
+    printed = io.StringIO()
+    with Progress(tmp_path, 10, batch_size=4, start_step=0, stream=printed, log_every=5) as progress:
         progress.checkpoint(7)
-    assert said.getvalue() == "checkpoint step=7\n"
+    assert printed.getvalue() == "checkpoint step=7\n"
 
 
 def test_a_resumed_run_has_every_step_once(tmp_path: Path) -> None:
@@ -62,31 +62,37 @@ def test_a_resumed_run_has_every_step_once(tmp_path: Path) -> None:
     run(tmp_path / "cut", range(6, 11), log_every=2)
     records = read_records(tmp_path / "cut" / METRICS_FILE)
     assert [record["step"] for record in records] == [2, 4, 6, 8, 10]
-    assert [record["a"] for record in records] == [1.5, 3.5, 6.0, 7.5, 9.5]  # the window of 6 began anew
+    assert [record["a"] for record in records] == [
+        1.5,
+        3.5,
+        6.0,
+        7.5,
+        9.5,
+    ]  # the means of step 6 start at the resumed step
 
 
-def test_a_line_that_was_cut_off_is_dropped(tmp_path: Path) -> None:
+def test_an_incomplete_last_line_is_removed(tmp_path: Path) -> None:
     file = tmp_path / METRICS_FILE
     file.write_text('{"record": "train", "step": 2, "a": 1.0}\n{"record": "train", "st')
     run(tmp_path, range(3, 5), log_every=4)
     assert [json.loads(line)["step"] for line in file.read_text().splitlines()] == [2, 4]
 
 
-def test_an_evaluation_is_recorded_once_a_step(tmp_path: Path) -> None:
-    said = io.StringIO()
+def test_an_evaluation_is_recorded_once_per_step(tmp_path: Path) -> None:
+    printed = io.StringIO()
     metrics = {"AP": 0.5, "APs": None, "AP50": math.nan, "class_AP": {"cell": 0.25, "platelet": math.nan}}
-    with Progress(tmp_path, 10, batch_size=4, stream=said) as progress:
+    with Progress(tmp_path, 10, batch_size=4, stream=printed) as progress:
         progress.evaluation(10, metrics)
-    with Progress(tmp_path, 10, batch_size=4, start_step=10, stream=said) as progress:
+    with Progress(tmp_path, 10, batch_size=4, start_step=10, stream=printed) as progress:
         progress.evaluation(10, metrics)
     (record,) = read_records(tmp_path / METRICS_FILE)
     expected = {"AP": 0.5, "APs": None, "AP50": None, "class_AP": {"cell": 0.25, "platelet": None}}
     assert record == {"record": "evaluation", "step": 10, **expected}
-    assert said.getvalue() == "evaluation step=10 AP=0.5 AP50=nan\n"
+    assert printed.getvalue() == "evaluation step=10 AP=0.5 AP50=nan\n"
     assert (tmp_path / CURVES_FILE).stat().st_size > 1000
 
 
-def test_the_time_of_evaluations_is_not_the_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_throughput_excludes_the_time_of_evaluations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr("time.perf_counter", lambda: now[0])
     with Progress(tmp_path, 4, batch_size=6, log_every=4, stream=io.StringIO()) as progress:
@@ -106,13 +112,13 @@ def test_records_are_on_disk_before_the_run_ends(tmp_path: Path) -> None:
     file.close()
 
 
-def test_tensorboard_reads_scalars_and_pictures(tmp_path: Path) -> None:
+def test_tensorboard_reads_scalars_and_images(tmp_path: Path) -> None:
     red = np.zeros((6, 8, 3), np.uint8)
     red[..., 0] = 200
     with Progress(tmp_path, 2, batch_size=4, log_every=1, stream=io.StringIO()) as progress:
         progress.step(1, {"a": 3.0}, 0.1)
         progress.evaluation(1, {"AP": 0.5, "APs": None})
-        progress.pictures(1, "validation", [red, red[:3]])
+        progress.images(1, "validation", [red, red[:3]])
     events = EventAccumulator(str(tmp_path / TENSORBOARD_FOLDER), size_guidance={"tensors": 0}).Reload()
     tags = set(events.Tags()["tensors"])
     assert tags == {
@@ -129,12 +135,12 @@ def test_tensorboard_reads_scalars_and_pictures(tmp_path: Path) -> None:
     np.testing.assert_array_equal(tf.io.decode_png(png).numpy(), red[:3])
 
 
-def test_a_terminal_gets_a_bar_with_speed_losses_and_rate(tmp_path: Path) -> None:
+def test_a_terminal_shows_a_bar_with_throughput_losses_and_rate(tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from frcnn.training.progress import Progress\n"
         "with Progress(Path(sys.argv[1]), 4, batch_size=2, log_every=2) as progress:\n"
         "    for step in range(1, 5): progress.step(step, {'loss': 1.5}, 0.02)\n"
-        "    progress.note('saved')\n"
+        "    progress.message('saved')\n"
     )
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 160, 0, 0))  # rows and columns
@@ -159,8 +165,8 @@ def _read(descriptor: int) -> bytes:
         return b""
 
 
-def test_terminal_without_width_gets_lines(tmp_path: Path) -> None:
-    """As mpirun's: a bar would be cut to nothing there."""
+def test_a_terminal_without_width_gets_lines(tmp_path: Path) -> None:
+    """mpirun creates such terminals; a progress bar would have no columns there."""
     ours, theirs = pty.openpty()
     with os.fdopen(theirs, "w") as stream, Progress(tmp_path, total_steps=1, batch_size=1, stream=stream) as progress:
         progress.step(1, {"loss": 0.5}, 0.1)

@@ -1,4 +1,4 @@
-"""Learning rates worked by hand."""
+"""Learning rates against values computed by hand."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_warmup_is_linear_from_its_factor_to_the_scaled_peak() -> None:
     assert rates == pytest.approx([0.001, 0.0055, 0.01, 0.01], rel=1e-5)
 
 
-def test_multistep_falls_after_its_milestones() -> None:
+def test_multistep_decays_at_its_milestones() -> None:
     options = Optimizer(learning_rate=1.0, base_batch_size=16, warmup_steps=0, milestones=(0.5, 0.75), gamma=0.1)
     schedule = WarmupSchedule(options, batch_size=16, total_steps=200)
     rates = [float(schedule(step)) for step in (0, 99, 100, 149, 150, 199)]

@@ -1,4 +1,4 @@
-"""Signals as requests."""
+"""Signals as stop requests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from frcnn.training.stop import StopRequest
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_is_noted_and_work_goes_on(number: signal.Signals) -> None:
+def test_a_signal_is_recorded_and_execution_continues(number: signal.Signals) -> None:
     before = signal.getsignal(number)
     with StopRequest() as stop:
         assert stop.received is None

@@ -1,4 +1,4 @@
-"""The loop as a user meets it: runs, stops, resumes, refuses."""
+"""The training loop as the user sees it: complete, interrupted, resumed and refused runs."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def records(output: Path, kind: str) -> list[dict[str, object]]:
 
 
 def variables(trainer: Trainer) -> dict[str, np.ndarray]:
-    # Keras counts the optimisers of a process in their names ("sgd_1/..."); the part behind is the variable's own.
+    # Keras numbers the optimizers of a process ("sgd_1/..."); the rest of the path identifies the variable.
     state = {variable.path.split("/", 1)[1]: variable.numpy() for variable in trainer.optimizer.variables}
     return state | {variable.path: variable.numpy() for variable in trainer.model.variables}
 
 
 class Interrupted(Trainer):
-    """Sends itself a real signal while it works on step ``at``."""
+    """Sends itself a real signal during step ``at``."""
 
     at: int
 
@@ -56,7 +56,7 @@ def unbroken(tiny_config: MakeConfig, tmp_path_factory: pytest.TempPathFactory) 
     return trainer
 
 
-def test_run_leaves_what_it_promises(unbroken: Trainer) -> None:
+def test_outputs_of_a_run(unbroken: Trainer) -> None:
     output = unbroken.config.output
     losses = [record["rpn_objectness"] for record in records(output, "train")]
     assert len(losses) == 12
@@ -64,12 +64,12 @@ def test_run_leaves_what_it_promises(unbroken: Trainer) -> None:
     assert [record["step"] for record in records(output, "evaluation")] == [6, 12]
     metrics = json.loads((output / "model" / "metrics.json").read_text())
     assert {"AP", "AP50", "AP75", "APs", "class_AP", "step", "train_data", "versions"} <= metrics.keys()
-    assert len(list((output / "pictures").glob("*.jpg"))) == 6
+    assert len(list((output / "images").glob("*.jpg"))) == 6
     assert [folder.name for folder in sorted((output / "checkpoints").iterdir())] == ["step-00000006", "step-00000012"]
 
 
 def test_step_traces_once_per_canvas(unbroken: Trainer, tiny_config: MakeConfig, tmp_path: Path) -> None:
-    assert unbroken._step.experimental_get_tracing_count() == 1
+    assert unbroken.train_step.experimental_get_tracing_count() == 1
     several = Trainer(tiny_config(tmp_path, "image.max_size=96", "training.epochs=3"))
     batches = iter(training_batches(several.train_index, several.config))
     seen = set()
@@ -77,10 +77,10 @@ def test_step_traces_once_per_canvas(unbroken: Trainer, tiny_config: MakeConfig,
         batch = next(batches)
         seen.add(tuple(batch.images.shape))
         several._train_on(batch)
-    assert len(seen) == several._step.experimental_get_tracing_count() > 1
+    assert len(seen) == several.train_step.experimental_get_tracing_count() > 1
 
 
-def test_saved_model_has_the_averaged_weights_and_training_goes_on_with_the_raw_ones(unbroken: Trainer) -> None:
+def test_saved_model_has_the_averaged_weights_and_training_continues_with_the_raw_ones(unbroken: Trainer) -> None:
     saved = safetensors.numpy.load_file(unbroken.config.output / "model" / "weights.safetensors")
     for variable, average in zip(
         unbroken.model.trainable_variables, unbroken.optimizer._model_variables_moving_average, strict=True
@@ -93,7 +93,7 @@ def test_interrupted_run_ends_with_bit_identical_weights(
     unbroken: Trainer, tiny_config: MakeConfig, tmp_path: Path
 ) -> None:
     config = tiny_config(tmp_path)
-    # Two stops, somewhere in the first and in the second epoch, each time elsewhere; then to the end.
+    # Two stops at random steps of the first and of the second epoch, then to the end.
     first, second = random.randrange(5), 6 + random.randrange(4)
     print(f"interrupting during steps {first} and {second}")
     for at in (first, second):
@@ -113,7 +113,7 @@ def test_interrupted_run_ends_with_bit_identical_weights(
 
 
 @pytest.mark.parametrize("at", [6, 12])
-def test_a_signal_during_an_evaluation_loses_no_step_and_leaves_it_to_the_next_run(
+def test_a_signal_during_an_evaluation_loses_no_step_and_the_resumed_run_evaluates(
     unbroken: Trainer, tiny_config: MakeConfig, tmp_path: Path, at: int
 ) -> None:
     config = tiny_config(tmp_path)
@@ -125,7 +125,7 @@ def test_a_signal_during_an_evaluation_loses_no_step_and_leaves_it_to_the_next_r
         seen += stage is None and part.step == at  # an image of the evaluation
         if seen == 2:
             os.kill(os.getpid(), signal.SIGTERM)
-        assert seen < 3, "it is broken off at once"
+        assert seen < 3, "the evaluation is interrupted at once"
 
     part.watchdog.tick = tick  # type: ignore[method-assign]
     part.run()
@@ -154,7 +154,7 @@ def test_damaged_newest_checkpoint_falls_back_to_the_one_before(
     newest.write_bytes(newest.read_bytes()[:-100])
     trainer = Trainer(tiny_config(tmp_path))
     assert trainer.step == 6
-    assert any("step-00000012" in note and "damaged" in note for note in trainer.notes)
+    assert any("step-00000012" in message and "damaged" in message for message in trainer.messages)
 
 
 def test_other_data_are_refused_on_resume(
@@ -166,30 +166,33 @@ def test_other_data_are_refused_on_resume(
     content = json.loads(annotations.read_text())
     content["annotations"][0]["bbox"][2] -= 1
     annotations.write_text(json.dumps(content))
-    with pytest.raises(UserError, match=r"training data differ from those that .*step-00000012"):
+    with pytest.raises(UserError, match=r"training data differ from those of checkpoint .*step-00000012"):
         Trainer(tiny_config(tmp_path / "run", f"data.root={data}"))
 
 
-def test_a_finished_run_does_not_pass_for_one_with_other_options(
+def test_a_finished_run_is_refused_with_other_options(
     unbroken: Trainer, tiny_config: MakeConfig, tmp_path: Path
 ) -> None:
     shutil.copytree(unbroken.config.output, tmp_path, dirs_exist_ok=True)
     with pytest.raises(
-        UserError, match=r"step-00000012 is the end of a run with other options: seed \(was 0, is 7\); nothing would be"
+        UserError,
+        match=r"step-00000012 is the end of a finished run with other options \(seed \(was 0, is 7\)\), so nothing",
     ):
         Trainer(tiny_config(tmp_path, "seed=7"))
     assert Trainer(tiny_config(tmp_path, "training.log_every=5", "data.workers=1")).finished
     longer = Trainer(tiny_config(tmp_path, "optimizer.learning_rate=0.001", "training.epochs=3"))
     assert (longer.step, longer.finished) == (12, False)
-    assert any("with other options: " in note and "optimizer.learning_rate" in note for note in longer.notes)
+    assert any(
+        "with other options: " in message and "optimizer.learning_rate" in message for message in longer.messages
+    )
 
 
-def test_memory_that_runs_out_is_told_with_what_to_lower(tiny_config: MakeConfig, tmp_path: Path) -> None:
+def test_out_of_memory_says_what_to_lower(tiny_config: MakeConfig, tmp_path: Path) -> None:
     trainer = Trainer(tiny_config(tmp_path))
-    trainer._step = lambda *_: tf.zeros([1 << 46])  # 256 TiB: TensorFlow's own refusal
+    trainer.train_step = lambda *_: tf.zeros([1 << 46])  # 256 TiB, more than TensorFlow can allocate
     with pytest.raises(
         UserError,
-        match=r"memory ran out at step 0 with 4 images of 64 x 64 pixels in this process \(.*\); lower training.batch",
+        match=r"out of memory at step 0 with 4 images of 64 x 64 pixels in this process \(.*\); lower training.batch",
     ):
         trainer.run()
 
@@ -209,7 +212,8 @@ def test_records_hold_the_rate_of_their_step_and_the_warm_up_fits_the_run(
         )
     )
     assert (
-        "optimizer.warmup_steps=500 is more than a third of the run's 6 steps: the rate rises over 2" in trainer.notes
+        "optimizer.warmup_steps=500 is more than a third of the run's 6 steps: using 2 warm-up steps"
+        in trainer.messages
     )
     trainer.run()
     rates = [record["learning_rate"] for record in records(tmp_path, "train")]
@@ -226,14 +230,14 @@ def test_non_finite_loss_stops_at_the_step_and_saves_nothing(tiny_config: MakeCo
     trainer = Trainer(tiny_config(tmp_path, "optimizer.learning_rate=1e30", "optimizer.warmup_steps=0"))
     with pytest.raises(
         UserError,
-        match=r"loss or gradient not finite at step \d+ \(rpn_objectness .*\), images \[\d+, \d+, \d+, \d+\]; nothing was overwritten",
+        match=r"loss or gradient not finite at step \d+ \(rpn_objectness .*\), images \[\d+, \d+, \d+, \d+\]; nothing ",
     ):
         trainer.run()
     assert not any((tmp_path / "checkpoints").iterdir())
     assert not (tmp_path / "model").exists()
 
 
-def test_other_classes_keep_all_but_the_predictors(
+def test_weights_of_other_classes_fill_all_but_the_predictors(
     unbroken: Trainer, tiny_config: MakeConfig, tmp_path: Path, shapes: Path
 ) -> None:
     data = shutil.copytree(shapes, tmp_path / "data")
@@ -243,9 +247,9 @@ def test_other_classes_keep_all_but_the_predictors(
         file.write_text(json.dumps(content))
     model = unbroken.config.output / "model"
     trainer = Trainer(tiny_config(tmp_path / "run", f"data.root={data}", f"weights={model}"))
-    assert trainer.notes == [
-        f"started from {model}: everything taken but the predictors of its classes (circle, square, triangle, star, cross); "
-        "roi_head/class_logits, roi_head/box_deltas drawn at random for this run's classes"
+    assert trainer.messages == [
+        f"started from {model}: all tensors but the predictors of its classes (circle, square, triangle, star, "
+        "cross); roi_head/class_logits, roi_head/box_deltas initialized randomly for this run's classes"
     ]
     saved = safetensors.numpy.load_file(model / "weights.safetensors")
     np.testing.assert_array_equal(trainer.model.roi_head.dense[0].kernel.numpy(), saved["roi_head/fc1/kernel"])
@@ -322,17 +326,21 @@ def test_frozen_layers_need_weights(tiny_config: MakeConfig, tmp_path: Path) -> 
         UserError, match=r"backbone.freeze is 2, and there are no weights: the frozen layers would stay random"
     ):
         Trainer(tiny_config(tmp_path, "backbone.freeze=2"))
-    noted = Trainer(tiny_config(tmp_path, "backbone.norm=frozen_bn")).notes
-    assert any("nothing normalises" in note for note in noted)
+    messages = Trainer(tiny_config(tmp_path, "backbone.norm=frozen_bn")).messages
+    assert any("nothing normalises" in message for message in messages)
 
 
-def test_why_there_is_no_validation_split_is_said(tiny_config: MakeConfig, shapes: Path, tmp_path: Path) -> None:
+def test_a_missing_validation_split_is_reported_with_its_reason(
+    tiny_config: MakeConfig, shapes: Path, tmp_path: Path
+) -> None:
     shutil.copytree(shapes, tmp_path / "data")
     (tmp_path / "data" / "val").rename(tmp_path / "data" / "valimages")
     config = tiny_config(tmp_path / "run", f"data.root={tmp_path / 'data'}")
-    notes: list[str] = []
-    assert load_splits(config, notes)[1] is None
-    assert notes[0].startswith("no validation split, so nothing is measured and the last model is kept, not the best: ")
+    messages: list[str] = []
+    assert load_splits(config, messages)[1] is None
+    assert messages[0].startswith(
+        "no validation split: nothing is evaluated, and the last model is saved, not the best ("
+    )
     with pytest.raises(UserError, match="val_typo"):
         load_splits(
             tiny_config(tmp_path / "run", f"data.root={tmp_path / 'data'}", "data.validation.images=val_typo"), []
@@ -353,9 +361,7 @@ def test_finished_run_is_not_run_again(unbroken: Trainer) -> None:
     assert (unbroken.config.output / "model" / "weights.safetensors").stat().st_mtime_ns == before
 
 
-def test_sparse_ids_crowds_and_empty_images_need_no_care(
-    tiny_config: MakeConfig, tmp_path: Path, real_data: Path
-) -> None:
+def test_sparse_ids_crowds_and_empty_images(tiny_config: MakeConfig, tmp_path: Path, real_data: Path) -> None:
     config = tiny_config(
         tmp_path, f"data.root={real_data / 'coco128'}", "training.epochs=0.1", "training.evaluate_every=null"
     )

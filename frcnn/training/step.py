@@ -1,0 +1,58 @@
+"""One optimizer step as a graph: losses, gradients, their average over the ranks, the update."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import keras
+import tensorflow as tf
+
+from frcnn.config import Config
+from frcnn.data.batch import Batch
+from frcnn.distributed import World
+from frcnn.training.optimizer import l2_penalty, scales_loss
+
+LOSSES = ("rpn_objectness", "rpn_box", "roi_class", "roi_box")
+
+
+def build_train_step(
+    model: keras.Model, optimizer: keras.optimizers.Optimizer, config: Config, world: World
+) -> Callable[[Batch, tf.Tensor, tf.Tensor], tf.Tensor]:
+    """A ``tf.function`` of a rank's batch, the step (int32 scalar) and ``flags`` (float32 vector).
+
+    It returns one float32 vector, so that a step needs a single transfer to the host: the losses in the order of
+        ``LOSSES``,
+    their sum and the gradient norm, averaged over the ranks; then ``flags``, summed over the ranks. The flags travel in
+    the same all-reduce as the losses: what a rank wants the others to know in the next step (a signal, unreadable
+    images) costs no collective operation of its own.
+
+    Where the loss or the gradient is not finite, no weight changes.
+    """
+
+    @tf.function
+    def train_step(batch: Batch, step: tf.Tensor, flags: tf.Tensor) -> tf.Tensor:
+        variables = model.trainable_variables
+        # Stateless seed: sampling depends on (seed, step) alone, so that a resumed run draws the same samples.
+        seed = tf.stack([config.seed, step])
+        with tf.GradientTape() as tape:
+            losses = model.compute_losses(batch, seed, first_image=world.rank * batch.images.shape[0])
+            total = tf.add_n([losses[name] for name in LOSSES])
+            objective = total + l2_penalty(variables, config.optimizer)
+            scaled = optimizer.scale_loss(objective)
+        gradients = world.average_gradients(tape.gradient(scaled, variables), config.distributed.compression)
+        reported = tf.stack([*(losses[name] for name in LOSSES), total]) / world.size
+        *means, stopping, bad_reads = tf.unstack(world.allreduce_sum(tf.concat([reported, flags], axis=0), "report"))
+        total = means[-1]
+        norm = tf.linalg.global_norm(gradients) * (objective / scaled)
+        # With loss scaling, gradient overflow is expected: the optimizer skips such a step and lowers the scale.
+        finite = tf.math.is_finite(total)
+        if not scales_loss(config):
+            finite &= tf.math.is_finite(norm)
+        # Only reduced values decide, so that all ranks take the same branch.
+        tf.cond(finite, lambda: apply(gradients), lambda: None)
+        return tf.stack([*means, norm, stopping, bad_reads])
+
+    def apply(gradients: list[tf.Tensor]) -> None:
+        optimizer.apply(gradients, model.trainable_variables)
+
+    return train_step
