@@ -1,4 +1,4 @@
-"""Losses and AP over the steps of a run, as one picture."""
+"""Plot of losses and AP over the steps of a run."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ _NOT_LOSSES = ("record", "step", "learning_rate", "images_per_second")
 _SHOWN_METRICS = ("AP", "AP50", "AP75")
 
 
-def plot_training(records: Sequence[Mapping[str, Any]], picture: Path) -> None:
-    """Draw the losses above and the AP below, over steps, into a PNG file.
+def plot_training(records: Sequence[Mapping[str, Any]], file: Path) -> None:
+    """Plot the losses (upper axes) and the AP (lower axes) over steps into a PNG file.
 
     Args:
-        records: what ``metrics.jsonl`` holds; values that are None leave gaps.
+        records: of ``metrics.jsonl``; values that are None leave gaps.
+
+    Raises:
+        OSError: the file cannot be written.
     """
     train = [record for record in records if record["record"] == "train"]
     evaluations = [record for record in records if record["record"] == "evaluation"]
@@ -29,11 +32,11 @@ def plot_training(records: Sequence[Mapping[str, Any]], picture: Path) -> None:
     _plot(lower, evaluations, list(_SHOWN_METRICS), marker="o")
     upper.set_ylabel("loss")
     upper.set_ylim(bottom=0)
-    lower.set_ylabel("on the validation split")
+    lower.set_ylabel("validation AP")
     lower.set_ylim(0, 1)
     lower.set_xlabel("steps")
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(picture)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file)
 
 
 def _plot(axes: Axes, records: Sequence[Mapping[str, Any]], names: Sequence[str], marker: str) -> None:

@@ -1,4 +1,4 @@
-"""Detections of a whole split, found by all ranks."""
+"""Detections of a whole split, computed by all ranks together."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from frcnn.inference import Detections, Detector
 
 
 class Stopped(Exception):
-    """A split was given up on the way."""
+    """The detection of a split was abandoned."""
 
 
 def detect_split(
@@ -26,25 +26,25 @@ def detect_split(
     progress: Callable[[int, int], None] = lambda done, images: None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> dict[int, Detections]:
-    """Detections by image id of every image, the same on all ranks, each of which finds those of its share.
+    """Detections of every image by image id. Each rank detects its part; the merged result is the same on all ranks.
 
     Args:
-        unreadable_images: counts the images of the share that could not be read.
-        progress: told (images done, all images of the index) by each rank of its own share.
-        stopped: asked after each batch; once it is true on some rank, all give up.
+        unreadable_images: counts the images of this rank's part that cannot be read.
+        progress: called with (images done, number of images in the index) for this rank's part.
+        stopped: called after each batch; once it returns true on some rank, all ranks stop.
 
     Raises:
-        Stopped: on all ranks, where they gave up.
+        Stopped: on all ranks, if one of them stopped.
     """
 
-    def tell(done: int, images: int) -> None:
+    def report(done: int, images: int) -> None:
         progress(done, images)
         if stopped():
             raise Stopped
 
     found: dict[int, Detections] = {}
     with contextlib.suppress(Stopped):
-        found = detector.detect_index(index, batch_size, tell, world.rank, world.size, unreadable_images)
+        found = detector.detect_index(index, batch_size, report, world.rank, world.size, unreadable_images)
     if world.allreduce_max(int(stopped())):
         raise Stopped
     return gather_detections(index, found, world)
@@ -52,5 +52,5 @@ def detect_split(
 
 def unreadable(unreadable_images: UnreadableImages, world: World) -> dict[str, str]:
     """Path and reason of each image that some rank could not read."""
-    everyones = [json.loads(text) for text in world.allgather_strings(json.dumps(unreadable_images.known()))]
-    return {path: reason for known in everyones for path, reason in known.items()}
+    reasons = [json.loads(text) for text in world.allgather_strings(json.dumps(unreadable_images.known()))]
+    return {path: reason for known in reasons for path, reason in known.items()}

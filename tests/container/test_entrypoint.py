@@ -38,7 +38,7 @@ def test_job_leaves_model_and_reports(make_container: MakeContainer) -> None:
     assert {"weights.safetensors", "config.yaml", "labels.json", "metrics.json"} == {
         path.name for path in model.iterdir()
     }
-    assert {"config.yaml", "metrics.jsonl", "tensorboard", "pictures"} == {
+    assert {"config.yaml", "metrics.jsonl", "tensorboard", "images"} == {
         path.name for path in (container.base / "output" / "data").iterdir()
     }
     assert {"step-00000006", "model", "metrics.jsonl"} == {
@@ -68,7 +68,7 @@ def test_stopped_job_resumes(make_container: MakeContainer) -> None:
     assert container.wait() == 0, container.log
     stopped = json.loads((container.base / "output" / "data" / "interrupted.json").read_text())
     assert 3 <= stopped["step"] < stopped["steps"] == 12
-    assert f"SIGTERM: saved step {stopped['step']} of 12" in container.log
+    assert f"SIGTERM: saved a checkpoint at step {stopped['step']}/12" in container.log
     assert (container.base / "checkpoints" / f"step-{stopped['step']:08d}").is_dir()
     assert not (container.base / "output" / "failure").exists()
     container.start()

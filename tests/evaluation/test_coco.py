@@ -1,4 +1,4 @@
-"""Against pycocotools called directly on files, and against cases worked by hand."""
+"""The metric against pycocotools called directly on files, and against cases computed by hand."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def index_of(folder: Path, annotations: list[dict], images: int = 1, categories:
 
 
 def jittered(index: Index, seed: int) -> dict[int, Detections]:
-    """Ground truth moved, doubled, dropped and mislabelled, with scores of which many are equal."""
+    """Ground truth moved, duplicated, dropped and mislabeled, with many equal scores."""
     random = np.random.default_rng(seed)
     results = {}
     for record in index.images:
@@ -80,7 +80,8 @@ def test_equals_pycocotools_called_on_files(
     oracle.evaluate()
     oracle.accumulate()
     oracle.summarize()
-    # The index keeps boxes as float32 clipped to the image, the file as decimal text: a match on the very border may turn.
+    # The index has float32 boxes clipped to the image, the file has decimal text: a match at exactly a threshold may
+    # differ.
     np.testing.assert_allclose([metrics.summary[key] for key in SUMMARY_NAMES], oracle.stats, atol=1e-4)
     assert 0.2 < metrics.summary["AP"] < 0.9
     for position, category_id in enumerate(oracle.params.catIds):
@@ -91,7 +92,7 @@ def test_equals_pycocotools_called_on_files(
 
 
 def crowded_index(folder: Path, seed: int) -> Index:
-    """40 images with objects of all sizes and some crowds in 6 of 8 classes, of which class 50 has crowds alone; the last 5 are empty."""
+    """40 images, the last 5 empty, with objects of all sizes and crowds in 6 of 8 classes; class 50 has only crowds."""
     random = np.random.default_rng(seed)
     annotations = []
     for number in range(250):
@@ -111,7 +112,7 @@ def crowded_index(folder: Path, seed: int) -> Index:
 
 
 def all_at_once(index: Index, results: dict[int, Detections]) -> COCOeval:
-    """pycocotools on all classes and images together, category ids being our labels."""
+    """pycocotools on all classes and images together; our labels are the category ids."""
 
     def entry(record_id: int, label: int, box: np.ndarray, **others: float) -> dict:
         x1, y1, x2, y2 = box.astype(np.float64).tolist()
@@ -143,13 +144,13 @@ def all_at_once(index: Index, results: dict[int, Detections]) -> COCOeval:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_class_by_class_gives_what_all_classes_at_once_give_to_the_last_digit(tmp_path: Path, seed: int) -> None:
+def test_class_by_class_equals_all_classes_at_once_to_the_last_digit(tmp_path: Path, seed: int) -> None:
     index = crowded_index(tmp_path, seed)
     results = jittered(index, seed)
     # Wrong classes among them, so that class 60 without objects has detections; class 61 has neither.
     kept = {image_id: one.labels < 8 for image_id, one in results.items()}
     results = {image_id: Detections(*(column[kept[image_id]] for column in one)) for image_id, one in results.items()}
-    # The order in which images come must not matter, nor images that nobody looked at.
+    # Neither the order of images may matter, nor images without an entry.
     shuffled = {image_id: results[image_id] for image_id in reversed(list(results)) if image_id != 12}
     metrics = evaluate_detections(index, shuffled)
     oracle = all_at_once(index, {image_id: one for image_id, one in results.items() if image_id != 12})
@@ -166,39 +167,39 @@ def test_class_by_class_gives_what_all_classes_at_once_give_to_the_last_digit(tm
     ]
 
 
-def test_progress_counts_classes_and_gives_signs_of_life_on_the_way(
+def test_progress_counts_classes_and_is_called_during_a_class(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     index = index_of(
         tmp_path, [{"id": number, "image_id": 10 + number, "bbox": [0, 0, 50, 50]} for number in range(4)], images=5
     )
-    told = []
+    calls = []
 
     def progress(*counts: int) -> None:
-        told.append(counts)
-        print("heard")
+        calls.append(counts)
+        print("progress")
 
     evaluate_detections(index, {}, progress)
-    assert told == [(1, 2), (2, 2)]
-    told.clear()
-    monkeypatch.setattr(coco, "SIGN_OF_LIFE", 5)
+    assert calls == [(1, 2), (2, 2)]
+    calls.clear()
+    monkeypatch.setattr(coco, "PROGRESS_EVERY", 5)
     evaluate_detections(index, {}, progress)
-    # Class 3 stands in 4 images, each looked at in 4 area ranges; class 7 in none.
-    assert told == [(0, 2)] * 3 + [(1, 2), (2, 2)]
-    assert capsys.readouterr().out == "heard\n" * 7
+    # Class 3 is in 4 images, each evaluated in 4 area ranges; class 7 is in none.
+    assert calls == [(0, 2)] * 3 + [(1, 2), (2, 2)]
+    assert capsys.readouterr().out == "progress\n" * 7
 
 
-def test_what_progress_raises_ends_the_evaluation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_exception_in_progress_ends_the_evaluation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     index = index_of(tmp_path, [{"id": 1, "bbox": [0, 0, 50, 50]}])
-    told = []
+    calls = []
 
     def stop(*counts: int) -> None:
-        told.append(counts)
+        calls.append(counts)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         evaluate_detections(index, {}, stop)
-    assert told == [(1, 2)]
+    assert calls == [(1, 2)]
     print("not swallowed")
     assert capsys.readouterr().out == "not swallowed\n"
 
@@ -214,7 +215,7 @@ def test_perfect_detections_score_one_and_missing_sizes_are_not_a_number(tmp_pat
     assert (metrics.images, metrics.objects) == (1, 1)
 
 
-def test_ap_of_a_hand_worked_case(tmp_path: Path) -> None:
+def test_ap_of_a_case_computed_by_hand(tmp_path: Path) -> None:
     """Two objects; the best detection is wrong, the second finds one at IoU 0.8, so precision is 1/2 up to recall 1/2.
 
     At the 7 thresholds 0.50..0.80 AP is 51 of 101 recall points times 1/2; at the 3 higher ones it is 0. IoU 0.8 itself
@@ -260,7 +261,7 @@ def test_results_of_an_unknown_image_are_refused(tmp_path: Path) -> None:
         evaluate_detections(index_of(tmp_path, [{"id": 1, "bbox": [0, 0, 50, 50]}]), {99: NOTHING})
 
 
-def test_json_has_the_names_people_look_for_and_null_for_what_was_not_measured(tmp_path: Path) -> None:
+def test_json_has_the_coco_names_and_null_for_undefined_values(tmp_path: Path) -> None:
     index = index_of(tmp_path, [{"id": 1, "bbox": [10, 10, 50, 50]}])
     tree = json.loads(json.dumps(evaluate_detections(index, {}).to_json(), allow_nan=False))
     assert list(tree)[:12] == ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
@@ -269,7 +270,7 @@ def test_json_has_the_names_people_look_for_and_null_for_what_was_not_measured(t
     assert tree["class_AP"] == {"class 3": 0.0, "class 7": None}
 
 
-def test_results_are_in_the_files_own_categories_and_widths(tmp_path: Path) -> None:
+def test_results_have_the_category_ids_of_the_file_and_widths(tmp_path: Path) -> None:
     index = index_of(tmp_path, [{"id": 1, "bbox": [0, 0, 50, 50]}])
     (entry,) = to_coco_results(index, {10: detections(([10, 20, 40, 60], 0.5, 2))})
     assert entry == {"image_id": 10, "category_id": 7, "bbox": [10.0, 20.0, 30.0, 40.0], "score": 0.5}

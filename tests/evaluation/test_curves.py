@@ -1,3 +1,5 @@
+"""The plot of a run: curves where the values are, and no failure without values."""
+
 from __future__ import annotations
 
 import math
@@ -14,7 +16,7 @@ def colored_pixels(file: Path) -> np.ndarray:
     return (pixels.max(axis=2) - pixels.min(axis=2) > 60).nonzero()[0]
 
 
-def test_curves_fall_where_the_losses_fall_and_gaps_are_allowed(tmp_path: Path) -> None:
+def test_curves_follow_the_values_and_may_have_gaps(tmp_path: Path) -> None:
     losses = [
         {"record": "train", "step": step, "loss": math.exp(-step / 40), "learning_rate": 0.1} for step in range(1, 200)
     ]
@@ -32,6 +34,6 @@ def test_curves_fall_where_the_losses_fall_and_gaps_are_allowed(tmp_path: Path) 
     assert (both > middle).sum() > 200
 
 
-def test_a_run_without_records_still_has_a_picture(tmp_path: Path) -> None:
+def test_a_run_without_records_has_an_empty_plot(tmp_path: Path) -> None:
     plot_training([], tmp_path / "curves.png")
     assert Image.open(tmp_path / "curves.png").size == (960, 720)
