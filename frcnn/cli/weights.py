@@ -1,4 +1,4 @@
-"""Weights from elsewhere: import-weights."""
+"""Weights of other frameworks: import-weights."""
 
 from __future__ import annotations
 
@@ -19,27 +19,31 @@ from frcnn.startup import import_tensorflow
 )
 @click.argument("file", type=PATH)
 @click.option(
-    "--from", "framework", type=click.Choice(("torchvision", "detectron2")), required=True, help="Whose file it is."
+    "--from",
+    "framework",
+    type=click.Choice(("torchvision", "detectron2")),
+    required=True,
+    help="Framework of the file.",
 )
 @click.option("--out", type=OUT_FOLDER, required=True, help="Model folder to write.")
 def import_weights(file: Path, framework: str, out: Path) -> None:
-    """Make a model folder of another framework's weights.
+    """Import another framework's weights into a model folder.
 
-    Prints what became of every tensor. A detector can be used at once (evaluate, predict) or be trained further (train
-    weights=DIR, with the same classes or others); a classification ResNet is for training alone. Nothing in the file is executed.
-    docs/weights.md says which files there are.
+    Reports every tensor that is not used. A detector can be used directly (evaluate, predict) or trained further (train
+    weights=DIR, with the same or other classes); a classification ResNet is for training only. No code in the file is
+    executed. docs/weights.md lists published files.
     """
     import_tensorflow()
     from frcnn.weights.import_weights import import_weights as run
 
-    account = run(file, framework, out)
+    report = run(file, framework, out)
     click.echo(
-        f"{file}: {account.network}"
-        + (f", {len(account.class_names)} classes" if account.class_names else ", backbone alone")
+        f"{file}: {report.network}"
+        + (f", {len(report.class_names)} classes" if report.class_names else ", backbone only")
     )
-    click.echo(f"{account.used} tensors used")
-    for name, option in sorted(account.settings.items()):
-        click.echo(f"became {option}: {name}")
-    for name, reason in sorted(account.left_out.items()):
+    click.echo(f"{report.used} tensors used")
+    for name, option in sorted(report.settings.items()):
+        click.echo(f"sets {option}: {name}")
+    for name, reason in sorted(report.left_out.items()):
         click.echo(f"left out: {name} ({reason})")
     click.echo(f"model: {out}")

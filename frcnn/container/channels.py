@@ -19,13 +19,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from frcnn import config
 from frcnn.container.input_files import InputChannel
 from frcnn.data.splits import SPLIT_NAMES, find_split
-from frcnn.errors import UserError
+from frcnn.errors import UserError, print_message
 from frcnn.serving.model_source import ARCHIVE, find_model
+from frcnn.weights.model_files import WEIGHTS
+
+if TYPE_CHECKING:
+    from frcnn.data.formats.builder import Conversion
 
 ROLES = {
     "train": ("train", "training"),
@@ -35,7 +39,6 @@ ROLES = {
     "config": ("config", "recipe"),
 }
 MANIFESTS = (".manifest", ".jsonl")
-WEIGHTS = "weights.safetensors"
 _FILE_NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
 _HEAD = 1 << 20  # bytes of an annotation file that are searched for file names
 _NAMES = 1000  # file names tried: enough to find one here unless the channel is sharded over hundreds of hosts
@@ -161,9 +164,9 @@ def _split(
         if file is None:
             continue
         if file.suffix in MANIFESTS:
-            from frcnn.data.manifest import manifest_to_coco
+            from frcnn.data.formats.manifest import manifest_to_coco
 
-            return channel.folder, _write_tables(manifest_to_coco(file, channel.folder), split, scratch)
+            return channel.folder, _write_tables(manifest_to_coco(file, images=channel.folder), split, scratch)
         return _images_folder(channel.folder, file, split), file
     looked = ", ".join(f"{place.name!r}" for place, _ in places)
     raise UserError(
@@ -215,7 +218,7 @@ def _images_folder(folder: Path, annotations: Path, split: str) -> Path:
 
 
 def _read_pipe(channel: InputChannel, split: str, scratch: Path) -> tuple[Path, Path]:
-    from frcnn.data.manifest import stream_to_coco
+    from frcnn.data.formats.manifest_stream import stream_to_coco
     from frcnn.data.recordio import read_records
 
     if channel.record_wrapper != "RecordIO":
@@ -232,15 +235,17 @@ def _read_pipe(channel: InputChannel, split: str, scratch: Path) -> tuple[Path, 
             "container starts"
         )
     with pipe.open("rb") as stream:
-        tables = stream_to_coco(read_records(stream, str(pipe)), images)
-    return images, _write_tables(tables, split, scratch)
+        conversion = stream_to_coco(read_records(stream, str(pipe)), images)
+    return images, _write_tables(conversion, split, scratch)
 
 
-def _write_tables(tables: dict[str, Any], split: str, scratch: Path) -> Path:
-    """Write COCO tables to the scratch folder."""
+def _write_tables(conversion: Conversion, split: str, scratch: Path) -> Path:
+    """Write converted tables to the scratch folder and log what was skipped or repaired."""
+    for line in conversion.report.lines():
+        print_message(f"{split} manifest: {line}")
     scratch.mkdir(parents=True, exist_ok=True)
     file = scratch / f"instances_{split}.json"
-    file.write_text(json.dumps(tables))
+    file.write_text(json.dumps(conversion.tables))
     return file
 
 

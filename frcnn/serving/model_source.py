@@ -6,9 +6,8 @@ import tarfile
 from pathlib import Path
 
 from frcnn.errors import UserError
+from frcnn.weights.model_files import REQUIRED
 
-# Names of the files of a model folder; importing the module that reads them takes seconds.
-FILES = ("weights.safetensors", "config.yaml", "labels.json")
 ARCHIVE = "model.tar.gz"
 
 
@@ -21,7 +20,7 @@ def find_model(source: Path, scratch: Path) -> Path:
     if source.is_file():
         return _unpack(source, scratch)
     for folder in (source, source / "model"):
-        if all((folder / name).is_file() for name in FILES):
+        if all((folder / name).is_file() for name in REQUIRED):
             return folder
     if (source / ARCHIVE).is_file():
         return _unpack(source / ARCHIVE, scratch)
@@ -31,7 +30,7 @@ def find_model(source: Path, scratch: Path) -> Path:
         )
     found = ", ".join(sorted(path.name for path in source.iterdir())[:8]) or "nothing"
     raise UserError(
-        f"{source} does not contain a model; expected {', '.join(FILES)}, there or in model/, or a {ARCHIVE}; "
+        f"{source} does not contain a model; expected {', '.join(REQUIRED)}, there or in model/, or a {ARCHIVE}; "
         f"found {found}"
     )
 
@@ -44,9 +43,9 @@ def _unpack(archive: Path, scratch: Path) -> Path:
     except (tarfile.TarError, OSError, EOFError) as error:
         raise UserError(f"{archive} cannot be unpacked ({error}); expected an archive of a model folder") from error
     for folder in (target, target / "model"):
-        if all((folder / name).is_file() for name in FILES):
+        if all((folder / name).is_file() for name in REQUIRED):
             return folder
     raise UserError(
-        f"{archive} does not contain a model; expected {', '.join(FILES)} at its top level; create it with "
+        f"{archive} does not contain a model; expected {', '.join(REQUIRED)} at its top level; create it with "
         f"`tar -C MODEL -czf {ARCHIVE} .`"
     )

@@ -1,6 +1,6 @@
-"""From another framework's tensors to our variables: layouts, and an account of every tensor.
+"""Conversion of another framework's tensors to our variables: layouts, checks, and what the importers share.
 
-What differs between frameworks by name stands in ``torchvision.py`` and ``detectron2.py``; here is what they share.
+The names of each framework are in ``torchvision.py`` and ``detectron2.py``.
 """
 
 from __future__ import annotations
@@ -13,15 +13,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from frcnn.data.annotations import few
+from frcnn.data.problems import first_few
 from frcnn.errors import UserError
 from frcnn.modeling.resnet import DEPTHS
 
 Layout = Callable[[np.ndarray], np.ndarray]
 
+# Our names of PyTorch's batch norm tensors.
+NORM_VARIABLES = {
+    "weight": "gamma",
+    "bias": "beta",
+    "running_mean": "moving_mean",
+    "running_var": "moving_variance",
+}
+
 
 class Target(NamedTuple):
-    """Where a foreign tensor goes: the path of our variable, and how its values have to be laid out."""
+    """Destination of a foreign tensor: the path of our variable, and the conversion of its layout."""
 
     path: str
     layout: Layout
@@ -32,13 +40,13 @@ class Translation:
     """How to read one foreign checkpoint.
 
     Attributes:
-        options: nested configuration of the network that the file belongs to.
-        class_names: of the labels 1..K; empty for a backbone alone.
-        category_ids: one a class.
+        options: nested configuration of the network in the file.
+        class_names: of the labels 1..K; empty for a backbone only.
+        category_ids: one per class.
         targets: by foreign name.
-        implied: our variables that the file leaves to a convention, by path: the value that fills them.
-        settings: foreign tensors that became options, each with the option.
-        left_out: foreign tensors that are not needed, each with the reason.
+        implied: variables that are constant by convention and not in the file: their values by path.
+        settings: foreign tensors that set options, each with the option.
+        left_out: foreign tensors that are not used, each with the reason.
     """
 
     options: dict[str, Any]
@@ -54,11 +62,11 @@ class Translation:
         return not self.class_names
 
 
-def sides_of(tensors: Mapping[str, np.ndarray], name: str, axes: int) -> tuple[int, ...]:
-    """Shape of a tensor that shows how wide a network is.
+def shape_of(tensors: Mapping[str, np.ndarray], name: str, axes: int) -> tuple[int, ...]:
+    """Shape of a tensor from which a width of the network is read.
 
     Raises:
-        UserError: it has not ``axes`` axes, or nothing along one.
+        UserError: it does not have ``axes`` axes, or one is empty.
     """
     shape = tensors[name].shape
     if len(shape) != axes or 0 in shape:
@@ -67,7 +75,7 @@ def sides_of(tensors: Mapping[str, np.ndarray], name: str, axes: int) -> tuple[i
 
 
 def plain(values: np.ndarray) -> np.ndarray:
-    """Vectors stay as they are."""
+    """Layout of vectors, which is the same in all frameworks."""
     return values
 
 
@@ -82,7 +90,7 @@ def dense(kernel: np.ndarray) -> np.ndarray:
 
 
 def dense_after_pooling(channels: int) -> Layout:
-    """``[out, C * P * P]`` of features flattened channels first, to ``[P * P * C, out]`` of ours, flattened channels last."""
+    """``[out, C * P * P]`` (flattened channels first) to ``[P * P * C, out]`` (channels last)."""
 
     def layout(kernel: np.ndarray) -> np.ndarray:
         side = math.isqrt(kernel.shape[1] // channels)
@@ -98,46 +106,49 @@ def convert(
 
     Args:
         tensors: by foreign name.
-        shapes: of every variable that is to be filled, by path.
+        shapes: of every variable to fill, by path.
 
     Raises:
-        UserError: a tensor of another shape than the variable it is for, with values that are not finite, or variables that
-            nothing fills; names both sides.
+        UserError: a tensor does not have the shape of its variable or is not finite, or a variable has no tensor.
     """
     converted: dict[str, np.ndarray] = {}
     for name, (path, layout) in translation.targets.items():
         try:
             values = layout(tensors[name])
-        except (ValueError, IndexError):  # too few axes, or sides that cannot be laid out
+        except (ValueError, IndexError):  # wrong number of axes, or sizes that cannot be reshaped
             values = tensors[name]
         if path not in shapes:
             raise UserError(
-                f"tensor {name!r} {tensors[name].shape} belongs to {path!r}, which a {_network(translation)} does not have"
+                f"tensor {name!r} {tensors[name].shape} belongs to {path!r}, "
+                f"which a {_network(translation)} does not have"
             )
         if values.shape != shapes[path]:
             laid_out = f", laid out as {values.shape}" if values.shape != tensors[name].shape else ""
             raise UserError(
-                f"tensor {name!r} has shape {tensors[name].shape}{laid_out}, which does not fit {path!r} {shapes[path]} "
-                f"of a {_network(translation)}"
+                f"tensor {name!r} has shape {tensors[name].shape}{laid_out}, which does not fit "
+                f"{path!r} {shapes[path]} of a {_network(translation)}"
             )
         if not np.isfinite(values).all():
             raise UserError(
-                f"tensor {name!r} holds values that are not finite; the file is damaged or its training had diverged"
+                f"tensor {name!r} contains values that are not finite; the file is damaged or its training diverged"
             )
         converted[path] = np.ascontiguousarray(values, np.float32)
     for path, value in translation.implied.items():
         converted[path] = np.full(shapes[path], value, np.float32)
     missing = sorted(shapes.keys() - converted.keys())
     if missing:
-        raise UserError(f"it has nothing for {len(missing)} tensors of a {_network(translation)}: {few(missing)}")
+        raise UserError(
+            f"tensors for {len(missing)} variables of a {_network(translation)} are missing: {first_few(missing)}"
+        )
     return converted
 
 
 def resnet_name(names: Iterable[str], block: str) -> str:
-    """The ResNet whose blocks the names show.
+    """Name of the ResNet, from the blocks in its tensors' names.
 
     Args:
-        block: regular expression with the groups ``stage`` (1..4 or 2..5) and ``block``, and ``conv3`` if the third convolution matched.
+        block: regular expression with the groups ``stage`` (1..4 or 2..5) and ``block``, and ``conv3``, which matches
+            the third convolution only.
     """
     depths: dict[int, int] = {}
     bottleneck = False
@@ -149,7 +160,14 @@ def resnet_name(names: Iterable[str], block: str) -> str:
     for name, plan in DEPTHS.items():
         if plan == (found, bottleneck):
             return name
-    raise UserError(f"its backbone has stages of {list(found)} blocks; expected a ResNet-18, -34, -50, -101 or -152")
+    raise UserError(
+        f"the stages of the backbone have {list(found)} blocks; expected a ResNet-18, -34, -50, -101 or -152"
+    )
+
+
+def kernel_or_bias(layer: str, kind: str, layout: Layout, bias_layout: Layout = plain) -> Target:
+    """Target of a tensor of a convolution or dense layer; ``kind`` is PyTorch's ``weight`` or ``bias``."""
+    return Target(f"{layer}/kernel", layout) if kind == "weight" else Target(f"{layer}/bias", bias_layout)
 
 
 def _network(translation: Translation) -> str:

@@ -1,8 +1,9 @@
-"""Detectron2's ResNet-FPN Faster R-CNN and its MSRA ResNets (Caffe2's names) by their tensors' names.
+"""Translation of Detectron2's ResNet-FPN Faster R-CNN and of MSRA's ResNets (with Caffe2's names).
 
-The network is read off the names and shapes; what they do not show (BGR, stride in the 1x1, aligned pooling, fixed anchor
-strides, L1) is that of the model zoo's ``faster_rcnn_R_50_FPN`` and ``R_101_FPN``. Facts from Detectron2 0.6:
-``modeling/backbone/{resnet,fpn}.py``, ``modeling/roi_heads/fast_rcnn.py``, ``checkpoint/c2_model_loading.py``.
+The network is inferred from names and shapes of the tensors. What they do not show (BGR, stride in the 1x1 convolution,
+aligned pooling, fixed anchor strides, L1) is taken from the model zoo's ``faster_rcnn_R_50_FPN`` and ``R_101_FPN``.
+Names follow Detectron2 0.6: ``modeling/backbone/{resnet,fpn}.py``, ``modeling/roi_heads/fast_rcnn.py``,
+``checkpoint/c2_model_loading.py``.
 """
 
 from __future__ import annotations
@@ -16,42 +17,43 @@ import numpy as np
 from frcnn.errors import UserError
 from frcnn.weights.coco_classes import classes_of
 from frcnn.weights.conversion import (
-    Layout,
+    NORM_VARIABLES,
     Target,
     Translation,
     convolution,
     dense,
     dense_after_pooling,
+    kernel_or_bias,
     plain,
     resnet_name,
-    sides_of,
+    shape_of,
 )
 
-NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
 PREDICTOR, LATERAL = "roi_heads.box_predictor.cls_score.weight", "backbone.fpn_lateral2.weight"
 
-# Caffe2's names of a ResNet: res2_0_branch2a_w, res2_0_branch2a_bn_s, res_conv1_bn_b, conv1_w.
+# Caffe2's names, for example res2_0_branch2a_w, res2_0_branch2a_bn_s, res_conv1_bn_b, conv1_w.
 CAFFE2_CONVS = {"1": "shortcut", "2a": "conv1", "2b": "conv2", "2c": "conv3"}
 CAFFE2_STEM = re.compile(r"(?:conv1_w|res_conv1_bn_(?P<norm>[sb]))")
 CAFFE2_BLOCK = re.compile(r"res(?P<stage>[2-5])_(?P<block>\d+)_branch(?P<branch>1|2[abc])(?:_w|_bn_(?P<norm>[sb]))")
 CAFFE2_NORM = {"s": "weight", "b": "bias"}
 
 BLOCK = r"backbone\.bottom_up\.res(?P<stage>[2-5])\.(?P<block>\d+)\.(?:conv(?:(?P<conv3>3)|[12])|shortcut)\.weight$"
-TRUNK = re.compile(
-    r"backbone\.bottom_up\.(?:stem|res(?P<stage>[2-5])\.(?P<block>\d+))\.(?P<conv>conv[123]|shortcut)\.(?P<norm>norm\.)?(?P<what>\w+)"
+RESNET = re.compile(
+    r"backbone\.bottom_up\.(?:stem|res(?P<stage>[2-5])\.(?P<block>\d+))\."
+    r"(?P<conv>conv[123]|shortcut)\.(?P<norm>norm\.)?(?P<kind>\w+)"
 )
-PYRAMID = re.compile(r"backbone\.fpn_(?P<kind>lateral|output)(?P<level>[2-5])\.(?P<what>weight|bias)")
-RPN = re.compile(r"proposal_generator\.rpn_head\.(?P<part>conv|objectness_logits|anchor_deltas)\.(?P<what>weight|bias)")
+PYRAMID = re.compile(r"backbone\.fpn_(?P<layer>lateral|output)(?P<level>[2-5])\.(?P<kind>weight|bias)")
+RPN = re.compile(r"proposal_generator\.rpn_head\.(?P<part>conv|objectness_logits|anchor_deltas)\.(?P<kind>weight|bias)")
 RPN_PARTS = {"conv": "conv1", "objectness_logits": "objectness", "anchor_deltas": "deltas"}
-HEAD = re.compile(r"roi_heads\.box_head\.fc(?P<number>\d+)\.(?P<what>weight|bias)")
-CLASSES = re.compile(r"roi_heads\.box_predictor\.(?P<part>cls_score|bbox_pred)\.(?P<what>weight|bias)")
-PIXELS = re.compile(r"pixel_(?P<what>mean|std)")
+HEAD = re.compile(r"roi_heads\.box_head\.fc(?P<number>\d+)\.(?P<kind>weight|bias)")
+CLASSES = re.compile(r"roi_heads\.box_predictor\.(?P<part>cls_score|bbox_pred)\.(?P<kind>weight|bias)")
+PIXELS = re.compile(r"pixel_(?P<kind>mean|std)")
 CELL_ANCHORS = re.compile(r"proposal_generator\.anchor_generator\.cell_anchors\.(?P<level>[0-4])")
 
-CLASSIFIER = "the classifier of ImageNet's classes"
-UNKNOWN = "no part of a Faster R-CNN on a pyramid"
+CLASSIFIER = "classifier of ImageNet's classes"
+UNKNOWN = "not part of a Faster R-CNN with FPN"
 
-# The zoo's networks, as far as they differ from torchvision's, whose conventions are the configuration's defaults.
+# Options of the model zoo's networks that differ from the defaults, which are torchvision's.
 ZOO: dict[str, dict[str, Any]] = {
     "image": {
         "min_size": (640, 672, 704, 736, 768, 800), "resize": "pillow", "channel_order": "bgr",
@@ -60,7 +62,9 @@ ZOO: dict[str, dict[str, Any]] = {
     "backbone": {"stride_in_1x1": True, "freeze": 2},
     "anchors": {"rounded": False, "stride": "fixed"},
     "rpn": {"post_nms_train": 1000, "min_box_size": 0.0, "smooth_l1_beta": 0.0, "normalizer": "constant"},
-    "roi_head": {"sampling_ratio": 0, "aligned": True, "level_rule": "detectron2", "smooth_l1_beta": 0.0, "min_box_size": 0.0},
+    "roi_head": {
+        "sampling_ratio": 0, "aligned": True, "level_rule": "detectron2", "smooth_l1_beta": 0.0, "min_box_size": 0.0,
+    },
 }  # fmt: skip
 
 
@@ -68,82 +72,82 @@ def translate(tensors: Mapping[str, np.ndarray]) -> Translation:
     """How to read a Detectron2 checkpoint.
 
     Raises:
-        UserError: it is neither a Caffe2 ResNet nor a Faster R-CNN on a pyramid.
+        UserError: it is neither a Caffe2 ResNet nor a Faster R-CNN with FPN.
     """
     if "res2_0_branch2a_w" in tensors:
         return _translate_caffe2(tensors)
     if PREDICTOR not in tensors or LATERAL not in tensors:
         raise UserError(
-            f"no network of Detectron2's that frcnn knows: it has neither 'res2_0_branch2a_w' (a ResNet of MSRA) nor "
-            f"{PREDICTOR!r} and {LATERAL!r} (Faster R-CNN on a pyramid); its first tensor is {min(tensors)!r}"
+            f"not a supported network of Detectron2: it has neither 'res2_0_branch2a_w' (a ResNet of MSRA) nor "
+            f"{PREDICTOR!r} and {LATERAL!r} (Faster R-CNN with FPN); its first tensor is {min(tensors)!r}"
         )
     targets: dict[str, Target] = {}
     settings: dict[str, str] = {}
     left_out: dict[str, str] = {}
     options = {section: dict(changes) for section, changes in ZOO.items()}
     options["backbone"]["name"] = resnet_name(tensors, BLOCK)
-    options["fpn"] = {"channels": sides_of(tensors, LATERAL, 4)[0]}
+    options["fpn"] = {"channels": shape_of(tensors, LATERAL, 4)[0]}
     layers = [name for name in tensors if HEAD.fullmatch(name) and name.endswith("weight")]
-    options["roi_head"] |= {"fc_layers": len(layers), "fc_channels": sides_of(tensors, PREDICTOR, 2)[1]}
+    options["roi_head"] |= {"fc_layers": len(layers), "fc_channels": shape_of(tensors, PREDICTOR, 2)[1]}
     for name, values in tensors.items():
         if target := _target(name, options["fpn"]["channels"]):
             targets[name] = target
         elif match := PIXELS.fullmatch(name):
-            options["image"][match["what"]] = tuple(_decimal(value) for value in values.ravel())
-            settings[name] = f"image.{match['what']}"
+            options["image"][match["kind"]] = tuple(_decimal(value) for value in values.ravel())
+            settings[name] = f"image.{match['kind']}"
         elif CELL_ANCHORS.fullmatch(name):
             settings[name] = "anchors.sizes and anchors.aspect_ratios"
         else:
             left_out[name] = UNKNOWN
     cells = {int(match["level"]): name for name in tensors if (match := CELL_ANCHORS.fullmatch(name))}
     options["anchors"] |= _anchors(
-        {level: tensors[name].reshape(sides_of(tensors, name, 2)) for level, name in cells.items()}
+        {level: tensors[name].reshape(shape_of(tensors, name, 2)) for level, name in cells.items()}
     )
     names, ids = classes_of(len(tensors[PREDICTOR]) - 1)
     return Translation(options, names, ids, targets, settings=settings, left_out=left_out)
 
 
 def _target(name: str, channels: int) -> Target | None:
-    """Our variable for a foreign name; None where there is none."""
-    if match := TRUNK.fullmatch(name):
+    """Our variable for a foreign name, or None."""
+    if match := RESNET.fullmatch(name):
         block = f"stage{match['stage']}_block{int(match['block']) + 1}/{match['conv']}" if match["stage"] else "stem"
         if match["norm"]:
-            return Target(f"backbone/{block}/norm/{NORM[match['what']]}", plain) if match["what"] in NORM else None
-        return _kernel_or_bias(f"backbone/{block}/conv", match["what"], convolution)
+            return (
+                Target(f"backbone/{block}/norm/{NORM_VARIABLES[match['kind']]}", plain)
+                if match["kind"] in NORM_VARIABLES
+                else None
+            )
+        return kernel_or_bias(f"backbone/{block}/conv", match["kind"], convolution)
     if match := PYRAMID.fullmatch(name):
-        return _kernel_or_bias(f"fpn/{match['kind']}{match['level']}/conv", match["what"], convolution)
+        return kernel_or_bias(f"fpn/{match['layer']}{match['level']}/conv", match["kind"], convolution)
     if match := RPN.fullmatch(name):
-        return _kernel_or_bias(f"rpn/{RPN_PARTS[match['part']]}", match["what"], convolution)
+        return kernel_or_bias(f"rpn/{RPN_PARTS[match['part']]}", match["kind"], convolution)
     if match := HEAD.fullmatch(name):
         first = match["number"] == "1"
-        return _kernel_or_bias(
-            f"roi_head/fc{match['number']}", match["what"], dense_after_pooling(channels) if first else dense
+        return kernel_or_bias(
+            f"roi_head/fc{match['number']}", match["kind"], dense_after_pooling(channels) if first else dense
         )
     if match := CLASSES.fullmatch(name):
         if match["part"] == "bbox_pred":
-            return _kernel_or_bias("roi_head/box_deltas", match["what"], dense)
-        return _kernel_or_bias(
-            "roi_head/class_logits", match["what"], lambda kernel: dense(_background_first(kernel)), _background_first
+            return kernel_or_bias("roi_head/box_deltas", match["kind"], dense)
+        return kernel_or_bias(
+            "roi_head/class_logits", match["kind"], lambda kernel: dense(_background_first(kernel)), _background_first
         )
     return None
 
 
-def _kernel_or_bias(layer: str, what: str, layout: Layout, of_bias: Layout = plain) -> Target:
-    return Target(f"{layer}/kernel", layout) if what == "weight" else Target(f"{layer}/bias", of_bias)
-
-
 def _background_first(rows: np.ndarray) -> np.ndarray:
-    """Class scores stand with the background last there."""
+    """Move the background, which is Detectron2's last class, to the front."""
     return np.roll(rows, 1, axis=0)
 
 
 def _decimal(value: float) -> float:
-    """The number that was written down before it became a float32."""
+    """The shortest decimal number that gives this float32."""
     return float(np.format_float_positional(np.float32(value)))
 
 
 def _anchors(cells: Mapping[int, np.ndarray]) -> dict[str, Any]:
-    """Sizes and aspect ratios of stored anchors ``[R, 4]`` by level, which older files have."""
+    """Sizes and aspect ratios from the anchors ``[R, 4]`` by level that older files contain."""
     if not cells:
         return {}
     sides = {level: boxes[:, 2:].astype(np.float64) - boxes[:, :2] for level, boxes in cells.items()}
@@ -151,13 +155,13 @@ def _anchors(cells: Mapping[int, np.ndarray]) -> dict[str, Any]:
     sizes = tuple(float(np.sqrt(side[0].prod()).round(3)) for _, side in sorted(sides.items()))
     if len(sizes) != 5 or len(set(ratios.values())) > 1:
         raise UserError(
-            f"its anchors have the sizes {list(sizes)} and ratios {ratios}; expected five levels with the same ratios"
+            f"the anchors have the sizes {list(sizes)} and ratios {ratios}; expected five levels with the same ratios"
         )
     return {"sizes": sizes, "aspect_ratios": ratios[0]}
 
 
 def _translate_caffe2(tensors: Mapping[str, np.ndarray]) -> Translation:
-    """A ResNet of MSRA: norms are folded into scale and shift, so that mean 0 and variance 1 stand for the statistics."""
+    """A ResNet of MSRA. Its norms are stored as scale and shift, so the statistics are mean 0 and variance 1."""
     targets: dict[str, Target] = {}
     left_out: dict[str, str] = {}
     for name in tensors:
@@ -172,13 +176,13 @@ def _translate_caffe2(tensors: Mapping[str, np.ndarray]) -> Translation:
         if target.path.endswith("/norm/gamma"):
             layer = target.path.removesuffix("gamma")
             implied |= {f"{layer}moving_mean": 0.0, f"{layer}moving_variance": 1.0}
-    renamed_all = [renamed for renamed in map(_from_caffe2, tensors) if renamed]
-    options = {"image": ZOO["image"], "backbone": {**ZOO["backbone"], "name": resnet_name(renamed_all, BLOCK)}}
+    names = [renamed for renamed in map(_from_caffe2, tensors) if renamed]
+    options = {"image": ZOO["image"], "backbone": {**ZOO["backbone"], "name": resnet_name(names, BLOCK)}}
     return Translation(options, (), (), targets, implied=implied, left_out=left_out)
 
 
 def _from_caffe2(name: str) -> str | None:
-    """``res2_0_branch2a_bn_s`` as ``backbone.bottom_up.res2.0.conv1.norm.weight``."""
+    """Detectron2's name: ``res2_0_branch2a_bn_s`` is ``backbone.bottom_up.res2.0.conv1.norm.weight``."""
     if match := CAFFE2_STEM.fullmatch(name):
         layer = "stem.conv1"
     elif match := CAFFE2_BLOCK.fullmatch(name):

@@ -1,4 +1,4 @@
-"""Another framework's checkpoint to a model folder of ours, with an account of every tensor."""
+"""Import of another framework's checkpoint into a model folder, with a report on every tensor."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pydantic
 
 from frcnn.config import Config
 from frcnn.errors import UserError
@@ -24,14 +23,14 @@ FRAMEWORKS: dict[str, Callable[[Mapping[str, np.ndarray]], Translation]] = {
 
 
 class ImportReport(NamedTuple):
-    """What became of a file.
+    """What was imported from a file.
 
     Attributes:
-        network: in words.
-        class_names: empty for a backbone alone.
-        used: how many tensors of the file the model has.
-        settings: tensors that became options, by name: the option.
-        left_out: tensors and other content that the model has no use for, by name: the reason.
+        network: description.
+        class_names: empty for a backbone only.
+        used: number of tensors that became variables.
+        settings: tensors that set options: the option by name.
+        left_out: tensors and other entries that are not used: the reason by name.
     """
 
     network: str
@@ -44,23 +43,23 @@ class ImportReport(NamedTuple):
 def import_weights(file: Path, framework: str, folder: Path) -> ImportReport:
     """Read a checkpoint of ``framework`` (a key of ``FRAMEWORKS``) and write the model folder.
 
-    A detector gives a whole model folder; a ResNet alone gives one without labels, which ``train weights=FOLDER`` starts from.
+    A classification ResNet gives a folder without labels, for training only (``train weights=FOLDER``).
 
     Raises:
-        UserError: the file cannot be read, is of an unknown architecture, or does not fit it; names the tensors.
+        UserError: the file cannot be read, or its architecture is not supported.
     """
     checkpoint = read_checkpoint(file)
     try:
-        translation = _translated(checkpoint.tensors, framework)
-        config = _config_of(translation)
+        translation = _translate(checkpoint.tensors, framework)
+        config = _build_config(translation)
         model = build_model(max(len(translation.class_names), 1), config)
-        filled = BACKBONE if translation.backbone_only else ""
-        variables = {variable.path: variable for variable in model.variables if variable.path.startswith(filled)}
+        prefix = BACKBONE if translation.backbone_only else ""
+        variables = {variable.path: variable for variable in model.variables if variable.path.startswith(prefix)}
         converted = convert(
             checkpoint.tensors, translation, {path: tuple(variable.shape) for path, variable in variables.items()}
         )
-    except UserError as mistake:
-        raise UserError(f"{file}: {mistake}") from None
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
     if translation.backbone_only:
         write_backbone_folder(folder, converted, config)
     else:
@@ -76,24 +75,20 @@ def import_weights(file: Path, framework: str, folder: Path) -> ImportReport:
     )
 
 
-def _translated(tensors: Mapping[str, np.ndarray], framework: str) -> Translation:
-    """The translation; where there is none, the error says whose file it seems to be."""
+def _translate(tensors: Mapping[str, np.ndarray], framework: str) -> Translation:
+    """The translation; if there is none, the error names the framework that the file seems to belong to."""
     try:
         return FRAMEWORKS[framework](tensors)
-    except UserError as mistake:
+    except UserError as error:
         if any(name.startswith(BACKBONE) for name in tensors):
-            raise UserError("it holds frcnn's own weights, which need no import; train with weights=FILE") from None
+            raise UserError("it contains weights of frcnn, which need no import; train with weights=FILE") from None
         (other,) = FRAMEWORKS.keys() - {framework}
         try:
             FRAMEWORKS[other](tensors)
         except UserError:
-            raise mistake from None
-        raise UserError(f"it is no file of {framework}'s but one of {other}'s; import it with --from {other}") from None
+            raise error from None
+        raise UserError(f"it is a checkpoint of {other}, not of {framework}; import it with --from {other}") from None
 
 
-def _config_of(translation: Translation) -> Config:
-    try:
-        return Config.model_validate(translation.options)
-    except pydantic.ValidationError as invalid:
-        wrong = invalid.errors()[0]
-        raise UserError(f"it asks for {'.'.join(map(str, wrong['loc']))} {wrong['input']!r}: {wrong['msg']}") from None
+def _build_config(translation: Translation) -> Config:
+    return Config.from_tree(translation.options, "options of the checkpoint")

@@ -1,9 +1,9 @@
-"""The folder that training leaves and everything else starts from.
+"""The model folder: what training writes, and evaluation, prediction, serving and export read.
 
-model/weights.safetensors   every variable by its path, float32
-model/config.yaml           the whole configuration
+model/weights.safetensors   all variables by path, float32
+model/config.yaml           the complete configuration
 model/labels.json           classes by label
-model/metrics.json          COCO numbers, data fingerprint, versions
+model/metrics.json          COCO metrics, dataset fingerprint, versions
 """
 
 from __future__ import annotations
@@ -21,22 +21,23 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from frcnn.atomic import PREFIX, flush_to_disk, remove_incomplete
 from frcnn.config import Config, load_config, save_config
 from frcnn.errors import UserError
 from frcnn.weights.checkpoint_file import PICKLED
+from frcnn.weights.model_files import CONFIG, LABELS, METRICS, REQUIRED, WEIGHTS
 
-WEIGHTS, CONFIG, LABELS, METRICS = "weights.safetensors", "config.yaml", "labels.json", "metrics.json"
-BACKBONE = "backbone/"  # what a file of pretrained features alone holds
-PREDICTORS = ("roi_head/class_logits/", "roi_head/box_deltas/")  # the tensors whose shapes the classes decide
+BACKBONE = "backbone/"  # prefix of all tensors in a file with a pretrained backbone only
+PREDICTORS = ("roi_head/class_logits/", "roi_head/box_deltas/")  # layers whose shapes depend on the classes
 
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """What a model folder says of itself; the weights stay on disk until asked for.
+    """Configuration and classes of a model folder; the weights are not loaded.
 
     Attributes:
         class_names: label k in 1..K is ``class_names[k - 1]``.
-        category_ids: the ids of the training file, label k is ``category_ids[k - 1]``.
+        category_ids: ids in the annotation file of training: label k is ``category_ids[k - 1]``.
     """
 
     path: Path
@@ -57,10 +58,10 @@ def write_model_folder(
     category_ids: Sequence[int],
     metrics: dict[str, Any],
 ) -> None:
-    """Write all four files. ``metrics.json`` comes last: with it the model is whole.
+    """Write all four files; ``metrics.json`` is the last, which completes the model.
 
     Raises:
-        UserError: the disk is full or forbids it; the model that was there is as it was.
+        UserError: the folder cannot be written; a previous model in it is unchanged.
     """
     labels = [
         {"label": label, "name": name, "category_id": category_id}
@@ -69,7 +70,7 @@ def write_model_folder(
     _write_together(
         folder,
         {
-            WEIGHTS: lambda path: safetensors.numpy.save_file(tensors_of(model), path),
+            WEIGHTS: lambda path: _write_tensors(tensors_of(model), path),
             CONFIG: lambda path: save_config(config, path),
             LABELS: lambda path: _write_json(labels, path),
             METRICS: lambda path: _write_json(metrics, path),
@@ -78,7 +79,7 @@ def write_model_folder(
 
 
 def write_backbone_folder(folder: Path, tensors: dict[str, np.ndarray], config: Config) -> None:
-    """Write pretrained features, which training can start from and nothing else can use: no labels, no metrics.
+    """Write a pretrained backbone, which only training can start from: without labels and metrics.
 
     Raises:
         UserError: as for :func:`write_model_folder`.
@@ -86,34 +87,40 @@ def write_backbone_folder(folder: Path, tensors: dict[str, np.ndarray], config: 
     _write_together(
         folder,
         {
-            WEIGHTS: lambda path: safetensors.numpy.save_file(tensors, path),
+            WEIGHTS: lambda path: _write_tensors(tensors, path),
             CONFIG: lambda path: save_config(config, path),
         },
-        obsolete=(LABELS, METRICS),  # of a detector that was there before
+        obsolete=(LABELS, METRICS),  # of a detector that was in this folder
     )
 
 
 def _write_together(folder: Path, files: dict[str, Callable[[Path], object]], obsolete: Sequence[str] = ()) -> None:
-    """Write all files aside, and only then move them into place, in their order: what fails leaves the old."""
-    aside = folder / f".aside-{os.getpid()}"
+    """Write all files under a temporary folder, then move them into place in order: a failure leaves the old ones."""
+    temporary = folder / f"{PREFIX}{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for leftover in folder.glob(".aside-*"):  # of a process that was killed while writing
-            shutil.rmtree(leftover, ignore_errors=True)
-        aside.mkdir()
+        remove_incomplete(folder)
+        temporary.mkdir()
         for name, write in files.items():
-            write(aside / name)
+            write(temporary / name)
+            flush_to_disk(temporary / name)
         for name in obsolete:
             (folder / name).unlink(missing_ok=True)
         for name in files:
-            os.replace(aside / name, folder / name)
+            os.replace(temporary / name, folder / name)
+        flush_to_disk(folder)
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(
-            f"model folder {folder} cannot be written ({' '.join(str(error).split())}); make room there or choose another, and run the "
-            "same command again"
+            f"model folder {folder} cannot be written ({' '.join(str(error).split())}); free disk space or choose "
+            "another folder, and rerun the same command"
         ) from error
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write_tensors(tensors: dict[str, np.ndarray], path: Path) -> None:
+    # save_file would create a file that only its owner can read.
+    path.write_bytes(safetensors.numpy.save(tensors))
 
 
 def _write_json(content: Any, path: Path) -> None:
@@ -121,12 +128,12 @@ def _write_json(content: Any, path: Path) -> None:
 
 
 def read_model_folder(folder: Path) -> ModelFolder:
-    """Config and classes of a model folder.
+    """Read configuration and classes of a model folder.
 
     Raises:
         UserError: the folder or one of its files is missing or damaged.
     """
-    for name in (WEIGHTS, CONFIG, LABELS):
+    for name in REQUIRED:
         if not (folder / name).is_file():
             raise UserError(
                 f"{folder} is not a model folder: {name} is missing; give the folder 'model' that frcnn train wrote"
@@ -150,23 +157,23 @@ def tensors_of(model: keras.Model) -> dict[str, np.ndarray]:
 def load_weights(
     model: keras.Model, file: Path, *, new_classes: bool = False, own_predictors: bool = False
 ) -> list[str]:
-    """Set every variable of the model from a safetensors file.
+    """Load the model's variables from a safetensors file.
 
     Args:
-        new_classes: keep the model's own class and box predictors where the file's have another shape, and everything
-            but the backbone where the file holds a backbone alone.
-        own_predictors: keep the model's own predictors even where the file's would fit, being of other classes.
+        new_classes: keep the model's class and box predictors if the file's have other shapes, and everything but the
+            backbone if the file contains a backbone only.
+        own_predictors: keep the model's predictors even if the file's have the same shape: they are of other classes.
 
     Returns:
-        Names of the tensors that were kept, or of their layers where whole ones were; empty where the file filled everything.
+        Names of the tensors that were not loaded, or of their layers for a file with a backbone only.
 
     Raises:
-        UserError: unreadable file, missing or left-over tensors, or a shape that does not fit; names the tensor.
+        UserError: unreadable file, missing or unexpected tensors, or a shape that does not fit; names the tensor.
     """
     if file.suffix in PICKLED:
         raise UserError(
-            f"weights file {file} is another framework's; run 'frcnn import-weights {file} --from torchvision --out DIR', or --from "
-            "detectron2, and give weights=DIR"
+            f"weights file {file} belongs to another framework; run "
+            f"'frcnn import-weights {file} --from torchvision --out DIR' (or --from detectron2), and give weights=DIR"
         )
     try:
         tensors = safetensors.numpy.load_file(file)
@@ -180,13 +187,14 @@ def load_weights(
         kept = sorted({name.partition("/")[0] for name in wanted if not name.startswith(BACKBONE)})
         wanted = {name: variable for name, variable in wanted.items() if name.startswith(BACKBONE)}
     for difference, names in (
-        ("lacks", wanted.keys() - tensors.keys()),
-        ("has besides", tensors.keys() - wanted.keys()),
+        ("missing", wanted.keys() - tensors.keys()),
+        ("unexpected", tensors.keys() - wanted.keys()),
     ):
         if names:
             raise UserError(
-                f"weights file {file} belongs to another architecture: it {difference} {len(names)} tensors, first {min(names)!r}; use the "
-                "config that it was trained with, or take another framework's file through frcnn import-weights"
+                f"weights file {file} belongs to another architecture: {len(names)} {difference} tensors, first "
+                f"{min(names)!r}; use the configuration it was trained with, or import another framework's file with "
+                "frcnn import-weights"
             )
     for name, variable in wanted.items():
         fits = tensors[name].shape == tuple(variable.shape)

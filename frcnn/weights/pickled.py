@@ -1,9 +1,9 @@
-"""Reads tensors out of pickle-based files (PyTorch's, Detectron2's) without running anything that stands in them.
+"""Read tensors from pickle-based files (of PyTorch and Detectron2) without executing code from them.
 
-A pickle is a program: it names callables and calls them. Here every name that it may use is looked up in a fixed table of
-inert stand-ins, and any other name ends the reading. So neither PyTorch is needed nor can a file do anything but describe
-arrays. The layouts are those of ``torch.save`` (a zip archive since PyTorch 1.6, one stream of pickles before) and of NumPy
-arrays under Python's ``pickle``.
+A pickle is a program: it names callables and calls them. Here the only names it can use are those of a fixed table of
+harmless substitutes; any other name is an error. So PyTorch is not needed, and a file can only describe arrays.
+Supported are the formats of ``torch.save`` (a zip archive since PyTorch 1.6, a stream of pickles before) and NumPy
+arrays written by Python's ``pickle``.
 """
 
 from __future__ import annotations
@@ -27,45 +27,48 @@ ARCHIVE_START = b"PK\x03\x04"
 STORAGES = {
     "FloatStorage": np.dtype("<f4"), "DoubleStorage": np.dtype("<f8"), "HalfStorage": np.dtype("<f2"),
     "BFloat16Storage": np.dtype(ml_dtypes.bfloat16), "LongStorage": np.dtype("<i8"), "IntStorage": np.dtype("<i4"),
-    "ShortStorage": np.dtype("<i2"), "CharStorage": np.dtype("<i1"), "ByteStorage": np.dtype("<u1"), "BoolStorage": np.dtype("?"),
+    "ShortStorage": np.dtype("<i2"), "CharStorage": np.dtype("<i1"), "ByteStorage": np.dtype("<u1"),
+    "BoolStorage": np.dtype("?"),
 }  # fmt: skip
-# What reading arbitrary bytes as a pickle can end in.
+# Exceptions that unpickling arbitrary bytes can raise.
 DAMAGE = (
-    pickle.UnpicklingError, zipfile.BadZipFile, struct.error, OSError, EOFError, LookupError, ValueError, TypeError, AttributeError,
-    OverflowError, MemoryError, RecursionError, ImportError,
+    pickle.UnpicklingError, zipfile.BadZipFile, struct.error, OSError, EOFError, LookupError, ValueError, TypeError,
+    AttributeError, OverflowError, MemoryError, RecursionError, ImportError,
 )  # fmt: skip
 ARRAY_KINDS = "fiub"  # NumPy arrays of numbers; anything else could hold pointers
 
 
 def read_pickled(file: Path) -> Any:
-    """What the file describes, with NumPy arrays in the place of tensors: nested dicts, lists and plain values.
+    """Content of the file: nested dicts, lists and plain values, with NumPy arrays for tensors.
 
     Raises:
-        UserError: the file is damaged, is none of the known layouts, or asks for anything beyond arrays.
+        UserError: the file is damaged, has an unknown format, or uses anything but arrays.
     """
     try:
         if zipfile.is_zipfile(file):
             return _read_archive(file)
         with file.open("rb") as stream:
             if stream.read(len(ARCHIVE_START)) == ARCHIVE_START:
-                raise ValueError("it begins as an archive and does not end as one: a part of it is missing")
+                raise ValueError("it starts as an archive but does not end as one: a part of it is missing")
             stream.seek(0)
             return _read_stream(stream, file.stat().st_size)
     except Forbidden as forbidden:
-        raise UserError(f"{file} was not read: {forbidden}; only files that hold nothing but tensors are") from None
+        raise UserError(
+            f"{file} was not read: {forbidden}; only files that contain nothing but tensors are read"
+        ) from None
     except DAMAGE as error:
         reason = f"{type(error).__name__}: {error}"
         raise UserError(
-            f"{file} cannot be read ({reason}); expected a file that torch.save wrote, or a .pkl of NumPy arrays"
+            f"{file} cannot be read ({reason}); expected a file written by torch.save, or a .pkl of NumPy arrays"
         ) from error
 
 
 class Forbidden(Exception):
-    """A pickle names something that is not on the list."""
+    """A pickle uses a name that is not in the table."""
 
 
 class Storage:
-    """The flat memory that PyTorch tensors are views of."""
+    """Flat memory of which PyTorch tensors are views."""
 
     def __init__(self, dtype: np.dtype, length: int, limit: int) -> None:
         if not 0 <= length * dtype.itemsize <= limit:
@@ -75,14 +78,12 @@ class Storage:
 
     def fill(self, data: bytes) -> None:
         if len(data) != self.length * self.dtype.itemsize:
-            raise ValueError(
-                f"a storage has {len(data)} bytes where {self.length * self.dtype.itemsize} were announced"
-            )
+            raise ValueError(f"a storage has {len(data)} bytes, expected {self.length * self.dtype.itemsize}")
         self.values = np.frombuffer(data, self.dtype)
 
 
 class View(NamedTuple):
-    """A tensor whose storage may not have been read yet."""
+    """A tensor; its storage may be read later than it."""
 
     storage: Storage
     offset: int
@@ -97,25 +98,25 @@ class View(NamedTuple):
             return np.empty(self.shape, self.storage.dtype)
         last = self.offset + sum((side - 1) * stride for side, stride in zip(self.shape, self.strides, strict=True))
         if max(last + 1, math.prod(self.shape)) > len(self.storage.values):
-            raise ValueError(f"a tensor of shape {self.shape} reaches beyond its storage")
+            raise ValueError(f"a tensor of shape {self.shape} exceeds its storage")
         strides = [stride * self.storage.dtype.itemsize for stride in self.strides]
         return np.lib.stride_tricks.as_strided(self.storage.values[self.offset :], self.shape, strides).copy()
 
 
 class NumPyType:
-    """Stands in for ``numpy.dtype``, of which only numbers are accepted."""
+    """Replaces ``numpy.dtype``; only numeric types are accepted."""
 
     def __init__(self, code: str, align: Any = False, copy: Any = False) -> None:
         self.dtype = np.dtype(code)
         if self.dtype.kind not in ARRAY_KINDS:
-            raise Forbidden(f"it holds an array of {code!r}")
+            raise Forbidden(f"it contains an array of {code!r}")
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         self.dtype = self.dtype.newbyteorder(state[1])
 
 
 class NumPyArray:
-    """Stands in for ``numpy.ndarray``, whose own ``__setstate__`` trusts its input."""
+    """Replaces ``numpy.ndarray``, whose ``__setstate__`` trusts its input."""
 
     value: np.ndarray
 
@@ -126,7 +127,7 @@ class NumPyArray:
 
 
 class Inert:
-    """Stands in for objects beside the weights (training arguments), which are listed and not used."""
+    """Replaces objects other than weights (training arguments), which are reported and not used."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None: ...
 
@@ -134,13 +135,13 @@ class Inert:
 
 
 class Parameters(dict[Any, Any]):
-    """Stands in for ``OrderedDict``; the attributes that PyTorch hangs on it (``_metadata``) are dropped."""
+    """Replaces ``OrderedDict``; attributes that PyTorch adds (``_metadata``) are dropped."""
 
     def __setstate__(self, state: Any) -> None: ...
 
 
 def _bytes(data: Any) -> bytes:
-    # Python 2's strings come out as latin-1 text.
+    # Strings of Python 2 are unpickled as latin-1 text.
     return data.encode("latin1") if isinstance(data, str) else bytes(data)
 
 
@@ -167,7 +168,7 @@ NAMES: dict[tuple[str, str], Callable[..., Any]] = {
 
 
 class Reader(pickle.Unpickler):
-    """Unpickler that knows the names above, and storages, which ``storage_of`` makes of (dtype, key, length)."""
+    """Unpickler of the names above; ``storage_of(dtype, key, length)`` creates storages."""
 
     def __init__(self, stream: BinaryIO, storage_of: Callable[[np.dtype, str, int], Storage] | None = None) -> None:
         super().__init__(stream, encoding="latin1")
@@ -177,18 +178,18 @@ class Reader(pickle.Unpickler):
         if module in ("torch", "torch.storage") and name in STORAGES:
             return STORAGES[name]
         if (module, name) not in NAMES:
-            raise Forbidden(f"it asks for {module}.{name}, which could run code")
+            raise Forbidden(f"it uses {module}.{name}, which could execute code")
         return NAMES[module, name]
 
     def persistent_load(self, identity: Any) -> Storage:
         kind, dtype, key, _device, length, *_view = identity
         if kind != "storage" or self._storage_of is None:
-            raise Forbidden(f"it refers to a {kind!r} outside itself")
+            raise Forbidden(f"it refers to an external {kind!r}")
         return self._storage_of(dtype, str(key), int(length))
 
 
 def _read_archive(file: Path) -> Any:
-    """A ``torch.save`` archive: ``NAME/data.pkl``, and each storage as ``NAME/data/KEY``, stored uncompressed."""
+    """A ``torch.save`` archive: ``NAME/data.pkl``, and each storage uncompressed as ``NAME/data/KEY``."""
     with zipfile.ZipFile(file) as archive:
         roots = {
             name.removesuffix("data.pkl")
@@ -196,10 +197,10 @@ def _read_archive(file: Path) -> Any:
             if name.endswith("data.pkl") and name.count("/") <= 1
         }
         if len(roots) != 1:
-            raise ValueError(f"an archive with {len(roots)} entries 'data.pkl', where torch.save writes one")
+            raise ValueError(f"an archive with {len(roots)} entries 'data.pkl', expected one as written by torch.save")
         (root,) = roots
         if f"{root}byteorder" in archive.namelist() and archive.read(f"{root}byteorder") != b"little":
-            raise ValueError("its numbers are big-endian")
+            raise ValueError("its tensors are big-endian")
         storages: dict[str, Storage] = {}
 
         def storage(dtype: np.dtype, key: str, length: int) -> Storage:
@@ -215,7 +216,10 @@ def _read_archive(file: Path) -> Any:
 
 
 def _read_stream(stream: BinaryIO, size: int) -> Any:
-    """A plain pickle, or PyTorch's older layout: magic number, protocol, system, objects, keys, then the storages in their order."""
+    """A plain pickle, or PyTorch's older format.
+
+    Its parts: magic number, protocol, system, objects, keys of the storages, the storages in the order of the keys.
+    """
     first = Reader(stream).load()
     if first != LEGACY_MAGIC:
         return _with_arrays(first)
@@ -226,13 +230,13 @@ def _read_stream(stream: BinaryIO, size: int) -> Any:
     for key in Reader(stream).load():
         (length,) = struct.unpack("<q", stream.read(8))
         if length != storages[key].length:
-            raise ValueError(f"a storage has {length} values where {storages[key].length} were announced")
+            raise ValueError(f"a storage has {length} values, expected {storages[key].length}")
         storages[key].fill(stream.read(length * storages[key].dtype.itemsize))
     return _with_arrays(tree)
 
 
 def _with_arrays(tree: Any) -> Any:
-    """The tree with arrays in the place of the stand-ins."""
+    """Replace the substitutes in the tree by arrays."""
     if isinstance(tree, View):
         return tree.array()
     if isinstance(tree, NumPyArray):

@@ -1,6 +1,6 @@
 """Names and shapes of other frameworks' tensors for networks of any size, so that tests can use small ones.
 
-The tests compare them with the real lists under golden/.
+The tests compare them with the real lists in golden/.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 
 
 
 def resnet_layers(depth: int) -> Iterator[tuple[str, int, int, str, tuple[int, ...]]]:
-    """(part, stage from 2, block from 0, layer, kernel's shape) of every convolution; the stem is stage 1."""
+    """(part, stage from 2, block from 0, layer, kernel shape) of every convolution; the stem is stage 1."""
     bottleneck = depth >= 50
     yield "stem", 1, 0, "conv1", (64, 3, 7, 7)
     inputs = 64
@@ -36,7 +36,7 @@ def resnet_layers(depth: int) -> Iterator[tuple[str, int, int, str, tuple[int, .
 
 
 def torchvision_resnet(depth: int, prefix: str = "", counters: bool = True) -> Shapes:
-    """Batch norms count their batches, frozen ones do not."""
+    """A ResNet; its batch norms have counters unless they are frozen."""
     shapes: Shapes = {}
     for part, stage, block, layer, kernel in resnet_layers(depth):
         at = prefix if part == "stem" else f"{prefix}layer{stage - 1}.{block}."
@@ -86,7 +86,7 @@ def detectron2_detector(depth: int = 50, classes: int = 80, channels: int = 256,
 
 
 def caffe2_resnet(depth: int) -> Shapes:
-    """MSRA's ResNets as Detectron and Detectron2 offer them."""
+    """MSRA's ResNets as published for Detectron and Detectron2."""
     branches = {"conv1": "2a", "conv2": "2b", "conv3": "2c", "shortcut": "1"}
     shapes: Shapes = {"conv1_b": (64,), "fc1000_w": (1000, 2048), "fc1000_b": (1000,)}
     for part, stage, block, layer, kernel in resnet_layers(depth):
@@ -96,8 +96,8 @@ def caffe2_resnet(depth: int) -> Shapes:
     return shapes
 
 
-def drawn(shapes: Mapping[str, tuple[int, ...]], seed: int = 0) -> dict[str, np.ndarray]:
-    """Small values, positive where they stand for a variance."""
+def random_tensors(shapes: Mapping[str, tuple[int, ...]], seed: int = 0) -> dict[str, np.ndarray]:
+    """Small random values; variances are positive."""
     rng = np.random.default_rng(seed)
     tensors = {name: np.asarray(0.05 * rng.standard_normal(shape), np.float32) for name, shape in shapes.items()}
     return {name: np.abs(values) + 1 if name.endswith("running_var") else values for name, values in tensors.items()}

@@ -1,4 +1,4 @@
-"""Tensors by name out of every container, and what else a file holds."""
+"""Reading tensors by name from every file format, and reporting the other entries."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_safetensors(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["model", "state_dict", "blobs"])
-def test_weights_inside_a_checkpoint_and_what_stands_beside_them(tmp_path: Path, key: str) -> None:
+def test_weights_in_a_training_checkpoint_and_its_other_entries(tmp_path: Path, key: str) -> None:
     tree = {
         key: {**WEIGHTS, "note": "hello"},
         "__author__": "Detectron2 Model Zoo",
@@ -64,7 +64,7 @@ def test_pytorchs_training_checkpoint(golden: Path) -> None:
         ("empty.pkl", pickle.dumps({"epoch": 3}), "holds no tensors by name"),
     ],
 )
-def test_what_is_no_checkpoint(tmp_path: Path, name: str, content: bytes | None, sentence: str) -> None:
+def test_files_that_are_not_checkpoints(tmp_path: Path, name: str, content: bytes | None, sentence: str) -> None:
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=sentence):

@@ -8,7 +8,7 @@ from pathlib import Path
 from frcnn.weights.coco_classes import classes_of
 
 
-def test_the_names_and_ids_are_those_of_the_annotation_file(real_data: Path) -> None:
+def test_names_and_ids_equal_those_of_the_annotation_file(real_data: Path) -> None:
     categories = json.loads((real_data / "coco128" / "annotations" / "instances_val2017.json").read_text())[
         "categories"
     ]
@@ -19,5 +19,5 @@ def test_the_names_and_ids_are_those_of_the_annotation_file(real_data: Path) -> 
     assert len(set(names)) == 90
 
 
-def test_other_numbers_of_classes_are_numbered() -> None:
+def test_classes_of_other_networks_are_numbered() -> None:
     assert classes_of(2) == (("class 1", "class 2"), (1, 2))

@@ -1,4 +1,4 @@
-"""Layouts by what they compute, and the account of every tensor."""
+"""Layouts by what they compute, and the checks of every tensor."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(3)
 
 
-def test_convolution_gives_the_same_sum_at_a_pixel(rng: np.random.Generator) -> None:
+def test_convolution_gives_the_same_output_at_a_pixel(rng: np.random.Generator) -> None:
     kernel, patch = rng.normal(size=(5, 4, 3, 2)), rng.normal(size=(4, 3, 2))  # [out, in, h, w], [in, h, w]
     ours = np.einsum("hwio,hwi->o", convolution(kernel), patch.transpose(1, 2, 0))
     np.testing.assert_allclose(ours, (kernel * patch).sum(axis=(1, 2, 3)))
@@ -50,7 +50,7 @@ def translation(**targets: Target) -> Translation:
 SHAPES = {"d/kernel": (3, 2), "n/moving_mean": (2,), "n/moving_variance": (2,)}
 
 
-def test_convert_lays_out_and_fills_what_is_implied() -> None:
+def test_convert_changes_layouts_and_fills_implied_variables() -> None:
     weight = np.arange(6, dtype=np.float64).reshape(2, 3)
     converted = convert({"w": weight}, translation(w=Target("d/kernel", dense)), SHAPES)
     assert converted.keys() == SHAPES.keys()
@@ -65,7 +65,8 @@ def test_convert_lays_out_and_fills_what_is_implied() -> None:
         (
             (4, 3),
             Target("d/kernel", dense),
-            r"tensor 'w' has shape \(4, 3\), laid out as \(3, 4\), which does not fit 'd/kernel' \(3, 2\) of a resnet18 Faster R-CNN",
+            r"tensor 'w' has shape \(4, 3\), laid out as \(3, 4\), which does not fit "
+            r"'d/kernel' \(3, 2\) of a resnet18 Faster R-CNN",
         ),
         (
             (2, 3, 1),
@@ -91,8 +92,10 @@ def test_a_tensor_that_does_not_fit_is_named_with_both_shapes(
         convert({"w": np.zeros(shape)}, translation(w=target), SHAPES)
 
 
-def test_what_nothing_fills_is_named() -> None:
-    with pytest.raises(UserError, match=r"it has nothing for 2 tensors of a resnet18 Faster R-CNN: d/kernel, e/bias"):
+def test_missing_tensors_are_named() -> None:
+    with pytest.raises(
+        UserError, match=r"tensors for 2 variables of a resnet18 Faster R-CNN are missing: d/kernel, e/bias"
+    ):
         convert({}, translation(), {**SHAPES, "e/bias": (1,)})
 
 
@@ -105,16 +108,18 @@ def test_what_nothing_fills_is_named() -> None:
         ((3, 8, 36, 3), True, "resnet152"),
     ],
 )
-def test_the_resnet_is_read_off_the_names(blocks: tuple[int, ...], third: bool, expected: str) -> None:
+def test_the_resnet_is_inferred_from_the_names(blocks: tuple[int, ...], third: bool, expected: str) -> None:
     names = [
         f"s{stage}.{block}.c{'3' if third else ''}"
         for stage, count in enumerate(blocks, start=1)
         for block in range(count)
     ]
     assert resnet_name(names, BLOCK) == expected
-    with pytest.raises(UserError, match=r"stages of \[.*\] blocks; expected a ResNet-18, -34, -50, -101 or -152"):
+    with pytest.raises(
+        UserError, match=r"the stages of the backbone have \[.*\] blocks; expected a ResNet-18, -34, -50, -101 or -152"
+    ):
         resnet_name([*names, f"s1.{blocks[0]}.c"], BLOCK)
 
 
-def test_plain_leaves_vectors_alone() -> None:
+def test_plain_does_not_change_vectors() -> None:
     np.testing.assert_array_equal(plain(np.arange(3)), [0, 1, 2])

@@ -1,4 +1,4 @@
-"""Detectron2's and Caffe2's names: every tensor of the real lists has its place, and the options are those of the presets."""
+"""Detectron2's and Caffe2's names: all tensors of the real lists are translated, and the options equal the presets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PEERS = {"detectron2": "detectron2_r50_fpn", "detectron2_r101": "detectron2_r101
 
 
 def shapes_only(shapes: foreign_names.Shapes) -> dict[str, np.ndarray]:
-    """Tensors without memory behind them."""
+    """Tensors that take no memory."""
     return {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
 
 
@@ -31,16 +31,16 @@ def real(golden: Path, name: str) -> dict[str, np.ndarray]:
 
 
 def small() -> dict[str, np.ndarray]:
-    return foreign_names.drawn(foreign_names.detectron2_detector(50, classes=3, channels=16, width=32))
+    return foreign_names.random_tensors(foreign_names.detectron2_detector(50, classes=3, channels=16, width=32))
 
 
 @pytest.mark.parametrize(("name", "depth"), [("detectron2", 50), ("detectron2_r101", 101)])
-def test_the_small_networks_of_these_tests_have_the_real_names(golden: Path, name: str, depth: int) -> None:
+def test_the_small_test_networks_have_the_real_names(golden: Path, name: str, depth: int) -> None:
     assert foreign_names.detectron2_detector(depth) == {key: values.shape for key, values in real(golden, name).items()}
 
 
 @pytest.mark.parametrize(("name", "preset"), PEERS.items())
-def test_the_real_names_are_all_used_and_give_the_preset(golden: Path, name: str, preset: str) -> None:
+def test_all_real_names_are_translated_and_give_the_preset(golden: Path, name: str, preset: str) -> None:
     tensors = real(golden, name)
     translation = translate(tensors)
     assert translation.left_out == {}
@@ -56,7 +56,7 @@ def test_the_real_names_are_all_used_and_give_the_preset(golden: Path, name: str
     assert translation.category_ids[11] == 13
 
 
-def test_values_arrive_where_they_belong_and_the_background_comes_first() -> None:
+def test_values_of_the_variables_with_the_background_first() -> None:
     tensors = small()
     translation = translate(tensors)
     model = build_model(3, Config.model_validate(translation.options))
@@ -118,6 +118,6 @@ def test_msra_resnets_are_backbones_with_folded_norms(depth: int) -> None:
     np.testing.assert_array_equal(ours["backbone/stage4_block6/conv3/norm/moving_mean"], np.zeros(1024))
 
 
-def test_other_networks_are_refused() -> None:
+def test_other_networks_are_rejected() -> None:
     with pytest.raises(UserError, match=r"neither 'res2_0_branch2a_w' .* nor .*its first tensor is 'head\.weight'"):
         translate({"head.weight": np.zeros((1, 1))})

@@ -1,4 +1,4 @@
-"""A foreign file to a model folder, and on from there."""
+"""Import of another framework's file into a model folder, and its use."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def frcnn(*arguments: str | Path) -> Result:
 
 
 def write(file: Path, shapes: foreign_names.Shapes) -> dict[str, np.ndarray]:
-    tensors = foreign_names.drawn(shapes)
+    tensors = foreign_names.random_tensors(shapes)
     safetensors.numpy.save_file(tensors, file)
     return tensors
 
@@ -50,19 +50,19 @@ def detector_file(tmp_path: Path) -> Path:
 
 
 def test_a_detector_becomes_a_model_folder(detector_file: Path, tmp_path: Path) -> None:
-    account = import_weights(detector_file, "torchvision", tmp_path / "model")
-    assert account.network == "resnet18 Faster R-CNN"
-    assert account.class_names == ("class 1", "class 2", "class 3")
-    assert {name for name in account.left_out if not name.endswith("num_batches_tracked")} == {"extra"}
+    report = import_weights(detector_file, "torchvision", tmp_path / "model")
+    assert report.network == "resnet18 Faster R-CNN"
+    assert report.class_names == ("class 1", "class 2", "class 3")
+    assert {name for name in report.left_out if not name.endswith("num_batches_tracked")} == {"extra"}
     tensors = safetensors.numpy.load_file(detector_file)
-    assert account.used + len(account.left_out) == len(tensors)
+    assert report.used + len(report.left_out) == len(tensors)
     detector = Detector.load(tmp_path / "model")
     stored = {variable.path: variable.numpy() for variable in detector.model.variables}
     np.testing.assert_array_equal(stored["rpn/objectness/bias"], tensors["rpn.head.cls_logits.bias"])
-    assert detector.class_names == account.class_names
+    assert detector.class_names == report.class_names
 
 
-def test_its_weights_start_a_model_of_other_classes(detector_file: Path, tmp_path: Path) -> None:
+def test_imported_weights_initialize_a_model_of_other_classes(detector_file: Path, tmp_path: Path) -> None:
     import_weights(detector_file, "torchvision", tmp_path / "model")
     saved = read_model_folder(tmp_path / "model")
     model = build_model(7, saved.config)
@@ -72,11 +72,11 @@ def test_its_weights_start_a_model_of_other_classes(detector_file: Path, tmp_pat
     ]
 
 
-def test_a_resnet_becomes_a_folder_that_only_training_can_start_from(tmp_path: Path) -> None:
+def test_a_resnet_becomes_a_folder_for_training_only(tmp_path: Path) -> None:
     tensors = write(tmp_path / "r18.safetensors", foreign_names.torchvision_classifier(18))
-    account = import_weights(tmp_path / "r18.safetensors", "torchvision", tmp_path / "backbone")
-    assert (account.network, account.class_names) == ("resnet18", ())
-    assert {"fc.weight", "fc.bias"} <= account.left_out.keys()
+    report = import_weights(tmp_path / "r18.safetensors", "torchvision", tmp_path / "backbone")
+    assert (report.network, report.class_names) == ("resnet18", ())
+    assert {"fc.weight", "fc.bias"} <= report.left_out.keys()
     assert sorted(path.name for path in (tmp_path / "backbone").iterdir()) == ["config.yaml", "weights.safetensors"]
     with pytest.raises(UserError, match=r"labels\.json is missing"):
         read_model_folder(tmp_path / "backbone")
@@ -91,7 +91,7 @@ def test_a_resnet_becomes_a_folder_that_only_training_can_start_from(tmp_path: P
     after = {variable.path: variable.numpy() for variable in model.variables}
     np.testing.assert_array_equal(after["backbone/stem/conv/kernel"], tensors["conv1.weight"].transpose(2, 3, 1, 0))
     np.testing.assert_array_equal(after["fpn/lateral2/conv/kernel"], before["fpn/lateral2/conv/kernel"])
-    with pytest.raises(UserError, match=r"it lacks \d+ tensors, first 'fpn/"):
+    with pytest.raises(UserError, match=r"\d+ missing tensors, first 'fpn/"):
         load_weights(model, tmp_path / "backbone" / "weights.safetensors")
 
 
@@ -103,82 +103,86 @@ MISFITS = {
     ),
     "too few axes": (
         {"roi_heads.box_predictor.bbox_pred.weight": np.zeros((), np.float32)},
-        r"'roi_heads\.box_predictor\.bbox_pred\.weight' has shape \(\), which does not fit 'roi_head/box_deltas/kernel' \(32, 12\)",
+        r"'roi_heads\.box_predictor\.bbox_pred\.weight' has shape \(\), "
+        r"which does not fit 'roi_head/box_deltas/kernel' \(32, 12\)",
     ),
-    "no classes to read off": (
+    "number of classes unknown": (
         {"roi_heads.box_predictor.cls_score.weight": np.zeros(4, np.float32)},
         r"'roi_heads\.box_predictor\.cls_score\.weight' has shape \(4,\); expected 2 axes, none of them empty",
     ),
-    "no width to read off": (
+    "width unknown": (
         {"rpn.head.cls_logits.weight": np.zeros((3, 0, 1, 1), np.float32)},
         r"'rpn\.head\.cls_logits\.weight' has shape \(3, 0, 1, 1\); expected 4 axes, none of them empty",
     ),
     "not finite": (
         {"backbone.body.bn1.bias": np.full(64, np.nan, np.float32)},
-        r"tensor 'backbone\.body\.bn1\.bias' holds values that are not finite; the file is damaged or its training had diverged",
+        r"tensor 'backbone\.body\.bn1\.bias' contains values that are not finite; the file is damaged or its training "
+        r"diverged",
     ),
 }
 
 
 @pytest.mark.parametrize(("changes", "sentence"), MISFITS.values(), ids=MISFITS)
-def test_nothing_is_written_where_a_tensor_does_not_fit(
+def test_nothing_is_written_if_a_tensor_does_not_fit(
     changes: dict[str, np.ndarray], sentence: str, tmp_path: Path
 ) -> None:
-    tensors = foreign_names.drawn(foreign_names.torchvision_detector(18, 4, channels=16, width=32))
+    tensors = foreign_names.random_tensors(foreign_names.torchvision_detector(18, 4, channels=16, width=32))
     safetensors.numpy.save_file(tensors | changes, tmp_path / "bad.safetensors")
     with pytest.raises(UserError, match=rf"^{re.escape(str(tmp_path))}/bad\.safetensors: .*{sentence}"):
         import_weights(tmp_path / "bad.safetensors", "torchvision", tmp_path / "model")
     assert not (tmp_path / "model").exists()
 
 
-def test_a_file_of_the_other_framework_and_our_own_are_told(detector_file: Path, tmp_path: Path) -> None:
+def test_files_of_the_other_framework_and_of_frcnn_are_recognized(detector_file: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match=r"it is no file of detectron2's but one of torchvision's; import it with --from torchvision$"
+        UserError, match=r"it is a checkpoint of torchvision, not of detectron2; import it with --from torchvision$"
     ):
         import_weights(detector_file, "detectron2", tmp_path / "model")
     safetensors.numpy.save_file(
         {"backbone/stem/conv/kernel": np.zeros((7, 7, 3, 64), np.float32)}, tmp_path / "own.safetensors"
     )
-    with pytest.raises(UserError, match="it holds frcnn's own weights, which need no import"):
+    with pytest.raises(UserError, match="it contains weights of frcnn, which need no import"):
         import_weights(tmp_path / "own.safetensors", "torchvision", tmp_path / "model")
 
 
-def test_options_that_a_file_asks_for_are_checked(tmp_path: Path) -> None:
+def test_options_from_a_file_are_validated(tmp_path: Path) -> None:
     shapes = foreign_names.detectron2_detector(50, 4, channels=16, width=32)
-    tensors = foreign_names.drawn(shapes) | {"pixel_std": np.zeros((3, 1, 1), np.float32)}
+    tensors = foreign_names.random_tensors(shapes) | {"pixel_std": np.zeros((3, 1, 1), np.float32)}
     safetensors.numpy.save_file(tensors, tmp_path / "zero.safetensors")
     with pytest.raises(
-        UserError, match=r"zero\.safetensors: it asks for image\.std\.0 0\.0: Input should be greater than 0"
+        UserError,
+        match=r"zero\.safetensors: options of the checkpoint: option 'image\.std\[0\]' is 0\.0; "
+        r"expected a number greater than 0",
     ):
         import_weights(tmp_path / "zero.safetensors", "detectron2", tmp_path / "model")
 
 
-def test_a_backbone_leaves_no_labels_of_a_detector_that_was_there(detector_file: Path, tmp_path: Path) -> None:
+def test_a_backbone_removes_the_labels_of_a_previous_detector(detector_file: Path, tmp_path: Path) -> None:
     import_weights(detector_file, "torchvision", tmp_path / "model")
     write(tmp_path / "r18.safetensors", foreign_names.torchvision_classifier(18))
     import_weights(tmp_path / "r18.safetensors", "torchvision", tmp_path / "model")
     assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["config.yaml", "weights.safetensors"]
 
 
-def test_a_folder_that_cannot_be_written_is_named(detector_file: Path, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_an_error(detector_file: Path, tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file")
     with pytest.raises(
         UserError,
-        match=r"model folder .*taken cannot be written \(.*File exists.*\); make room there or choose another",
+        match=r"model folder .*taken cannot be written \(.*File exists.*\); free disk space or choose another",
     ):
         import_weights(detector_file, "torchvision", tmp_path / "taken")
 
 
-def test_import_weights_accounts_for_every_tensor_and_training_starts_from_them(tmp_path: Path) -> None:
+def test_the_command_reports_every_tensor_and_training_starts_from_the_folder(tmp_path: Path) -> None:
     tensors = write(tmp_path / "resnet18.safetensors", foreign_names.torchvision_classifier(18))
     result = frcnn(
         "import-weights", tmp_path / "resnet18.safetensors", "--from", "torchvision", "--out", tmp_path / "backbone"
     )
     assert result.exit_code == 0, result.output
     first, used, *left_out, last = result.stdout.splitlines()
-    assert first == f"{tmp_path / 'resnet18.safetensors'}: resnet18, backbone alone"
+    assert first == f"{tmp_path / 'resnet18.safetensors'}: resnet18, backbone only"
     assert used == f"{len(tensors) - len(left_out)} tensors used"
-    assert "left out: fc.weight (the classifier of ImageNet's classes)" in left_out
+    assert "left out: fc.weight (classifier of ImageNet's classes)" in left_out
     assert last == f"model: {tmp_path / 'backbone'}"
     (tmp_path / "tiny.yaml").write_text(TINY)
     folders = (f"data.root={tmp_path / 'shapes'}", f"output={tmp_path / 'run'}", f"weights={tmp_path / 'backbone'}")
@@ -186,7 +190,8 @@ def test_import_weights_accounts_for_every_tensor_and_training_starts_from_them(
     result = frcnn("train", "--config", tmp_path / "tiny.yaml", *folders)
     assert result.exit_code == 0, result.output
     assert re.search(
-        r"started from .*backbone: backbone taken, which is all it holds; fpn, roi_head, rpn drawn at random",
+        r"started from .*backbone: only the backbone, which is all it contains; "
+        r"fpn, roi_head, rpn initialized randomly",
         result.stdout,
     )
     trained = safetensors.numpy.load_file(tmp_path / "run" / "model" / "weights.safetensors")

@@ -1,4 +1,4 @@
-"""What training says that it took from given weights, and which options they were not made for."""
+"""What training reports about its initial weights, and about conventions that differ from theirs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SMALL = [
 
 
 @pytest.mark.parametrize("recipe", sorted(CONFIGS.glob("*.yaml")), ids=lambda file: file.stem)
-def test_weights_that_a_recipes_header_names_are_made_by_a_command_above_of_a_file_that_there_is(recipe: Path) -> None:
+def test_the_headers_of_recipes_say_how_to_import_their_weights_from_a_published_file(recipe: Path) -> None:
     header = "".join(line for line in recipe.read_text().splitlines(keepends=True) if line.startswith("#"))
     published = (CONFIGS.parent / "docs" / "weights.md").read_text()
     for weights in re.findall(r"frcnn train .*\bweights=(\S+)", header):
@@ -46,7 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = tmp_path_factory.mktemp("weights")
     file = base / "r18.safetensors"
     safetensors.numpy.save_file(
-        foreign_names.drawn(foreign_names.torchvision_detector(18, 4, channels=16, width=32)), file
+        foreign_names.random_tensors(foreign_names.torchvision_detector(18, 4, channels=16, width=32)), file
     )
     import_weights(file, "torchvision", base / "model")
     return base / "model"
@@ -60,11 +60,11 @@ def start(
     return model, config, start_from(model, config, class_names)
 
 
-def test_the_same_classes_and_conventions_give_one_short_note(folder: Path) -> None:
+def test_same_classes_and_conventions(folder: Path) -> None:
     names = ("class 1", "class 2", "class 3")
     for weights in (folder, folder / "weights.safetensors"):
-        model, _, notes = start(weights, names)
-        assert notes == [f"started from {weights}: everything taken"]
+        model, _, messages = start(weights, names)
+        assert messages == [f"started from {weights}: all tensors loaded"]
     saved = safetensors.numpy.load_file(folder / "weights.safetensors")
     np.testing.assert_array_equal(model.roi_head.class_logits.bias, saved["roi_head/class_logits/bias"])
 
@@ -72,11 +72,11 @@ def test_the_same_classes_and_conventions_give_one_short_note(folder: Path) -> N
 @pytest.mark.parametrize(
     "names", [("a", "b"), ("class 1", "class 3", "class 2")], ids=["fewer", "as many in another order"]
 )
-def test_other_classes_get_predictors_of_their_own(folder: Path, names: tuple[str, ...]) -> None:
-    model, _, notes = start(folder, names)
-    assert notes == [
-        f"started from {folder}: everything taken but the predictors of its classes (class 1, class 2, class 3); "
-        "roi_head/class_logits, roi_head/box_deltas drawn at random for this run's classes"
+def test_predictors_of_other_classes_are_initialized_randomly(folder: Path, names: tuple[str, ...]) -> None:
+    model, _, messages = start(folder, names)
+    assert messages == [
+        f"started from {folder}: all tensors but the predictors of its classes (class 1, class 2, class 3); "
+        "roi_head/class_logits, roi_head/box_deltas initialized randomly for this run's classes"
     ]
     saved = safetensors.numpy.load_file(folder / "weights.safetensors")
     assert not model.roi_head.class_logits.bias.numpy().any()
@@ -84,16 +84,18 @@ def test_other_classes_get_predictors_of_their_own(folder: Path, names: tuple[st
     np.testing.assert_array_equal(model.roi_head.dense[0].kernel, saved["roi_head/fc1/kernel"])
 
 
-def test_conventions_that_differ_are_named_with_both_values(folder: Path) -> None:
-    _, _, (_, note) = start(folder, ("class 1", "class 2", "class 3"), file=DETECTRON2)
-    assert note == (
-        f"{folder} was made with other conventions than this run's, and computes something else with these: "
-        'image.channel_order was "rgb", is "bgr"; image.mean was [123.675, 116.28, 103.53], is [103.53, 116.28, 123.675]; '
+def test_differing_conventions_are_reported_with_both_values(folder: Path) -> None:
+    _, _, (_, message) = start(folder, ("class 1", "class 2", "class 3"), file=DETECTRON2)
+    assert message == (
+        f"{folder} was trained with other conventions, and gives other results with those of this run: "
+        'image.channel_order was "rgb", is "bgr"; '
+        "image.mean was [123.675, 116.28, 103.53], is [103.53, 116.28, 123.675]; "
         'image.std was [58.395, 57.12, 57.375], is [1.0, 1.0, 1.0]; image.resize was "bilinear", is "pillow"; '
-        'backbone.stride_in_1x1 was false, is true; anchors.rounded was true, is false; anchors.stride was "feature", is "fixed"; '
+        "backbone.stride_in_1x1 was false, is true; anchors.rounded was true, is false; "
+        'anchors.stride was "feature", is "fixed"; '
         "roi_head.sampling_ratio was 2, is 0; roi_head.aligned was false, is true; "
         'roi_head.level_rule was "torchvision", is "detectron2". '
-        f"Unless that is meant, set them as {folder / 'config.yaml'} has them"
+        f"Unless this is intended, set them as in {folder / 'config.yaml'}"
     )
 
 
@@ -106,7 +108,7 @@ def test_conventions_that_differ_are_named_with_both_values(folder: Path) -> Non
         ("detectron2_r101", "detectron2_r101_fpn", detectron2.translate),
     ],
 )
-def test_the_preset_of_a_file_has_its_conventions(
+def test_the_preset_of_a_published_file_has_its_conventions(
     golden: Path, name: str, preset: str, translate: Callable[..., Translation]
 ) -> None:
     tensors = {
@@ -117,27 +119,28 @@ def test_the_preset_of_a_file_has_its_conventions(
     assert differing_conventions(imported, load_config(CONFIGS / f"{preset}.yaml")) == []
 
 
-def test_box_weights_count_and_sizes_and_norms_do_not(folder: Path) -> None:
-    _, _, (_, note) = start(
+def test_box_weights_are_conventions_but_sizes_and_norms_are_not(folder: Path) -> None:
+    _, _, (_, message) = start(
         folder, ("a",), "roi_head.box_weights=[1,1,1,1]", "image.min_size=[48]", "backbone.norm=bn", "backbone.freeze=0"
     )
-    assert "with these: roi_head.box_weights was [10.0, 10.0, 5.0, 5.0], is [1.0, 1.0, 1.0, 1.0]. Unless" in note
+    assert "of this run: roi_head.box_weights was [10.0, 10.0, 5.0, 5.0], is [1.0, 1.0, 1.0, 1.0]. Unless" in message
 
 
-def test_of_a_backbone_alone_only_its_own_conventions_count(tmp_path: Path) -> None:
+def test_only_the_conventions_of_a_backbone_matter_for_a_backbone(tmp_path: Path) -> None:
     file = tmp_path / "r18.safetensors"
-    safetensors.numpy.save_file(foreign_names.drawn(foreign_names.torchvision_classifier(18)), file)
+    safetensors.numpy.save_file(foreign_names.random_tensors(foreign_names.torchvision_classifier(18)), file)
     import_weights(file, "torchvision", tmp_path / "backbone")
-    _, _, notes = start(tmp_path / "backbone", ("a",), "roi_head.aligned=true", "anchors.rounded=false")
-    assert notes == [
-        f"started from {tmp_path / 'backbone'}: backbone taken, which is all it holds; fpn, roi_head, rpn drawn at random"
+    _, _, messages = start(tmp_path / "backbone", ("a",), "roi_head.aligned=true", "anchors.rounded=false")
+    assert messages == [
+        f"started from {tmp_path / 'backbone'}: only the backbone, which is all it contains; "
+        "fpn, roi_head, rpn initialized randomly"
     ]
-    _, _, notes = start(tmp_path / "backbone", ("a",), "image.channel_order=bgr")
-    assert 'with these: image.channel_order was "rgb", is "bgr". Unless' in notes[1]
+    _, _, messages = start(tmp_path / "backbone", ("a",), "image.channel_order=bgr")
+    assert 'of this run: image.channel_order was "rgb", is "bgr". Unless' in messages[1]
 
 
-def test_weights_without_a_configuration_beside_them_are_taken_as_they_are(folder: Path, tmp_path: Path) -> None:
+def test_a_weights_file_without_configuration(folder: Path, tmp_path: Path) -> None:
     alone = tmp_path / "weights.safetensors"
     alone.write_bytes((folder / "weights.safetensors").read_bytes())
-    _, _, notes = start(alone, ("a", "b", "c"), file=DETECTRON2)
-    assert notes == [f"started from {alone}: everything taken"]
+    _, _, messages = start(alone, ("a", "b", "c"), file=DETECTRON2)
+    assert messages == [f"started from {alone}: all tensors loaded"]

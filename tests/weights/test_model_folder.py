@@ -1,4 +1,4 @@
-"""The model folder: round trip, and one sentence for each way it can be wrong."""
+"""The model folder: round trip, and an error message for each kind of damage."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from frcnn.weights.model_folder import load_weights, read_model_folder, tensors_
 
 
 def small_model(classes: int = 2) -> keras.Model:
-    """Two layers under the names that the detector's predictors have."""
+    """Two layers with the names of the detector's."""
     inputs = keras.Input((4,))
     model = keras.Model(
         inputs, keras.layers.Dense(classes, name="class_logits")(keras.layers.Dense(3, name="fc1")(inputs))
@@ -53,7 +53,7 @@ def test_round_trip(folder: Path) -> None:
 
 @contextlib.contextmanager
 def full_disk(at: int) -> Iterator[None]:
-    """No file of this process grows beyond so many bytes."""
+    """Limit the size of files written by this process to ``at`` bytes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (at, hard))
     try:
@@ -62,29 +62,29 @@ def full_disk(at: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-# 50,000 bytes hold everything but the weights; 400,000 hold them, and not the metrics, which are written last.
+# All files but the weights fit into 50,000 bytes; the weights fit into 400,000, the metrics, written last, do not.
 @pytest.mark.parametrize(("at", "metrics"), [(0, {}), (50_000, {}), (400_000, {"AP": "9" * 500_000})])
-def test_a_full_disk_leaves_the_model_that_was_there(folder: Path, at: int, metrics: dict[str, str]) -> None:
+def test_a_full_disk_leaves_the_previous_model(folder: Path, at: int, metrics: dict[str, str]) -> None:
     model, before = small_model(20_000), {path.name: path.read_bytes() for path in folder.iterdir()}
     with (
         full_disk(at),
         pytest.raises(
-            UserError, match=r"model folder .*model cannot be written \(.*[Ff]ile too large.*\); make room there"
+            UserError, match=r"model folder .*model cannot be written \(.*[Ff]ile too large.*\); free disk space"
         ),
     ):
         write_model_folder(folder, model, Config(seed=6), ["new"], [1], metrics)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"model folder .*file/model cannot be written \(.*Not a directory"):
         write_model_folder(tmp_path / "file" / "model", small_model(), Config(), ["a", "b"], [1, 2], {})
 
 
-def test_what_a_killed_process_left_is_removed(folder: Path) -> None:
-    (folder / ".aside-123").mkdir()
-    (folder / ".aside-123" / "weights.safetensors").write_bytes(b"half")
+def test_temporary_files_of_a_killed_process_are_removed(folder: Path) -> None:
+    (folder / ".incomplete-123").mkdir()
+    (folder / ".incomplete-123" / "weights.safetensors").write_bytes(b"half")
     write_model_folder(folder, small_model(), Config(seed=6), ["cell", "dust"], [3, 17], {})
     assert sorted(path.name for path in folder.iterdir()) == [
         "config.yaml",
@@ -116,26 +116,28 @@ def test_truncated_weights(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet50-0676ba61.pth", "last.pt", "model_final.pkl"])
-def test_another_frameworks_file_is_told_how_to_become_ours(tmp_path: Path, name: str) -> None:
+def test_the_error_for_another_frameworks_file_names_the_import_command(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"PK")
-    command = f"'frcnn import-weights {tmp_path / name} --from torchvision --out DIR', or --from detectron2, and give weights=DIR"
-    with pytest.raises(UserError, match=re.escape(f"is another framework's; run {command}")):
+    command = f"'frcnn import-weights {tmp_path / name} --from torchvision --out DIR' (or --from detectron2)"
+    with pytest.raises(
+        UserError, match=re.escape(f"belongs to another framework; run {command}, and give weights=DIR")
+    ):
         load_weights(small_model(), tmp_path / name)
 
 
-def test_missing_and_left_over_tensors_are_named(folder: Path) -> None:
+def test_missing_and_unexpected_tensors_are_named(folder: Path) -> None:
     file = folder / "weights.safetensors"
     tensors = safetensors.numpy.load_file(file)
     kernel = tensors.pop("roi_head/fc1/kernel")
     safetensors.numpy.save_file(tensors, file)
-    with pytest.raises(UserError, match="it lacks 1 tensors, first 'roi_head/fc1/kernel'"):
+    with pytest.raises(UserError, match="1 missing tensors, first 'roi_head/fc1/kernel'"):
         load_weights(small_model(), file)
     safetensors.numpy.save_file({**tensors, "roi_head/fc1/kernel": kernel, "extra": kernel}, file)
-    with pytest.raises(UserError, match="it has besides 1 tensors, first 'extra'"):
+    with pytest.raises(UserError, match="1 unexpected tensors, first 'extra'"):
         load_weights(small_model(), file)
 
 
-def test_other_classes_keep_the_models_own_predictor_only_when_asked(folder: Path) -> None:
+def test_the_models_predictor_is_kept_for_other_classes_only_on_request(folder: Path) -> None:
     model = small_model(classes=5)
     with pytest.raises(
         UserError, match=r"tensor 'roi_head/class_logits/kernel' of .* has shape \(3, 2\), the model's has \(3, 5\)"

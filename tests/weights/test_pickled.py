@@ -1,4 +1,4 @@
-"""Reading pickles without running them: PyTorch's two layouts, NumPy's arrays, and files that want more."""
+"""Reading pickles without executing them: PyTorch's two formats, NumPy arrays, and malicious or damaged files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from frcnn.weights.pickled import read_pickled
 
 
 @pytest.mark.parametrize("name", ["archive.pth", "legacy.pth"])
-def test_both_layouts_of_pytorch(golden: Path, name: str) -> None:
+def test_both_formats_of_pytorch(golden: Path, name: str) -> None:
     tree = read_pickled(golden / name)
     counted = np.arange(24, dtype=np.float32)
     expected = {
@@ -60,16 +60,19 @@ def test_numpy_arrays_under_every_protocol_and_order(tmp_path: Path) -> None:
 
 
 def test_a_pickle_of_python_2(tmp_path: Path) -> None:
-    """Its strings are bytes, written here by hand as Python 2 wrote them: {'conv1_w': array([1.5, -2], float32)}."""
-    state = b"(K\x01K\x02\x85cnumpy\ndtype\nU\x02f4K\x00K\x01\x87R(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89U\x08"
+    """Strings of Python 2 are bytes. This is {'conv1_w': array([1.5, -2], float32)} as Python 2 writes it."""
+    state = (
+        b"(K\x01K\x02\x85cnumpy\ndtype\nU\x02f4K\x00K\x01\x87R(K\x03U\x01<NNNJ\xff\xff\xff\xff"
+        b"J\xff\xff\xff\xffK\x00tb\x89U\x08"
+    )
     array = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R" + state
     data = b"\x80\x02}U\x07conv1_w" + array + np.array([1.5, -2], "<f4").tobytes() + b"tbs."
     (tmp_path / "old.pkl").write_bytes(data)
     np.testing.assert_array_equal(read_pickled(tmp_path / "old.pkl")["conv1_w"], [1.5, -2])
 
 
-class Runs:
-    """What an attacker pickles: a call."""
+class Call:
+    """Pickles as a call of a function, as in a malicious file."""
 
     def __init__(self, call: Any, *arguments: Any) -> None:
         self.call, self.arguments = call, arguments
@@ -87,30 +90,30 @@ class Runs:
     ],
 )
 @pytest.mark.parametrize("container", ["pickle", "archive"])
-def test_a_call_is_refused_by_name_and_not_made(
+def test_a_call_is_rejected_by_name_and_not_executed(
     tmp_path: Path, call: Any, argument: str, named: str, container: str
 ) -> None:
     marker = tmp_path / "marker"
-    data = pickle.dumps({"weight": Runs(call, argument.format(marker=str(marker)))})
+    data = pickle.dumps({"weight": Call(call, argument.format(marker=str(marker)))})
     file = tmp_path / "bad.pth"
     if container == "archive":
         with zipfile.ZipFile(file, "w") as archive:
             archive.writestr("bad/data.pkl", data)
     else:
         file.write_bytes(data)
-    with pytest.raises(UserError, match=rf"bad\.pth was not read: it asks for {named}, which could run code"):
+    with pytest.raises(UserError, match=rf"bad\.pth was not read: it uses {named}, which could execute code"):
         read_pickled(file)
     assert not marker.exists()
 
 
-def test_an_array_of_objects_is_refused(tmp_path: Path) -> None:
+def test_an_array_of_objects_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "o.pkl").write_bytes(pickle.dumps({"a": np.array([1, "x"], object)}))
-    with pytest.raises(UserError, match="it holds an array of 'O8'"):
+    with pytest.raises(UserError, match="it contains an array of 'O8'"):
         read_pickled(tmp_path / "o.pkl")
 
 
-def test_a_tensor_must_stay_inside_its_storage(golden: Path, tmp_path: Path) -> None:
-    """An archive whose storage was cut: numbers announced and not there."""
+def test_a_truncated_storage_is_an_error(golden: Path, tmp_path: Path) -> None:
+    """The archive's index announces more values than it contains."""
     cut = tmp_path / "cut.pth"
     with zipfile.ZipFile(golden / "archive.pth") as whole, zipfile.ZipFile(cut, "w") as archive:
         for entry in whole.infolist():
@@ -129,8 +132,8 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(data=st.data())
-def test_damage_is_answered_with_one_sentence(golden: Path, scratch: Path, data: st.DataObject) -> None:
-    """Cut or flip anything: the reading ends well or in a UserError, and never takes much memory."""
+def test_damaged_files_raise_only_user_errors(golden: Path, scratch: Path, data: st.DataObject) -> None:
+    """Truncated or with changed bytes: reading succeeds or raises a UserError, and never takes much memory."""
     original = (golden / data.draw(st.sampled_from(["legacy.pth", "archive.pth"]))).read_bytes()
     damaged = bytearray(original)
     for _ in range(data.draw(st.integers(1, 4))):
@@ -140,23 +143,23 @@ def test_damage_is_answered_with_one_sentence(golden: Path, scratch: Path, data:
         read_pickled(scratch)
 
 
-def test_pickles_of_other_things_are_told(tmp_path: Path) -> None:
+def test_pickles_of_other_objects_are_rejected(tmp_path: Path) -> None:
     (tmp_path / "text.pth").write_bytes(b"not a checkpoint")
     with pytest.raises(
-        UserError, match=r"text\.pth cannot be read .*expected a file that torch.save wrote, or a .pkl of NumPy arrays"
+        UserError, match=r"text\.pth cannot be read .*expected a file written by torch.save, or a .pkl of NumPy arrays"
     ):
         read_pickled(tmp_path / "text.pth")
     buffer = io.BytesIO()
     pickle.Pickler(buffer).dump(pickle.PickleBuffer)
     (tmp_path / "class.pkl").write_bytes(buffer.getvalue())
-    with pytest.raises(UserError, match="PickleBuffer, which could run code"):
+    with pytest.raises(UserError, match="PickleBuffer, which could execute code"):
         read_pickled(tmp_path / "class.pkl")
 
 
-def test_a_download_that_broke_off_is_told(golden: Path, tmp_path: Path) -> None:
+def test_a_partial_download_is_recognized(golden: Path, tmp_path: Path) -> None:
     for name, sentence in {
-        "archive.pth": "begins as an archive and does not end as one: a part of it is missing",
-        "legacy.pth": r"a storage has \d+ bytes where \d+ were announced",
+        "archive.pth": "starts as an archive but does not end as one: a part of it is missing",
+        "legacy.pth": r"a storage has \d+ bytes, expected \d+",
     }.items():
         content = (golden / name).read_bytes()
         (tmp_path / name).write_bytes(content[: len(content) - 6])
@@ -164,8 +167,10 @@ def test_a_download_that_broke_off_is_told(golden: Path, tmp_path: Path) -> None
             read_pickled(tmp_path / name)
 
 
-def test_another_archive_is_told(tmp_path: Path) -> None:
+def test_another_archive_is_rejected(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "photos.pth", "w") as archive:
         archive.writestr("a.txt", "hello")
-    with pytest.raises(UserError, match=r"an archive with 0 entries 'data\.pkl', where torch\.save writes one"):
+    with pytest.raises(
+        UserError, match=r"an archive with 0 entries 'data\.pkl', expected one as written by torch\.save"
+    ):
         read_pickled(tmp_path / "photos.pth")

@@ -1,4 +1,4 @@
-"""torchvision's names: every tensor of the real lists has its place, and the options are those of the presets."""
+"""torchvision's names: all tensors of the real lists are translated, and the options equal the presets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NETWORK = ("image", "backbone", "fpn", "anchors", "rpn", "roi_head")
 
 
 def shapes_only(shapes: foreign_names.Shapes) -> dict[str, np.ndarray]:
-    """Tensors without memory behind them."""
+    """Tensors that take no memory."""
     return {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
 
 
@@ -33,7 +33,7 @@ def small(depth: int = 18, outputs: int = 4) -> foreign_names.Shapes:
     return foreign_names.torchvision_detector(depth, outputs, channels=16, width=32)
 
 
-def test_the_small_networks_of_these_tests_have_the_real_names(golden: Path) -> None:
+def test_the_small_test_networks_have_the_real_names(golden: Path) -> None:
     assert foreign_names.torchvision_detector() == {
         name: values.shape for name, values in real(golden, "torchvision").items()
     }
@@ -42,7 +42,7 @@ def test_the_small_networks_of_these_tests_have_the_real_names(golden: Path) -> 
 @pytest.mark.parametrize(
     ("name", "preset"), [("torchvision", "torchvision_r50_fpn"), ("torchvision_v2", "torchvision_r50_fpn_v2")]
 )
-def test_the_real_names_are_all_used_and_give_the_preset(golden: Path, name: str, preset: str) -> None:
+def test_all_real_names_are_translated_and_give_the_preset(golden: Path, name: str, preset: str) -> None:
     tensors = real(golden, name)
     translation = translate(tensors)
     assert set(translation.left_out) == {key for key in tensors if key.endswith("num_batches_tracked")}
@@ -62,8 +62,8 @@ def test_the_real_names_are_all_used_and_give_the_preset(golden: Path, name: str
     )
 
 
-def test_names_from_before_0_13_mean_the_same(golden: Path) -> None:
-    """The published v1 file has them: no number behind the pyramid's levels and the RPN's convolution, no counters."""
+def test_names_from_before_torchvision_0_13(golden: Path) -> None:
+    """The published v1 file has them: levels of the FPN and the RPN convolution have no part numbers; no counters."""
     tensors = real(golden, "torchvision")
     older = {
         re.sub(r"((?:inner|layer)_blocks\.\d)\.0", r"\1", name).replace("rpn.head.conv.0.0", "rpn.head.conv"): values
@@ -80,8 +80,8 @@ def test_names_from_before_0_13_mean_the_same(golden: Path) -> None:
     )
 
 
-def test_values_arrive_where_they_belong() -> None:
-    tensors = foreign_names.drawn(small())
+def test_values_of_the_variables() -> None:
+    tensors = foreign_names.random_tensors(small())
     translation = translate(tensors)
     assert translation.class_names == ("class 1", "class 2", "class 3")
     model = build_model(3, Config.model_validate(translation.options))
@@ -115,12 +115,12 @@ def test_classification_resnets_are_backbones(depth: int) -> None:
     assert all(target.path.startswith("backbone/") for target in translation.targets.values())
 
 
-def test_the_epsilon_of_the_norms_is_zero_for_the_published_weights_only(golden: Path) -> None:
+def test_norm_epsilon_is_zero_for_the_published_weights_only(golden: Path) -> None:
     assert translate(real(golden, "torchvision")).options["backbone"]["norm_eps"] == 0.0
     assert "norm_eps" not in translate(shapes_only(small())).options["backbone"]
 
 
-def test_other_tensors_are_listed_and_other_networks_refused() -> None:
+def test_other_tensors_are_reported_and_other_networks_rejected() -> None:
     mask = {"roi_heads.mask_predictor.conv5_mask.weight": (4, 4, 2, 2)}
     assert translate(shapes_only(small() | mask)).left_out.keys() >= mask.keys()
     sentence = (
@@ -128,5 +128,5 @@ def test_other_tensors_are_listed_and_other_networks_refused() -> None:
     )
     with pytest.raises(UserError, match=sentence):
         translate(shapes_only({"features.0.weight": (1, 1)}))
-    with pytest.raises(UserError, match=r"a detector's backbone but no 'rpn\.head\.cls_logits\.weight'"):
+    with pytest.raises(UserError, match=r"the backbone of a detector but no 'rpn\.head\.cls_logits\.weight'"):
         translate(shapes_only({"backbone.body.conv1.weight": (64, 3, 7, 7)}))

@@ -1,0 +1,6 @@
+"""File names of a model folder. Imports nothing, so that processes without TensorFlow can use it."""
+
+from __future__ import annotations
+
+WEIGHTS, CONFIG, LABELS, METRICS = "weights.safetensors", "config.yaml", "labels.json", "metrics.json"
+REQUIRED = (WEIGHTS, CONFIG, LABELS)  # to load a detector; metrics.json is for people
