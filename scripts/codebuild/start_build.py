@@ -163,7 +163,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--job-role",
         default="frcnn-training",
-        help="name of the role of notebook and jobs, used in the policies (%(default)s)",
+        help="name of the role of the containers, used in the policies (%(default)s)",
     )
     parser.add_argument(
         "--kms-key",

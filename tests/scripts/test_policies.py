@@ -20,6 +20,10 @@ WITHOUT_RESOURCE = {
     "cloudwatch:PutMetricData",
     "cloudwatch:GetMetricData",
     "cloudwatch:GetMetricStatistics",
+    "sagemaker:ListEndpoints",
+    "sagemaker:ListHyperParameterTuningJobs",
+    "sagemaker:ListTrainingJobs",
+    "sagemaker:ListTransformJobs",
 }
 
 
@@ -42,10 +46,11 @@ def test_policies_are_complete() -> None:
     assert [file.stem for file in POLICIES] == [
         "codebuild-permissions",
         "codebuild-trust",
+        "job-policy",
         "kms-policy",
         "notebook-policy",
-        "notebook-trust",
         "push-policy",
+        "sagemaker-trust",
         "start-build-policy",
     ]
 
@@ -84,3 +89,11 @@ def test_codebuild_includes_the_push_policy() -> None:
 def test_partition_is_not_hard_coded() -> None:
     for file in POLICIES:
         assert not re.search(r"arn:aws", file.read_text()), file
+
+
+def test_containers_cannot_delete_anything_or_start_jobs() -> None:
+    """A container reads data and writes results, logs and metrics: less than the user who starts it may do."""
+    job = {action for statement in statements(FOLDER / "job-policy.json") for action in actions(statement)}
+    deleting = {action for action in job if "Delete" in action}
+    assert deleting == {"ec2:DeleteNetworkInterface", "ec2:DeleteNetworkInterfacePermission"}
+    assert not any(action.startswith(("sagemaker:", "iam:")) for action in job)

@@ -106,7 +106,7 @@ def test_dry_run_creates_nothing(start_build: ModuleType, session: Any, capsys: 
     assert start_build.main(["--bucket", BUCKET, "--print-policies"]) == 0
     printed = capsys.readouterr().out
     assert "${" not in printed
-    assert printed.count('"Version": "2012-10-17"') == 6
+    assert printed.count('"Version": "2012-10-17"') == 7
     assert session.client("codebuild").list_projects()["projects"] == []
     assert "frcnn-image-build" not in [role["RoleName"] for role in session.client("iam").list_roles()["Roles"]]
     assert sys.modules.get("start_build") is None
@@ -139,7 +139,7 @@ def test_key_policy_is_printed_with_a_key(
     key = f"arn:aws:kms:us-west-2:{DEFAULT_ACCOUNT_ID}:key/1234"
     start_build.main(["--bucket", BUCKET, "--print-policies", "--kms-key", key])
     printed = capsys.readouterr().out
-    assert printed.count('"Version": "2012-10-17"') == 7
+    assert printed.count('"Version": "2012-10-17"') == 8
     assert f'"Resource": "{key}"' in printed
 
 
