@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from frcnn.atomic import write_atomically
-from frcnn.aws.s3_uri import split_uri
-from frcnn.errors import UserError
+from frcnn.aws.s3_uri import is_folder_marker, is_junk, split_uri
+from frcnn.errors import UserError, print_message
 
 # In the order of deletion: endpoints first, because they cost money until they are gone and use the other two.
 KINDS = ("endpoint", "endpoint configuration", "model", "folder")
@@ -100,13 +100,19 @@ class AwsAccount:
     def upload(self, folder: Path, uri: str) -> str:
         """Copy a folder's files to an S3 folder, skipping files that exist there with the same size.
 
+        Files of the operating system, such as ``.DS_Store``, are skipped with a message: they fail batch transforms.
+
         Returns:
             ``uri``. The clean-up deletes the S3 folder unless it existed before.
 
         Raises:
             UserError: the folder is empty or missing, or AWS rejects a call.
         """
-        files = sorted(file for file in folder.rglob("*") if file.is_file())
+        found = sorted(file for file in folder.rglob("*") if file.is_file())
+        files = [file for file in found if not is_junk(file.name)]
+        if len(files) < len(found):
+            names = sorted({file.name for file in found} - {file.name for file in files})
+            print_message(f"not uploaded: {len(found) - len(files)} files of the operating system ({', '.join(names)})")
         if not files:
             raise UserError(f"{folder} has no files to upload; expected a COCO folder")
         existing = self.objects(uri)
@@ -127,7 +133,7 @@ class AwsAccount:
             UserError: no object exists there, or AWS rejects a call.
         """
         bucket, prefix = split_uri(uri)
-        found = self.objects(uri)
+        found = self.files(uri)
         if not found:
             raise UserError(f"{uri} does not exist; check the address, and that the job has ended")
         names = {
@@ -163,6 +169,10 @@ class AwsAccount:
             }
 
         return dict(call_aws(list_objects))
+
+    def files(self, uri: str) -> dict[str, int]:
+        """Like :meth:`objects`, without the empty objects that the S3 console creates for folders."""
+        return {key: size for key, size in self.objects(uri).items() if not is_folder_marker(key)}
 
     def clean_up(self, keep: tuple[str, ...] = (), run: str | None = None) -> Iterator[str]:
         """Delete what was created, endpoints first; yields a line for each resource.

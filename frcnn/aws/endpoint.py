@@ -6,9 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from frcnn.aws.image_uri import region_of_image
 from frcnn.aws.instances import endpoint_ami
-from frcnn.aws.request_fields import Network, S3Uri, tag_list
+from frcnn.aws.request_fields import ImageName, Network, S3Uri, tag_list
 from frcnn.aws.service_model import check_request
 from frcnn.config import Options
 
@@ -19,7 +18,7 @@ class Model(Options):
     """A trained model and the image that serves it."""
 
     name: str = Field(description="unique in account and region: letters, digits and hyphens, at most 63")
-    image: str = Field(description="full ECR name; the image that trained the model")
+    image: ImageName = Field(description="full ECR name, or {repository, tag, account, region}")
     role: str = Field(description="ARN of the execution role")
     artifact: S3Uri = Field(
         description="model.tar.gz of a training job, or a folder, which must end in / (not for batch transform)"
@@ -30,7 +29,6 @@ class Model(Options):
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Model:
-        region_of_image(self.image)
         self.network.vpc()
         if not self.artifact.endswith((".tar.gz", "/")):
             raise ValueError(f"artifact is {self.artifact!r}; expected a model.tar.gz, or a folder, which ends in /")

@@ -10,8 +10,8 @@ from types import MappingProxyType
 
 from frcnn.errors import UserError
 
-# p2 to p5, g4dn and g5: the table of the SageMaker SDK (2.257.7); newer families: EC2's DescribeInstanceTypes, as printed
-# in dstackai/dstack#4063 (g7) and used in aws/sagemaker-hyperpod-cli#390 (g7e).
+# p2 to p5, g4dn and g5: the table of the SageMaker SDK (2.257.7); newer families: EC2's list of instance types, g7 and
+# g7e as in dstackai/dstack#4063 and aws/sagemaker-hyperpod-cli#390.
 _EIGHT = ("p3.16", "p3dn.24", "p4d.24", "p4de.24", "p5.48", "p5e.48", "p5en.48", "p6-b200.48", "p6-b300.48", "p2.8")
 _ONE_OF_G = (
     *(f"{family}.{size}" for family in ("g4dn", "g5", "g6", "g6e") for size in ("", "2", "4", "8", "16")),
@@ -37,7 +37,7 @@ _NVME_DISKS = re.compile(r"ml\.(p3dn|p4de?|p5\w*|p6\S*?|g4dn|g5|g6e?|g7e?|[cmr]\
 # The image has CUDA 12.9, which requires driver branch 535, 550 or 570, or a driver that has CUDA 12.9 itself. With any
 # other the container runtime refuses to start the container, before anything is logged. These families serve on driver
 # 470 unless the request names another host image (SageMaker developer guide, "GPU driver upgrades"); newer families
-# have 535 or later. Host images with Amazon Linux 2 are used only where there is no other: its support ended in June 2026.
+# have 535 or later. Amazon Linux 2, whose support ended in June 2026, is used only where there is nothing newer.
 _ENDPOINT_AMIS = MappingProxyType(
     dict.fromkeys(("g4dn", "g5", "p4d", "p4de"), "al2023-ami-sagemaker-inference-gpu-4-1")  # driver 580
     | {"p3": "al2-ami-sagemaker-inference-gpu-2"}  # driver 535

@@ -17,6 +17,12 @@ PING_SECONDS, INVOKE_SECONDS = 2, 60  # SageMaker's own limits
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # http_proxy must not apply to this machine
 
 
+def serve_command(model: str, artifact: Path, port: int) -> list[str]:
+    """Command line of the server of a model."""
+    command = [sys.executable, "-m", "frcnn.cli", "serve", "--model", str(artifact), "--port", str(port)]
+    return [*command, "--no-nginx", "--no-page", "--variant", model]
+
+
 class LocalServer:
     """``frcnn serve`` on a free port of this machine.
 
@@ -31,9 +37,8 @@ class LocalServer:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         self._url = f"http://127.0.0.1:{port}"
-        command = [sys.executable, "-m", "frcnn.cli", "serve", "--model", str(artifact), "--port", str(port)]
-        command += ["--no-nginx", "--no-page", "--variant", model]
         with log.open("wb") as out:
+            command = serve_command(model, artifact, port)
             self._process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
 
     def wait_until_healthy(self) -> None:

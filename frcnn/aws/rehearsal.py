@@ -23,7 +23,7 @@ from frcnn.aws.endpoint import Endpoint, Model
 from frcnn.aws.invocation import InvokeResult, invoke_request
 from frcnn.aws.launcher import LOG_GROUP, Launcher
 from frcnn.aws.local_server import LocalServer
-from frcnn.aws.s3_uri import split_uri
+from frcnn.aws.s3_uri import is_folder_marker, split_uri
 from frcnn.aws.transform import Transform
 from frcnn.errors import UserError
 
@@ -172,7 +172,9 @@ class Rehearsal(Launcher):
         """Bucket, and local path by key, of every object whose key starts with an address, as SageMaker does it."""
         bucket, prefix = split_uri(uri)
         pages = self.client("s3").get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-        keys = [entry["Key"] for page in pages for entry in page.get("Contents", []) if not entry["Key"].endswith("/")]
+        keys = [
+            entry["Key"] for page in pages for entry in page.get("Contents", []) if not is_folder_marker(entry["Key"])
+        ]
         if not keys:
             raise UserError(f"no S3 object's key starts with {uri}")
         inside, beside = prefix if prefix.endswith("/") else f"{prefix}/", prefix[: prefix.rfind("/") + 1]

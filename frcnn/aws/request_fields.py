@@ -4,13 +4,35 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
+from frcnn.aws.image_uri import get_image_uri, region_of_image
 from frcnn.config import Options
 from frcnn.errors import UserError
 
 S3Uri = Annotated[str, Field(pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?$")]
 Hours = Annotated[float, Field(gt=0)]
+
+
+class EcrImage(Options):
+    """An image in ECR by its parts."""
+
+    repository: str = Field(description="name in ECR")
+    tag: str = Field(description="tag, or a digest sha256:…")
+    account: str | None = Field(None, description="twelve digits; null: that of the credentials")
+    region: str | None = Field(None, description="such as us-east-1; null: the configured one")
+
+
+def _image_name(image: Any) -> Any:
+    if isinstance(image, dict):
+        image = get_image_uri(**EcrImage.from_tree(image, "image").model_dump())
+    if isinstance(image, str):
+        region_of_image(image)
+    return image
+
+
+# Full name of an image in ECR, which may be given as a mapping of EcrImage's fields.
+ImageName = Annotated[str, BeforeValidator(_image_name)]
 
 
 class Network(Options):

@@ -8,6 +8,21 @@ from frcnn.prediction import SUFFIXES as IMAGE_SUFFIXES
 FILE_SUFFIXES = (".tar.gz", ".manifest", ".jsonl", ".json", ".safetensors", ".yaml", ".yml", *IMAGE_SUFFIXES)
 
 
+# Files that operating systems and browsers leave in folders.
+JUNK = (".DS_Store", "Thumbs.db", "desktop.ini")
+
+
+def is_junk(name: str) -> bool:
+    """Whether a path's last part is a file of the operating system, including macOS's ``._`` companions."""
+    file = name.rpartition("/")[2]
+    return file in JUNK or file.startswith("._")
+
+
+def is_folder_marker(key: str) -> bool:
+    """Whether a key is one of the empty objects that the S3 console creates for a folder."""
+    return key.endswith("/")
+
+
 def split_uri(uri: str) -> tuple[str, str]:
     """Bucket and key of ``s3://bucket/key``."""
     bucket, _, key = uri.removeprefix("s3://").partition("/")

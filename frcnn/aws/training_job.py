@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from frcnn.aws.image_uri import region_of_image
 from frcnn.aws.instances import LOCAL, has_nvme_disks, processes_per_host
-from frcnn.aws.request_fields import Hours, Network, S3Uri, tag_list
+from frcnn.aws.request_fields import Hours, ImageName, Network, S3Uri, tag_list
 from frcnn.aws.s3_uri import folder_uri
 from frcnn.aws.service_model import check_request
 from frcnn.config import Config, Options, load_config, option_names
@@ -64,7 +64,9 @@ class TrainingJob(Options):
     """
 
     name: str = Field(description="of the job, unique in account and region: letters, digits and hyphens, at most 63")
-    image: str = Field(description="full ECR name, as push_ecr.sh prints it; preferably with its digest")
+    image: ImageName = Field(
+        description="full ECR name, as push_ecr.sh prints it, or {repository, tag, account, region}"
+    )
     role: str = Field(description="ARN of the containers' execution role")
     channels: dict[str, S3Uri | TrainingChannel] = Field(description="channel name: S3 folder, or a TrainingChannel")
     output: S3Uri = Field(description="S3 folder; SageMaker writes below NAME/output/")
@@ -108,7 +110,6 @@ class TrainingJob(Options):
 
     @model_validator(mode="after")
     def _check_consistency(self) -> TrainingJob:
-        region_of_image(self.image)
         check_mpi_options(self.mpi_options)
         self.network.vpc()
         if self.max_hours > MAX_RUN_HOURS:

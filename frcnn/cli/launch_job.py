@@ -29,9 +29,11 @@ def launch_job(file: Path, dry_run: bool, follow: bool, price: float | None, ove
     Needs boto3 (pip install -e '.[sagemaker]') and credentials; with --dry-run, no credentials if the job file names
     the account.
     """
-    from frcnn.aws.launcher import Launcher, cost, load_job
+    from frcnn.aws.launcher import Launcher, cost
+    from frcnn.aws.request_file import load_request
+    from frcnn.aws.training_job import TrainingJob
 
-    job = load_job(file, list(overrides))
+    job = load_request(TrainingJob, file, overrides)
     request = job.request()
     if dry_run:
         click.echo(json.dumps(request, indent=2))

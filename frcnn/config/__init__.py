@@ -1,7 +1,7 @@
 """All options of a run: the typed tree, and how files and texts become one."""
 
 from frcnn.config.data_options import Augment, Data, Image, Split
-from frcnn.config.loading import changed_options, load_config, read_yaml, save_config
+from frcnn.config.loading import UniqueKeyLoader, changed_options, load_config, read_yaml, save_config
 from frcnn.config.model_options import FPN, RPN, Anchors, Backbone, Norm, Ops, RoIHead
 from frcnn.config.options import Options, option_names
 from frcnn.config.schema import Config
@@ -24,6 +24,7 @@ __all__ = [
     "RoIHead",
     "Split",
     "Training",
+    "UniqueKeyLoader",
     "changed_options",
     "load_config",
     "option_names",

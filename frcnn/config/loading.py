@@ -54,14 +54,14 @@ def changed_options(before: Mapping[str, Any], config: Config) -> list[str]:
     return changed
 
 
-def read_yaml(file: Path) -> dict[str, Any]:
-    """The mapping in a YAML file; an empty file is an empty mapping.
+def read_yaml(file: Path, loader: type[yaml.SafeLoader] | None = None) -> dict[str, Any]:
+    """The mapping in a YAML file, read with a loader that rejects duplicate keys; an empty file is an empty mapping.
 
     Raises:
         UserError: the file cannot be read, is not YAML, has a key twice in a mapping, or holds something else.
     """
     try:
-        tree = yaml.load(file.read_text(encoding="utf-8-sig"), _UniqueKeyLoader)
+        tree = yaml.load(file.read_text(encoding="utf-8-sig"), loader or UniqueKeyLoader)
     except OSError as error:
         raise UserError(
             f"config file {file} cannot be read ({error.strerror}); give the path of a YAML file such as "
@@ -84,7 +84,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
     return tree
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
+class UniqueKeyLoader(yaml.SafeLoader):
     """Refuses a mapping with the same key twice, of which plain YAML silently keeps the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:

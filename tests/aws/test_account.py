@@ -48,6 +48,23 @@ def test_upload_skips_files_of_the_same_size(account: AwsAccount, tmp_path: Path
     assert bodies == {"a": b"new", "b": b"12"}
 
 
+def test_folder_markers_and_files_of_the_operating_system(
+    account: AwsAccount, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "data" / "train").mkdir(parents=True)
+    for name in ("a.jpg", ".DS_Store", "train/.DS_Store", "train/._b.jpg", "train/b.jpg"):
+        (tmp_path / "data" / name).write_bytes(b"1")
+    account.upload(tmp_path / "data", "s3://bucket/data")
+    assert set(account.objects("s3://bucket/data")) == {"data/a.jpg", "data/train/b.jpg"}
+    assert "not uploaded: 3 files of the operating system (.DS_Store, ._b.jpg)" in capsys.readouterr().err
+    put(account, "data/", "data/train/", "data/empty/")  # the console creates these
+    account.download("s3://bucket/data", tmp_path / "back")
+    assert {file.name for file in (tmp_path / "back").rglob("*") if file.is_file()} == {"a.jpg", "b.jpg"}
+    account.track("folder", "s3://bucket/data")
+    list(account.clean_up())
+    assert account.objects("s3://bucket") == {}
+
+
 def test_objects_of_a_folder_exclude_keys_with_the_same_prefix(account: AwsAccount) -> None:
     put(account, "data/1", "database/2", "data")
     assert set(account.objects("s3://bucket/data/")) == {"data/1"}

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from moto import mock_aws
 
 from frcnn.aws.endpoint import Endpoint, Model, Variant
-from frcnn.aws.launcher import LOG_GROUP, Launcher, cost, load_job
+from frcnn.aws.launcher import LOG_GROUP, Launcher, cost
 from frcnn.aws.training_job import TrainingJob
 from frcnn.aws.transform import Transform
 from frcnn.cli import main
@@ -79,18 +79,37 @@ def test_deploy_invoke_and_delete_two_variants(launcher: Launcher) -> None:
     assert sagemaker.list_models()["Models"] == []
 
 
+def put(launcher: Launcher, key: str) -> None:
+    launcher.client("s3").put_object(Bucket="bucket", Key=key, Body=b"1")
+
+
 def test_a_batch_transform(launcher: Launcher) -> None:
+    put(launcher, "in/1.jpg")
     transform = Transform(name="t", model="m", input="s3://bucket/in", output="s3://bucket/answers")
     assert launcher.transform(transform) == "s3://bucket/answers"
     assert launcher.created() == [("folder", "s3://bucket/answers")]
 
 
 def test_clean_up_keeps_a_transform_folder_that_existed_before(launcher: Launcher) -> None:
-    launcher.client("s3").put_object(Bucket="bucket", Key="answers/theirs", Body=b"1")
+    put(launcher, "answers/theirs")
+    put(launcher, "in/1.jpg")
     launcher.transform(Transform(name="t", model="m", input="s3://bucket/in", output="s3://bucket/answers"))
     assert launcher.created() == []
     assert list(launcher.clean_up()) == []
-    assert set(launcher.objects("s3://bucket")) == {"answers/theirs"}
+    assert set(launcher.objects("s3://bucket")) == {"answers/theirs", "in/1.jpg"}
+
+
+def test_transform_inputs_that_would_fail_the_job(launcher: Launcher) -> None:
+    transform = Transform(name="t", model="m", input="s3://bucket/in", output="s3://bucket/answers")
+    put(launcher, "in/")
+    put(launcher, "inventory/1.jpg")
+    with pytest.raises(UserError, match="s3://bucket/in does not exist or is empty"):
+        launcher.transform(transform)
+    put(launcher, "in/1.jpg")
+    put(launcher, "in/.DS_Store")
+    with pytest.raises(UserError, match=r"contains 1 files that are not images, first 'in/\.DS_Store'"):
+        launcher.transform(transform)
+    assert launcher.client("sagemaker").list_transform_jobs()["TransformJobSummaries"] == []
 
 
 def test_costs() -> None:
@@ -123,31 +142,3 @@ def test_launch_job_starts_a_job(launcher: Launcher, tmp_path: Path, monkeypatch
     result = CliRunner().invoke(main, ["launch-job", "--config", "job.yaml", "--follow"])
     assert result.stdout.startswith("training job: j-1\nmodel: s3://bucket/out/j-1/output/model.tar.gz\n== Completed")
     assert launcher.client("sagemaker").describe_training_job(TrainingJobName="j-1")["TrainingJobStatus"] == "Completed"
-
-
-@pytest.mark.parametrize(
-    ("text", "overrides", "message"),
-    [
-        (None, [], "job file .* cannot be read: .*No such file"),
-        ("name: [", [], "job file .* cannot be read: while parsing"),
-        ("- a", [], "job file .* holds a list; expected fields such as name"),
-        ("nam: a", [], "unknown option 'nam'; did you mean 'name'"),
-        ("name: a", ["instance_count"], "'instance_count' is not of the form FIELD=VALUE"),
-        (
-            "image: {repository: frcnn, tag: a/b, account: '123456789012', region: us-east-1}",
-            [],
-            "tag 'a/b' is neither",
-        ),
-        ("image: {repo: frcnn}", [], r"image in .* is \{'repo': 'frcnn'\}; expected repository and tag"),
-        (
-            "hyperparameters: 3",
-            ["hyperparameters.seed=1"],
-            "'hyperparameters.seed' cannot be set: hyperparameters is 3",
-        ),
-    ],
-)
-def test_errors_in_a_job_file(tmp_path: Path, text: str | None, overrides: list[str], message: str) -> None:
-    if text is not None:
-        (tmp_path / "job.yaml").write_text(text)
-    with pytest.raises(UserError, match=message):
-        load_job(tmp_path / "job.yaml", overrides)
