@@ -275,3 +275,14 @@ def test_the_configuration_page_is_current() -> None:
 @pytest.mark.parametrize("recipe", sorted((REPOSITORY / "configs").glob("*.yaml")), ids=lambda file: file.stem)
 def test_recipes_load(recipe: Path) -> None:
     load_config(recipe)
+
+
+def test_home_is_expanded_in_files_and_overrides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    file = tmp_path / "recipe.yaml"
+    file.write_text("output: ~/runs/a\ndata:\n  train:\n    images: ~/photos\n")
+    config = load_config(file, ["data.root=~/coco", "weights=~nobody-has-this-name/w.safetensors"])
+    assert config.output == Path("/home/me/runs/a")
+    assert config.data.train.images == Path("/home/me/photos")
+    assert config.data.root == Path("/home/me/coco")
+    assert config.weights == Path("~nobody-has-this-name/w.safetensors")

@@ -64,20 +64,30 @@ def check_output(path: Path, option: str, *, folder: bool) -> None:
         )
 
 
-class Output(click.Path):
+class Input(click.Path):
+    """Parameter type of a path; ``~`` is expanded, which shells do not do in ``--option=~/path``."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        return Path(os.path.expanduser(os.fsdecode(super().convert(value, param, ctx))))
+
+
+class Output(Input):
     """Parameter type of an output path, which is checked when the command line is parsed."""
 
     def __init__(self, *, folder: bool) -> None:
-        super().__init__(path_type=Path)
+        super().__init__()
         self.folder = folder
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        path = super().convert(value, param, ctx)
         check_output(path, param.opts[0] if param else "the output", folder=self.folder)
         return path
 
 
-PATH = click.Path(path_type=Path)
+PATH = Input()
 OUT_FILE, OUT_FOLDER = Output(folder=False), Output(folder=True)
 SPLITS = ("train", "validation", "test")
 

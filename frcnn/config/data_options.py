@@ -28,6 +28,11 @@ class Data(Options):
     on_bad_annotation: Literal["skip", "error"] = Field(
         "skip", description="skip: count and skip invalid annotations; error: refuse the dataset before training starts"
     )
+    box_format: Literal["xywh", "xyxy", "normalized_xywh"] | None = Field(
+        None,
+        description="format of `bbox`: pixels x, y, width, height (COCO), pixels x1, y1, x2, y2, or fractions of the "
+        "image's size; null: xywh, and files that look like another format are refused",
+    )
     max_bad_image_share: Fraction = Field(
         0.01,
         description="fraction of unreadable images that fails the run; fewer are logged and replaced by blank images",

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
 import pydantic
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from typing_extensions import Self
 
 from frcnn.errors import UserError
@@ -64,6 +65,12 @@ class Options(BaseModel):
         return {
             name: value for name, value in values.items() if value is not None or not is_section(field_type(cls, name))
         }
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _expand_home(cls, value: Any) -> Any:
+        """``~/data`` is a folder in the user's home, in YAML files and KEY=VALUE as on a shell's command line."""
+        return Path(os.path.expanduser(value)) if isinstance(value, Path) else value
 
     @classmethod
     def from_tree(cls, tree: Mapping[str, Any], source: str) -> Self:
