@@ -10,14 +10,11 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from frcnn.container.init import Init
-from frcnn.errors import EXIT_FAILURE, UserError, print_message
-
-if TYPE_CHECKING:
-    from frcnn.container.environment import Environment
+from frcnn.errors import print_message
 
 SHELL = ("/bin/bash",)
 
@@ -27,8 +24,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     init = Init()  # first of all: process 1 has no default signal handlers
     words = list(sys.argv[1:] if arguments is None else arguments)
     variables = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    if not words and (reason := _training_job(os.environ)):
+        print_message(f"no command was given, but {reason}: running 'train' (for a shell: docker run -it IMAGE bash)")
+        words = ["train"]
     if words == ["train"]:
-        return train(init, variables)
+        from frcnn.container.run_training import run_training
+
+        return run_training(init, variables)
     if words == ["serve"]:
         return init.run((sys.executable, "-m", "frcnn.container.serve"), variables)
     if not words:
@@ -42,55 +44,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return init.run(words, os.environ)
 
 
-def train(init: Init, variables: dict[str, str]) -> int:
-    """Run this host's part of a training job; writes the failure file when the job fails."""
-    from frcnn.container.environment import Environment, base_folder, failure_file
-    from frcnn.container.failure import FailureParser, failure_of, report, write_failure
-    from frcnn.container.hosts import STOPPED, LeaderHost, WorkerHost
-    from frcnn.container.runner import choose_runner
-    from frcnn.container.ssh_keys import install_ssh_keys
+def _training_job(variables: Mapping[str, str]) -> str | None:
+    """Why a container without a command belongs to a training job, or None.
 
-    file = failure_file(base_folder(os.environ))
-    host = os.uname().nodename
-    try:
-        file.unlink(missing_ok=True)  # left by an earlier local run in the same folder
-        environment = Environment.read()
-        host = environment.resources.current_host
-        runner = choose_runner(environment)
-        if runner.mpi and len(environment.resources.hosts) > 1:
-            install_ssh_keys(environment)
-    except UserError as error:
-        print_message(str(error))
-        report(file, failure_of(error, host))
-        return EXIT_FAILURE
-    parser = FailureParser()
-    if runner.mpi and not environment.resources.is_leader:
-        hosts = environment.resources.hosts
-        worker = WorkerHost(hosts[0], host, len(hosts), prepared_check(environment))
-        code = worker.exit_code(init.run(runner.command, variables, worker.on_signal, parser.read, worker.every_second))
-        stopped, failure = worker.stopped, worker.failure
-    elif runner.mpi or environment.program or environment.training_module:
-        leader = LeaderHost(init)
-        code = init.run(runner.command, variables, leader.on_signal, parser.read, leader.every_second)
-        stopped, failure = leader.stopped, None
-    else:
-        stopped, failure = False, None
-        code = init.run(runner.command, variables, on_line=parser.read)
-        stopped = code == STOPPED
-    if code and not stopped:
-        write_failure(file, failure or parser.failure(code, "training", host))
-    return code
+    The local mode of SageMaker's SDK v3 starts the image without a command.
+    """
+    if variables.get("TRAINING_JOB_NAME"):
+        return "TRAINING_JOB_NAME is set"
+    from frcnn.container.environment import base_folder
 
-
-def prepared_check(environment: Environment) -> Callable[[], bool]:
-    """A function that returns True once this host has prepared the job; a user's own program needs no preparation."""
-    if environment.program or environment.training_module:
-        return lambda: True
-    from frcnn.container.job import saved_config
-
-    file = saved_config(environment)
-    file.unlink(missing_ok=True)  # left by an earlier run in the same container
-    return file.is_file
+    config: Path = base_folder(variables) / "input" / "config"
+    return f"{config} exists" if config.is_dir() else None
 
 
 def _is_verb(word: str) -> bool:

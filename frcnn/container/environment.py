@@ -35,13 +35,16 @@ class Environment:
     """The contract of a training job.
 
     Attributes:
-        options: hyperparameters that are options of the configuration, as strings; JSON quotes added by SDKs are
-        removed. reserved: hyperparameters of SageMaker itself (``sagemaker_…``), as strings. checkpoints: the folder
-        that SageMaker synchronises with S3, or None if the job has none. warm_pool_cache: folder that survives into the
-        next job of a warm pool; None outside a warm pool. job_arn: unique name of the job; None outside SageMaker.
-        ssh_secret: mixed into the job's SSH key. launched: whether this process is a rank started by mpirun. program: a
-        user's script that runs instead of our training. training_module, service_module: ``package.module:function``
-        that runs instead of our training or endpoint.
+        options: hyperparameters that are options of the configuration, as strings by dotted name; JSON quotes added by
+            SDKs are removed.
+        reserved: hyperparameters of SageMaker itself (``sagemaker_…``), as strings.
+        checkpoints: the folder that SageMaker synchronises with S3, or None if the job has none.
+        warm_pool_cache: folder that survives into the next job of a warm pool; None outside a warm pool.
+        job_arn: unique name of the job; None outside SageMaker.
+        ssh_secret: mixed into the job's SSH key.
+        launched: whether this process is a rank started by mpirun.
+        program: a user's script that runs instead of our training.
+        training_module, service_module: ``package.module:function`` that runs instead of our training or endpoint.
     """
 
     base: Path
@@ -73,7 +76,7 @@ class Environment:
         texts = read_hyperparameters(config / "hyperparameters.json")
         return cls(
             base=base,
-            options={name: text for name, text in texts.items() if not RESERVED.match(name)},
+            options=_options(texts),
             reserved={name: text for name, text in texts.items() if RESERVED.match(name)},
             channels=read_channels(config / "inputdataconfig.json", base / "input" / "data"),
             resources=read_resources(config / "resourceconfig.json"),
@@ -176,6 +179,24 @@ class ServingEnvironment:
     @property
     def model(self) -> Path:
         return self.base / "model"
+
+
+def _options(texts: Mapping[str, str]) -> dict[str, str]:
+    """The hyperparameters that are options, by dotted name.
+
+    ``backbone__name`` stands for ``backbone.name``: SDK v3's ``SourceCode`` makes shell variables of the names.
+    """
+    options: dict[str, str] = {}
+    for name, text in texts.items():
+        if RESERVED.match(name):
+            continue
+        dotted = name.replace("__", ".")
+        if options.setdefault(dotted, text) != text:
+            raise UserError(
+                f"hyperparameters {dotted!r} and {dotted.replace('.', '__')!r} are the same option and have different "
+                "values; remove one of them"
+            )
+    return options
 
 
 def _integer(variables: Mapping[str, str], *names: str) -> int | None:

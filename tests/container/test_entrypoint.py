@@ -19,7 +19,7 @@ from tiny_job import Container
 from frcnn.config import Config
 from frcnn.container.environment import Environment
 from frcnn.container.job import save_job
-from frcnn.entrypoint import prepared_check
+from frcnn.container.run_training import prepared_check
 from frcnn.training.metric_lines import METRIC_DEFINITIONS
 
 MakeContainer = Callable[..., Container]
@@ -114,6 +114,32 @@ def test_empty_base_folder_is_reported(tmp_path: Path) -> None:
     )
     assert done.returncode != 0
     assert "no channel contains training data" in (tmp_path / "output" / "failure").read_text()
+
+
+@pytest.mark.parametrize("evidence", ["TRAINING_JOB_NAME is set", "input/config exists"])
+def test_container_without_command_trains_if_it_belongs_to_a_job(tmp_path: Path, evidence: str) -> None:
+    """As the local mode of SageMaker's SDK v3 starts the image."""
+    variables = {**os.environ, "SAGEMAKER_BASE_DIR": str(tmp_path)}
+    if evidence.startswith("TRAINING"):
+        variables["TRAINING_JOB_NAME"] = "local"
+    else:
+        (tmp_path / "input" / "config").mkdir(parents=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "frcnn.entrypoint"],
+        env=variables, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode != 0  # without data
+    assert re.search(rf"^frcnn: no command was given, but \S*{evidence}: running 'train'", done.stderr)
+    assert "no channel contains training data" in (tmp_path / "output" / "failure").read_text()
+
+
+def test_container_without_command_is_a_shell_otherwise(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "frcnn.entrypoint"],
+        env={**os.environ, "SAGEMAKER_BASE_DIR": str(tmp_path)},
+        input="exit $((20 + 3))\n", capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (23, "")
 
 
 def test_invalid_config_file_is_reported_by_process_1(make_container: MakeContainer) -> None:

@@ -136,7 +136,10 @@ def test_reserved_hyperparameters_and_switches(tmp_path: Path) -> None:
             {"inputdataconfig": {"train": {"TrainingInputMode": "Stream"}}},
             r"TrainingInputMode of channel 'train' is 'Stream'; .*FastFile",
         ),
-        ({"resourceconfig": {"current_host": "algo-9", "hosts": ["algo-1"]}}, r"a list of names with the current host 'algo-9'"),
+        (
+            {"resourceconfig": {"current_host": "algo-9", "hosts": ["algo-1"]}},
+            r"a list of names with the current host 'algo-9'",
+        ),
         ({"resourceconfig": {"instance_groups": "homogeneous"}}, r"'instance_groups' is \"homogeneous\""),
     ],
 )
@@ -155,6 +158,16 @@ def test_checkpoints_are_where_sagemaker_says_else_in_the_usual_folder(tmp_path:
     assert Environment.read(variables).checkpoints == tmp_path / "checkpoints"
     elsewhere.mkdir()
     assert Environment.read(variables).checkpoints == elsewhere
+
+
+def test_double_underscore_stands_for_a_dot(tmp_path: Path) -> None:
+    values = {"backbone__name": '"resnet18"', "training.epochs": "3", "training__epochs": "3", "sagemaker__x": "1"}
+    environment = Environment.read(write(tmp_path, hyperparameters=values))
+    assert environment.options == {"backbone.name": "resnet18", "training.epochs": "3"}
+    assert environment.reserved == {"sagemaker__x": "1"}
+    values["training__epochs"] = "4"
+    with pytest.raises(UserError, match=r"'training.epochs' and 'training__epochs' are the same option"):
+        Environment.read(write(tmp_path, hyperparameters=values))
 
 
 def test_variables(tmp_path: Path) -> None:
