@@ -18,6 +18,8 @@ BIT_DEPTHS = (8, 10, 12, 14, 16, 24, 32)  # of sensors and file formats
 BITS_PER_SAMPLE, MAX_SAMPLE_VALUE = 258, 281  # TIFF 6.0 tags
 # Pillow keeps the upper byte of 16-bit color. Read in the other byte order, the same data gives the lower byte.
 _OTHER_ORDER = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
+_PNG_16_BITS = {2: "RGB;16B", 4: "LA;16B", 6: "RGBA;16B"}  # by color type, as Pillow names them
+_ROWS = 256  # scaled at a time, which bounds the memory for the intermediate values
 
 logger = logging.getLogger(__name__)
 
@@ -27,22 +29,31 @@ def read_deep_samples(image: ImageFile.ImageFile, encoded: bytes) -> np.ndarray 
 
     Loads the image; the samples are oriented like its pixels.
     """
-    rawmode = _rawmode(image) if image.format == "TIFF" else ""
+    rawmode = _rawmode(image, encoded)
     image.load()
     if image.mode.startswith("I") or image.mode == "F":
-        return np.nan_to_num(np.asarray(image, np.float64))
-    if image.format == "PNG" and encoded[24] == 16:
-        import tensorflow as tf
-
-        with tf.device("CPU:0"):
-            return np.array(tf.io.decode_png(encoded, channels=3, dtype=tf.uint16))
+        return np.nan_to_num(np.array(image, np.float64), copy=False)
+    if rawmode == "LA;16B":  # as four bytes per pixel: both of the sample, both of the transparency
+        both = _load_as(encoded, "RGBA")
+        return _join_bytes(both[..., 0], both[..., 1])
     if rawmode.startswith(("RGB;16", "RGBA;16", "RGBX;16")):
-        with Image.open(io.BytesIO(encoded)) as again:
-            other = rawmode[:-1] + _OTHER_ORDER[rawmode[-1]]
-            again.tile = [tile._replace(args=(other, *_arguments(tile)[1:])) for tile in again.tile]
-            low, high = (np.asarray(pixels)[..., :3].astype(np.uint16) for pixels in (again, image))
-        return high * np.uint16(256) + low
+        low = _load_as(encoded, rawmode[:-1] + _OTHER_ORDER[rawmode[-1]])
+        return _join_bytes(np.asarray(image)[..., :3], low[..., :3])
     return None
+
+
+def _load_as(encoded: bytes, rawmode: str) -> np.ndarray:
+    """Pixels of an image whose stored samples are taken for another layout."""
+    with Image.open(io.BytesIO(encoded), formats=["TIFF", "PNG"]) as image:
+        image.tile = [tile._replace(args=(rawmode, *_arguments(tile)[1:])) for tile in image.tile]
+        return np.asarray(image)
+
+
+def _join_bytes(high: np.ndarray, low: np.ndarray) -> np.ndarray:
+    samples = high.astype(np.uint16)
+    samples <<= 8
+    samples |= low
+    return samples
 
 
 def scale_to_8_bits(samples: np.ndarray, declared: int | None = None) -> np.ndarray:
@@ -62,7 +73,11 @@ def scale_to_8_bits(samples: np.ndarray, declared: int | None = None) -> np.ndar
         reason = "used by the file"
     if full not in (1.0, 255.0, 65535.0):
         _report_once(full, reason)
-    return np.clip(samples * (255.0 / full) + 0.5, 0, 255).astype(np.uint8)
+    scaled = np.empty(samples.shape, np.uint8)
+    for start in range(0, len(samples), _ROWS):
+        rows = slice(start, start + _ROWS)
+        scaled[rows] = np.clip(samples[rows] * (255.0 / full) + 0.5, 0, 255)
+    return scaled
 
 
 def declared_maximum(image: ImageFile.ImageFile, encoded: bytes) -> int | None:
@@ -84,8 +99,13 @@ def _first(value: object) -> int:
     return value if isinstance(value, int) else 0
 
 
-def _rawmode(image: ImageFile.ImageFile) -> str:
-    """Layout of the stored samples, such as ``RGB;16L``; empty where it is not the same for all tiles."""
+def _rawmode(image: ImageFile.ImageFile, encoded: bytes) -> str:
+    """Layout of a TIFF's or PNG's samples, such as ``RGB;16L``; empty if it is unknown or differs between tiles."""
+    if image.format == "PNG":  # which may be loaded already: its EXIF data can be at its end
+        bits, color_type = encoded[24:26]
+        return _PNG_16_BITS.get(color_type, "") if bits == 16 else ""
+    if image.format != "TIFF":
+        return ""
     modes = {_arguments(tile)[0] for tile in image.tile}
     return modes.pop() if len(modes) == 1 else ""
 

@@ -11,6 +11,7 @@ from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from PIL.Image import Transpose
 
 from frcnn.data.bit_depth import declared_maximum, read_deep_samples, scale_to_8_bits
+from frcnn.data.image_limits import DEFAULT_MAX_PIXELS, FILE_FORMATS, LimitExceeded, check_bytes, check_header
 from frcnn.data.jpeg import is_truncated
 
 # Transposition for each EXIF orientation (EXIF 2.32, tag 0x0112). Pillow's exif_transpose also rewrites the other tags
@@ -33,26 +34,38 @@ class UnreadableImage(ValueError):
     """The bytes are not a complete image of a known format; the message says why."""
 
 
-def decode_image(source: Path | bytes) -> np.ndarray:
-    """Pixels of a JPEG, PNG, BMP, GIF (first frame), WebP, TIFF, AVIF or other file that Pillow reads.
+class ImageTooLarge(UnreadableImage):
+    """Decoding the image would take more memory or time than allowed."""
+
+
+def decode_image(
+    source: Path | bytes, max_pixels: int = DEFAULT_MAX_PIXELS, *, use_tensorflow: bool = True
+) -> np.ndarray:
+    """Pixels of a JPEG, PNG, BMP, GIF (first frame), WebP, TIFF, AVIF or HEIC file.
 
     EXIF orientation is applied. Greyscale, palette and CMYK images become RGB, and more than 8 bits per sample are
     scaled to 8. Transparency is dropped and the colors below it are kept, as in torchvision and Detectron2.
 
     Args:
         source: path, or the encoded bytes.
+        max_pixels: maximum size, checked on the header as in :mod:`frcnn.data.image_limits`.
+        use_tensorflow: decode most JPEGs with TensorFlow, which runs in parallel in several threads; the pixels are the
+            same. False for a process that does not import TensorFlow.
 
     Returns:
         ``[H, W, 3]`` uint8 RGB, writable.
 
     Raises:
-        UnreadableImage: missing, empty, truncated or damaged file, or more pixels than Pillow considers safe.
+        ImageTooLarge: more pixels than ``max_pixels``, or too many scans of a JPEG.
+        UnreadableImage: missing, empty, truncated or damaged file.
     """
     try:
         encoded = source if isinstance(source, bytes) else source.read_bytes()
+        check_bytes(encoded, max_pixels)
         with _open(encoded) as image:
+            check_header(image, max_pixels)
             transpose = _orienting_transpose(image)
-            if transpose is None and _is_plain_jpeg(image, encoded):
+            if use_tensorflow and transpose is None and _is_plain_jpeg(image, encoded):
                 pixels = _decode_plain_jpeg(encoded)
                 if pixels is not None:
                     return pixels
@@ -64,8 +77,26 @@ def decode_image(source: Path | bytes) -> np.ndarray:
             else:
                 rgb = Image.fromarray(scale_to_8_bits(samples, declared_maximum(image, encoded))).convert("RGB")
             return np.array(rgb if transpose is None else rgb.transpose(transpose))
+    except LimitExceeded as error:
+        raise ImageTooLarge(f"{_name(source)} {error}") from None
     except Exception as error:  # damaged bytes make Pillow's decoders raise almost anything
         raise UnreadableImage(_reason(source, error)) from error
+
+
+def upright_pixels(image: Image.Image) -> np.ndarray:
+    """Pixels ``[H, W, 3]`` uint8 RGB of a Pillow image, turned upright if it was opened from a file with EXIF data.
+
+    Raises:
+        UnreadableImage: more than 8 bits per sample, whose range the image does not say, or a damaged file.
+    """
+    if image.mode.startswith(("I", "F")):
+        raise UnreadableImage(f"the image has mode {image.mode!r}; convert it to 8 bits, or give the file's path")
+    try:
+        transpose = _orienting_transpose(image)
+        rgb = _to_rgb(image)
+        return np.array(rgb if transpose is None else rgb.transpose(transpose))
+    except Exception as error:  # a lazily opened file is decoded here
+        raise UnreadableImage(_reason(b"", error)) from error
 
 
 def upright_size(file: Path) -> tuple[int, int]:
@@ -81,7 +112,7 @@ def upright_size(file: Path) -> tuple[int, int]:
 
 def _open(source: Path | bytes) -> ImageFile.ImageFile:
     try:
-        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FILE_FORMATS)
     except UnidentifiedImageError:
         head = source[:12] if isinstance(source, bytes) else _read_head(source)
         if head[4:8] != b"ftyp" or head[8:12] not in _HEIF_BRANDS:
@@ -91,7 +122,7 @@ def _open(source: Path | bytes) -> ImageFile.ImageFile:
         except ImportError as error:
             raise ValueError("HEIC needs the package pillow-heif: pip install 'frcnn[heif]'") from error
         pillow_heif.register_heif_opener()
-        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=["HEIF"])
 
 
 def _read_head(file: Path) -> bytes:
@@ -134,7 +165,7 @@ def _decode_plain_jpeg(encoded: bytes) -> np.ndarray | None:
 
 
 def _decode_with_pillow(encoded: bytes) -> np.ndarray:
-    with Image.open(io.BytesIO(encoded)) as image:
+    with Image.open(io.BytesIO(encoded), formats=["JPEG"]) as image:
         return np.asarray(image)
 
 
@@ -144,10 +175,14 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
+def _name(source: Path | bytes) -> str:
+    return "the image" if isinstance(source, bytes) else str(source)
+
+
 def _reason(source: Path | bytes, error: BaseException) -> str:
-    name = "the image" if isinstance(source, bytes) else str(source)
+    name = _name(source)
     if isinstance(error, FileNotFoundError):
         return f"{name} does not exist"
     if isinstance(error, UnidentifiedImageError):
-        return f"{name} is not an image of a known format"
+        return f"{name} is not an image of a known format; expected {', '.join(FILE_FORMATS)}"
     return f"{name} cannot be decoded: {' '.join(str(error).split()) or type(error).__name__}"
