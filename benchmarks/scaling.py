@@ -1,9 +1,10 @@
-"""What do two ranks on two cores reach of twice one rank on one core, and how much of the all-reduce is hidden?
+"""Weak scaling from one rank on one core to two ranks on two cores, and the part of the all-reduce that is hidden.
 
-    python benchmarks/scaling.py --config configs/bccd_r18_fpn.yaml data.root=../shared/data/bccd --json scaling.json
+    python benchmarks/scaling.py --config configs/bccd_r18_fpn.yaml data.root=bccd --json scaling.json
 
-Weak scaling: the recipe's batch on each rank. Steps of two ranks are measured with the exchange of gradients and, in the same processes
-and alternating with those, without it; the exchange is measured alone too. Medians. Times hold on an idle machine only.
+Each rank has the recipe's batch. Steps of two ranks are measured with the exchange of gradients and, alternating with
+those in the same processes, without it; the exchange is also measured alone. Values are medians and need an idle
+machine.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     parser.add_argument("--steps", type=int, default=9)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--rank-of", type=Path, help=argparse.SUPPRESS)  # a rank, started by the command without it
+    parser.add_argument("--rank-of", type=Path, help=argparse.SUPPRESS)  # started by this script itself, as a rank
     arguments = parser.parse_args()
     if arguments.rank_of:
         world = connect()
@@ -63,7 +64,7 @@ def main() -> None:
         "gradient (MB)": together["megabytes"],
         "efficiency": alone["step"] / together["step"],
         "efficiency without exchange": alone["step"] / together["apart"],
-        "share of the exchange that is hidden": 1 - (together["step"] - together["apart"]) / together["exchange"],
+        "hidden share of the exchange": 1 - (together["step"] - together["apart"]) / together["exchange"],
     }
     for name, value in results.items():
         print(f"{name:<40}{value:10.3f}")

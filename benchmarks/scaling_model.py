@@ -1,10 +1,10 @@
-"""What a training step costs on 1 to 512 GPUs, by a model of few terms.
+"""A simple model of the time of a training step on 1 to 512 GPUs.
 
     python benchmarks/scaling_model.py [--json FILE]
 
-    step = the slowest rank's computation + that part of the all-reduce which the backward pass does not cover
+    step = computation of the slowest rank + the part of the all-reduce that does not overlap with the backward pass
 
-docs/scaling.md says where each number comes from and compares the result with published figures. Nothing here was measured on
+docs/scaling.md gives the source of each number and compares the result with published figures. Nothing was measured on
 GPUs.
 """
 
@@ -27,12 +27,13 @@ GPUS = (1, 8, 16, 32, 64, 128, 256, 512)
 
 @dataclass(frozen=True)
 class Machine:
-    """Where it runs.
+    """A cluster of nodes with 8 GPUs.
 
     Attributes:
         images: per GPU and step.
         image_seconds: computation of an image of average size.
-        inside: bytes/s of a ring inside a node, per GPU and direction; the data sheet's peak times ``REACHED``.
+        inside: bytes/s of a ring inside a node, per GPU and direction; the data sheet's peak, of which ``REACHED`` is
+            reached.
         network: bits/s between nodes, per node.
     """
 
@@ -43,8 +44,8 @@ class Machine:
     network: float
 
 
-REACHED = 0.7  # of a link's peak by large all-reduces: an assumption
-HOP_SECONDS = 20e-6  # of one step of a ring through the network: an assumption
+REACHED = 0.7  # fraction of a link's peak in large all-reduces; assumed
+HOP_SECONDS = 20e-6  # latency of one step of a ring through the network; assumed
 MACHINES = (
     Machine("V100, NVLink, 25 Gb/s", 2, 0.105, 150e9, 25e9),
     Machine("V100, NVLink, 100 Gb/s", 2, 0.105, 150e9, 100e9),
@@ -54,7 +55,7 @@ MACHINES = (
 
 
 def all_reduce_seconds(gpus: int, size: float, machine: Machine) -> float:
-    """A ring inside the nodes and one between them: 2 (n - 1) / n of the bytes pass each link (Patarasuk & Yuan 2009)."""
+    """A ring within and one between nodes: 2 (n - 1) / n of the bytes pass each link (Patarasuk & Yuan 2009)."""
     local, nodes = min(gpus, NODE), -(-gpus // NODE)
     inside = 2 * (local - 1) / local * size / (machine.inside * REACHED)
     between = 2 * (nodes - 1) / nodes * size * 8 / (machine.network * REACHED) + 2 * (nodes - 1) * HOP_SECONDS
@@ -65,12 +66,13 @@ def computation(gpus: int, machine: Machine, one_canvas: bool, rng: np.random.Ge
     """Seconds ``[STEPS]`` of the slowest rank; images take COCO's canvases at 800 pixels in assumed shares, mostly 4:3.
 
     Args:
-        one_canvas: all images of a step share one, as in frcnn; else every rank draws its own and pads to the larger of them.
+        one_canvas: all images of a step have the same canvas, as in frcnn; otherwise each rank has its own, the largest
+            of its images.
     """
     areas, shares = np.array([800, 1088, 1216, 1344]) * 800.0, np.array([0.05, 0.6, 0.3, 0.05])
     areas /= areas @ shares
     draws = rng.choice(areas, p=shares, size=(STEPS, 1 if one_canvas else gpus, machine.images)).max(axis=-1)
-    # Proposals, decoding, the system: a tenth of a log-normal spread on every rank and step, an assumption.
+    # Proposals, decoding, the system: log-normal noise of 5 % per rank and step; assumed.
     noise = rng.lognormal(0.0, 0.05, size=(STEPS, gpus))
     return (draws * noise).max(axis=1) * machine.images * machine.image_seconds
 
@@ -83,7 +85,7 @@ def step_seconds(
     size = GRADIENT_BYTES * compression
     travel = all_reduce_seconds(gpus, size, machine)
     last = travel * min(LAST_BUCKET * compression / size, 1.0)
-    # All buckets but the last may travel during the backward pass; what does not fit into it is waited for.
+    # All buckets but the last can overlap with the backward pass; the rest adds to the step.
     waited = np.maximum(travel - last - BACKWARD * compute, 0.0) + last if overlap else travel
     return float(np.mean(compute + waited))
 

@@ -1,12 +1,12 @@
-"""Where does a training step's time go, how far is it from the machine's limit, and how does torchvision compare?
+"""Time of a training step by phase, compared with the machine's peak and, with --peer, with torchvision.
 
-    python benchmarks/train_step.py --config configs/bccd_r18_fpn.yaml data.root=../shared/data/bccd --json step.json
+    python benchmarks/train_step.py --config configs/bccd_r18_fpn.yaml data.root=bccd --json step.json
     python benchmarks/train_step.py --peer --config … training.precision=float32 fpn.channels=256 …
 
-Prints milliseconds a step for input, forward, backward and update (medians; each is the difference of two measured
-programs), images/s, peak memory, and the arithmetic rate of forward and backward beside that of a large matrix product on the
-same threads: the floor. With --peer, torchvision's Faster R-CNN of the same layers trains on the same batches, its steps alternating
-with ours; it needs the extra "bench". Times hold on an idle machine only.
+Prints milliseconds per step for input, forward, backward and update (medians; each is the difference of two measured
+programs), images/s, peak memory, and the arithmetic rate of forward and backward beside that of a large matrix product
+on the same threads. With --peer, torchvision's Faster R-CNN of the same layers trains on the same batches, its steps
+alternating with ours; it needs the extra "bench". Values need an idle machine.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 if "--peer" in sys.argv:
-    # Before TensorFlow, whose libraries their import does not survive.
+    # Importing torch after TensorFlow crashes.
     import torch
     import torchvision
 
@@ -114,7 +114,7 @@ def measure(config: Config, steps: int, threads: int, with_peer: bool) -> dict[s
 
 
 def alternate(programs: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each program, run in turn so that a busy moment of the machine meets them all."""
+    """Median seconds of each program; they run in turn, so that other load on the machine affects all alike."""
     times: dict[str, list[float]] = {name: [] for name in programs}
     for number in range(rounds + 2):
         for name, program in programs.items():
@@ -130,7 +130,7 @@ PRODUCT_FLOPS = 2.0 * PRODUCT_SIZE**3
 
 
 def matrix_product(precision: str) -> Callable[[], object]:
-    """A product large enough that arithmetic is its only limit."""
+    """A matrix product that is large enough to be limited by arithmetic."""
     dtype = tf.float32 if precision == "float32" else tf.bfloat16
     factor = tf.cast(tf.random.stateless_normal([PRODUCT_SIZE, PRODUCT_SIZE], [1, 2]), dtype)
     product = tf.function(lambda: tf.reduce_sum(tf.cast(factor @ factor, tf.float32)))
@@ -147,7 +147,7 @@ def float_operations(function: Any) -> float:
 
 
 def torchvision_step(config: Config, batch: Batch, classes: int, threads: int) -> Callable[[], object]:
-    """One step of torchvision's detector with the same layers, sizes and optimiser on the same images."""
+    """One step of torchvision's detector with the same layers, sizes and optimizer on the same images."""
     from torchvision.models.detection import FasterRCNN
     from torchvision.models.detection.anchor_utils import AnchorGenerator
     from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
