@@ -1,4 +1,4 @@
-"""Importing TensorFlow without its start-up messages."""
+"""Start-up: TensorFlow without its messages, and a check for temporary files."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ def import_tensorflow() -> None:
     They bypass Python's streams, and some ignore the log level.
 
     Raises:
-        UserError: TensorFlow cannot be imported.
+        UserError: TensorFlow cannot be imported, or temporary files cannot be created.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors only
+    check_temporary_folder()
     try:
         with _captured_stderr():
             import tensorflow as tf
@@ -28,6 +29,21 @@ def import_tensorflow() -> None:
             tf.config.list_physical_devices()
     except ImportError as error:
         raise UserError(f"TensorFlow cannot be imported: {error}; 'frcnn doctor' says what is missing") from error
+
+
+def check_temporary_folder() -> None:
+    """Check that temporary files can be created.
+
+    Raises:
+        UserError: no folder for them is writable, as in a read-only container.
+    """
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError as error:
+        raise UserError(
+            "no folder for temporary files is writable (tried TMPDIR, /tmp, /var/tmp and the working directory); "
+            "add --tmpfs /tmp to docker run, or set TMPDIR to a writable folder"
+        ) from error
 
 
 @contextlib.contextmanager

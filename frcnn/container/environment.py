@@ -143,6 +143,7 @@ class ServingEnvironment:
         payload_mb: ``SAGEMAKER_MAX_PAYLOAD_IN_MB`` of a batch transform. Also None for 0, which stands for
             unlimited chunked bodies: bodies are decoded in memory, so the server's own limit applies.
         options: ``FRCNN_SERVE_<OPTION>`` by option, in lower case.
+        program: ``SAGEMAKER_PROGRAM``, an inference program of SageMaker's toolkit.
     """
 
     base: Path
@@ -152,6 +153,7 @@ class ServingEnvironment:
     timeout: int | None
     payload_mb: int | None
     options: Mapping[str, str]
+    program: str | None
     service_module: str | None
 
     @classmethod
@@ -173,6 +175,7 @@ class ServingEnvironment:
             options={
                 name[len(SERVE) :].lower(): text for name, text in sorted(variables.items()) if name.startswith(SERVE)
             },
+            program=variables.get("SAGEMAKER_PROGRAM") or None,
             service_module=variables.get("SAGEMAKER_SERVICE_MODULE") or None,
         )
 

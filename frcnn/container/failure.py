@@ -96,7 +96,10 @@ class FailureParser:
     # Open MPI 4.1: orte/tools/orterun and orte/mca/errmgr, help texts.
     _KILLED = re.compile(r"process rank (\d+) with PID \d+ on node (\S+) exited on\s+signal (\d+)")
     _LOST = re.compile(r"Remote daemon: \S+ on node (\S+)")
-    _RAISED = re.compile(r"^(?:\[\d+,(\d+)\]<std\w+>:)?((?:\w+\.)*[A-Z]\w*(?:Error|Exception|Interrupt)\b.*)$")
+    _RAISED = re.compile(
+        r"^(?:\[\d+,(\d+)\]<std\w+>:)?"
+        r"((?:\w+\.)*[A-Z]\w*(?:Error|Exception|Interrupt)\b.*|\S*python\S*: can't open file .*)$"
+    )
 
     def __init__(self) -> None:
         self._reported: Failure | None = None

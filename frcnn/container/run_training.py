@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 
@@ -10,9 +11,11 @@ from frcnn.container.failure import Failure, FailureParser, failure_of, report, 
 from frcnn.container.hosts import STOPPED, LeaderHost, WorkerHost
 from frcnn.container.init import Init
 from frcnn.container.job import saved_config
-from frcnn.container.runner import Runner, choose_runner
+from frcnn.container.preflight import check_job
+from frcnn.container.runner import TOOLKIT, Runner, choose_runner
 from frcnn.container.ssh_keys import install_ssh_keys
 from frcnn.errors import EXIT_FAILURE, UserError, print_message
+from frcnn.startup import check_temporary_folder
 
 
 def run_training(init: Init, variables: dict[str, str]) -> int:
@@ -24,10 +27,13 @@ def run_training(init: Init, variables: dict[str, str]) -> int:
     file = failure_file(base_folder(os.environ))
     host = os.uname().nodename
     try:
-        file.unlink(missing_ok=True)  # left by an earlier local run in the same folder
+        check_temporary_folder()
+        with contextlib.suppress(OSError):
+            file.unlink()  # left by an earlier local run in the same folder
         environment = Environment.read()
         host = environment.resources.current_host
         runner = choose_runner(environment)
+        check_job(environment, toolkit=runner.command == TOOLKIT)
         if runner.mpi and len(environment.resources.hosts) > 1:
             install_ssh_keys(environment)
     except UserError as error:

@@ -12,6 +12,7 @@ from frcnn.config.options import coerce_text, field_type
 from frcnn.container.environment import SERVE, ServingEnvironment
 from frcnn.errors import UserError, print_message
 from frcnn.serving.options import ServeOptions
+from frcnn.startup import check_temporary_folder
 
 PORT = 8080
 _FIXED = ("model", "port", "bind")  # options that SageMaker's contract determines
@@ -21,8 +22,14 @@ def main() -> int:
     """Serve ``/opt/ml/model``, or call the user's ``SAGEMAKER_SERVICE_MODULE``; returns the exit code."""
     try:
         hosting = ServingEnvironment.read()
+        check_temporary_folder()
         if hosting.service_module:
             return int(named_function(hosting.service_module)() or 0)
+        if hosting.program:
+            raise UserError(
+                f"SAGEMAKER_PROGRAM is {hosting.program!r}, but this endpoint does not run inference programs: remove "
+                "the variable, or set SAGEMAKER_SERVICE_MODULE=package.module:function to run your own server"
+            )
         from frcnn.serving.server import serve
 
         return serve(serve_options(hosting))

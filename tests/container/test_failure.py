@@ -69,6 +69,11 @@ def test_rank_report_precedes_mpirun_message_precedes_last_exception() -> None:
     assert read("all is well").failure(7, "training", "algo-1").what == "training exited with code 7"
 
 
+def test_missing_program_is_the_failure() -> None:
+    line = "/opt/frcnn/bin/python: can't open file '/opt/ml/code/a.py': [Errno 2] No such file or directory"
+    assert read(line).failure(2, "training", "algo-1").what == line
+
+
 def test_truncated_report_is_ignored() -> None:
     assert read('frcnn-failure {"what": "hal').failure(1, "training", "algo-1").what == "training exited with code 1"
 

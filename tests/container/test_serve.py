@@ -75,6 +75,14 @@ def test_user_module_serves(tmp_path: Path) -> None:
     assert "SAGEMAKER_SERVICE_MODULE is 'mine:stop', which cannot be used" in done.stderr
 
 
+def test_inference_program_is_rejected(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "frcnn.entrypoint", "serve"]
+    variables = {**os.environ, "SAGEMAKER_BASE_DIR": str(tmp_path), "SAGEMAKER_PROGRAM": "inference.py"}
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("frcnn: SAGEMAKER_PROGRAM is 'inference.py', but this endpoint does not run")
+
+
 def test_missing_model_is_reported(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "frcnn.entrypoint", "serve"]
     done = subprocess.run(
