@@ -1,45 +1,89 @@
-"""From pictures to detections: the one way in for evaluate, predict, serve and export."""
+"""From images to detections, for the Python API, evaluation, prediction and serving.
+
+Python API: :meth:`Detector.load`, :meth:`Detector.detect` and :meth:`Detections.draw` take arrays, files and Pillow
+images, and raise :class:`frcnn.errors.UserError` for anything else.
+
+Batch interface of evaluation and serving: :meth:`Detector.prepare`, :meth:`Detector.detect_batch` and
+:meth:`Detector.detect_index` work on prepared images that share a canvas.
+"""
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
+from PIL import Image
 
 from frcnn.config import Config
 from frcnn.data.coco import Index
+from frcnn.data.decode import UnreadableImage, decode_image, upright_pixels
 from frcnn.data.pipeline import inference_batches, prepare_image
 from frcnn.data.unreadable_images import UnreadableImages
+from frcnn.drawing import MAX_SIDE, class_color, draw_boxes
+from frcnn.errors import UserError
 from frcnn.modeling.faster_rcnn import FasterRCNN, build_model
 from frcnn.modeling.roi_head import BatchDetections
 from frcnn.weights.model_folder import load_weights, read_model_folder
 
+# An RGB array [H, W, 3] uint8, an image file, or a Pillow image.
+ImageSource = np.ndarray | Image.Image | str | os.PathLike[str]
+_SINGLE_IMAGE = (np.ndarray, Image.Image, str, os.PathLike)
 
-class Detections(NamedTuple):
-    """What was found in one image, best first.
+
+@dataclass(frozen=True, eq=False)
+class Detections:
+    """Detections in one image, best first.
 
     Attributes:
-        boxes: ``[D, 4]`` float32, ``(x1, y1, x2, y2)`` in pixels of the original image.
+        boxes: ``[D, 4]`` float32, ``(x1, y1, x2, y2)`` in pixels of the upright original image.
         scores: ``[D]`` float32 in (0, 1].
-        labels: ``[D]`` int32 in 1..K, positions in the model's class names, counted from 1.
+        labels: ``[D]`` int32 in 1..K.
+        class_names: the model's classes: label k is ``class_names[k - 1]``.
     """
 
     boxes: np.ndarray
     scores: np.ndarray
     labels: np.ndarray
+    class_names: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    @property
+    def names(self) -> list[str]:
+        """Class name of each detection."""
+        return [self.class_names[label - 1] for label in self.labels]
+
+    def draw(self, image: ImageSource, score_threshold: float = 0.5, max_side: int = MAX_SIDE) -> Image.Image:
+        """A copy of the image with boxes, class names and scores of detections of at least ``score_threshold``.
+
+        Args:
+            image: the image in which the detections were made.
+            max_side: pixels; larger images are reduced to it.
+
+        Raises:
+            UserError: the image cannot be read.
+        """
+        shown = np.flatnonzero(self.scores >= score_threshold)[::-1]  # the best is drawn last, on top
+        names = self.names
+        captions = [f"{names[i]} {self.scores[i]:.2f}" for i in shown]
+        colors = [class_color(int(label)) for label in self.labels[shown]]
+        return draw_boxes(load_image(image), self.boxes[shown], captions, colors, max_side=max_side)
 
 
 class Prepared(NamedTuple):
-    """One picture as the model takes it.
+    """One image as the model takes it.
 
     Attributes:
-        canvas: ``[H, W, 3]`` float32, normalised, zero-padded right and bottom.
+        canvas: ``[H, W, 3]`` float32, normalized, zero-padded right and bottom.
         size: ``[2]`` int32, height and width before padding.
-        original_size: height and width of the picture itself, pixels.
+        original_size: height and width of the upright original, pixels.
     """
 
     canvas: np.ndarray
@@ -48,7 +92,7 @@ class Prepared(NamedTuple):
 
 
 class Detector:
-    """A model with its classes, ready for pictures of any size. Traces once per canvas and batch size."""
+    """A model and its classes, for images of any size. TensorFlow traces once per canvas and batch size."""
 
     def __init__(
         self, model: FasterRCNN, config: Config, class_names: Sequence[str], category_ids: Sequence[int]
@@ -61,43 +105,65 @@ class Detector:
 
     @classmethod
     def load(cls, folder: Path) -> Detector:
-        """Detector from a model folder alone.
+        """Load the detector of a model folder.
 
         Raises:
-            UserError: a file of the folder is missing, damaged or does not fit the others.
+            UserError: a file of the folder is missing, damaged or does not match the others.
         """
         saved = read_model_folder(folder)
         model = build_model(len(saved.class_names), saved.config)
         load_weights(model, saved.weights)
         return cls(model, saved.config, saved.class_names, saved.category_ids)
 
-    def detect(self, images: Sequence[np.ndarray], batch_size: int = 1) -> list[Detections]:
-        """Detections of upright RGB pictures ``[H, W, 3]`` uint8, in their order; same-canvas pictures share batches."""
-        prepared = [self.prepare(image) for image in images]
-        of_canvas: dict[tuple[int, int], list[int]] = defaultdict(list)
-        for position, picture in enumerate(prepared):
-            of_canvas[picture.canvas.shape[:2]].append(position)
+    def detect(self, images: ImageSource | Sequence[ImageSource], batch_size: int = 1) -> list[Detections]:
+        """Detect objects in one image or several.
+
+        Args:
+            images: a NumPy array ``[H, W, 3]`` uint8 RGB, an image file, a Pillow image, or a sequence of these. Files
+                and Pillow images are turned upright by their EXIF orientation.
+            batch_size: images of the same canvas that are computed at once.
+
+        Returns:
+            One :class:`Detections` per image, in the order of the images.
+
+        Raises:
+            UserError: an image cannot be read, or is none of these types.
+        """
+        single = isinstance(images, _SINGLE_IMAGE) and not _is_stack(images)
+        sources = images if isinstance(images, Iterable) and not single else [images]
+        waiting: dict[tuple[int, ...], list[tuple[int, Prepared]]] = defaultdict(list)
         results: dict[int, Detections] = {}
-        for positions in of_canvas.values():
-            for start in range(0, len(positions), batch_size):
-                chunk = positions[start : start + batch_size]
-                # A short last chunk repeats its last picture: another batch size would mean another trace.
-                rows = chunk + chunk[-1:] * (batch_size - len(chunk))
-                results.update(zip(chunk, self.detect_batch([prepared[row] for row in rows]), strict=False))
-        return [results[position] for position in range(len(images))]
+
+        def run(batch: list[tuple[int, Prepared]]) -> None:
+            # An incomplete batch is filled with its last image: another batch size would need another trace.
+            filled = [prepared for _, prepared in batch] + [batch[-1][1]] * (batch_size - len(batch))
+            found = self.detect_batch(filled)
+            results.update({position: found[row] for row, (position, _) in enumerate(batch)})
+            batch.clear()
+
+        for position, source in enumerate(sources):
+            prepared = self.prepare(load_image(source))
+            batch = waiting[prepared.canvas.shape]
+            batch.append((position, prepared))
+            if len(batch) == batch_size:
+                run(batch)
+        for batch in waiting.values():
+            if batch:
+                run(batch)
+        return [results[position] for position in range(len(results))]
 
     def prepare(self, image: np.ndarray) -> Prepared:
-        """An upright RGB picture ``[H, W, 3]`` uint8 on its canvas; safe to call from many threads."""
+        """Resize an upright RGB image ``[H, W, 3]`` uint8 and place it on its canvas; thread-safe."""
         return Prepared(*prepare_image(image, self.config.image), (image.shape[0], image.shape[1]))
 
-    def detect_batch(self, pictures: Sequence[Prepared]) -> list[Detections]:
-        """Detections of prepared pictures that share a canvas, as one batch."""
+    def detect_batch(self, images: Sequence[Prepared]) -> list[Detections]:
+        """Detect objects in prepared images that share a canvas, as one batch."""
         found = self._detect(
-            np.stack([picture.canvas for picture in pictures]),
-            np.stack([picture.size for picture in pictures]),
-            np.array([picture.original_size for picture in pictures], np.int32),
+            np.stack([image.canvas for image in images]),
+            np.stack([image.size for image in images]),
+            np.array([image.original_size for image in images], np.int32),
         )
-        return _split(found)
+        return self._split(found)
 
     def detect_index(
         self,
@@ -108,13 +174,15 @@ class Detector:
         size: int = 1,
         unreadable_images: UnreadableImages | None = None,
     ) -> dict[int, Detections]:
-        """Detections by image id of every image of an index, or of the share of process ``rank`` of ``size``.
+        """Detections by image id for all images of an index, or the share of ``rank`` of ``size`` ranks.
 
-        ``progress`` is told (images done, all images of the index); ``unreadable_images`` counts those that could not be read.
+        Args:
+            progress: called with (images done, number of images in the index).
+            unreadable_images: counts the images that cannot be read.
         """
         results: dict[int, Detections] = {}
         for batch in inference_batches(index, self.config, batch_size, rank, size, unreadable_images):
-            found = _split(self._detect(batch.images, batch.image_sizes, batch.original_sizes))
+            found = self._split(self._detect(batch.images, batch.image_sizes, batch.original_sizes))
             for image_id, detections in zip(batch.image_ids.numpy().tolist(), found, strict=True):
                 if image_id != -1:
                     results[image_id] = detections
@@ -122,7 +190,33 @@ class Detector:
                 progress(len(results), len(index.images))
         return results
 
+    def _split(self, found: BatchDetections) -> list[Detections]:
+        boxes, scores, labels, counts = (tensor.numpy() for tensor in found)
+        return [Detections(boxes[i, :n], scores[i, :n], labels[i, :n], self.class_names) for i, n in enumerate(counts)]
 
-def _split(found: BatchDetections) -> list[Detections]:
-    boxes, scores, labels, counts = (tensor.numpy() for tensor in found)
-    return [Detections(boxes[i, :n], scores[i, :n], labels[i, :n]) for i, n in enumerate(counts)]
+
+def load_image(source: ImageSource) -> np.ndarray:
+    """Upright RGB pixels ``[H, W, 3]`` uint8 of an array, image file or Pillow image.
+
+    Raises:
+        UserError: the image cannot be read, or is of another type or shape.
+    """
+    if isinstance(source, np.ndarray):
+        if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or 0 in source.shape:
+            raise UserError(
+                f"the image is an array {source.dtype} {source.shape}; expected uint8 [height, width, 3] in RGB"
+            )
+        return source
+    try:
+        if isinstance(source, Image.Image):
+            return upright_pixels(source)
+        if isinstance(source, (str, os.PathLike)):
+            return decode_image(Path(source))
+    except UnreadableImage as error:
+        raise UserError(str(error)) from error
+    raise UserError(f"the image is a {type(source).__name__}; expected a NumPy array, a path or a Pillow image")
+
+
+def _is_stack(images: ImageSource | Sequence[ImageSource]) -> bool:
+    """An array ``[B, H, W, 3]`` is a sequence of images."""
+    return isinstance(images, np.ndarray) and images.ndim == 4

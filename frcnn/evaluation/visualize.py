@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,10 +31,7 @@ def draw_detections(
         detections: boxes in the image's pixels.
         max_side: as for :func:`frcnn.drawing.draw_boxes`.
     """
-    shown = np.flatnonzero(detections.scores >= score_threshold)[::-1]  # best last, so that nothing covers it
-    captions = [f"{class_names[detections.labels[i] - 1]} {detections.scores[i]:.2f}" for i in shown]
-    colors = [class_color(int(label)) for label in detections.labels[shown]]
-    return draw_boxes(image, detections.boxes[shown], captions, colors, max_side=max_side)
+    return replace(detections, class_names=tuple(class_names)).draw(image, score_threshold, max_side)
 
 
 def draw_objects(

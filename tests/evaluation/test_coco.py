@@ -149,7 +149,10 @@ def test_class_by_class_equals_all_classes_at_once_to_the_last_digit(tmp_path: P
     results = jittered(index, seed)
     # Wrong classes among them, so that class 60 without objects has detections; class 61 has neither.
     kept = {image_id: one.labels < 8 for image_id, one in results.items()}
-    results = {image_id: Detections(*(column[kept[image_id]] for column in one)) for image_id, one in results.items()}
+    results = {
+        image_id: Detections(one.boxes[rows], one.scores[rows], one.labels[rows])
+        for (image_id, one), rows in zip(results.items(), kept.values(), strict=True)
+    }
     # Neither the order of images may matter, nor images without an entry.
     shuffled = {image_id: results[image_id] for image_id in reversed(list(results)) if image_id != 12}
     metrics = evaluate_detections(index, shuffled)

@@ -69,7 +69,8 @@ def test_bad_parameters(query: list[tuple[str, str]], attributes: str, status: i
 )
 def test_selected_detections(selection: Selection, rows: list[int]) -> None:
     selected = selection.apply(FOUND)
-    for ours, every in zip(selected, FOUND, strict=True):
+    for name in ("boxes", "scores", "labels"):
+        ours, every = getattr(selected, name), getattr(FOUND, name)
         np.testing.assert_array_equal(ours, every[rows])
 
 
