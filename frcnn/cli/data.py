@@ -1,13 +1,16 @@
-"""Data before training: check-dataset, make-shapes."""
+"""Dataset commands: check-dataset, make-shapes."""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 from pathlib import Path
+from typing import get_args
 
 import click
 
 from frcnn.cli.console import OUT_FOLDER, PATH, SPLITS, example
+from frcnn.data.box_format import BoxFormat
 from frcnn.errors import UserError
 from frcnn.startup import import_tensorflow
 
@@ -24,33 +27,43 @@ from frcnn.startup import import_tensorflow
     "--split",
     type=click.Choice(SPLITS),
     multiple=True,
-    help="Only this one; may be given again.  [default: all that are there]",
+    help="Split to check; may be repeated.  [default: all splits of the folder]",
 )
-@click.option("--config", "file", type=PATH, help="Recipe whose sizes and anchors suggestions are compared with.")
+@click.option("--config", "file", type=PATH, help="Recipe whose image sizes and anchors the suggestions start from.")
+@click.option("--box-format", type=click.Choice(get_args(BoxFormat)), help="Format of the boxes, as data.box_format.")
 @click.option(
     "--out",
     type=OUT_FOLDER,
     default=Path("runs/check"),
     show_default=True,
-    help="Folder for a picture of examples per split.",
+    help="Folder for one image of examples per split.",
 )
-def check_dataset(folder: Path, split: tuple[str, ...], file: Path | None, out: Path) -> None:
+def check_dataset(
+    folder: Path, split: tuple[str, ...], file: Path | None, box_format: BoxFormat | None, out: Path
+) -> None:
     """Check a COCO folder before training.
 
-    Prints counts, histograms, suggestions, and every bad annotation and image; draws examples with boxes. The exit code is 1
-    where something is bad: training skips bad annotations and puts up with a small share of bad images.
+    Prints counts, histograms, suggestions, and every invalid annotation and image, draws examples with boxes, and
+    compares the image files of the splits. The exit code is 1 if anything is invalid: training skips invalid
+    annotations and tolerates a small share of unreadable images.
     """
     from frcnn.config import load_config
 
-    config = load_config(file)
+    config = load_config(file, [f"data.box_format={box_format}"] if box_format else [])
     import_tensorflow()
     from frcnn.data.check import check_dataset as check
+    from frcnn.data.shared_files import describe_shared_files
 
     clean = True
-    for name, channel in _find_channels(folder, split):
-        report = check(*channel, config, contact_sheet=out / f"{name}.png")
+    indexes = []
+    for name, paths in _find_splits(folder, split):
+        report = check(*paths, config, contact_sheet=out / f"{name}.png")
         click.echo(f"{report.to_text()}\n")
         clean &= report.clean
+        indexes.append(report.index)
+    for first, second in itertools.combinations(indexes, 2):
+        if warning := describe_shared_files(first, second):
+            click.echo(f"{warning}\n")
     if not clean:
         raise click.exceptions.Exit(1)
 
@@ -62,22 +75,21 @@ def check_dataset(folder: Path, split: tuple[str, ...], file: Path | None, out: 
     type=click.IntRange(5),
     default=800,
     show_default=True,
-    help="Pictures in all; one in five is for validation.",
+    help="Total number of images; one in five is for validation.",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Other seeds draw other pictures.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of all random numbers.")
 def make_shapes(folder: Path, images: int, seed: int) -> None:
-    """Draw a data set of simple shapes.
+    """Draw a synthetic dataset of simple shapes.
 
-    It is for a first try without data of one's own, in COCO's layout. A folder that holds the same pictures already is left as
-    it is.
+    For a first run without data. A folder that already holds the same images is kept.
     """
     from frcnn.data.shapes import make_shapes as draw
 
     click.echo(f"shapes: {draw(folder, images=images, seed=seed)}")
 
 
-def _find_channels(folder: Path, splits: tuple[str, ...]) -> list[tuple[str, tuple[Path, Path]]]:
-    """The named splits with their files; without names those that the folder has, of which there must be one."""
+def _find_splits(folder: Path, splits: tuple[str, ...]) -> list[tuple[str, tuple[Path, Path]]]:
+    """The named splits with their files, or all splits of the folder, which must have at least one."""
     from frcnn.config import Data
     from frcnn.data.splits import find_split
 
@@ -88,4 +100,4 @@ def _find_channels(folder: Path, splits: tuple[str, ...]) -> list[tuple[str, tup
     for split in SPLITS:
         with contextlib.suppress(UserError):
             found.append((split, find_split(data, split)))
-    return found or [(SPLITS[0], find_split(data, SPLITS[0]))]  # raises, and says where it was looked for
+    return found or [(SPLITS[0], find_split(data, SPLITS[0]))]  # raises, and says what was searched

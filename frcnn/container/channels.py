@@ -15,15 +15,22 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frcnn import config
 from frcnn.container.input_files import InputChannel
-from frcnn.data.splits import SPLIT_NAMES, find_split
+from frcnn.data.splits import (
+    NAMED_FILES,
+    SPLIT_NAMES,
+    find_annotations,
+    find_images,
+    find_named_split,
+    find_split,
+    list_folder,
+)
 from frcnn.errors import UserError, print_message
 from frcnn.serving.model_source import ARCHIVE, find_model
 from frcnn.weights.model_files import WEIGHTS
@@ -39,9 +46,6 @@ ROLES = {
     "config": ("config", "recipe"),
 }
 MANIFESTS = (".manifest", ".jsonl")
-_FILE_NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
-_HEAD = 1 << 20  # bytes of an annotation file that are searched for file names
-_NAMES = 1000  # file names tried: enough to find one here unless the channel is sharded over hundreds of hosts
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,9 @@ def _data(
     candidates = (
         [train] if train and not {"validation", "annotations"} & set(roles) else others if train is None else []
     )
-    whole = [channel for channel in candidates if channel.mode != "Pipe" and _is_coco_folder(channel.folder)]
+    # A training channel of one split is left to _split, which also converts manifests.
+    search = find_named_split if train else _find_split_below
+    whole = [channel for channel in candidates if channel.mode != "Pipe" and search(channel.folder, "train")]
     if len(whole) == 1:
         return {"root": whole[0].folder}
     if train is None:
@@ -144,12 +150,11 @@ def _data(
     return data
 
 
-def _is_coco_folder(folder: Path) -> bool:
+def _find_split_below(folder: Path, split: str) -> tuple[Path, Path] | None:
     try:
-        find_split(config.Data(root=folder), "train")
+        return find_split(config.Data(root=folder), split)
     except UserError:
-        return False
-    return True
+        return None
 
 
 def _split(
@@ -159,62 +164,22 @@ def _split(
     if channel.mode == "Pipe":
         return _read_pipe(channel, split, scratch)
     places = [(channel, True)] + ([(annotations, alone)] if annotations else [])
-    for place, only_one in reversed(places):
-        file = _annotation_file(place.folder, split, only_one)
+    for place, only_split in reversed(places):
+        file = find_annotations(place.folder, split, (".json", *MANIFESTS), only_split=only_split)
         if file is None:
             continue
         if file.suffix in MANIFESTS:
             from frcnn.data.formats.manifest import manifest_to_coco
 
             return channel.folder, _write_tables(manifest_to_coco(file, images=channel.folder), split, scratch)
-        return _images_folder(channel.folder, file, split), file
-    looked = ", ".join(f"{place.name!r}" for place, _ in places)
+        return find_images(channel.folder, file, split), file
+    searched = ", ".join(f"{place.name!r}" for place, _ in places)
+    names = [file.format("NAME") + ".json" for file in NAMED_FILES]
     raise UserError(
-        f"no annotation file of the {split} split in {'channel' if len(places) == 1 else 'channels'} {looked}: looked for "
-        f"{', '.join(path.as_posix() for path in _annotation_names(SPLIT_NAMES[split][0]))}, the same with other names of the split, "
-        f"and a single .json, .manifest or .jsonl file; found {_listing([place for place, _ in places])}"
+        f"no annotation file of the {split} split in {'channel' if len(places) == 1 else 'channels'} {searched}: "
+        f"searched for {', '.join(names)} with NAME = {', '.join(SPLIT_NAMES[split])}, and for a single .json, "
+        f".manifest or .jsonl file; found {_listing([place for place, _ in places])}"
     )
-
-
-def _annotation_names(name: str) -> Iterator[Path]:
-    for folder in (Path(), Path("annotations")):
-        for prefix in ("instances_", ""):
-            for suffix in (".json", *MANIFESTS):
-                yield folder / f"{prefix}{name}{suffix}"
-
-
-def _annotation_file(folder: Path, split: str, only_one: bool) -> Path | None:
-    """By the split's name, by Roboflow's, or the only one there is."""
-    named = [folder / path for name in SPLIT_NAMES[split] for path in _annotation_names(name)]
-    usual = (
-        [folder / "_annotations.coco.json", folder / "annotations.json", folder / "instances.json"] if only_one else []
-    )
-    for file in (*named, *usual):
-        if file.is_file():
-            return file
-    single = (
-        [path for suffix in (".json", *MANIFESTS) for path in sorted(folder.glob(f"*{suffix}"))] if only_one else []
-    )
-    return single[0] if len(single) == 1 else None
-
-
-def _images_folder(folder: Path, annotations: Path, split: str) -> Path:
-    """Where the first pictures that the annotation file names are, among the usual places; else the channel itself.
-
-    A channel that is spread over hosts has only some of them here.
-    """
-    places = (folder, folder / "images", *(folder / name for name in SPLIT_NAMES[split]), *folder.glob("images/*"))
-    with annotations.open("rb") as file:
-        head = file.read(_HEAD)
-    for match in islice(_FILE_NAME.finditer(head), _NAMES):
-        try:
-            name = json.loads(match[1])
-        except ValueError:
-            return folder
-        for place in places:
-            if (place / name).is_file():
-                return place
-    return folder
 
 
 def _read_pipe(channel: InputChannel, split: str, scratch: Path) -> tuple[Path, Path]:
@@ -276,9 +241,4 @@ def _listing(channels: Sequence[InputChannel]) -> str:
 
 
 def _contents(channel: InputChannel) -> str:
-    if channel.mode == "Pipe":
-        return "Pipe mode"
-    if not channel.folder.is_dir():
-        return f"{channel.folder} does not exist"
-    names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in channel.folder.iterdir())
-    return (", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")) or "empty"
+    return "Pipe mode" if channel.mode == "Pipe" else list_folder(channel.folder)

@@ -1,4 +1,4 @@
-"""A look at a data set before training: what is in it, what is wrong with it, what suits it."""
+"""Check of a dataset before training: its contents, what is wrong with it, and suggested options."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DECODING_THREADS = 8
 
 @dataclass(frozen=True)
 class Histogram:
-    """Counts by bin, and the bins' names."""
+    """Counts by named bin."""
 
     title: str
     names: tuple[str, ...]
@@ -48,8 +48,8 @@ class Report:
 
     Attributes:
         annotation_problems: annotations that training would skip.
-        image_problems: kinds ``missing``, ``unreadable`` and ``size_differs``; training would see a blank picture.
-        contact_sheet: the file that was drawn, if one was asked for.
+        image_problems: kinds ``missing``, ``unreadable`` and ``size_differs``; training would see a blank image.
+        contact_sheet: the image of examples, if one was drawn.
     """
 
     index: Index
@@ -63,7 +63,7 @@ class Report:
 
     @property
     def clean(self) -> bool:
-        """Whether nothing is wrong with any annotation or image."""
+        """Whether all annotations and images can be used."""
         return not self.annotation_problems and not self.image_problems
 
     def to_text(self) -> str:
@@ -82,19 +82,14 @@ class Report:
 
     def _counts(self) -> str:
         records = self.index.images
-        shapes = Counter((record.width, record.height) for record in records)
-        (width, height), count = shapes.most_common(1)[0]
+        sizes = Counter((record.width, record.height) for record in records)
+        (width, height), count = sizes.most_common(1)[0]
+        most = max(len(record.labels) for record in records)
         lines = [
-            f"{self.index.source}",
-            f"  images           {len(records)}, {len(shapes)} sizes, most often {width} x {height} ({count})",
-            f"  boxes            {sum(self.classes.counts)}, at most {max(len(record.labels) for record in records)} in an image",
-            f"  crowd regions    {sum(int(record.crowd.sum()) for record in records)}",
-            f"  without objects  {sum(bool(record.crowd.all()) for record in records)} images",
-            f"  classes          {len(self.index.class_names)}",
-            f"  cut at the edge  {self.index.clipped} boxes that reach over it by more than a pixel",
-            f"  bad annotations  {len(self.annotation_problems)}",
-            f"  bad images       {len(self.image_problems)}",
-            f"  fingerprint      {self.index.fingerprint}",
+            *self.index.summary.lines(),
+            f"  {len(self.index.class_names)} classes, at most {most} boxes in an image",
+            f"  {len(sizes)} image sizes, most often {width} x {height} ({count})",
+            f"  fingerprint {self.index.fingerprint}",
         ]
         return "\n".join(lines)
 
@@ -106,10 +101,12 @@ class Report:
             before, after = found.coverage
             compared = f"instead of {before:.0%} with the configured sizes" if after > before else "as configured"
             lines += [
-                f"  image.min_size=[{found.min_size}]: nine in ten boxes of every class reach {SMALL_SIDE:g} pixels, as far as files allow",
-                f"  anchors.sizes=[{sizes}]: some anchor fits {after:.0%} of a class's boxes with an IoU of {GOOD_IOU:g}, {compared}",
+                f"  image.min_size=[{found.min_size}]: 90% of the boxes of every class reach {SMALL_SIDE:g} pixels "
+                "unless the files are too small",
+                f"  anchors.sizes=[{sizes}]: some anchor matches {after:.0%} of a class's boxes with an IoU "
+                f"of {GOOD_IOU:g}, {compared}",
             ]
-        lines += [f"  classes to watch: {line}" for line in found.watch]
+        lines += [f"  classes: {line}" for line in found.watch]
         return "\n".join(lines)
 
 
@@ -121,14 +118,14 @@ def check_dataset(
     Args:
         images: folder of the images.
         annotations: COCO instances file.
-        options: sizes and anchors that suggestions are compared with; the defaults if None.
+        options: sizes and anchors that suggestions are compared with, and the format of boxes; the defaults if None.
         contact_sheet: PNG to draw.
 
     Raises:
-        UserError: the annotation file's JSON, image table or category table is broken.
+        UserError: the annotation file cannot be used, see :func:`frcnn.data.coco.load_index`.
     """
     options = options or config.Config()
-    index = load_index(images, annotations, require_images=False)
+    index = load_index(images, annotations, box_format=options.data.box_format, require_images=False)
     with ThreadPoolExecutor(DECODING_THREADS) as threads:
         found = threads.map(_image_problem, index.images)
         shown = tqdm(found, total=len(index.images), desc="checking images", unit="image", disable=None, leave=False)
@@ -136,10 +133,9 @@ def check_dataset(
     if contact_sheet is not None:
         bad_ids = {problem.image_id for problem in image_problems}
         draw_contact_sheet(
-            index, contact_sheet, without={record.path for record in index.images if record.image_id in bad_ids}
+            index, contact_sheet, skip={record.path for record in index.images if record.image_id in bad_ids}
         )
     suggestions = suggest(index, options)
-    size = suggestions.min_size or options.image.min_size[-1]
     size = suggestions.min_size or options.image.min_size[-1]
     sides = box_sides(index, options.image, size)
     return Report(

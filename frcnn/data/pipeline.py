@@ -19,11 +19,11 @@ import numpy as np
 import tensorflow as tf
 
 from frcnn import config
-from frcnn.data.annotations import few
 from frcnn.data.batch import Batch
 from frcnn.data.coco import ImageRecord, Index
 from frcnn.data.example import load_example, prepare_image, resize_to_canvas
 from frcnn.data.plan import Plan, batches_per_epoch, canvas_numbers, canvases, plan_epoch, plan_inference
+from frcnn.data.problems import first_few
 from frcnn.data.transforms import Augmentation, sample_augmentation
 from frcnn.data.unreadable_images import UnreadableImages
 from frcnn.errors import UserError
@@ -140,7 +140,9 @@ def _training_records(index: Index, options: config.Config) -> Index:
     """The index without images that are not trained on. Raises UserError where no image has an object."""
     with_objects = tuple(record for record in index.images if not record.crowd.all())
     if not with_objects:
-        reasons = few(problem.reason for problem in index.problems) or "there are no annotations except crowd regions"
+        reasons = (
+            first_few(problem.reason for problem in index.problems) or "there are no annotations except crowd regions"
+        )
         raise UserError(f"no image in {index.source} has an object to train on: {reasons}")
     return index if options.data.keep_images_without_objects else dataclasses.replace(index, images=with_objects)
 

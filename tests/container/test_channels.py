@@ -186,7 +186,7 @@ def test_weights_and_recipe(tmp_path: Path) -> None:
         (
             ("train/a.jpg",),
             {},
-            r"no annotation file of the train split in channel 'train': .*instances_train2017.json"
+            r"no annotation file of the train split in channel 'train': .*instances_NAME.json.* with NAME = train2017"
             r".*found train \(a.jpg\)",
         ),
         (

@@ -28,7 +28,7 @@ def test_folder_is_a_coco_dataset_with_valid_annotations(tmp_path: Path) -> None
     validation = load_index(*find_split(Data(root=root), "validation"), on_bad_annotation="error")
     assert (len(train.images), len(validation.images)) == (12, 3)
     assert train.class_names == ("circle", "square", "triangle", "star", "cross")
-    assert train.clipped == 0
+    assert train.summary.notes == {}
     for record in train.images:
         assert len(record.labels) >= 1
         with Image.open(record.path) as image:
