@@ -77,6 +77,14 @@ def evaluate(model: str | PathLike[str], data: str | PathLike[str] | None = None
     from frcnn.startup import import_tensorflow
 
     import_tensorflow()
-    from frcnn.evaluation.split import evaluate_split
+    from frcnn.config import Data
+    from frcnn.data.coco import find_split, load_index
+    from frcnn.distributed import World
+    from frcnn.evaluation.evaluate import evaluate_model
+    from frcnn.weights.model_folder import read_model_folder
 
-    return evaluate_split(Path(model), Path(data) if data else None, split)
+    saved = read_model_folder(Path(model))
+    source = Data(root=Path(data)) if data else saved.config.data
+    metrics = evaluate_model(saved, lambda: load_index(*find_split(source, split)), World()).metrics
+    assert metrics is not None  # a world of one process has rank 0 only
+    return metrics

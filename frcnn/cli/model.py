@@ -1,4 +1,4 @@
-"""A model's life: train, evaluate, predict."""
+"""Commands on models: train, evaluate, predict."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from frcnn.cli.console import OUT_FOLDER, PATH, SPLITS, check_output, counted, example
-from frcnn.errors import UserError, print_message
+from frcnn.errors import EXIT_FAILURE, UserError, print_message
 from frcnn.startup import import_tensorflow
 
 if TYPE_CHECKING:
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 def train(file: Path, overrides: tuple[str, ...]) -> None:
     """Train a model.
 
-    KEY=VALUE changes an option of the recipe; docs/configuration.md lists them all. The run's folder is the option
-    'output'. Ctrl-C or SIGTERM saves and stops; the same command goes on from there.
+    KEY=VALUE overrides an option of the recipe; docs/configuration.md lists all options. The folder of the run is the
+    option 'output'. Ctrl-C or SIGTERM saves a checkpoint and stops; rerun the same command to resume.
     """
     from frcnn.config import load_config
     from frcnn.distributed import connect
     from frcnn.training.stop import StopRequest
 
-    # Signals count from the start: those that come while TensorFlow is imported stop the run at its first step.
+    # A signal during the import of TensorFlow must not be lost: it stops the run at its first step.
     with StopRequest() as stop:
         world = connect()
         with world.abort_together():
@@ -52,16 +52,16 @@ def train(file: Path, overrides: tuple[str, ...]) -> None:
 @click.command(
     epilog=example(
         "frcnn evaluate --model runs/bccd/model --split test",
-        "frcnn evaluate --model runs/bccd/model --images pictures --annotations instances.json --json metrics.json",
+        "frcnn evaluate --model runs/bccd/model --images photos --annotations instances.json --json metrics.json",
     )
 )
 @click.option("--model", type=PATH, required=True, help="Model folder that train wrote.")
-@click.option("--data", type=PATH, help="COCO folder; by default the one that the model was trained on.")
+@click.option("--data", type=PATH, help="COCO folder.  [default: the one that the model was trained on]")
 @click.option("--split", type=click.Choice(SPLITS), default="validation", show_default=True)
-@click.option("--images", type=PATH, help="Images folder, together with --annotations, in place of --data and --split.")
+@click.option("--images", type=PATH, help="Folder of images, with --annotations, instead of --data and --split.")
 @click.option("--annotations", type=PATH, help="COCO instances JSON file.")
-@click.option("--batch-size", type=click.IntRange(1), default=1, show_default=True, help="Images at a time.")
-@click.option("--json", "json_file", type=PATH, help="Write the numbers into this file too.")
+@click.option("--batch-size", type=click.IntRange(1), default=1, show_default=True, help="Images per batch.")
+@click.option("--json", "json_file", type=PATH, help="Also write the metrics to this file.")
 def evaluate(
     model: Path,
     data: Path | None,
@@ -71,42 +71,34 @@ def evaluate(
     batch_size: int,
     json_file: Path | None,
 ) -> None:
-    """Measure a model.
+    """Evaluate a model.
 
-    Prints the 12 COCO numbers and the AP of each class.
+    Prints the 12 COCO metrics and the AP of each class. More unreadable images than the model's option
+    data.max_bad_image_share allows are an error.
     """
     if (images is None) != (annotations is None):
-        raise UserError("--images and --annotations belong together; give both, or neither to use --data and --split")
+        raise UserError("--images and --annotations must be given together, or neither to use --data and --split")
     import_tensorflow()
-    from frcnn.data.coco import match_classes
-    from frcnn.data.unreadable_images import UnreadableImages
     from frcnn.distributed import connect
-    from frcnn.evaluation.coco import evaluate_detections
-    from frcnn.evaluation.split import detect_split, unreadable
-    from frcnn.inference import Detector
+    from frcnn.evaluation.evaluate import evaluate_model
     from frcnn.weights.model_folder import read_model_folder
 
     world = connect()
     with world.abort_together():
         world.init()
         with world.raise_together():
-            if json_file and world.is_main:  # which alone writes it
+            if json_file and world.is_main:  # only rank 0 writes it
                 check_output(json_file, "--json", folder=False)
             saved = read_model_folder(model)
-            index = match_classes(_find_index(saved.config, data, split, images, annotations), saved.class_names)
-            detector = Detector.load(model)
-        unreadable_images = UnreadableImages(index, saved.config.data.max_bad_image_share)
-        with counted(len(index.images), "evaluating") as count:
-            results = detect_split(detector, index, world, unreadable_images, batch_size, count)
-        unread = unreadable(unreadable_images, world)
-        with world.raise_together():
-            unreadable_images.check(unread)
-    if not world.is_main:
+
+        def find_index() -> Index:
+            return _find_index(saved.config, data, split, images, annotations)
+
+        metrics, index, unread = evaluate_model(saved, find_index, world, batch_size, counted)
+    if metrics is None:  # not rank 0
         return
-    with counted(len(index.class_names), "comparing", "class") as count:
-        metrics = evaluate_detections(index, results, count)
-    blank = f", {len(unread)} of the images could not be read" if unread else ""
-    click.echo(f"{index.source}: {metrics.images} images, {metrics.objects} objects{blank}")
+    skipped = f", {len(unread)} images unreadable and counted as blank" if unread else ""
+    click.echo(f"{index.source}: {metrics.images} images, {metrics.objects} objects{skipped}")
     for name, value in metrics.summary.items():
         click.echo(f"{name:<6} {value:.4f}")
     width = max(map(len, metrics.class_ap))
@@ -124,47 +116,54 @@ def evaluate(
         "frcnn predict photo.jpg more_photos/ --model runs/bccd/model --out found",
     )
 )
-@click.argument("pictures", nargs=-1, required=True, type=PATH, metavar="IMAGE_OR_DIR...")
+@click.argument("paths", nargs=-1, required=True, type=PATH, metavar="IMAGE_OR_DIR...")
 @click.option("--model", type=PATH, required=True, help="Model folder that train wrote.")
-@click.option("--out", type=OUT_FOLDER, required=True, help="Folder for the drawn pictures and detections.json.")
+@click.option("--out", type=OUT_FOLDER, required=True, help="Folder for the drawn images and detections.json.")
 @click.option(
     "--score",
     type=click.FloatRange(0, 1),
     default=0.5,
     show_default=True,
-    help="Draw detections of at least this score.",
+    help="Minimum score of the detections that are drawn.",
 )
-def predict(pictures: tuple[Path, ...], model: Path, out: Path, score: float) -> None:
-    """Find objects in pictures.
+def predict(paths: tuple[Path, ...], model: Path, out: Path, score: float) -> None:
+    """Detect objects in images.
 
-    Writes the pictures with boxes, and detections.json: all detections in the COCO results format, with the file name of each
-    one's picture. Folders are searched through. A picture that cannot be read is reported, the others are done, and the exit
-    code is 1.
+    Writes copies of the images with boxes, and detections.json: all detections in the COCO results format, with the
+        file
+    name of the image. Folders are searched recursively. An image that cannot be read or drawn is reported and skipped,
+    and the exit code is 1. Ctrl-C stops, and writes the detections so far.
     """
     from frcnn.prediction import RESULTS_FILE, find_images, predict_images
 
-    jobs = find_images(pictures, out)
+    tasks = find_images(paths, out, print_message)
     import_tensorflow()
     from frcnn.inference import Detector
 
     detector = Detector.load(model)
-    with counted(len(jobs), "predicting") as count:
-        unreadable = predict_images(detector, jobs, out, score, print_message, count)
-    click.echo(f"{len(jobs) - unreadable} drawn pictures and {RESULTS_FILE} are in {out}")
-    if unreadable:
-        print_message(f"{unreadable} of {len(jobs)} pictures could not be read")
-        raise click.exceptions.Exit(1)
+    with counted(len(tasks), "predicting") as count:
+        unreadable, not_drawn = predict_images(detector, tasks, out, score, print_message, count)
+    click.echo(f"{out}: {len(tasks) - unreadable - not_drawn} drawn images and {RESULTS_FILE}")
+    for number, problem in ((unreadable, "read"), (not_drawn, "drawn")):
+        if number:
+            print_message(f"{number} of {len(tasks)} images could not be {problem}")
+    if unreadable or not_drawn:
+        raise click.exceptions.Exit(EXIT_FAILURE)
 
 
 def _find_index(config: Config, root: Path | None, split: str, images: Path | None, annotations: Path | None) -> Index:
-    """The index that the options of evaluate name; by default that of the model's own data."""
+    """The index that the options of evaluate select; by default that of the data the model was trained on."""
     from frcnn.config import Data
     from frcnn.data.coco import find_split, load_index
 
     if images and annotations:
         return load_index(images, annotations)
-    data = Data(root=root) if root else config.data
-    return load_index(*find_split(data, split))
+    if root and not root.is_dir():
+        raise UserError(f"--data is {str(root)!r}, which is not a folder; give the path of a COCO folder")
+    if root:
+        return load_index(*find_split(Data(root=root), split, "rename them, or give --images and --annotations"))
+    remedy = "the model's configuration names it; give --data, or --images and --annotations"
+    return load_index(*find_split(config.data, split, remedy))
 
 
 def write_json(file: Path, value: Any) -> None:
