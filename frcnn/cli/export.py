@@ -1,4 +1,4 @@
-"""A model for elsewhere: export."""
+"""Models for use without frcnn: export."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from frcnn.startup import import_tensorflow
         "frcnn export --model runs/bccd/model --out bccd_fast --ops compiled",
     )
 )
-@click.option("--model", type=PATH, required=True, help="Model folder that train wrote.")
-@click.option("--out", type=OUT_FOLDER, required=True, help="Folder to write; it must be new or empty.")
+@click.option("--model", type=PATH, required=True, help="Model folder written by train.")
+@click.option("--out", type=OUT_FOLDER, required=True, help="Folder to write; must be new or empty.")
 @click.option("--format", "form", type=click.Choice(("savedmodel",)), default="savedmodel", show_default=True)
 @click.option(
     "--ops",
@@ -26,12 +26,12 @@ from frcnn.startup import import_tensorflow
     type=click.Choice(("reference", "compiled")),
     default="reference",
     show_default=True,
-    help="reference: runs wherever TensorFlow does; compiled: our kernels, whose library goes along.",
+    help="reference: needs only TensorFlow; compiled: our kernels, whose library is included.",
 )
 def export(model: Path, out: Path, form: str, kernel: Literal["reference", "compiled"]) -> None:
-    """Write a model that TensorFlow runs without frcnn.
+    """Export a model that TensorFlow runs without frcnn.
 
-    Encoded pictures or pixels in, the same detections as those of predict out; docs/export.md says how to call it.
+    It takes encoded images or pixels and gives the detections of predict; docs/export.md shows how to call it.
     """
     import_tensorflow()
     from frcnn.export import export_savedmodel
