@@ -204,8 +204,17 @@ def check_annotations(
     written = table["bbox"].copy()
     table["bbox"] = _in_pixels(table, packed.derived, sizes, good, box_format, source)
     boxes, corners, faults = _clip(table["bbox"], sizes)
-    for kind, (bad, words) in faults.items():
-        reject(bad, kind, lambda row, words=words: f"{of_image(row)}: bbox [{_list(written[row])}] {words(row)}")
+
+    def of_box(row: int) -> str:
+        return f"{of_image(row)}: bbox [{', '.join(f'{value:g}' for value in written[row])}]"
+
+    reject(faults.not_finite, "not_finite", lambda row: f"{of_box(row)} holds a number that is not finite")
+    reject(faults.no_area, "no_area", lambda row: f"{of_box(row)} has no area")
+    reject(
+        faults.outside_image,
+        "outside_image",
+        lambda row: f"{of_box(row)} lies outside the image of {sizes[row][0]:g} x {sizes[row][1]:g} pixels",
+    )
     copies = good & merged & _repeated(table, positions, merged)
     if copies.any():
         notes["merged_boxes"] = (int(copies.sum()), "boxes that an entry of the same image file repeats; used once")
@@ -253,10 +262,16 @@ def _in_pixels(
     return np.where(derived[:, None], table["bbox"], pixels)
 
 
-def _clip(
-    bbox: np.ndarray, sizes: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, dict[str, tuple[np.ndarray, Callable[[int], str]]]]:
-    """Boxes clipped to their image ``[M, 4]`` float32 xyxy, the corners before, and rows by what is wrong with them."""
+class _Faults(NamedTuple):
+    """Rows ``[M]`` bool with unusable boxes; a row may have several faults."""
+
+    not_finite: np.ndarray
+    no_area: np.ndarray
+    outside_image: np.ndarray
+
+
+def _clip(bbox: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray, _Faults]:
+    """Boxes clipped to their image ``[M, 4]`` float32 xyxy, the corners before clipping, and faults."""
     finite = np.isfinite(bbox).all(axis=1)
     with np.errstate(over="ignore", invalid="ignore"):
         corners = np.where(finite[:, None], np.concatenate([bbox[:, :2], bbox[:, :2] + bbox[:, 2:]], axis=1), 0.0)
@@ -264,16 +279,4 @@ def _clip(
         single = corners.astype(np.float32)
     has_area = (bbox[:, 2:] > 0).all(axis=1) & (single[:, 2:] > single[:, :2]).all(axis=1)
     visible = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-    faults: dict[str, tuple[np.ndarray, Callable[[int], str]]] = {
-        "not_finite": (~finite, lambda row: "holds a number that is not finite"),
-        "no_area": (~has_area, lambda row: "has no area"),
-        "outside_image": (
-            ~visible,
-            lambda row: f"lies outside the image of {sizes[row][0]:g} x {sizes[row][1]:g} pixels",
-        ),
-    }
-    return boxes, corners, faults
-
-
-def _list(numbers: np.ndarray) -> str:
-    return ", ".join(f"{value:g}" for value in numbers)
+    return boxes, corners, _Faults(*map(np.logical_not, (finite, has_area, visible)))

@@ -65,8 +65,7 @@ def read_images(entries: list[Any], file: Path, folder: Path) -> ImageTable:
                 f"{file}: entry {position} of 'images' has the id {shorten(entry.get('id'))}; expected an integer of "
                 "0 or more"
             )
-        name = entry.get("file_name")
-        _check_file_name(name, image_id, file)
+        name = _check_file_name(entry.get("file_name"), image_id, file)
         if image_id in by_id and normal_name(by_id[image_id]["file_name"]) != normal_name(name):
             raise UserError(
                 f"{file}: image id {image_id} is used for both {by_id[image_id]['file_name']!r} and {name!r}; give "
@@ -102,18 +101,20 @@ def read_images(entries: list[Any], file: Path, folder: Path) -> ImageTable:
     return ImageTable(table, list(kept.values()), located.missing, merged, notes)
 
 
-def _check_file_name(name: Any, image_id: int, file: Path) -> None:
+def _check_file_name(name: Any, image_id: int, file: Path) -> str:
+    """The name, unless it cannot be that of a file below the images folder: then UserError."""
     if not isinstance(name, str) or not name:
         raise UserError(
             f"{file}: image {image_id} has the file_name {shorten(name)}; expected a path inside the images folder"
         )
     if name.isascii() and name.isprintable() and ".." not in name and name[0] not in "/\\~" and ":" not in name:
-        return  # a quick test for the usual names
+        return name  # a quick test for the usual names
     windows = PureWindowsPath(name)
     if ".." in windows.parts or windows.drive or windows.root or PurePosixPath(name).is_absolute():
         raise UserError(f"{file}: file_name {name!r} leads out of the images folder; expected a path below it")
     if "\0" in name or any(unicodedata.category(character) == "Cs" for character in name):
         raise UserError(f"{file}: file_name {name!r} holds characters that no file name can have")
+    return name
 
 
 def _merge(paths: dict[int, Path]) -> tuple[dict[int, Path], dict[int, int]]:

@@ -18,11 +18,11 @@ class Skipped(NamedTuple):
     """Annotations that are not used for one reason.
 
     Attributes:
-        count: how many.
+        number: how many.
         examples: sentences about the first ones, with their ids.
     """
 
-    count: int
+    number: int
     examples: tuple[str, ...]
 
 
@@ -56,9 +56,9 @@ class DatasetSummary:
             f"{self.source}: {self.images} images ({self.without_objects} without objects), "
             f"{self.objects} of {self.annotations} annotations used as objects"
         ]
-        for kind, (count, examples) in self.skipped.items():
-            more = "; …" if count > len(examples) else ""
-            lines.append(f"  {count} annotations skipped ({kind}): {'; '.join(examples)}{more}")
+        for kind, (number, examples) in self.skipped.items():
+            more = "; …" if number > len(examples) else ""
+            lines.append(f"  {number} annotations skipped ({kind}): {'; '.join(examples)}{more}")
         if self.crowds:
             lines.append(
                 f"  {self.crowds} crowd regions (iscrowd=1), not trained on and ignored in evaluation{self._why()}"
@@ -84,7 +84,7 @@ class DatasetSummary:
             "objects": self.objects,
             "crowd_regions": self.crowds,
             "skipped": {
-                kind: {"count": skipped.count, "examples": list(skipped.examples)}
+                kind: {"count": skipped.number, "examples": list(skipped.examples)}
                 for kind, skipped in self.skipped.items()
             },
             "corrections": {name: count for name, (count, _) in self.notes.items()},
