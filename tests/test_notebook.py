@@ -14,7 +14,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from frcnn.aws.endpoint import Endpoint, Model, Variant
+from frcnn.aws.cost import endpoint_cost
+from frcnn.aws.endpoint import Endpoint, Variant
 from frcnn.aws.model_trainer import installed_sdk
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -58,11 +59,9 @@ def test_a_real_run_stays_within_the_documented_quotas() -> None:
         "IMAGE": "123456789012.dkr.ecr.us-east-1.amazonaws.com/frcnn:1",
         "artifact": "s3://bucket/m.tar.gz",
     }
-    account = SimpleNamespace(deploy=lambda models, endpoint: deployed.append(endpoint))
-    exec(
-        cells["deploy"],
-        {**values, **names, "account": account, "Endpoint": Endpoint, "Model": Model, "Variant": Variant},
-    )
+    account = SimpleNamespace(deploy=deployed.append)
+    classes = {"Endpoint": Endpoint, "Variant": Variant, "endpoint_cost": endpoint_cost}
+    exec(cells["deploy-cost"] + "\n" + cells["deploy"], {**values, **names, "account": account, **classes})
     [variant] = deployed[0].variants
     page = (REPOSITORY / "docs" / "sagemaker.md").read_text()
     assert f"*{variant.instance_type} for endpoint usage* | {variant.instance_count} |" in page

@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from frcnn.atomic import write_atomically
+from frcnn.aws import autoscaling
 from frcnn.aws.s3_uri import is_folder_marker, is_junk, split_uri
 from frcnn.errors import UserError, print_message
 
-# In the order of deletion: endpoints first, because they cost money until they are gone and use the other two.
-KINDS = ("endpoint", "endpoint configuration", "model", "folder")
+# In the order of deletion: an endpoint costs money until it is gone, and uses configuration and models.
+KINDS = ("alarm", "scaling target", "endpoint", "endpoint configuration", "model", "folder")
 DELETE_BATCH = 1000  # objects per DeleteObjects call, S3's limit
 _PERMISSION_HINT = "; docs/sagemaker.md lists the required permissions"
 _CREDENTIALS_HINT = "; renew your credentials"
+# Messages of SageMaker and Application Auto Scaling for resources that do not exist; the codes are not specific.
+_MISSING = ("could not find", "no scalable target found")
 _HINTS = {
     "AccessDeniedException": _PERMISSION_HINT,
     "AccessDenied": _PERMISSION_HINT,
@@ -118,13 +121,20 @@ class AwsAccount:
         existing = self.objects(uri)
         if not existing:
             self.track("folder", uri)
-        bucket, prefix = split_uri(uri.rstrip("/"))
-        s3 = self.client("s3")
         for file in files:
-            key = f"{prefix}/{file.relative_to(folder).as_posix()}".lstrip("/")
-            if existing.get(key) != file.stat().st_size:
-                call_aws(s3.upload_file, Filename=str(file), Bucket=bucket, Key=key)
+            address = f"{uri.rstrip('/')}/{file.relative_to(folder).as_posix()}"
+            if existing.get(split_uri(address)[1]) != file.stat().st_size:
+                self.upload_file(file, address)
         return uri
+
+    def upload_file(self, file: Path, uri: str) -> None:
+        """Copy a file to an S3 address.
+
+        Raises:
+            UserError: AWS rejects the upload.
+        """
+        bucket, key = split_uri(uri)
+        call_aws(self.client("s3").upload_file, Filename=str(file), Bucket=bucket, Key=key)
 
     def download(self, uri: str, folder: Path) -> Path:
         """Copy an S3 folder, or a single object, to a local folder.
@@ -188,15 +198,24 @@ class AwsAccount:
         for kind, name in self.created(run):
             kept = kind in keep or name in keep
             if not kept:
-                self._delete(kind, name)
+                self.delete(kind, name)
             self._write([entry for entry in self.created(run) if entry != (kind, name)], run)
             yield f"{'kept' if kept else 'deleted'}: {kind} {name}"
 
-    def _delete(self, kind: str, name: str) -> None:
+    def delete(self, kind: str, name: str) -> None:
+        """Delete a resource of one of ``KINDS``, if it exists.
+
+        Raises:
+            UserError: AWS rejects the deletion.
+        """
         if kind == "folder":
             return self._delete_objects(name)
         sagemaker = self.client("sagemaker")
         delete = {
+            "alarm": lambda: self.client("cloudwatch").delete_alarms(AlarmNames=[name]),
+            "scaling target": lambda: self.client("application-autoscaling").deregister_scalable_target(
+                ServiceNamespace=autoscaling.NAMESPACE, ResourceId=name, ScalableDimension=autoscaling.DIMENSION
+            ),
             "endpoint": lambda: sagemaker.delete_endpoint(EndpointName=name),
             "endpoint configuration": lambda: sagemaker.delete_endpoint_config(EndpointConfigName=name),
             "model": lambda: sagemaker.delete_model(ModelName=name),
@@ -204,7 +223,7 @@ class AwsAccount:
         try:
             call_aws(delete)
         except UserError as error:
-            if "could not find" not in str(error).lower():  # SageMaker's message for a missing resource
+            if not any(message in str(error).lower() for message in _MISSING):
                 raise
 
     def _delete_objects(self, uri: str) -> None:

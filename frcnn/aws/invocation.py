@@ -24,6 +24,30 @@ class InvokeResult(NamedTuple):
     variant: str
 
 
+def invoke_async_request(
+    endpoint: str,
+    input_uri: str,
+    *,
+    content_type: str = "application/x-image",
+    accept: str = "application/json",
+    options: dict[str, float | str] | None = None,
+) -> dict[str, Any]:
+    """Keyword arguments of ``boto3.client("sagemaker-runtime").invoke_endpoint_async``; see :func:`invoke_request`.
+
+    Raises:
+        UserError: a value is not allowed.
+    """
+    request = {"EndpointName": endpoint, "InputLocation": input_uri, "ContentType": content_type, "Accept": accept}
+    if options:
+        request["CustomAttributes"] = _attributes(options)
+    check_request("InvokeEndpointAsync", request, service="sagemaker-runtime")
+    return request
+
+
+def _attributes(options: dict[str, float | str]) -> str:
+    return ",".join(f"{key}={value}" for key, value in options.items())
+
+
 def invoke_request(
     endpoint: str,
     body: bytes,
@@ -55,6 +79,6 @@ def invoke_request(
     if variant:
         request["TargetVariant"] = variant
     if options:
-        request["CustomAttributes"] = ",".join(f"{key}={value}" for key, value in options.items())
+        request["CustomAttributes"] = _attributes(options)
     check_request("InvokeEndpoint", request, service="sagemaker-runtime")
     return request

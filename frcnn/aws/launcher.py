@@ -1,18 +1,12 @@
-"""Send requests to SageMaker, wait for jobs and endpoints, and invoke endpoints; for the notebook and the CLI.
-
-``training_job``, ``endpoint`` and ``transform`` of this package build the requests, which needs no account.
-"""
+"""Starts and watches training, tuning and transform jobs; for the notebook and the command line."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Any
 
-from frcnn.aws.account import AwsAccount, call_aws
-from frcnn.aws.endpoint import Endpoint, Model
-from frcnn.aws.instances import LOCAL
-from frcnn.aws.invocation import InvokeResult, invoke_request
+from frcnn.aws.account import call_aws
+from frcnn.aws.endpoint_client import EndpointClient
 from frcnn.aws.s3_uri import folder_uri, is_junk
 from frcnn.aws.training_job import TrainingJob
 from frcnn.aws.transform import Transform
@@ -22,18 +16,7 @@ LOG_GROUP = "/aws/sagemaker/TrainingJobs"
 _FINAL_STATES = ("Completed", "Failed", "Stopped")
 
 
-def cost(instances: int, instance_type: str, hours: float, price_per_hour: float | None = None) -> str:
-    """Maximum cost in instance hours, and in money if the hourly price is given (aws.amazon.com/sagemaker/pricing)."""
-    if instance_type in LOCAL:
-        return "nothing, it runs on this machine"
-    spent = instances * hours
-    text = f"{instances} x {instance_type} for {hours:g} h: {spent:g} instance hours"
-    return text + (
-        f", {spent * price_per_hour:.2f} at {price_per_hour:g} per hour" if price_per_hour is not None else ""
-    )
-
-
-class Launcher(AwsAccount):
+class Launcher(EndpointClient):
     """An account in which jobs and endpoints are started."""
 
     def start(self, job: TrainingJob) -> str:
@@ -74,40 +57,6 @@ class Launcher(AwsAccount):
         job = call_aws(self.client("sagemaker").describe_training_job, TrainingJobName=name)
         return str(job["ModelArtifacts"]["S3ModelArtifacts"])
 
-    def deploy(self, models: list[Model], endpoint: Endpoint) -> str:
-        """Create models, endpoint configuration and endpoint, and wait until it is in service; returns its name.
-
-        Raises:
-            UserError: a request is invalid, AWS rejects it, or the endpoint fails: its failure reason.
-        """
-        sagemaker = self.client("sagemaker")
-        requests = [model.request() for model in models]
-        config, request = endpoint.config_request(), endpoint.request()
-        for model in requests:
-            self.track("model", model["ModelName"])
-            call_aws(sagemaker.create_model, **model)
-        self.track("endpoint configuration", endpoint.name)
-        call_aws(sagemaker.create_endpoint_config, **config)
-        self.track("endpoint", endpoint.name)
-        call_aws(sagemaker.create_endpoint, **request)
-        try:
-            call_aws(sagemaker.get_waiter("endpoint_in_service").wait, EndpointName=endpoint.name)
-        except UserError as error:
-            reason = call_aws(sagemaker.describe_endpoint, EndpointName=endpoint.name).get("FailureReason", str(error))
-            raise UserError(f"endpoint {endpoint.name} failed to start: {reason}") from error
-        return endpoint.name
-
-    def invoke(self, endpoint: str, body: bytes, **options: Any) -> InvokeResult:
-        """Send an image to an endpoint; keyword arguments are those of ``invoke_request``.
-
-        Raises:
-            UserError: the request is invalid, or the container rejects it: its message.
-        """
-        runtime = self.client("sagemaker-runtime")
-        response = call_aws(runtime.invoke_endpoint, **invoke_request(endpoint, body, **options))
-        variant = response.get("InvokedProductionVariant", "")
-        return InvokeResult(response["Body"].read(), response["ContentType"], variant)
-
     def transform(self, transform: Transform, seconds: float = 15) -> str:
         """Run a batch transform and wait for its end; returns the S3 folder of the responses.
 
@@ -117,10 +66,13 @@ class Launcher(AwsAccount):
             UserError: the request is invalid, AWS rejects it, or the job fails: its failure reason.
         """
         sagemaker = self.client("sagemaker")
-        request = transform.request()
+        request, model = transform.request(), transform.create_model()
         self._check_transform_input(transform.input)
         if not self.objects(transform.output):
             self.track("folder", transform.output)
+        if model:
+            self.track("model", model.name)
+            call_aws(sagemaker.create_model, **model.request())
         call_aws(sagemaker.create_transform_job, **request)
         while True:
             job = call_aws(sagemaker.describe_transform_job, TransformJobName=transform.name)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from frcnn.aws.account import call_aws
-from frcnn.aws.endpoint import Endpoint, Model
+from frcnn.aws.endpoint import Endpoint
 from frcnn.aws.invocation import InvokeResult, invoke_request
 from frcnn.aws.launcher import LOG_GROUP, Launcher
 from frcnn.aws.local_server import LocalServer
@@ -78,12 +78,12 @@ class Rehearsal(Launcher):
             self._train(name)
         yield from super().follow(name, seconds)
 
-    def deploy(self, models: list[Model], endpoint: Endpoint) -> str:
+    def deploy(self, endpoint: Endpoint) -> str:
         """Like the launcher's; a local process serves each model."""
-        endpoint.config_request()  # validates the real instance types
+        config = endpoint.config_request()  # validates the real instance types
         known = [variant.model_copy(update={"instance_type": MOTO_INSTANCE_TYPE}) for variant in endpoint.variants]
-        super().deploy(models, endpoint.model_copy(update={"variants": tuple(known)}))
-        self._serve([variant.model for variant in endpoint.variants])
+        super().deploy(endpoint.model_copy(update={"variants": tuple(known)}))
+        self._serve([variant["ModelName"] for variant in config["ProductionVariants"]])
         return endpoint.name
 
     def invoke(self, endpoint: str, body: bytes, **options: Any) -> InvokeResult:
@@ -91,7 +91,8 @@ class Rehearsal(Launcher):
         request = invoke_request(endpoint, body, **options)
         config = call_aws(self.client("sagemaker").describe_endpoint_config, EndpointConfigName=endpoint)
         variants = {variant["VariantName"]: variant for variant in config["ProductionVariants"]}
-        weights = [variant["InitialVariantWeight"] for variant in variants.values()]
+        current = call_aws(self.client("sagemaker").describe_endpoint, EndpointName=endpoint)["ProductionVariants"]
+        weights = [variant["DesiredWeight"] for variant in current]
         name = request.get("TargetVariant") or self._random.choices(list(variants), weights)[0]
         if name not in variants:
             raise UserError(f"endpoint {endpoint} has no variant {name!r}; expected one of {', '.join(variants)}")
@@ -104,15 +105,15 @@ class Rehearsal(Launcher):
     def transform(self, transform: Transform, seconds: float = 0) -> str:
         """Like the launcher's; a local server answers each object, or each line of it."""
         super().transform(transform, seconds)
-        self._serve([transform.model])
         job = call_aws(self.client("sagemaker").describe_transform_job, TransformJobName=transform.name)
+        self._serve([job["ModelName"]])
         bucket, names = self._select(job["TransformInput"]["DataSource"]["S3DataSource"]["S3Uri"])
         out_bucket, out_prefix = split_uri(transform.output)
         s3, headers = self.client("s3"), {"Content-Type": transform.content_type, "Accept": transform.response_type}
         for key, name in names.items():
             content = s3.get_object(Bucket=bucket, Key=key)["Body"].read()
             requests = content.splitlines() if transform.splits_lines else [content]
-            responses = b"".join(self._post(transform.model, request, headers)[0] for request in requests)
+            responses = b"".join(self._post(job["ModelName"], request, headers)[0] for request in requests)
             s3.put_object(Bucket=out_bucket, Key=f"{out_prefix.rstrip('/')}/{name}.out", Body=responses)
         return transform.output
 

@@ -7,7 +7,7 @@ Here a value is text until the type of its option is known.
 from __future__ import annotations
 
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
@@ -42,8 +42,19 @@ def _construct_text(loader: _TextLoader, node: yaml.ScalarNode) -> str:
 _TextLoader.add_constructor("tag:yaml.org,2002:str", _construct_text)
 
 
-def load_request(kind: type[T], file: Path, overrides: Sequence[str] = ()) -> T:
+def load_request(
+    kind: type[T],
+    file: Path,
+    overrides: Sequence[str] = (),
+    edit: Callable[[dict[str, Any]], None] | None = None,
+) -> T:
     """Read the options of ``kind`` from a YAML file, with FIELD=VALUE overrides on top.
+
+    Args:
+        kind: class of the request.
+        file: YAML file.
+        overrides: FIELD=VALUE texts; ``section.field`` for fields of sections and mappings.
+        edit: changes the nested values before they are validated.
 
     Paths are relative to the working directory or, if they do not exist there, to the file's folder.
 
@@ -53,6 +64,8 @@ def load_request(kind: type[T], file: Path, overrides: Sequence[str] = ()) -> T:
     tree = read_yaml(file, _TextLoader)
     for override in overrides:
         _override(kind, tree, override)
+    if edit:
+        edit(tree)
     typed = {name: _coerce(value, field_type(kind, name), file.parent) for name, value in tree.items()}
     return kind.from_tree(typed, f"{file} with the overrides" if overrides else str(file))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from frcnn.prediction import SUFFIXES as IMAGE_SUFFIXES
+from frcnn.data.image_files import IMAGE_SUFFIXES
 
 # Suffixes of the single files that a channel or a transform may name (frcnn.container.channels).
 FILE_SUFFIXES = (".tar.gz", ".manifest", ".jsonl", ".json", ".safetensors", ".yaml", ".yml", *IMAGE_SUFFIXES)

@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
+from frcnn.aws.endpoint import S3, Model
 from frcnn.aws.instances import transform_ami
-from frcnn.aws.request_fields import S3Uri, tag_list
+from frcnn.aws.request_fields import ImageName, Network, S3Uri, tag_list
 from frcnn.aws.s3_uri import folder_uri
 from frcnn.aws.service_model import check_request
 from frcnn.config import Options
@@ -20,7 +21,11 @@ class Transform(Options):
     """A batch transform: a model's responses to every image of an S3 folder, written to another folder."""
 
     name: str = Field(description="of the job, unique: letters, digits and hyphens, at most 63")
-    model: str = Field(description="name of a Model whose artifact is a model.tar.gz")
+    model: str = Field(description="S3 address of a model.tar.gz, or the name of an existing model")
+    image: ImageName | None = Field(None, description="image that serves a model given by its S3 address")
+    role: str | None = Field(None, description="ARN of the execution role of such a model")
+    network: Network = Field(Network(), description="VPC and isolation of such a model")
+    environment: dict[str, str] = Field({}, description="environment variables of such a model's containers")
     input: S3Uri = Field(description="S3 folder of images, or of files with one JSON request per line")
     output: S3Uri = Field(description="S3 folder for the responses, each named like its input with .out appended")
     instance_type: str = Field("ml.g5.xlarge", description="type of every instance")
@@ -44,7 +49,25 @@ class Transform(Options):
                 f"max_payload_mb {self.max_payload_mb} times max_concurrent {self.max_concurrent} exceeds the "
                 f"{MAX_TRANSFORM_MB} MB allowed"
             )
+        if self.model.startswith(S3) and not self.model.endswith(".tar.gz"):
+            raise ValueError(f"model is {self.model!r}; batch transform needs a model.tar.gz")
+        if self.model.startswith(S3) and not (self.image and self.role):
+            raise ValueError("image and role are needed for a model that is given by its S3 address")
         return self
+
+    def create_model(self) -> Model | None:
+        """The model to create; None for an existing one."""
+        if not self.model.startswith(S3):
+            return None
+        return Model(
+            name=self.name,
+            image=self.image,
+            role=self.role,
+            artifact=self.model,
+            network=self.network,
+            environment=self.environment,
+            tags=self.tags,
+        )
 
     @property
     def splits_lines(self) -> bool:
@@ -70,7 +93,7 @@ class Transform(Options):
             resources["TransformAmiVersion"] = ami
         request = {
             "TransformJobName": self.name,
-            "ModelName": self.model,
+            "ModelName": self.name if self.model.startswith(S3) else self.model,
             "MaxConcurrentTransforms": self.max_concurrent,
             "MaxPayloadInMB": self.max_payload_mb,
             # MultiRecord would fill each request up to MaxPayloadInMB: more images than the server accepts.

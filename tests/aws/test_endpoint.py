@@ -9,7 +9,7 @@ import pytest
 from botocore.loaders import create_loader
 from botocore.model import ServiceModel
 
-from frcnn.aws.endpoint import Endpoint, Model, Variant
+from frcnn.aws.endpoint import Endpoint, Model, Serverless, Variant, weights_request
 from frcnn.aws.instances import endpoint_ami, transform_ami
 from frcnn.aws.invocation import MAX_BODY_BYTES, invoke_request
 from frcnn.aws.transform import Transform
@@ -46,7 +46,7 @@ def test_two_variants_share_an_endpoint() -> None:
     assert [
         (variant["VariantName"], variant["ModelName"], variant["InitialVariantWeight"]) for variant in variants
     ] == [
-        ("m", "m", 0.9),
+        ("main", "m", 0.9),
         ("new", "m", 0.1),
     ]
     assert [variant["ContainerStartupHealthCheckTimeoutInSeconds"] for variant in variants] == [600, 60]
@@ -101,10 +101,73 @@ def test_driver_versions_of_the_host_images() -> None:
 
 def test_an_asynchronous_endpoint() -> None:
     request = Endpoint(
-        name="e", variants=[Variant(model="m")], async_output="s3://bucket/answers", disk_key="k"
+        name="e",
+        variants=[Variant(model="m")],
+        asynchronous={"output": "s3://bucket/answers", "max_concurrent": 2},
+        disk_key="k",
     ).config_request()
-    assert request["AsyncInferenceConfig"] == {"OutputConfig": {"S3OutputPath": "s3://bucket/answers"}}
+    assert request["AsyncInferenceConfig"] == {
+        "OutputConfig": {"S3OutputPath": "s3://bucket/answers"},
+        "ClientConfig": {"MaxConcurrentInvocationsPerInstance": 2},
+    }
     assert request["KmsKeyId"] == "k"
+
+
+def test_models_given_by_their_address_are_created() -> None:
+    endpoint = Endpoint(
+        name="e",
+        image=IMAGE,
+        role=ROLE,
+        environment={"A": "1"},
+        variants=[Variant(model="s3://bucket/a.tar.gz"), Variant(name="next", model="existing", weight=0)],
+    )
+    [model] = endpoint.models()
+    assert model == Model(
+        name="e-main", image=IMAGE, role=ROLE, artifact="s3://bucket/a.tar.gz", environment={"A": "1"}
+    )
+    members = endpoint.config_request()["ProductionVariants"]
+    assert [member["ModelName"] for member in members] == ["e-main", "existing"]
+
+
+def test_a_serverless_variant() -> None:
+    variant = Variant(model="m", serverless={"memory_mb": 3072, "max_concurrency": 2})
+    assert Endpoint(name="e", variants=[variant]).config_request()["ProductionVariants"] == [
+        {
+            "VariantName": "main",
+            "ModelName": "m",
+            "InitialVariantWeight": 1.0,
+            "ServerlessConfig": {"MemorySizeInMB": 3072, "MaxConcurrency": 2},
+        }
+    ]
+
+
+def test_data_capture() -> None:
+    request = Endpoint(
+        name="e", variants=[Variant(model="m")], data_capture={"output": "s3://bucket/captured", "percent": 10}
+    ).config_request()
+    assert request["DataCaptureConfig"] == {
+        "EnableCapture": True,
+        "InitialSamplingPercentage": 10,
+        "DestinationS3Uri": "s3://bucket/captured",
+        "CaptureOptions": [{"CaptureMode": "Input"}, {"CaptureMode": "Output"}],
+    }
+
+
+def test_shifting_traffic() -> None:
+    assert weights_request("e", {"main": 0.5, "next": 1}) == {
+        "EndpointName": "e",
+        "DesiredWeightsAndCapacities": [
+            {"VariantName": "main", "DesiredWeight": 0.5},
+            {"VariantName": "next", "DesiredWeight": 1},
+        ],
+    }
+
+
+def test_a_transform_with_a_model_given_by_its_address() -> None:
+    transform = Transform(**{**TRANSFORM, "model": "s3://bucket/m.tar.gz"}, image=IMAGE, role=ROLE)
+    assert transform.create_model() == Model(name="t", image=IMAGE, role=ROLE, artifact="s3://bucket/m.tar.gz")
+    assert transform.request()["ModelName"] == "t"
+    assert Transform(**TRANSFORM).create_model() is None
 
 
 def test_transforms_of_images_and_of_json_lines() -> None:
@@ -157,7 +220,7 @@ def test_an_invocation() -> None:
         ),
         (lambda: Model(**{**MODEL, "image": "frcnn:1"}), "is not in Amazon ECR"),
         (lambda: Model(**{**MODEL, "name": "m_1"}).request(), "CreateModel request: ModelName is 'm_1'"),
-        (lambda: Endpoint(name="e", variants=[Variant(model="m"), Variant(model="m")]), "two variants are named m"),
+        (lambda: Endpoint(name="e", variants=[Variant(model="m"), Variant(model="m")]), "two variants are named main"),
         (lambda: Endpoint(name="e", variants=[Variant(model="m", weight=0)]), "all variants have weight 0"),
         (lambda: Endpoint(name="e", variants=[]), "option 'variants' is"),
         (
@@ -165,8 +228,32 @@ def test_an_invocation() -> None:
             "InstanceType is 'g5'",
         ),
         (
-            lambda: Endpoint(name="e", variants=[Variant(model="m"), Variant(model="n")], async_output="s3://bucket/a"),
+            lambda: Endpoint(
+                name="e",
+                variants=[Variant(model="m"), Variant(model="n", name="n")],
+                asynchronous={"output": "s3://bucket/a"},
+            ),
             "has one variant",
+        ),
+        (
+            lambda: Endpoint(name="e", variants=[Variant(model="s3://bucket/m.tar.gz")]),
+            "image and role are needed for models",
+        ),
+        (lambda: Transform(**{**TRANSFORM, "model": "s3://bucket/m.tar.gz"}), "image and role are needed for a model"),
+        (lambda: Transform(**{**TRANSFORM, "model": "s3://bucket/m/"}), r"batch transform needs a model\.tar\.gz"),
+        (
+            lambda: Variant(model="m", serverless=Serverless(), instance_type="ml.g5.xlarge"),
+            "instance_type cannot be combined with serverless",
+        ),
+        (lambda: Variant(model="s3://bucket/m/", serverless=Serverless()), r"needs a model\.tar\.gz"),
+        (lambda: Serverless(memory_mb=1500), "option 'memory_mb' is 1500"),
+        (
+            lambda: Endpoint(
+                name="e",
+                variants=[Variant(model="m", serverless=Serverless())],
+                data_capture={"output": "s3://bucket/c"},
+            ),
+            "serverless endpoints do not support data_capture",
         ),
         (lambda: Variant(model="m", health_seconds=59), "option 'health_seconds' is 59"),
         (

@@ -12,8 +12,8 @@ import yaml
 from click.testing import CliRunner
 from moto import mock_aws
 
-from frcnn.aws.endpoint import Endpoint, Model, Variant
-from frcnn.aws.launcher import LOG_GROUP, Launcher, cost
+from frcnn.aws.cost import cost
+from frcnn.aws.launcher import LOG_GROUP, Launcher
 from frcnn.aws.training_job import TrainingJob
 from frcnn.aws.transform import Transform
 from frcnn.cli import main
@@ -57,26 +57,6 @@ def test_a_job_is_created_and_its_log_followed(launcher: Launcher) -> None:
     assert lines[:4] == ["== Completed: Completed", "algo-1 one", "algo-1 three", "algo-2 two"]
     assert launcher.artifact("j-1") == JOB.artifact()
     assert ("folder", "s3://bucket/out/j-1") in launcher.created()
-
-
-def test_deploy_invoke_and_delete_two_variants(launcher: Launcher) -> None:
-    models = [Model(name=name, image=IMAGE, role=ROLE, artifact="s3://bucket/model.tar.gz") for name in ("old", "new")]
-    variants = [
-        Variant(model=model.name, instance_type="ml.m5.large", weight=weight)
-        for model, weight in zip(models, (9, 1), strict=True)
-    ]
-    assert launcher.deploy(models, Endpoint(name="e", variants=variants)) == "e"
-    sagemaker = launcher.client("sagemaker")
-    assert sagemaker.describe_endpoint(EndpointName="e")["EndpointStatus"] == "InService"
-    assert launcher.invoke("e", b"jpeg").body == b"body"  # moto's fixed response
-    assert list(launcher.clean_up()) == [
-        "deleted: endpoint e",
-        "deleted: endpoint configuration e",
-        "deleted: model old",
-        "deleted: model new",
-    ]
-    assert sagemaker.list_endpoints()["Endpoints"] == []
-    assert sagemaker.list_models()["Models"] == []
 
 
 def put(launcher: Launcher, key: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import boto3
 import pytest
 
-from frcnn.aws.endpoint import Endpoint, Model, Variant
+from frcnn.aws.endpoint import Endpoint, Variant
 from frcnn.aws.rehearsal import Rehearsal
 from frcnn.aws.training_job import TrainingJob
 from frcnn.aws.transform import Transform
@@ -69,10 +69,10 @@ def test_a_channel_gets_every_object_with_its_prefix(rehearsal: Rehearsal, tmp_p
 
 def test_a_model_that_does_not_load_reports_why(rehearsal: Rehearsal) -> None:
     rehearsal.client("s3").put_object(Bucket="bucket", Key="m/model.tar.gz", Body=b"no archive")
-    model = Model(name="m", image=IMAGE, role=ROLE, artifact="s3://bucket/m/model.tar.gz")
-    with pytest.raises(UserError, match=r"the server of model m failed to start: .*model\.tar\.gz"):
-        rehearsal.deploy([model], Endpoint(name="e", variants=[Variant(model="m")]))
-    with pytest.raises(UserError, match="endpoint e has no variant 'other'; expected one of m"):
+    variant = Variant(model="s3://bucket/m/model.tar.gz")
+    with pytest.raises(UserError, match=r"the server of model e-main failed to start: .*model\.tar\.gz"):
+        rehearsal.deploy(Endpoint(name="e", image=IMAGE, role=ROLE, variants=[variant]))
+    with pytest.raises(UserError, match="endpoint e has no variant 'other'; expected one of main"):
         rehearsal.invoke("e", b"jpeg", variant="other")
 
 
