@@ -1,7 +1,8 @@
 """Builds the kernels into the package where TensorFlow is importable; all else is in pyproject.toml.
 
-An isolated build (plain ``pip install .``) does not see TensorFlow: the first use then compiles them, once. With
-``pip install --no-build-isolation .`` beside an installed TensorFlow, as the image does it, they are part of the package.
+An isolated build (plain ``pip install .``) does not see TensorFlow: the first use compiles them then. With
+``pip install --no-build-isolation .`` beside an installed TensorFlow, as in the Docker image, they are part of
+the package.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ class BuildWithKernels(build_py):
         sys.path.insert(0, str(Path(__file__).parent))
         from frcnn.ops import build
 
-        library = build.build(Path(self.build_lib) / "frcnn" / "ops" / "prebuilt", cuda=build.nvcc() is not None)
-        library.file.with_name(f"{library.file.name}.lock").unlink()  # no other process builds there
+        library = build.build_ahead(Path(self.build_lib) / "frcnn" / "ops" / "prebuilt")
+        for lock in library.parent.glob("*.lock"):  # no other process builds there
+            lock.unlink()
 
 
 class PlatformDistribution(Distribution):

@@ -114,10 +114,9 @@ def _devices() -> Finding:
 def _kernels() -> Finding:
     from frcnn.ops.compiled import active_kernels
 
-    state = active_kernels()
-    if state.library:
-        return Finding("kernels", f"compiled for the CPU{' and GPUs' if state.cuda else ''}, {state.library}")
-    return Finding("kernels", f"the slower TensorFlow operations: {state.reason}")
+    active = active_kernels()
+    where = f" ({active.library})" if active.library else ""
+    return Finding("kernels", f"{active.description}{where}", advice=active.remedy)
 
 
 def _compiler() -> Finding:

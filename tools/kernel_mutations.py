@@ -42,7 +42,7 @@ class Mutant(NamedTuple):
 REPLACEMENTS = [
     ("roi_align.cu", r"__syncthreads\(\);", "", "barrier dropped"),
     ("nms.cu", r"__syncthreads\(\);", "", "barrier dropped"),
-    ("roi_align.cu", r"atomicAdd\(pixel \+ v, (.*)\);", r"pixel[v] += \1;", "+= for atomicAdd"),
+    ("device.h", r"atomicAdd\(to \+ v, values\[v\]\)", "to[v] += values[v]", "+= for atomicAdd"),
     ("nms.cu", r"atomicAdd\(buffers.found \+ b, 1\)", "buffers.found[b]++", "++ for atomicAdd"),
     (
         "nms.cu",
@@ -55,6 +55,10 @@ REPLACEMENTS = [
     ("nms.cu", r"uint64_t\(flags\[j\] != 0\)", "int(flags[j] != 0)", "32-bit mask"),
     ("nms.cu", r"word \* kWord \+ r < size", "word * kWord + r <= size", "mask row one too far"),
     ("nms.cu", r"rank \+= cached\[j\] < key", "rank += cached[j] <= key", "rank one too high"),
+    ("nms.cu", r"blockIdx.y \+ 1 == gridDim.y", "blockIdx.y == gridDim.y", "no comparison with kept boxes"),
+    ("nms_cuda.cc", r"words \+ 1, call", "words, call", "a row of blocks missing"),
+    ("nms_cuda.cc", r"\(sizeof\(Candidate\) \+ sizeof\(int\)\)", "sizeof(Candidate)", "too little shared memory"),
+    ("nms_cuda.cc", r"set_bytes\(buffers.found, 0", "set_bytes(buffers.found, 1", "counters not zeroed"),
     ("roi_align.cu", r"y\.weight \* x\.weight", "y.weight * y.weight", "weight of the wrong axis"),
     (
         "roi_align.cu",
@@ -64,13 +68,27 @@ REPLACEMENTS = [
     ),
     ("roi_align.cu", r"\* bins \+ p\) \* bins \+ q", "* bins + q) * bins + p", "transposed bins"),
     ("roi_align.cu", r"first \+ pixel < width", "first + pixel <= width", "strip beyond the row"),
+    ("roi_align.cu", r"item < bins \* bins \* packets", "item <= bins * bins * packets", "one item too many"),
     (
         "roi_align.cu",
-        r"if \(item >= bins \* bins \* packets\)",
-        "if (item > bins * bins * packets)",
-        "one item too many",
+        r"item \+= gridDim\.y \* blockDim\.x(?=\) \{\s+const int bin)",
+        "item += blockDim.x",
+        "items computed by several blocks",
     ),
     ("roi_align.cu", r"tested < count", "tested <= count", "one box too many"),
+    (
+        "roi_align.cu",
+        r"rows \? roi\.y : roi\.x|select\(rows, roi\.y, roi\.x\)",
+        "select(rows, roi.x, roi.y)",
+        "axes swapped",
+    ),
+    ("roi_align_cuda.cc", r"\+ taps_capacity\(width, bins\)", "", "too little shared memory"),
+    (
+        "roi_align_cuda.cc",
+        r"set_bytes\(targets.level\[level\], 0",
+        "set_bytes(targets.level[level], 1",
+        "sums not zeroed",
+    ),
     ("roi_align.h", r"\(1\.0f - fraction\) \* share(?=\);)", "fraction * share", "swapped weight"),
     ("roi_align.h", r"kTapsBetweenBins = 4", "kTapsBetweenBins = 0", "taps of bins overlap"),
 ]

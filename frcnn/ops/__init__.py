@@ -87,6 +87,14 @@ def nms(
     return _implementation(kernel).nms(boxes, scores, groups, iou_threshold=iou_threshold, max_outputs=max_outputs)
 
 
+def describe_kernels(kernel: Kernel) -> str:
+    """One line for logs: the implementation that ``kernel`` selects on this machine."""
+    if kernel != "reference":
+        return f"RoIAlign and NMS: {compiled.active_kernels().description}"
+    slow = "; this is slow on a GPU, use ops.kernel=auto" if tf.config.get_visible_devices("GPU") else ""
+    return f"RoIAlign and NMS: the TensorFlow reference, as ops.kernel says{slow}"
+
+
 def _implementation(kernel: Kernel) -> ModuleType:
     if kernel == "auto":
         return compiled if compiled.active_kernels().library else reference

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 
 from frcnn.ops import build
+from frcnn.ops.gpu_code import BuildError
 
 try:
-    print(build.build(build.default_cache(), cuda=build.nvcc() is not None).file)
-except build.BuildError as error:
+    print(build.build_ahead(build.default_cache()))
+except BuildError as error:
     sys.exit(f"the kernels cannot be built: {error}")

@@ -6,8 +6,10 @@ Needs no TensorFlow, so that ``tools/kernel_mutations.py`` can test a mutated ke
 from __future__ import annotations
 
 import functools
+import os
 import subprocess
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,47 +30,60 @@ ORDERS = ("forward", "reverse", "shuffled")
 STRIDES = (8, 16)
 
 
-def build(mode: str, program: Path, kernels: Path = KERNELS, extra: tuple[str, ...] = SMALL) -> Path:
-    sources = [str(kernels / "roi_align.cu"), str(kernels / "nms.cu"), str(SHIM / "main.cc")]
-    flags = [
-        "-std=c++17",
-        "-w",
-        "-ffp-contract=off",
-        *MODES[mode],
-        *extra,
-        f"-I{kernels}",
-        "-include",
-        str(SHIM / "cuda_shim.h"),
+def compile_objects(folder: Path, compiler: str, flags: tuple[str, ...], sources: list[Path]) -> list[Path]:
+    """Object files of the sources, compiled in parallel."""
+    folder.mkdir(parents=True, exist_ok=True)
+    objects = [folder / f"{source.name}.o" for source in sources]
+    command = [compiler, "-std=c++17", "-w", "-ffp-contract=off", "-fPIC", *flags, f"-I{SHIM}"]
+
+    def compile_one(source: Path, target: Path) -> None:
+        subprocess.run(
+            [*command, "-x", "c++", "-c", str(source), "-o", str(target)], check=True, capture_output=True, text=True
+        )
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(compile_one, sources, objects))
+    return objects
+
+
+def build_objects(mode: str, folder: Path, kernels: Path = KERNELS, extra: tuple[str, ...] = SMALL) -> list[Path]:
+    """The GPU kernels compiled for the host, their launch functions, and the fake driver."""
+    flags = (*MODES[mode], *extra, f"-I{kernels}")
+    shimmed = [kernels / "gpu_kernels.cu", SHIM / "fake_driver.cc"]
+    launches = [kernels / name for name in ("roi_align_cuda.cc", "nms_cuda.cc", "cuda_driver.cc")]
+    return [
+        *compile_objects(folder, "g++", (*flags, "-include", str(SHIM / "cuda_shim.h")), shimmed),
+        *compile_objects(folder, "g++", flags, launches),
     ]
-    subprocess.run(
-        ["g++", *flags, "-x", "c++", *sources, "-lpthread", "-o", str(program)],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
+
+
+def build(mode: str, program: Path, kernels: Path = KERNELS, extra: tuple[str, ...] = SMALL) -> Path:
+    folder = program.with_name(f"{program.name}.objects")
+    objects = build_objects(mode, folder, kernels, extra)
+    objects += compile_objects(folder, "g++", (*MODES[mode], *extra, f"-I{kernels}"), [SHIM / "main.cc"])
+    link("g++", (*MODES[mode], "-rdynamic"), objects, program)
+    write_code(program)
     return program
+
+
+def write_code(library: Path, capability: int = 86) -> Path:
+    """What the fake driver accepts as the machine code of a library or program."""
+    file = library.with_name(f"{library.name.removesuffix('.so')}.sm_{capability}.cubin")
+    file.write_bytes(b"shim")
+    return file
+
+
+def link(compiler: str, flags: tuple[str, ...], objects: list[Path], target: Path) -> None:
+    command = [compiler, *flags, *map(str, objects), "-lpthread", "-ldl", "-o", str(target)]
+    subprocess.run(command, check=True, capture_output=True, text=True)
 
 
 def build_cpu(program: Path, compiler: str = "g++", flags: tuple[str, ...] = ()) -> Path:
     """The CPU kernels behind the same interface; ``order`` is the order of the chunks of parallel work."""
-    sources = [
-        *(KERNELS / name for name in ("roi_align_plan.cc", "roi_align_cpu.cc", "nms_cpu.cc")),
-        SHIM / "cpu.cc",
-        SHIM / "main.cc",
-    ]
-    command = [
-        compiler,
-        "-std=c++17",
-        "-w",
-        "-ffp-contract=off",
-        *flags,
-        f"-I{KERNELS}",
-        *map(str, sources),
-        "-lpthread",
-        "-o",
-        str(program),
-    ]
-    subprocess.run(command, check=True, capture_output=True, text=True)
+    folder = program.with_name(f"{program.name}.objects")
+    sources = [KERNELS / name for name in ("roi_align_plan.cc", "roi_align_cpu.cc", "nms_cpu.cc")]
+    sources += [SHIM / name for name in ("cpu.cc", "fake_driver.cc", "main.cc")]
+    link(compiler, flags, compile_objects(folder, compiler, (*flags, f"-I{KERNELS}"), sources), program)
     return program
 
 
@@ -76,12 +91,14 @@ class Failure(AssertionError):
     """The program failed: a sanitizer report, a divergent barrier, a signal."""
 
 
-def run(
-    program: Path | tuple[str, ...], operation: str, order: str, *arrays: np.ndarray, timeout: float = 60
-) -> tuple[bytes, int]:
-    """Result as bytes, and the bytes of device memory that the kernels read and wrote. A tuple is an emulator's
-    command.
-    """
+# A program, a command that runs one, or a function that makes the call itself.
+Program = Path | tuple[str, ...] | Callable[..., tuple[bytes, int]]
+
+
+def run(program: Program, operation: str, order: str, *arrays: np.ndarray, timeout: float = 60) -> tuple[bytes, int]:
+    """Result as bytes, and the bytes of device memory that the kernels read and wrote."""
+    if callable(program):
+        return program(operation, order, *arrays)
     call = b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)
     command = program if isinstance(program, tuple) else (str(program),)
     done = subprocess.run([*command, operation, order], input=call, capture_output=True, check=False, timeout=timeout)
@@ -90,20 +107,52 @@ def run(
     return done.stdout, int(done.stderr.split()[0])
 
 
+class Format(NamedTuple):
+    """A dtype of the kernels as raw values, and the tolerance of results."""
+
+    encode: Callable[[np.ndarray], np.ndarray]
+    decode: Callable[[np.ndarray], np.ndarray]  # to float32
+    raw: type
+    tolerance: dict[str, float]
+
+
+def _to_bfloat16(values: np.ndarray) -> np.ndarray:
+    bits = values.astype(np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)  # to nearest, ties to even
+
+
+FORMATS = (
+    Format(lambda values: values.astype(np.float32), lambda raw: raw, np.float32, {"atol": 2e-5}),
+    Format(
+        _to_bfloat16,
+        lambda raw: (raw.astype(np.uint32) << 16).view(np.float32),
+        np.uint16,
+        {"atol": 1e-4, "rtol": 2**-8},
+    ),
+    Format(
+        lambda values: values.astype(np.float16),
+        lambda raw: raw.astype(np.float32),
+        np.float16,
+        {"atol": 1e-4, "rtol": 2**-10},
+    ),
+)
+
+
 class Call(NamedTuple):
-    """Inputs and expected outputs of RoIAlign."""
+    """Inputs and expected outputs of RoIAlign; values are encoded in the format."""
 
     head: tuple[np.ndarray, ...]
+    format: Format
     pyramid: list[np.ndarray]
     upstream: np.ndarray
     pooled: np.ndarray
     gradients: list[np.ndarray]
 
 
-def pooling_call(channels: int, sampling_ratio: int, aligned: bool, number: int = 0, count: int = 40) -> Call:
+def pooling_call(channels: int, sampling_ratio: int, aligned: bool, dtype: int = 0, count: int = 40) -> Call:
     rng = np.random.default_rng(channels + sampling_ratio)
-    dtype = np.float32 if number == 0 else np.float16
-    pyramid = [rng.normal(size=(2, 64 // stride, 48 // stride, channels)).astype(dtype) for stride in STRIDES]
+    encode, decode, *_ = number_format = FORMATS[dtype]
+    pyramid = [encode(rng.normal(size=(2, 64 // stride, 48 // stride, channels))) for stride in STRIDES]
     corners = np.sort(rng.uniform(-8, 70, size=(count, 2, 2)), axis=1)
     boxes = corners.reshape(count, 4).astype(np.float32)
     boxes[::7, 2:] = boxes[::7, :2] + 300  # the second level
@@ -118,29 +167,30 @@ def pooling_call(channels: int, sampling_ratio: int, aligned: bool, number: int 
         "aligned": aligned,
         "level_rule": "detectron2",
     }
-    pooled, gradient = ops_oracle.roi_align(pyramid, boxes, images, **rule)
-    upstream = rng.normal(size=pooled.shape).astype(dtype)
+    pooled, gradient = ops_oracle.roi_align([decode(level) for level in pyramid], boxes, images, **rule)
+    upstream = encode(rng.normal(size=pooled.shape))
     sizes = np.int32([level.shape[1] for level in pyramid]), np.int32([level.shape[2] for level in pyramid])
-    numbers = np.int32([len(STRIDES), 2, channels, bins, sampling_ratio, aligned, number, count])
+    numbers = np.int32([len(STRIDES), 2, channels, bins, sampling_ratio, aligned, dtype, count])
     # starts: the first is unused; 224 pixels belong to P4
     return Call(
         (numbers, *sizes, 1 / np.float32(STRIDES), np.float32([0, 224]), boxes, images),
+        number_format,
         pyramid,
         upstream,
         pooled,
-        gradient(upstream),
+        gradient(decode(upstream)),
     )
 
 
-def check_pooling(program: Path, order: str, call: Call) -> None:
-    dtype = call.pyramid[0].dtype
-    tolerance = {"atol": 2e-5} if dtype == np.float32 else {"atol": 1e-4, "rtol": 2e-3}
+def check_pooling(program: Program, order: str, call: Call) -> None:
+    _, decode, raw, tolerance = call.format
     pooled, _ = run(program, "roi_align", order, *call.head, *call.pyramid)
-    np.testing.assert_allclose(np.frombuffer(pooled, dtype).reshape(call.pooled.shape), call.pooled, **tolerance)
+    values = decode(np.frombuffer(pooled, raw)).reshape(call.pooled.shape)
+    np.testing.assert_allclose(values, call.pooled, **tolerance)
     exact = np.concatenate([gradient.ravel() for gradient in call.gradients])
     for operation in ("roi_align_gradient", "roi_align_gradient_deterministic"):
         gradient, _ = run(program, operation, order, *call.head, call.upstream)
-        np.testing.assert_allclose(np.frombuffer(gradient, dtype), exact, **tolerance)
+        np.testing.assert_allclose(decode(np.frombuffer(gradient, raw)), exact, **tolerance)
 
 
 def nms_call(count: int, max_outputs: int, threshold: float) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
@@ -161,7 +211,7 @@ def nms_call(count: int, max_outputs: int, threshold: float) -> tuple[tuple[np.n
     return (np.int32([2, count, max_outputs]), np.float32([threshold]), boxes, scores, groups), kept
 
 
-def check_nms(program: Path, order: str, call: tuple[tuple[np.ndarray, ...], np.ndarray]) -> None:
+def check_nms(program: Program, order: str, call: tuple[tuple[np.ndarray, ...], np.ndarray]) -> None:
     arrays, kept = call
     result, _ = run(program, "nms", order, *arrays)
     values = np.frombuffer(result, np.int32)
@@ -170,12 +220,14 @@ def check_nms(program: Path, order: str, call: tuple[tuple[np.ndarray, ...], np.
 
 
 @functools.cache
-def checks() -> list[tuple[str, Callable[[Path, str], None]]]:
+def checks() -> list[tuple[str, Callable[[Program, str], None]]]:
     """Name and function of each check; the inputs are created once."""
     roi_aligns = {
         "four channels at once": pooling_call(8, 2, True),
         "single channels, adaptive": pooling_call(5, 0, False),
-        "float16": pooling_call(4, 2, False, number=2),
+        "float16, eight channels at once": pooling_call(8, 2, False, dtype=2),
+        "several blocks per RoI": pooling_call(64, 2, True, count=14),
+        "bfloat16, single channels": pooling_call(3, 2, True, dtype=1),
     }
     nms_calls = {"four tiles": nms_call(450, 450, 0.375), "stopped early": nms_call(150, 70, 0.5)}
     return [

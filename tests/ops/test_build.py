@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from frcnn.errors import UserError
-from frcnn.ops import build, compiled
+from frcnn.ops import build, compiled, gpu_code
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -39,8 +39,9 @@ def python(code: str, home: Path, path: str | None = None) -> subprocess.Popen[s
 def small_sources(folder: Path) -> Path:
     """Sources that compile in seconds: a library without an operation."""
     folder.mkdir(parents=True)
-    for name in (*build.TENSORFLOW_SOURCES, *build.CPU_SOURCES, *build.CUDA_SOURCES):
+    for name in (*build.TENSORFLOW_SOURCES, *build.KERNEL_SOURCES):
         (folder / name).touch()
+    (folder / gpu_code.SOURCE).write_text('extern "C" __global__ void frcnn_nothing() {}\n')
     (folder / "ops.cc").write_text('#include "tensorflow/core/framework/op.h"\n')
     return folder
 
@@ -48,7 +49,7 @@ def small_sources(folder: Path) -> Path:
 def test_concurrent_processes_compile_once(tmp_path):
     code = f"""
 from pathlib import Path
-from frcnn.ops import build, compiled
+from frcnn.ops import build, compiled, gpu_code
 build.SOURCES = Path({str(small_sources(tmp_path / "kernels"))!r})
 build.PREBUILT = Path("nowhere")
 print(compiled.active_kernels().library)
@@ -84,23 +85,21 @@ def test_build_error_contains_the_first_compiler_error(tmp_path, monkeypatch):
     shutil.copytree(build.SOURCES, broken)
     (broken / "nms_cpu.cc").write_text("int good;\nthis is no C++;\nnor this;\n")
     monkeypatch.setattr(build, "SOURCES", broken)
-    monkeypatch.setattr(build, "CPU_SOURCES", {"nms_cpu.cc": []})
+    monkeypatch.setattr(build, "KERNEL_SOURCES", {"nms_cpu.cc": []})
     monkeypatch.setattr(build, "TENSORFLOW_SOURCES", ("nms_cpu.cc",))
-    with pytest.raises(build.BuildError, match=r"g\+\+ failed: .*nms_cpu.cc:2:1: error: "):
-        build.build(tmp_path / "cache", cuda=False)
+    with pytest.raises(gpu_code.BuildError, match=r"g\+\+ failed: .*nms_cpu.cc:2:1: error: "):
+        build.build(tmp_path / "cache")
     assert not list((tmp_path / "cache").glob("*.so"))
 
 
-def test_library_of_another_tensorflow_is_ignored(tmp_path, monkeypatch):
-    name = build._file_name(cuda=False)
+def test_library_of_another_tensorflow_is_ignored(tmp_path):
+    name = build.file_name()
     assert build.tf.version.VERSION in name
     (tmp_path / name.replace(build.tf.version.VERSION, "2.20.0")).write_bytes(b"an older one")
     assert build.find(tmp_path) is None
     assert build.cache_key("2.20.0") != build.cache_key()
     (tmp_path / name).write_bytes(b"ours")
-    assert build.find(tmp_path) == build.Library(tmp_path / name, cuda=False)
-    (tmp_path / build._file_name(cuda=True)).write_bytes(b"ours, with GPU kernels")
-    assert build.find(tmp_path).cuda
+    assert build.find(tmp_path / "missing", tmp_path) == tmp_path / name
 
 
 def test_cache_key_depends_on_the_sources(tmp_path, monkeypatch):
@@ -113,7 +112,7 @@ def test_cache_key_depends_on_the_sources(tmp_path, monkeypatch):
 
 
 def test_invalid_library_falls_back_to_the_reference(tmp_path, monkeypatch, fresh_kernels, capfd):
-    file = tmp_path / build._file_name(cuda=False)
+    file = tmp_path / build.file_name()
     file.write_bytes(b"cut short")
     monkeypatch.setattr(build, "default_cache", lambda: tmp_path)
     monkeypatch.setattr(build, "PREBUILT", tmp_path / "none")
@@ -144,18 +143,21 @@ def test_installed_package_contains_the_kernels(tmp_path):
     small_sources(source / "frcnn" / "ops" / "kernels")
     command = [sys.executable, "setup.py", "-q", "build_py", "--build-lib", str(tmp_path / "built")]
     subprocess.run(command, cwd=source, check=True, capture_output=True, timeout=300)
-    [library] = (tmp_path / "built" / "frcnn" / "ops" / "prebuilt").iterdir()
-    assert library.name.startswith(f"frcnn_ops-tf{build.tf.version.VERSION}-")
-    assert library.name.endswith("-cuda.so") == (build.nvcc() is not None)
+    files = {file.name for file in (tmp_path / "built" / "frcnn" / "ops" / "prebuilt").iterdir()}
+    [library] = (name for name in files if name.endswith(".so"))
+    assert library.startswith(f"frcnn_ops-tf{build.tf.version.VERSION}-")
+    compiler = gpu_code.nvcc()
+    capabilities = gpu_code.nvcc_capabilities(compiler) if compiler else ()
+    assert files == {library, *(f"{Path(library).stem}.sm_{capability}.cubin" for capability in capabilities)}
 
 
 def test_concurrent_threads_load_one_library(fresh_kernels: None, monkeypatch: pytest.MonkeyPatch) -> None:
     obtained = []
 
-    def slowly() -> build.Library:
+    def slowly(cache: Path) -> Path:
         obtained.append(threading.get_ident())
         time.sleep(0.2)
-        raise build.BuildError("no compiler")
+        raise gpu_code.BuildError("no compiler")
 
     monkeypatch.setattr(build, "find_or_build", slowly)
     threads = [threading.Thread(target=compiled.active_kernels) for _ in range(4)]

@@ -4,22 +4,28 @@
 #include "dtype.h"
 
 #if !defined(FRCNN_SHIM)
-#if !defined(__CUDACC_RTC__)
-#include <cuda_runtime.h>
-#endif
 #define FRCNN_SHARED(T, name)                                   \
   extern __shared__ __align__(16) unsigned char frcnn_shared[]; \
   T* const name = reinterpret_cast<T*>(frcnn_shared)
-#define FRCNN_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
-  kernel<<<grid, block, shared_bytes, static_cast<cudaStream_t>(stream)>>>(__VA_ARGS__)
 #define FRCNN_COUNT_BYTES(bytes)
-#endif
-
-#ifndef FRCNN_THREADS  // per block; the tests use fewer
-#define FRCNN_THREADS 256
+// A parameter that stays in constant memory: without it, an array that is indexed at run time is copied to each
+// thread's local memory, and the compiler no longer knows that the pointers in it are global ones.
+#define FRCNN_PARAMETER const __grid_constant__
+// The host looks kernels up by name, so the compiler cannot check its arguments: both sides use the same signature.
+#define FRCNN_KERNEL(signature, name) \
+  static_assert(frcnn::Same<decltype(name), signature>::value, "the kernel does not have the signature of its launch")
 #endif
 
 namespace frcnn {
+
+template <class A, class B>
+struct Same {
+  static constexpr bool value = false;
+};
+template <class A>
+struct Same<A, A> {
+  static constexpr bool value = true;
+};
 
 // kWidth neighboring channels, loaded and stored at once.
 template <class T, int kWidth>
@@ -41,12 +47,20 @@ __device__ __forceinline__ void write(const float* sums, T* to) {
   *reinterpret_cast<Packet<T, kWidth>*>(to) = packet;
 }
 
-// CUDA's error message of the launches so far, or nullptr.
-#if !defined(__CUDACC_RTC__)
-inline const char* launch_error() {
-  const cudaError_t error = cudaGetLastError();
-  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
-}
+// Adds kWidth float32 to global memory atomically: four in one 16-byte instruction where the GPU has it.
+template <int kWidth>
+__device__ __forceinline__ void add(const float* values, float* to) {
+  FRCNN_COUNT_BYTES(2 * sizeof(float) * kWidth);
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  if constexpr (kWidth % 4 == 0) {
+    for (int v = 0; v < kWidth; v += 4)
+      asm volatile("red.relaxed.gpu.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to + v)),
+                   "f"(values[v]), "f"(values[v + 1]), "f"(values[v + 2]), "f"(values[v + 3])
+                   : "memory");
+    return;
+  }
 #endif
+  for (int v = 0; v < kWidth; ++v) atomicAdd(to + v, values[v]);
+}
 
 }  // namespace frcnn

@@ -1,4 +1,5 @@
 // Registration of the GPU kernels with TensorFlow.
+#include "cuda_driver.h"
 #include "cuda_launch.h"
 #include "ops.h"
 #include "tensorflow/core/framework/device_base.h"
@@ -15,8 +16,7 @@ void* stream_of(OpKernelContext* context) {
 }
 
 void report(OpKernelContext* context, const char* failure) {
-  if (failure != nullptr)
-    context->CtxFailure(tensorflow::errors::Internal("frcnn's GPU kernel was not launched: ", failure));
+  if (failure != nullptr) context->CtxFailure(tensorflow::errors::Internal("the GPU kernel failed: ", failure));
 }
 
 class RoiAlignGpu : public PoolingKernel {
@@ -24,7 +24,7 @@ class RoiAlignGpu : public PoolingKernel {
   using PoolingKernel::PoolingKernel;
 
   void Compute(OpKernelContext* context) override {
-    PoolingCall call;
+    RoiAlignCall call;
     OpInputList maps;
     const Tensor *boxes, *box_image;
     if (!check(context, &call.pyramid, &maps, &boxes, &box_image)) return;
@@ -38,7 +38,7 @@ class RoiAlignGpu : public PoolingKernel {
   }
 
  protected:
-  void fill(PoolingCall* call, const Tensor& boxes, const Tensor& box_image) const {
+  void fill(RoiAlignCall* call, const Tensor& boxes, const Tensor& box_image) const {
     call->pooling = pooling_;
     call->dtype = dtype_of(type_);
     call->boxes = boxes.flat<float>().data();
@@ -52,7 +52,7 @@ class RoiAlignGradGpu : public RoiAlignGpu {
   using RoiAlignGpu::RoiAlignGpu;
 
   void Compute(OpKernelContext* context) override {
-    PoolingCall call;
+    RoiAlignCall call;
     OpInputList maps;
     const Tensor *boxes, *box_image, *upstream;
     if (!check(context, &call.pyramid, &maps, &boxes, &box_image)) return;
@@ -65,9 +65,9 @@ class RoiAlignGradGpu : public RoiAlignGpu {
     Tensor sums;
     OP_REQUIRES_OK(context,
                    context->allocate_temp(tensorflow::DT_FLOAT, {roi_align_gradient_sums(call, deterministic)}, &sums));
-    float* places = sums.NumElements() > 0 ? sums.flat<float>().data() : nullptr;
+    float* sums_data = sums.NumElements() > 0 ? sums.flat<float>().data() : nullptr;
     report(context,
-           launch_roi_align_gradient(call, upstream->data(), gradients, places, deterministic, stream_of(context)));
+           launch_roi_align_gradient(call, upstream->data(), gradients, sums_data, deterministic, stream_of(context)));
   }
 };
 
@@ -93,9 +93,24 @@ class NmsGpu : public SuppressionKernel {
   }
 };
 
-REGISTER_KERNEL_BUILDER(Name("FrcnnRoiAlign").Device(DEVICE_GPU), RoiAlignGpu);
-REGISTER_KERNEL_BUILDER(Name("FrcnnRoiAlignGrad").Device(DEVICE_GPU), RoiAlignGradGpu);
-REGISTER_KERNEL_BUILDER(Name("FrcnnNms").Device(DEVICE_GPU), NmsGpu);
+// Registered only where there is machine code for a GPU: without it TensorFlow places the operations on the CPU.
+void register_gpu_kernels() {
+  static const bool once = [] {
+    REGISTER_KERNEL_BUILDER(Name("FrcnnRoiAlign").Device(DEVICE_GPU), RoiAlignGpu);
+    REGISTER_KERNEL_BUILDER(Name("FrcnnRoiAlignGrad").Device(DEVICE_GPU), RoiAlignGradGpu);
+    REGISTER_KERNEL_BUILDER(Name("FrcnnNms").Device(DEVICE_GPU), NmsGpu);
+    return true;
+  }();
+  static_cast<void>(once);
+}
+
+const bool kAtLoad = has_gpu_code() && (register_gpu_kernels(), true);
 
 }  // namespace
 }  // namespace frcnn
+
+// Searches machine code in `folder` as well as beside the library.
+extern "C" __attribute__((visibility("default"))) void frcnn_use_gpu_code(const char* folder) {
+  frcnn::set_gpu_code_folder(folder);
+  if (frcnn::has_gpu_code()) frcnn::register_gpu_kernels();
+}

@@ -3,33 +3,11 @@
 // Candidates are sorted by rank (the number of candidates before them) and processed in tiles: all candidates of a tile
 // are compared in parallel with the boxes kept before the tile and with each other, then one block per image reduces
 // the tile in order.
-#include "cuda_launch.h"
+#include "cuda_kernels.h"
 #include "device.h"
 #include "nms.h"
 
-#ifndef FRCNN_NMS_TILE  // candidates of a cached; the tests use fewer
-#define FRCNN_NMS_TILE 2048
-#endif
-
 namespace frcnn {
-
-constexpr int kWord = 64;  // candidates of a mask word, and threads of the block that computes it
-constexpr int kTile = FRCNN_NMS_TILE;
-constexpr int kTileWords = FRCNN_NMS_TILE / kWord;
-
-struct Candidate {
-  float x1, y1, x2, y2;
-  int32_t group, index;
-};
-
-struct NmsBuffers {
-  uint64_t* keys;        // [B, N], in any order
-  int* found;            // [B] candidates of each image
-  Candidate* ranked;     // [B, N], best first
-  Candidate* kept;       // [B, max_outputs]
-  uint64_t* suppressed;  // [B, kTileWords] candidates of the tile that an earlier tile's box suppresses
-  uint64_t* mask;        // [B, kTile, kTileWords] for each candidate of the tile, the later ones that it overlaps
-};
 
 __device__ __forceinline__ bool suppresses(const Candidate& better, const Candidate& worse, float threshold) {
   if (better.group != worse.group) return false;
@@ -40,7 +18,7 @@ __device__ __forceinline__ bool suppresses(const Candidate& better, const Candid
 }
 
 // Grid: candidates x images.
-__global__ void collect_kernel(NmsCall call, NmsBuffers buffers) {
+__device__ __forceinline__ void collect(const NmsCall& call, const NmsBuffers& buffers) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x, b = blockIdx.y;
   if (i >= call.candidates) return;
   const float score = call.scores[int64_t(b) * call.candidates + i];
@@ -49,7 +27,7 @@ __global__ void collect_kernel(NmsCall call, NmsBuffers buffers) {
 }
 
 // Grid: candidates x images. Keys are unique, so the rank of a key is the number of smaller ones.
-__global__ void rank_kernel(NmsCall call, NmsBuffers buffers) {
+__device__ __forceinline__ void rank_candidates(const NmsCall& call, const NmsBuffers& buffers) {
   FRCNN_SHARED(uint64_t, cached);
   const int b = blockIdx.y, found = buffers.found[b];
   if (int(blockIdx.x * blockDim.x) >= found) return;
@@ -76,11 +54,11 @@ __device__ __forceinline__ bool is_open(const NmsCall& call, const NmsBuffers& b
   return first < buffers.found[b] && call.counts[b] < call.max_outputs;
 }
 
-// Grid: words of the tile x images; kWord threads. Compares with the boxes kept in earlier tiles.
-__global__ void compare_with_kept_kernel(NmsCall call, NmsBuffers buffers, int first) {
+// Compares a word of the tile with the boxes kept in earlier tiles.
+__device__ __forceinline__ void compare_with_kept(const NmsCall& call, const NmsBuffers& buffers, int first) {
   FRCNN_SHARED(Candidate, cached);
   int* flags = reinterpret_cast<int*>(cached + kWord);
-  const int b = blockIdx.y, i = first + blockIdx.x * kWord + threadIdx.x;
+  const int b = blockIdx.z, i = first + blockIdx.x * kWord + threadIdx.x;
   if (!is_open(call, buffers, b, first)) return;
   Candidate mine = {};
   if (i < buffers.found[b]) mine = buffers.ranked[int64_t(b) * call.candidates + i];
@@ -102,8 +80,8 @@ __global__ void compare_with_kept_kernel(NmsCall call, NmsBuffers buffers, int f
   }
 }
 
-// Grid: words x rows of kWord candidates x images; kWord threads, a row each.
-__global__ void mask_kernel(NmsCall call, NmsBuffers buffers, int first) {
+// Compares a word of the tile with kWord earlier candidates, a row of the mask per thread.
+__device__ __forceinline__ void compute_mask(const NmsCall& call, const NmsBuffers& buffers, int first) {
   FRCNN_SHARED(Candidate, cached);
   const int b = blockIdx.z, row = blockIdx.y * kWord + threadIdx.x, column = blockIdx.x * kWord;
   if (blockIdx.x < blockIdx.y || !is_open(call, buffers, b, first)) return;
@@ -119,14 +97,10 @@ __global__ void mask_kernel(NmsCall call, NmsBuffers buffers, int first) {
   buffers.mask[(int64_t(b) * kTile + row) * kTileWords + blockIdx.x] = word;
 }
 
-struct TileState {
-  uint64_t removed[kTileWords], rows[kWord], keep;
-};
-
 // Grid: images; kWord threads. Goes through the tile by words: one thread reduces the word, all
 // threads apply it to the later words. Two barriers a word: what a thread writes after the second is read after the
 // next word's first at the earliest.
-__global__ void reduce_tile_kernel(NmsCall call, NmsBuffers buffers, int first) {
+__device__ __forceinline__ void reduce_tile(const NmsCall& call, const NmsBuffers& buffers, int first) {
   FRCNN_SHARED(TileState, state);
   const int b = blockIdx.x, t = threadIdx.x;
   if (!is_open(call, buffers, b, first)) return;
@@ -169,60 +143,32 @@ __global__ void reduce_tile_kernel(NmsCall call, NmsBuffers buffers, int first) 
   if (t == 0) call.counts[b] = outputs;
 }
 
-#if !defined(__CUDACC_RTC__)
-namespace {
-
-// Places the buffers in `workspace`; returns their end.
-char* lay_out(const NmsCall& call, char* workspace, NmsBuffers* buffers) {
-  char* end = workspace;
-  auto take = [&end](auto** buffer, int64_t count) {
-    *buffer = reinterpret_cast<std::remove_pointer_t<decltype(buffer)>>(end);
-    end += (count * int64_t(sizeof(**buffer)) + 255) / 256 * 256;
-  };
-  const int64_t batch = call.batch;
-  take(&buffers->keys, batch * call.candidates);
-  take(&buffers->found, batch);
-  take(&buffers->ranked, batch * call.candidates);
-  take(&buffers->kept, batch * call.max_outputs);
-  take(&buffers->suppressed, batch * kTileWords);
-  take(&buffers->mask, batch * kTile * kTileWords);
-  return end;
-}
-
-unsigned blocks(int64_t count, int size) {
-  return unsigned((count + size - 1) / size);
-}
-
-}  // namespace
-
-int64_t nms_workspace_bytes(const NmsCall& call) {
-  NmsBuffers buffers;
-  return lay_out(call, nullptr, &buffers) - static_cast<char*>(nullptr);
-}
-
-const char* launch_nms(const NmsCall& call, void* workspace, void* stream) {
-  if (call.batch == 0) return nullptr;
-  NmsBuffers buffers;
-  lay_out(call, static_cast<char*>(workspace), &buffers);
-  const cudaStream_t cuda_stream = static_cast<cudaStream_t>(stream);
-  cudaMemsetAsync(call.indices, 0xff, sizeof(int32_t) * int64_t(call.batch) * call.max_outputs, cuda_stream);  // -1
-  cudaMemsetAsync(call.counts, 0, sizeof(int32_t) * call.batch, cuda_stream);
-  cudaMemsetAsync(buffers.found, 0, sizeof(int) * call.batch, cuda_stream);
-  if (call.candidates == 0) return launch_error();
-  const dim3 each(blocks(call.candidates, FRCNN_THREADS), call.batch);
-  FRCNN_LAUNCH(collect_kernel, each, FRCNN_THREADS, 0, stream, call, buffers);
-  FRCNN_LAUNCH(rank_kernel, each, FRCNN_THREADS, sizeof(uint64_t) * FRCNN_THREADS, stream, call, buffers);
-  for (int first = 0; first < call.candidates; first += kTile) {
-    const int left = call.candidates - first;
-    const unsigned words = blocks(left < kTile ? left : kTile, kWord);
-    FRCNN_LAUNCH(compare_with_kept_kernel, dim3(words, call.batch), kWord, (sizeof(Candidate) + sizeof(int)) * kWord,
-                 stream, call, buffers, first);
-    FRCNN_LAUNCH(mask_kernel, dim3(words, words, call.batch), kWord, sizeof(Candidate) * kWord, stream, call, buffers,
-                 first);
-    FRCNN_LAUNCH(reduce_tile_kernel, call.batch, kWord, sizeof(TileState), stream, call, buffers, first);
-  }
-  return launch_error();
-}
-#endif
-
 }  // namespace frcnn
+
+using namespace frcnn;
+
+extern "C" __global__ void frcnn_nms_collect(FRCNN_PARAMETER NmsCall call, FRCNN_PARAMETER NmsBuffers buffers) {
+  collect(call, buffers);
+}
+FRCNN_KERNEL(NmsKernel, frcnn_nms_collect);
+
+extern "C" __global__ void frcnn_nms_rank(FRCNN_PARAMETER NmsCall call, FRCNN_PARAMETER NmsBuffers buffers) {
+  rank_candidates(call, buffers);
+}
+FRCNN_KERNEL(NmsKernel, frcnn_nms_rank);
+
+// Grid: words of the tile x (rows of kWord candidates, and one for the boxes kept earlier) x images; kWord threads.
+extern "C" __global__ void frcnn_nms_compare(FRCNN_PARAMETER NmsCall call, FRCNN_PARAMETER NmsBuffers buffers,
+                                             int first) {
+  if (blockIdx.y + 1 == gridDim.y)
+    compare_with_kept(call, buffers, first);
+  else
+    compute_mask(call, buffers, first);
+}
+FRCNN_KERNEL(NmsTileKernel, frcnn_nms_compare);
+
+extern "C" __global__ void frcnn_nms_reduce(FRCNN_PARAMETER NmsCall call, FRCNN_PARAMETER NmsBuffers buffers,
+                                            int first) {
+  reduce_tile(call, buffers, first);
+}
+FRCNN_KERNEL(NmsTileKernel, frcnn_nms_reduce);

@@ -17,22 +17,22 @@ void in_chunks(int64_t count, int64_t block, const Body& body) {
   for (int64_t begin : begins) body(begin, std::min(begin + block, count));
 }
 
-Plan plan_of(const PoolingCall& call) {
+Plan plan_of(const RoiAlignCall& call) {
   return make_plan(call.pyramid, call.pooling, call.boxes, call.box_image, call.count, in_chunks);
 }
 
 }  // namespace
 
-const char* launch_roi_align(const PoolingCall& call, const void* const* features, void* pooled, void*) {
+const char* launch_roi_align(const RoiAlignCall& call, const void* const* features, void* pooled, void*) {
   roi_align_forward(plan_of(call), call.dtype, features, pooled, in_chunks);
   return nullptr;
 }
 
-int64_t roi_align_gradient_sums(const PoolingCall&, bool) {
+int64_t roi_align_gradient_sums(const RoiAlignCall&, bool) {
   return 0;
 }
 
-const char* launch_roi_align_gradient(const PoolingCall& call, const void* upstream, void* const* gradients, float*,
+const char* launch_roi_align_gradient(const RoiAlignCall& call, const void* upstream, void* const* gradients, float*,
                                       bool, void*) {
   roi_align_backward(plan_of(call), call.dtype, upstream, gradients, in_chunks);
   return nullptr;

@@ -17,11 +17,14 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <random>
 #include <string>
 #include <thread>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #define FRCNN_SHIM
@@ -37,23 +40,10 @@ struct dim3 {
 struct uint3 {
   unsigned x, y, z;
 };
-typedef void* cudaStream_t;
-enum cudaError_t { cudaSuccess };
-inline cudaError_t cudaGetLastError() {
-  return cudaSuccess;
-}
-inline const char* cudaGetErrorString(cudaError_t) {
-  return "";
-}
-inline cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t) {
-  memset(to, value, bytes);
-  return cudaSuccess;
-}
-
 namespace shim {
 
 inline thread_local uint3 thread_index, block_index;
-inline dim3 block_size;
+inline dim3 grid_size, block_size;
 inline unsigned char* shared_memory;
 inline std::string order = "forward";
 inline std::mt19937 shuffle(7);
@@ -200,7 +190,26 @@ T atomic_add(T* place, T value) {
 
 #endif
 
+// The kernels of the program by name: what calls them with the addresses of their arguments, as the driver is given.
+using Invoke = std::function<void(void** arguments)>;
+inline std::map<std::string, Invoke>& kernels() {
+  static std::map<std::string, Invoke> all;
+  return all;
+}
+
+template <class... Parameters, size_t... kIndices>
+void invoke(void (*kernel)(Parameters...), void** arguments, std::index_sequence<kIndices...>) {
+  kernel(*static_cast<std::remove_reference_t<Parameters>*>(arguments[kIndices])...);
+}
+
+template <class... Parameters>
+bool add_kernel(const char* name, void (*kernel)(Parameters...)) {
+  kernels()[name] = [kernel](void** arguments) { invoke(kernel, arguments, std::index_sequence_for<Parameters...>()); };
+  return true;
+}
+
 inline void launch(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& kernel) {
+  grid_size = grid;
   block_size = block;
   std::vector<uint3> blocks;
   for (unsigned z = 0; z < grid.z; ++z)
@@ -214,10 +223,12 @@ inline void launch(dim3 grid, dim3 block, size_t shared_bytes, const std::functi
 #define threadIdx shim::thread_index
 #define blockIdx shim::block_index
 #define blockDim shim::block_size
+#define gridDim shim::grid_size
 #define __syncthreads shim::barrier
 #define __popcll __builtin_popcountll
 #define atomicAdd shim::atomic_add
 #define FRCNN_SHARED(T, name) T* const name = reinterpret_cast<T*>(shim::shared_memory)
-#define FRCNN_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
-  shim::launch(grid, block, shared_bytes, [&] { kernel(__VA_ARGS__); })
+#define FRCNN_PARAMETER const
+#define FRCNN_KERNEL(signature, name) \
+  static const bool name##_is_added = shim::add_kernel(#name, static_cast<signature*>(&name))
 #define FRCNN_COUNT_BYTES(bytes) shim::bytes_moved.fetch_add(int64_t(bytes), std::memory_order_relaxed)

@@ -1,90 +1,155 @@
-// One call of a GPU kernel on the host: `run OPERATION ORDER < call > result`; numbers come and go as they lie in
-// memory. The bytes that the kernels moved go to stderr. Buffers have their exact size, so that a sanitizer sees what
-// lies beyond.
-#include "cuda_shim.h"
+// One call of an operation: `program OPERATION ORDER < inputs > outputs`; arrays are raw bytes in both directions.
 //
+// Memory is allocated through the CUDA driver API: the program is linked with the fake driver, or with NVIDIA's.
+// Buffers have their exact size, so that a sanitizer detects accesses beyond them, and outputs are filled with 0xff
+// before (not with FRCNN_RAW=1, for tools that look for memory that was not written). ORDER and the bytes of memory
+// traffic, printed to stderr, concern the fake driver only.
+#include <cstdio>
+#include <cstdlib>
+#include <string>
+#include <vector>
+
 #include "cuda_launch.h"
+#include "driver_memory.h"
 
 using namespace frcnn;
 
+extern "C" __attribute__((weak)) void frcnn_shim_order(const char* order);
+extern "C" __attribute__((weak)) long long frcnn_shim_bytes();
+
+namespace {
+
+void check(CUresult result) {
+  if (result != 0) fprintf(stderr, "CUDA error %d\n", int(result)), exit(6);
+}
+
 template <class T>
-std::vector<T> read(int64_t count) {
+std::vector<T> read_array(int64_t count) {
   std::vector<T> values(count);
-  values.shrink_to_fit();
   if (fread(values.data(), sizeof(T), count, stdin) != size_t(count)) exit(4);
   return values;
 }
 
-template <class T>
-void print(const std::vector<T>& values) {
-  fwrite(values.data(), sizeof(T), values.size(), stdout);
-}
+// Device memory.
+class Buffer {
+ public:
+  explicit Buffer(size_t bytes) : bytes_(bytes) {
+    if (bytes == 0) return;
+    check(cuMemAlloc_v2(&memory_, bytes));
+    if (getenv("FRCNN_RAW") == nullptr) check(cuMemsetD8_v2(memory_, 0xff, bytes));
+  }
+  Buffer(Buffer&& other) : bytes_(other.bytes_), memory_(other.memory_) { other.memory_ = 0; }
+  ~Buffer() {
+    if (memory_ != 0) cuMemFree_v2(memory_);
+  }
+
+  static Buffer from_stdin(size_t bytes) {
+    const auto values = read_array<char>(int64_t(bytes));
+    Buffer buffer(bytes);
+    if (bytes > 0) check(cuMemcpyHtoD_v2(buffer.memory_, values.data(), bytes));
+    return buffer;
+  }
+
+  template <class T = void>
+  T* data() const {
+    return reinterpret_cast<T*>(memory_);
+  }
+
+  void print() const {
+    std::vector<char> values(bytes_);
+    if (bytes_ > 0) check(cuMemcpyDtoH_v2(values.data(), memory_, bytes_));
+    fwrite(values.data(), 1, bytes_, stdout);
+  }
+
+ private:
+  size_t bytes_;
+  CUdeviceptr memory_ = 0;
+};
 
 int64_t bytes_of(DType dtype) {
   return dtype == DType::kFloat32 ? 4 : 2;
 }
 
-const char* run_pooling(const std::string& operation) {
+const char* run_roi_align(const std::string& operation, CUstream stream) {
   // levels, batch, channels, bins, sampling ratio, aligned, dtype, boxes; then heights, widths, scales, starts, boxes,
   // images
-  const auto head = read<int32_t>(8);
-  PoolingCall call = {};
+  const auto head = read_array<int32_t>(8);
+  RoiAlignCall call = {};
   call.pyramid.levels = head[0], call.pyramid.batch = head[1], call.pyramid.channels = head[2];
   call.pooling = {head[3], head[4], head[5] != 0};
   call.dtype = DType(head[6]);
   call.count = head[7];
-  const auto heights = read<int32_t>(head[0]), widths = read<int32_t>(head[0]);
-  const auto scales = read<float>(head[0]), starts = read<float>(head[0]);
-  const auto boxes = read<float>(4 * call.count);
-  const auto images = read<int32_t>(call.count);
-  call.boxes = boxes.data(), call.box_image = images.data();
-  std::vector<std::vector<char>> maps;
-  std::vector<void*> places;
+  const auto heights = read_array<int32_t>(head[0]), widths = read_array<int32_t>(head[0]);
+  const auto scales = read_array<float>(head[0]), starts = read_array<float>(head[0]);
+  const Buffer boxes = Buffer::from_stdin(16 * call.count), images = Buffer::from_stdin(4 * call.count);
+  call.boxes = boxes.data<float>(), call.box_image = images.data<int32_t>();
+  std::vector<Buffer> maps;
+  std::vector<void*> pointers;
   const int64_t pooled_bytes = call.count * head[3] * head[3] * head[2] * bytes_of(call.dtype);
   for (int level = 0; level < head[0]; ++level) {
     call.pyramid.height[level] = heights[level], call.pyramid.width[level] = widths[level];
     call.pyramid.scale[level] = scales[level], call.pyramid.start[level] = starts[level];
-    const int64_t bytes = int64_t(head[1]) * heights[level] * widths[level] * head[2] * bytes_of(call.dtype);
-    maps.push_back(operation == "roi_align" ? read<char>(bytes) : std::vector<char>(bytes, char(0xff)));
+    const size_t bytes = size_t(head[1]) * heights[level] * widths[level] * head[2] * bytes_of(call.dtype);
+    maps.push_back(operation == "roi_align" ? Buffer::from_stdin(bytes) : Buffer(bytes));
+    pointers.push_back(maps.back().data());
   }
-  for (auto& map : maps) places.push_back(map.data());
   if (operation == "roi_align") {
-    std::vector<char> pooled(pooled_bytes, char(0xff));
-    const char* failure = launch_roi_align(call, places.data(), pooled.data(), nullptr);
-    print(pooled);
-    return failure;
+    const Buffer pooled(pooled_bytes);
+    const char* error = launch_roi_align(call, pointers.data(), pooled.data(), stream);
+    check(cuStreamSynchronize(stream));
+    pooled.print();
+    return error;
   }
-  const auto upstream = read<char>(pooled_bytes);
+  const Buffer upstream = Buffer::from_stdin(pooled_bytes);
   const bool deterministic = operation == "roi_align_gradient_deterministic";
-  std::vector<float> sums(roi_align_gradient_sums(call, deterministic));
-  const char* failure = launch_roi_align_gradient(call, upstream.data(), places.data(),
-                                                  sums.empty() ? nullptr : sums.data(), deterministic, nullptr);
-  for (const auto& map : maps) print(map);
-  return failure;
+  const Buffer sums(sizeof(float) * roi_align_gradient_sums(call, deterministic));
+  const char* error =
+      launch_roi_align_gradient(call, upstream.data(), pointers.data(), sums.data<float>(), deterministic, stream);
+  check(cuStreamSynchronize(stream));
+  for (const auto& map : maps) map.print();
+  return error;
 }
 
-const char* run_nms() {
+const char* run_nms(CUstream stream) {
   // batch, candidates, outputs; threshold; then boxes, scores, groups
-  const auto head = read<int32_t>(3);
-  const auto threshold = read<float>(1);
-  const int64_t places = int64_t(head[0]) * head[1];
-  const auto boxes = read<float>(4 * places), scores = read<float>(places);
-  const auto groups = read<int32_t>(places);
-  std::vector<int32_t> indices(int64_t(head[0]) * head[2], 77), counts(head[0], 77);
-  const NmsCall call = {head[0],       head[1],       head[2],        threshold[0], boxes.data(),
-                        scores.data(), groups.data(), indices.data(), counts.data()};
-  std::vector<char> workspace(nms_workspace_bytes(call), char(0xff));
-  const char* failure = launch_nms(call, workspace.data(), nullptr);
-  print(indices);
-  print(counts);
-  return failure;
+  const auto head = read_array<int32_t>(3);
+  const auto threshold = read_array<float>(1);
+  const int64_t count = int64_t(head[0]) * head[1];
+  const Buffer boxes = Buffer::from_stdin(16 * count), scores = Buffer::from_stdin(4 * count);
+  const Buffer groups = Buffer::from_stdin(4 * count);
+  const Buffer indices(sizeof(int32_t) * head[0] * head[2]), counts(sizeof(int32_t) * head[0]);
+  const NmsCall call = {head[0],
+                        head[1],
+                        head[2],
+                        threshold[0],
+                        boxes.data<float>(),
+                        scores.data<float>(),
+                        groups.data<int32_t>(),
+                        indices.data<int32_t>(),
+                        counts.data<int32_t>()};
+  const Buffer workspace(nms_workspace_bytes(call));
+  const char* error = launch_nms(call, workspace.data(), stream);
+  check(cuStreamSynchronize(stream));
+  indices.print();
+  counts.print();
+  return error;
 }
+
+}  // namespace
 
 int main(int, char** arguments) {
   const std::string operation = arguments[1];
-  shim::order = arguments[2];
-  const char* failure = operation == "nms" ? run_nms() : run_pooling(operation);
-  fprintf(stderr, "%lld\n", static_cast<long long>(shim::bytes_moved.load()));
-  if (failure != nullptr) fprintf(stderr, "%s\n", failure);
-  return failure == nullptr ? 0 : 5;
+  if (frcnn_shim_order != nullptr) frcnn_shim_order(arguments[2]);
+  CUdevice device;
+  CUcontext context;
+  CUstream stream;
+  check(cuInit(0));
+  check(cuDeviceGet(&device, 0));
+  check(cuDevicePrimaryCtxRetain(&context, device));
+  check(cuCtxSetCurrent(context));
+  check(cuStreamCreate(&stream, 0));
+  const char* error = operation == "nms" ? run_nms(stream) : run_roi_align(operation, stream);
+  fprintf(stderr, "%lld\n", frcnn_shim_bytes != nullptr ? frcnn_shim_bytes() : 0LL);
+  if (error != nullptr) fprintf(stderr, "%s\n", error);
+  return error == nullptr ? 0 : 5;
 }
