@@ -1,0 +1,59 @@
+// The launch functions behind C names, for ctypes. Inputs are laid out as for tests/ops/shim/main.cc.
+#include "cuda_launch.h"
+
+using namespace frcnn;
+
+namespace {
+
+// head: levels, batch, channels, bins, sampling ratio, aligned, dtype, boxes
+RoiAlignCall make_call(const int32_t* head, const int32_t* heights, const int32_t* widths, const float* scales,
+                       const float* starts, const float* boxes, const int32_t* box_image) {
+  RoiAlignCall call = {};
+  call.pyramid.levels = head[0], call.pyramid.batch = head[1], call.pyramid.channels = head[2];
+  call.pooling = {head[3], head[4], head[5] != 0};
+  call.dtype = DType(head[6]);
+  call.count = head[7];
+  for (int level = 0; level < head[0]; ++level) {
+    call.pyramid.height[level] = heights[level], call.pyramid.width[level] = widths[level];
+    call.pyramid.scale[level] = scales[level], call.pyramid.start[level] = starts[level];
+  }
+  call.boxes = boxes, call.box_image = box_image;
+  return call;
+}
+
+// head: batch, candidates, outputs
+NmsCall make_nms_call(const int32_t* head, float threshold, const float* boxes, const float* scores,
+                      const int32_t* groups, int32_t* indices, int32_t* counts) {
+  return {head[0], head[1], head[2], threshold, boxes, scores, groups, indices, counts};
+}
+
+}  // namespace
+
+#define FRCNN_EXPORT extern "C" __attribute__((visibility("default")))
+#define FRCNN_GEOMETRY                                                                                          \
+  const int32_t *head, const int32_t *heights, const int32_t *widths, const float *scales, const float *starts, \
+      const float *boxes, const int32_t *images
+
+FRCNN_EXPORT const char* frcnn_test_roi_align(FRCNN_GEOMETRY, const void* const* features, void* pooled, void* stream) {
+  return launch_roi_align(make_call(head, heights, widths, scales, starts, boxes, images), features, pooled, stream);
+}
+
+FRCNN_EXPORT int64_t frcnn_test_gradient_sums(FRCNN_GEOMETRY, int deterministic) {
+  return roi_align_gradient_sums(make_call(head, heights, widths, scales, starts, boxes, images), deterministic != 0);
+}
+
+FRCNN_EXPORT const char* frcnn_test_gradient(FRCNN_GEOMETRY, const void* upstream, void* const* gradients, float* sums,
+                                             int deterministic, void* stream) {
+  return launch_roi_align_gradient(make_call(head, heights, widths, scales, starts, boxes, images), upstream, gradients,
+                                   sums, deterministic != 0, stream);
+}
+
+FRCNN_EXPORT int64_t frcnn_test_nms_workspace(const int32_t* head) {
+  return nms_workspace_bytes(make_nms_call(head, 0, nullptr, nullptr, nullptr, nullptr, nullptr));
+}
+
+FRCNN_EXPORT const char* frcnn_test_nms(const int32_t* head, float threshold, const float* boxes, const float* scores,
+                                        const int32_t* groups, int32_t* indices, int32_t* counts, void* workspace,
+                                        void* stream) {
+  return launch_nms(make_nms_call(head, threshold, boxes, scores, groups, indices, counts), workspace, stream);
+}

@@ -1,0 +1,200 @@
+"""The GPU kernels as Python functions: builds the library with its C interface and calls it through ctypes.
+
+Device memory is PyTorch's on a GPU, and NumPy's with the host shim. Needs no TensorFlow.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+import shim_runs  # noqa: E402
+
+LAUNCHES = [shim_runs.KERNELS / name for name in ("roi_align_cuda.cc", "nms_cuda.cc", "cuda_driver.cc")]
+POISON = 0xFF  # outputs are filled with these bytes before a call: NaN in all dtypes
+
+
+def load_gpu_code() -> ModuleType:
+    """``frcnn.ops.gpu_code`` without the package, which imports TensorFlow."""
+    file = shim_runs.KERNELS.parent / "gpu_code.py"
+    spec = importlib.util.spec_from_file_location("gpu_code", file)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def build_library(folder: Path, flags: tuple[str, ...] = ()) -> Path:
+    """The launch functions with their C interface; NVIDIA's driver is loaded when it is used."""
+    sources = [*LAUNCHES, HERE / "c_interface.cc"]
+    objects = shim_runs.compile_objects(folder, "g++", ("-O2", *flags, f"-I{shim_runs.KERNELS}"), sources)
+    shim_runs.link("g++", ("-shared",), objects, folder / "kernels.so")
+    return folder / "kernels.so"
+
+
+def build_program(folder: Path) -> Path:
+    """``tests/ops/shim/main.cc`` on NVIDIA's driver, with small blocks, for compute-sanitizer."""
+    flags = ("-O2", *shim_runs.SMALL, f"-I{shim_runs.KERNELS}")
+    objects = shim_runs.compile_objects(folder / "small", "g++", flags, [*LAUNCHES, shim_runs.SHIM / "main.cc"])
+    shim_runs.link("g++", (), [*objects, "-l:libcuda.so.1"], folder / "small" / "program")
+    return folder / "small" / "program"
+
+
+def build_shim(folder: Path) -> Path:
+    """The library on the fake driver, whose kernels run on the host. Loads the driver into this process."""
+    flags = ("-O1", *shim_runs.SMALL, f"-I{shim_runs.KERNELS}", "-include", str(shim_runs.SHIM / "cuda_shim.h"))
+    sources = [shim_runs.KERNELS / "gpu_kernels.cu", shim_runs.SHIM / "fake_driver.cc"]
+    objects = shim_runs.compile_objects(folder / "driver", "g++", flags, sources)
+    shim_runs.link("g++", ("-shared",), objects, folder / "driver" / "libcuda.so.1")
+    ctypes.CDLL(str(folder / "driver" / "libcuda.so.1"), mode=ctypes.RTLD_GLOBAL)
+    library = build_library(folder, shim_runs.SMALL)
+    shim_runs.write_code(library)
+    return library
+
+
+class HostMemory:
+    """Arrays of NumPy, for the host shim."""
+
+    stream = 0
+
+    def put(self, array: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(array)
+
+    def allocate(self, size: int) -> np.ndarray:
+        return np.full(size, POISON, np.uint8)
+
+    def pointer(self, array: np.ndarray) -> int:
+        return int(array.ctypes.data)
+
+    def get(self, array: np.ndarray) -> bytes:
+        return array.tobytes()
+
+
+class GpuMemory:
+    """Tensors of PyTorch on the current GPU."""
+
+    def __init__(self) -> None:
+        import torch
+
+        self.torch = torch
+        torch.zeros(1, device="cuda")  # makes the device's context current in this thread
+
+    @property
+    def stream(self) -> int:
+        return int(self.torch.cuda.current_stream().cuda_stream)
+
+    def put(self, array: np.ndarray) -> Any:
+        return self.torch.from_numpy(np.ascontiguousarray(array).reshape(-1).view(np.uint8).copy()).cuda()
+
+    def allocate(self, size: int) -> Any:
+        return self.torch.full([size], POISON, dtype=self.torch.uint8, device="cuda")
+
+    def pointer(self, tensor: Any) -> int:
+        return int(tensor.data_ptr())
+
+    def get(self, tensor: Any) -> bytes:
+        return bytes(tensor.cpu().numpy().tobytes())
+
+
+class Kernels:
+    """The launch functions of a library. Pointers are device memory, ``geometry`` is on the host."""
+
+    def __init__(self, library: Path, memory: HostMemory | GpuMemory) -> None:
+        self.memory = memory
+        self.c = ctypes.CDLL(str(library))
+        for name in ("roi_align", "gradient", "nms"):
+            getattr(self.c, f"frcnn_test_{name}").restype = ctypes.c_char_p
+        self.c.frcnn_test_gradient_sums.restype = self.c.frcnn_test_nms_workspace.restype = ctypes.c_int64
+
+    def roi_align(self, geometry: list[np.ndarray], boxes: int, images: int, maps: list[int], pooled: int) -> None:
+        arguments = _geometry(geometry, boxes, images)
+        self._check(self.c.frcnn_test_roi_align(*arguments, _pointers(maps), _void(pooled), self._stream()))
+
+    def gradient(
+        self,
+        geometry: list[np.ndarray],
+        boxes: int,
+        images: int,
+        upstream: int,
+        gradients: list[int],
+        deterministic: bool = False,
+    ) -> None:
+        arguments = _geometry(geometry, boxes, images)
+        elements = self.c.frcnn_test_gradient_sums(*arguments, int(deterministic))
+        sums = self.memory.allocate(4 * elements) if elements else None
+        self._check(
+            self.c.frcnn_test_gradient(
+                *arguments,
+                _void(upstream),
+                _pointers(gradients),
+                _void(self.memory.pointer(sums) if elements else 0),
+                int(deterministic),
+                self._stream(),
+            )
+        )
+
+    def nms(self, head: np.ndarray, threshold: float, inputs: list[int], indices: int, counts: int) -> None:
+        workspace = self.memory.allocate(self.c.frcnn_test_nms_workspace(_void(head.ctypes.data)))
+        self._check(
+            self.c.frcnn_test_nms(
+                _void(head.ctypes.data),
+                ctypes.c_float(threshold),
+                *map(_void, (*inputs, indices, counts, self.memory.pointer(workspace))),
+                self._stream(),
+            )
+        )
+
+    def __call__(self, operation: str, order: str, *arrays: np.ndarray) -> tuple[bytes, int]:
+        """One call as ``shim_runs.run`` makes it of a program."""
+        memory = self.memory
+        if operation == "nms":
+            head, threshold, *inputs = arrays
+            places = [memory.put(array) for array in inputs]
+            outputs = [memory.allocate(4 * int(head[0]) * int(head[2])), memory.allocate(4 * int(head[0]))]
+            pointers = [memory.pointer(place) for place in (*places, *outputs)]
+            self.nms(head, float(threshold[0]), pointers[:3], pointers[3], pointers[4])
+            return b"".join(map(memory.get, outputs)), 0
+        geometry, (boxes, images), values = list(arrays[:5]), map(memory.put, arrays[5:7]), arrays[7:]
+        inputs = [memory.put(array) for array in values]
+        head, heights, widths = geometry[:3]
+        size = 4 if head[6] == 0 else 2
+        if operation == "roi_align":
+            outputs = [memory.allocate(int(head[7]) * int(head[3]) ** 2 * int(head[2]) * size)]
+            maps = [memory.pointer(place) for place in inputs]
+            self.roi_align(geometry, memory.pointer(boxes), memory.pointer(images), maps, memory.pointer(outputs[0]))
+        else:
+            areas = heights.astype(int) * widths * int(head[1]) * int(head[2]) * size
+            outputs = [memory.allocate(int(area)) for area in areas]
+            gradients = [memory.pointer(place) for place in outputs]
+            deterministic = operation == "roi_align_gradient_deterministic"
+            place = memory.pointer(inputs[0])
+            self.gradient(geometry, memory.pointer(boxes), memory.pointer(images), place, gradients, deterministic)
+        return b"".join(map(memory.get, outputs)), 0
+
+    def _stream(self) -> ctypes.c_void_p:
+        return _void(self.memory.stream)
+
+    def _check(self, error: bytes | None) -> None:
+        if error is not None:
+            raise AssertionError(error.decode())
+
+
+def _void(address: int) -> ctypes.c_void_p:
+    return ctypes.c_void_p(address)
+
+
+def _pointers(addresses: list[int]) -> ctypes.Array[ctypes.c_void_p]:
+    return (ctypes.c_void_p * len(addresses))(*addresses)
+
+
+def _geometry(arrays: list[np.ndarray], boxes: int, images: int) -> list[ctypes.c_void_p]:
+    return [_void(array.ctypes.data) for array in arrays] + [_void(boxes), _void(images)]
