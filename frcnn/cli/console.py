@@ -90,6 +90,7 @@ class Output(Input):
 PATH = Input()
 OUT_FILE, OUT_FOLDER = Output(folder=False), Output(folder=True)
 SPLITS = ("train", "validation", "test")
+BOX_FORMATS = ("xywh", "xyxy", "normalized_xywh")  # of option data.box_format
 
 
 @contextlib.contextmanager

@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import itertools
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING
 
 import click
 
-from frcnn.cli.console import OUT_FOLDER, PATH, SPLITS, example
-from frcnn.data.box_format import BoxFormat
+from frcnn.cli.console import BOX_FORMATS, OUT_FOLDER, PATH, SPLITS, example
 from frcnn.errors import UserError
 from frcnn.startup import import_tensorflow
+
+if TYPE_CHECKING:
+    from frcnn.data.box_format import BoxFormat
 
 
 @click.command(
@@ -30,7 +32,7 @@ from frcnn.startup import import_tensorflow
     help="Split to check; may be repeated.  [default: all splits of the folder]",
 )
 @click.option("--config", "file", type=PATH, help="Recipe whose image sizes and anchors the suggestions start from.")
-@click.option("--box-format", type=click.Choice(get_args(BoxFormat)), help="Format of the boxes, as data.box_format.")
+@click.option("--box-format", type=click.Choice(BOX_FORMATS), help="Format of the boxes, as data.box_format.")
 @click.option(
     "--out",
     type=OUT_FOLDER,

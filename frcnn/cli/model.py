@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from frcnn.cli.console import OUT_FOLDER, PATH, SPLITS, check_output, counted, example
+from frcnn.cli.console import BOX_FORMATS, OUT_FOLDER, PATH, SPLITS, check_output, counted, example
 from frcnn.errors import EXIT_FAILURE, UserError, print_message
 from frcnn.startup import import_tensorflow
 
 if TYPE_CHECKING:
     from frcnn.config import Config
+    from frcnn.data.box_format import BoxFormat
     from frcnn.data.coco import Index
 
 
@@ -29,24 +30,28 @@ def train(file: Path, overrides: tuple[str, ...]) -> None:
     """Train a model.
 
     KEY=VALUE overrides an option of the recipe; docs/configuration.md lists all options. The folder of the run is the
-    option 'output'. Ctrl-C or SIGTERM saves a checkpoint and stops; rerun the same command to resume.
+    option 'output'. Ctrl-C or SIGTERM saves a checkpoint and stops, with exit code 130 or 143; rerun the same command
+    to resume.
     """
     from frcnn.config import load_config
     from frcnn.distributed import connect
     from frcnn.training.stop import StopRequest
 
-    # A signal during the import of TensorFlow must not be lost: it stops the run at its first step.
-    with StopRequest() as stop:
+    with StopRequest(ends_startup=True) as stop:
         world = connect()
         with world.abort_together():
             with world.raise_together():
                 config = load_config(file, list(overrides))
             import_tensorflow()
-            from frcnn.training.trainer import train as run
+            from frcnn.training.trainer import Trainer
 
-            folder = run(config, world=world, stop=stop)
+            trainer = Trainer(config, world=world)
+            folder = trainer.run(stop)
     if world.is_main and (folder / "metrics.json").exists():
         click.echo(f"model: {folder}")
+    # Other ranks exit with 0: mpirun returns the code of rank 0, and complains about every other one.
+    if world.is_main and not trainer.finished:
+        raise click.exceptions.Exit(stop.exit_code)
 
 
 @click.command(
@@ -60,6 +65,7 @@ def train(file: Path, overrides: tuple[str, ...]) -> None:
 @click.option("--split", type=click.Choice(SPLITS), default="validation", show_default=True)
 @click.option("--images", type=PATH, help="Folder of images, with --annotations, instead of --data and --split.")
 @click.option("--annotations", type=PATH, help="COCO instances JSON file.")
+@click.option("--box-format", type=click.Choice(BOX_FORMATS), help="Format of the boxes, as data.box_format.")
 @click.option("--batch-size", type=click.IntRange(1), default=1, show_default=True, help="Images per batch.")
 @click.option("--json", "json_file", type=PATH, help="Also write the metrics to this file.")
 def evaluate(
@@ -68,6 +74,7 @@ def evaluate(
     split: str,
     images: Path | None,
     annotations: Path | None,
+    box_format: BoxFormat | None,
     batch_size: int,
     json_file: Path | None,
 ) -> None:
@@ -92,13 +99,15 @@ def evaluate(
             saved = read_model_folder(model)
 
         def find_index() -> Index:
-            return _find_index(saved.config, data, split, images, annotations)
+            return _find_index(saved.config, data, split, images, annotations, box_format)
 
         metrics, index, unread = evaluate_model(saved, find_index, world, batch_size, counted)
     if metrics is None:  # not rank 0
         return
-    skipped = f", {len(unread)} images unreadable and counted as blank" if unread else ""
-    click.echo(f"{index.source}: {metrics.images} images, {metrics.objects} objects{skipped}")
+    for line in index.summary.lines():
+        click.echo(line)
+    if unread:
+        click.echo(f"  {len(unread)} images unreadable and counted as blank")
     for name, value in metrics.summary.items():
         click.echo(f"{name:<6} {value:.4f}")
     width = max(map(len, metrics.class_ap))
@@ -107,7 +116,13 @@ def evaluate(
     if json_file:
         write_json(
             json_file,
-            {**metrics.to_json(), "unreadable_images": len(unread), "model": str(model), "data": index.fingerprint},
+            {
+                **metrics.to_json(),
+                "unreadable_images": len(unread),
+                "model": str(model),
+                "data": index.fingerprint,
+                "dataset": index.summary.to_json(),
+            },
         )
 
 
@@ -151,19 +166,27 @@ def predict(paths: tuple[Path, ...], model: Path, out: Path, score: float) -> No
         raise click.exceptions.Exit(EXIT_FAILURE)
 
 
-def _find_index(config: Config, root: Path | None, split: str, images: Path | None, annotations: Path | None) -> Index:
+def _find_index(
+    config: Config,
+    root: Path | None,
+    split: str,
+    images: Path | None,
+    annotations: Path | None,
+    box_format: BoxFormat | None,
+) -> Index:
     """The index that the options of evaluate select; by default that of the data the model was trained on."""
     from frcnn.config import Data
     from frcnn.data.coco import find_split, load_index
 
     if images and annotations:
-        return load_index(images, annotations)
+        return load_index(images, annotations, box_format=box_format)
     if root and not root.is_dir():
         raise UserError(f"--data is {str(root)!r}, which is not a folder; give the path of a COCO folder")
     if root:
-        return load_index(*find_split(Data(root=root), split, "rename them, or give --images and --annotations"))
+        found = find_split(Data(root=root), split, "rename them, or give --images and --annotations")
+        return load_index(*found, box_format=box_format)
     remedy = "the model's configuration names it; give --data, or --images and --annotations"
-    return load_index(*find_split(config.data, split, remedy))
+    return load_index(*find_split(config.data, split, remedy), box_format=box_format or config.data.box_format)
 
 
 def write_json(file: Path, value: Any) -> None:

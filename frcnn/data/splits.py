@@ -147,7 +147,7 @@ def list_folder(folder: Path, limit: int = 8) -> str:
     if not folder.is_dir():
         return f"{folder} does not exist"
     names = [path.name + ("/" if path.is_dir() else "") for path in _listed(folder)]
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "") or "empty"
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "") or "nothing"
 
 
 def _find_only_split(root: Path, paths: config.Split) -> tuple[Path, Path] | None:

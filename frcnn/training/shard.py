@@ -17,9 +17,12 @@ from frcnn.config import Config
 from frcnn.data.batch import Batch
 from frcnn.data.coco import Index, check_same_classes, find_split, load_index
 from frcnn.data.pipeline import steps_per_epoch, training_batches
+from frcnn.data.shared_files import describe_shared_files
 from frcnn.data.unreadable_images import UnreadableImages
 from frcnn.distributed import World
 from frcnn.errors import UserError
+
+MAX_COMPARED_FILES = 20_000  # of both splits; check-dataset compares larger datasets
 
 
 @dataclass(frozen=True)
@@ -93,26 +96,41 @@ def present_images(index: Index) -> Index:
     return replace(index, images=present)
 
 
-def load_splits(config: Config, messages: list[str]) -> tuple[Index, Index | None]:
+def load_splits(config: Config, messages: list[str], *, compare_files: bool = False) -> tuple[Index, Index | None]:
     """Training and validation index.
 
-    The latter is None if neither the configuration nor the folder has one; ``messages`` gets the reason.
+    The latter is None if neither the configuration nor the folder has one.
+
+    Args:
+        messages: gets the summary of each annotation file, and the reason for a missing validation split.
+        compare_files: warn about images that are in both splits, which reads a part of some files; skipped for more
+            than ``MAX_COMPARED_FILES`` images.
     """
+    data = config.data
     train_index = load_index(
-        *find_split(config.data, "train"), config.data.on_bad_annotation, require_images=not config.data.sharded
+        *find_split(data, "train"),
+        data.on_bad_annotation,
+        box_format=data.box_format,
+        require_images=not data.sharded,
     )
-    if config.data.sharded:
+    if data.sharded:
         train_index = present_images(train_index)
+    messages += train_index.summary.lines()
     try:
-        split = find_split(config.data, "validation")
+        split = find_split(data, "validation")
     except UserError as error:
-        if config.data.validation.annotations or config.data.validation.images:
+        if data.validation.annotations or data.validation.images:
             raise
         messages.append(
             f"no validation split: nothing is evaluated, and the last model is saved, not the best ({error})"
         )
         return train_index, None
-    return train_index, check_same_classes(train_index, load_index(*split, config.data.on_bad_annotation))
+    validation_index = load_index(*split, data.on_bad_annotation, box_format=data.box_format)
+    messages += validation_index.summary.lines()
+    few = len(train_index.images) + len(validation_index.images) <= MAX_COMPARED_FILES
+    if compare_files and few and (warning := describe_shared_files(train_index, validation_index)):
+        messages.append(f"warning: {warning}")
+    return train_index, check_same_classes(train_index, validation_index)
 
 
 def round_batch_size(config: Config, processes: int, messages: list[str]) -> Config:
