@@ -12,6 +12,7 @@ from frcnn.gpus import count_gpus
 
 ALONE = (sys.executable, "-m", "frcnn.container.train")
 TOOLKIT = (sys.executable, "-m", "frcnn.container.toolkit")
+SUPERVISED = "FRCNN_SUPERVISED"  # variable that is set for a runner started by our process 1
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The SSH key pair of a job: the same on all its hosts, different for every job, and never stored in the image.
+"""The keys of a job, for SSH among others: the same on all its hosts, different for every job, never in the image.
 
 The hosts cannot communicate before they have a key, so each derives it from the job's ARN. The ARN is not secret; where
 others share the job's network, the variable ``FRCNN_SSH_SECRET`` adds a secret to the derivation.
@@ -45,16 +45,20 @@ def job_key(environment: Environment) -> tuple[bytes, bytes]:
     from cryptography.hazmat.primitives import serialization as keys
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    job = environment.job_arn or environment.job_name
-    if not (job or environment.ssh_secret):
+    if not (environment.job_arn or environment.job_name or environment.ssh_secret):
         raise UserError(
             "the job has no name to derive the hosts' SSH key from: set TRAINING_JOB_ARN or FRCNN_SSH_SECRET to the "
             "same value on all hosts"
         )
-    seed = hashlib.sha256("\0".join(("frcnn", job or "", environment.ssh_secret or "")).encode()).digest()
-    key = Ed25519PrivateKey.from_private_bytes(seed)
+    key = Ed25519PrivateKey.from_private_bytes(derive_key(environment, "frcnn"))
     private = key.private_bytes(keys.Encoding.PEM, keys.PrivateFormat.OpenSSH, keys.NoEncryption())
     return private, key.public_key().public_bytes(keys.Encoding.OpenSSH, keys.PublicFormat.OpenSSH) + b" frcnn-job\n"
+
+
+def derive_key(environment: Environment, purpose: str) -> bytes:
+    """32 bytes that all hosts of the job derive, and no other job; different for every purpose."""
+    job = environment.job_arn or environment.job_name or ""
+    return hashlib.sha256("\0".join((purpose, job, environment.ssh_secret or "")).encode()).digest()
 
 
 def _write_secret(file: Path, content: bytes) -> None:

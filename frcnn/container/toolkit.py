@@ -7,11 +7,13 @@ toolkit waits until the hosts' names resolve, starts the SSH daemons and mpirun,
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-from sagemaker_training import entry_point, params, process, runner
+from sagemaker_training import entry_point, mpi, params, process, runner
 from sagemaker_training import environment as toolkit_environment
 from sagemaker_training.cli.train import main as toolkit_train
 
@@ -19,7 +21,7 @@ from frcnn.container.environment import BASE, Environment
 from frcnn.container.failure import failure_of, report
 from frcnn.container.job import prepare, save_job
 from frcnn.container.mpi_options import check_mpi_options
-from frcnn.container.runner import choose_runner
+from frcnn.container.runner import SUPERVISED, choose_runner
 from frcnn.errors import UserError
 
 HOOK = "frcnn.container.toolkit:main"
@@ -101,6 +103,15 @@ def patch_toolkit(environment: Environment, mpi: bool = False) -> None:
     toolkit_environment.read_input_data_config = _or_empty(toolkit_environment.read_input_data_config)
 
 
+def skip_waits() -> None:
+    """Skip the toolkit's notification of the workers after training, and its pauses of 30 seconds.
+
+    Only under our process 1, which tells the workers itself how the job ended.
+    """
+    mpi.time = SimpleNamespace(time=time.time, sleep=lambda seconds: time.sleep(min(seconds, 1.0)))
+    mpi._write_status_file = lambda host, status_file: True
+
+
 def _or_empty(read: Any) -> Any:
     def tolerant() -> dict[str, Any]:
         try:
@@ -139,6 +150,8 @@ def run() -> None:
         os.environ["SAGEMAKER_TRAINING_MODULE"] = HOOK
     environment = Environment.read()
     patch_toolkit(environment)
+    if os.environ.get(SUPERVISED):
+        skip_waits()
     Path(environment.output).mkdir(parents=True, exist_ok=True)
     toolkit_train()
 
