@@ -17,11 +17,12 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from frcnn import config
 from frcnn.container.input_files import InputChannel
+from frcnn.data.image_files import is_hidden
 from frcnn.data.splits import (
     NAMED_FILES,
     SPLIT_NAMES,
@@ -226,6 +227,7 @@ def _weights(channel: InputChannel, scratch: Path) -> Path:
 
 def _only(channel: InputChannel, patterns: tuple[str, ...], what: str) -> Path:
     files = [file for pattern in patterns for file in sorted(channel.folder.glob(pattern))]
+    files = [file for file in files if not is_hidden(PurePath(file.name))]
     if len(files) != 1:
         raise UserError(
             f"expected one {what} ({', '.join(patterns)}) in channel {channel.name!r}; found {_listing([channel])}"

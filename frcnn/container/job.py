@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +50,7 @@ def prepare(environment: Environment) -> PreparedJob:
         raise UserError(
             f"hyperparameter 'output' cannot be set in a training job, which writes to {environment.base}; remove it"
         )
-    scratch = scratch_folder(environment.base)
+    scratch = _new_scratch_folder(environment.base)
     configured = any(name == "data.root" or name.startswith("data.train.") for name in environment.options)
     hosts = len(environment.resources.hosts)
     # Before the search for inputs, which would report the files that a sharded channel lacks on this host.
@@ -92,6 +93,27 @@ def saved_job(environment: Environment) -> PreparedJob:
 def saved_config(environment: Environment) -> Path:
     """File written by :func:`save_job`; this host is prepared once it exists."""
     return scratch_folder(environment.base) / "config.yaml"
+
+
+def _new_scratch_folder(base: Path) -> Path:
+    """An empty scratch folder that only this user can open, without what an earlier job with this base has left.
+
+    Raises:
+        UserError: it cannot be created.
+    """
+    folder = scratch_folder(base)
+    try:
+        if folder.is_symlink() or not folder.is_dir():
+            folder.unlink(missing_ok=True)
+        else:
+            shutil.rmtree(folder)
+        folder.mkdir(mode=0o700, parents=True)
+    except OSError as error:
+        raise UserError(
+            f"temporary folder {folder} cannot be created ({error.strerror}); set TMPDIR to a folder that this user "
+            "can write to"
+        ) from error
+    return folder
 
 
 def scratch_folder(base: Path) -> Path:

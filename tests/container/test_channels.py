@@ -155,7 +155,8 @@ def test_streamed_manifest_is_converted_to_coco(tmp_path: Path) -> None:
 def test_weights_and_recipe(tmp_path: Path) -> None:
     base = ("train/a.jpg", "train/annotations.json")
     model = ("weights.safetensors", "config.yaml", "labels.json")
-    found = channels(tmp_path, *base, *(f"weights/model/{file}" for file in model), "config/my.yaml")
+    hidden = ("config/._my.yaml", "config/.DS_Store", "weights/._model.tar.gz")  # from a Mac's archive
+    found = channels(tmp_path, *base, *(f"weights/model/{file}" for file in model), "config/my.yaml", *hidden)
     inputs = find_inputs(found, tmp_path / "scratch")
     assert (inputs.weights, inputs.config) == (tmp_path / "weights" / "model", tmp_path / "config" / "my.yaml")
     with tarfile.open(tmp_path / "weights" / "model.tar.gz", "w:gz") as archive:
@@ -165,7 +166,8 @@ def test_weights_and_recipe(tmp_path: Path) -> None:
     assert unpacked is not None
     assert (tmp_path / "scratch") in unpacked.parents
     assert sorted(path.name for path in unpacked.iterdir()) == sorted(model)
-    found = channels(tmp_path / "bare", *base, "pretrained/resnet.safetensors")
+    bare = ("pretrained/resnet.safetensors", "pretrained/._resnet.safetensors")
+    found = channels(tmp_path / "bare", *base, *bare)
     assert find_inputs(found, tmp_path).weights == tmp_path / "bare" / "pretrained" / "resnet.safetensors"
 
 

@@ -126,3 +126,19 @@ def test_missing_annotations_of_a_sharded_channel_are_explained_by_the_sharding(
     two = dataclasses.replace(environment.resources, hosts=("algo-1", "algo-2"))
     with pytest.raises(UserError, match="channel 'train' is ShardedByS3Key over 2 hosts"):
         prepare(dataclasses.replace(environment, channels=tuple(sharded), resources=two))
+
+
+def test_a_second_job_on_the_same_base_folder_starts_with_an_empty_private_scratch_folder(tmp_path: Path) -> None:
+    environment = job(tmp_path, {})
+    scratch = scratch_folder(environment.base)
+    for leftover in (scratch / "model" / "weights.safetensors", scratch / "checkpoints" / "step_8" / "manifest.json"):
+        leftover.parent.mkdir(parents=True)
+        leftover.write_text("of the first job")
+    prepare(environment)
+    assert list(scratch.iterdir()) == []
+    assert scratch.stat().st_mode & 0o777 == 0o700
+    scratch.rmdir()
+    scratch.symlink_to(tmp_path)  # prepared by another user of the machine
+    prepare(environment)
+    assert not scratch.is_symlink()
+    assert tmp_path.is_dir()
