@@ -1,110 +1,157 @@
-"""Picture files in, drawn pictures and one COCO-results file out."""
+"""Prediction on image files: drawn copies and one file of COCO results."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from frcnn.atomic import write_atomically
+from frcnn.data.image_files import IMAGE_SUFFIXES, list_images
 from frcnn.errors import UserError
 
-if TYPE_CHECKING:  # the search for pictures does not wait for TensorFlow
-    from frcnn.inference import Detector
+if TYPE_CHECKING:  # finding the images takes no import of TensorFlow
+    import numpy as np
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+    from frcnn.inference import Detections, Detector
+
 RESULTS_FILE = "detections.json"
+JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
 
 
 class PredictionTask(NamedTuple):
-    """One picture and where its drawn copy goes."""
+    """An image file and the path of its drawn copy."""
 
     source: Path
     target: Path
 
 
-def find_images(paths: Sequence[Path], out: Path) -> list[PredictionTask]:
-    """Files as they are named and the pictures below folders, in order; folders keep their structure below ``out``.
+class PredictionSummary(NamedTuple):
+    """Number of images for which something failed.
 
-    Pictures below ``out`` itself are left out, so that a second call does not take the first one's for new.
+    Attributes:
+        unreadable: they have no detections.
+        not_drawn: their detections are in the results file, but the drawn copy could not be written.
+    """
+
+    unreadable: int
+    not_drawn: int
+
+
+def find_images(
+    paths: Sequence[Path], out: Path, report: Callable[[str], None] = lambda _: None
+) -> list[PredictionTask]:
+    """Named files, and images in folders in alphabetical order; drawn copies keep the structure of the folders.
+
+    Images below ``out`` are skipped, so that a second call does not process the results of the first.
+
+    Args:
+        report: called with a message for each folder with files that are not images.
 
     Raises:
-        UserError: a folder without pictures, or a drawn picture would replace a source.
+        UserError: a folder has no images, or a drawn copy would replace a source.
     """
-    jobs: list[PredictionTask] = []
+    tasks: list[PredictionTask] = []
     taken: set[Path] = set()
     for path in paths:
-        for source in _pictures_below(path, out) if path.is_dir() else [path]:
-            inside = source.relative_to(path) if path.is_dir() else Path(source.name)
-            target = _free(
-                out / inside.with_suffix(".jpg" if source.suffix.lower() in (".jpg", ".jpeg") else ".png"), taken
-            )
+        for source in _images_in(path, out, report) if path.is_dir() else [path]:
+            relative = source.relative_to(path) if path.is_dir() else Path(source.name)
+            suffix = ".jpg" if source.suffix.lower() in JPEG_SUFFIXES else ".png"
+            target = _unused(out / relative.with_suffix(suffix), taken)
             taken.add(target)
-            jobs.append(PredictionTask(source, target))
-    sources = {job.source.resolve() for job in jobs}
-    for job in jobs:
-        if job.target.resolve() in sources:
+            tasks.append(PredictionTask(source, target))
+    sources = {task.source.resolve() for task in tasks}
+    for task in tasks:
+        if task.target.resolve() in sources:
             raise UserError(
-                f"the drawn copy of {job.source} would replace {job.target}; choose another folder than {out} for --out"
+                f"the drawn copy of {task.source} would replace the source image {task.target}; choose a --out other "
+                f"than {out}"
             )
-    return jobs
+    return tasks
 
 
 def predict_images(
     detector: Detector,
-    jobs: Sequence[PredictionTask],
+    tasks: Sequence[PredictionTask],
     out: Path,
     score_threshold: float,
     report: Callable[[str], None],
     progress: Callable[[int, int], None],
-) -> int:
-    """Detect, draw and write; returns how many pictures could not be read.
+) -> PredictionSummary:
+    """Detect objects in each image and write its drawn copy; then write the results file.
+
+    The results file is written with what there is also if an exception, such as KeyboardInterrupt, ends the loop. An
+    image that cannot be read or drawn does not end it.
 
     Args:
-        out: gets ``detections.json``: every detection in the COCO results format with its picture's ``file_name``; pictures
+        out: gets ``detections.json``: all detections in the COCO results format, with the image's ``file_name``; images
             are numbered from 1 as ``image_id``.
-        score_threshold: detections of at least this score are drawn.
-        report: is told why a picture could not be read.
-        progress: is told (pictures done, all pictures).
+        score_threshold: detections of at least this score are drawn; all are in ``detections.json``.
+        report: called with a message for each image that cannot be read, or drawn.
+        progress: called with (images done, number of images).
+
+    Raises:
+        OSError: the results file cannot be written.
     """
     from frcnn.data.decode import UnreadableImage, decode_image
     from frcnn.evaluation.coco import coco_results
-    from frcnn.evaluation.visualize import draw_detections
 
     entries: list[dict[str, Any]] = []
-    unreadable = 0
-    for number, (source, target) in enumerate(jobs, start=1):
-        try:
-            image = decode_image(source)
-        except UnreadableImage as reason:
-            report(str(reason))
-            unreadable += 1
-        else:
-            (detections,) = detector.detect([image])
-            entries += [
-                {**entry, "file_name": str(source)} for entry in coco_results(number, detections, detector.category_ids)
-            ]
-            target.parent.mkdir(parents=True, exist_ok=True)
-            draw_detections(image, detections, detector.class_names, score_threshold).save(target, quality=92)
-        progress(number, len(jobs))
+    unreadable = not_drawn = 0
     out.mkdir(parents=True, exist_ok=True)
-    (out / RESULTS_FILE).write_text(json.dumps(entries) + "\n")
-    return unreadable
+    try:
+        for number, (source, target) in enumerate(tasks, start=1):
+            try:
+                image = decode_image(source)
+            except UnreadableImage as error:
+                report(str(error))
+                unreadable += 1
+            else:
+                (detections,) = detector.detect([image])
+                results = coco_results(number, detections, detector.category_ids)
+                entries += [{**entry, "file_name": str(source)} for entry in results]
+                if problem := _draw(image, detections, detector.class_names, score_threshold, target):
+                    report(f"the drawn copy of {source} could not be written to {target} ({problem})")
+                    not_drawn += 1
+            progress(number, len(tasks))
+    finally:
+        write_atomically(out / RESULTS_FILE, json.dumps(entries) + "\n")
+    return PredictionSummary(unreadable, not_drawn)
 
 
-def _pictures_below(folder: Path, out: Path) -> list[Path]:
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+def _draw(
+    image: np.ndarray, detections: Detections, class_names: Sequence[str], score_threshold: float, target: Path
+) -> str:
+    """Write the drawn copy; returns the reason if that is impossible."""
+    from frcnn.evaluation.visualize import draw_detections
+
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draw_detections(image, detections, class_names, score_threshold).save(target, quality=92)
+    except (OSError, ValueError, MemoryError) as error:  # Pillow raises OSError and ValueError for unencodable images
+        with contextlib.suppress(OSError):
+            target.unlink()  # half a file, when the disk is full
+        return str(error) or type(error).__name__
+    return ""
+
+
+def _images_in(folder: Path, out: Path, report: Callable[[str], None]) -> list[Path]:
+    images, ignored = list_images(folder)
+    if ignored:
+        report(f"{folder}: skipped {ignored} files that are hidden or not images")
     if out.resolve() != folder.resolve():
-        found = [path for path in found if not path.resolve().is_relative_to(out.resolve())]
-    if not found:
-        raise UserError(f"{folder} has no pictures; expected files that end in {', '.join(SUFFIXES)}")
-    return found
+        images = [path for path in images if not path.resolve().is_relative_to(out.resolve())]
+    if not images:
+        raise UserError(f"{folder} contains no images; expected files that end in {', '.join(IMAGE_SUFFIXES)}")
+    return images
 
 
-def _free(target: Path, taken: set[Path]) -> Path:
-    """The target, numbered where a picture of the same name came before."""
-    number, free = 1, target
-    while free in taken:
+def _unused(target: Path, taken: set[Path]) -> Path:
+    """The target, with a number if an earlier image has the same one."""
+    number, unused = 1, target
+    while unused in taken:
         number += 1
-        free = target.with_stem(f"{target.stem}_{number}")
-    return free
+        unused = target.with_stem(f"{target.stem}_{number}")
+    return unused

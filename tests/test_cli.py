@@ -127,16 +127,24 @@ def test_evaluate_takes_other_data(model: Path, shapes: Path) -> None:
     assert result.exit_code == 0, result.output
     trained = json.loads((model / "metrics.json").read_text())
     assert re.search(rf"^AR100 +{trained['AR100']:.4f}$", result.stdout, re.M)
-    result = frcnn("evaluate", "--model", model, "--data", shapes.parent / "nowhere")
-    assert "nowhere" in result.stderr
+    nowhere, empty = shapes.parent / "nowhere", shapes.parent / "empty"
+    empty.mkdir(exist_ok=True)
+    assert error_of("evaluate", "--model", model, "--data", nowhere).startswith(
+        f"frcnn: --data is '{nowhere}', which is"
+    )
+    message = error_of("evaluate", "--model", model, "--data", empty)
+    assert message.endswith("found nothing; rename them, or give --images and --annotations")
+    moved = shutil.copytree(model, shapes.parent / "moved")
+    config = (moved / "config.yaml").read_text()
+    (moved / "config.yaml").write_text(config.replace(str(shapes), str(nowhere)))
+    message = error_of("evaluate", "--model", moved)
+    assert message.endswith("the model's configuration names it; give --data, or --images and --annotations")
 
 
-def test_evaluate_gives_no_numbers_of_pictures_that_it_could_not_read(
-    model: Path, shapes: Path, tmp_path: Path
-) -> None:
+def test_evaluate_gives_no_metrics_when_images_are_unreadable(model: Path, shapes: Path, tmp_path: Path) -> None:
     broken = shutil.copytree(shapes / "val", tmp_path / "val")
-    for picture in broken.iterdir():
-        picture.write_bytes(picture.read_bytes()[:200])
+    for image in broken.iterdir():
+        image.write_bytes(image.read_bytes()[:200])
     result = frcnn(
         "evaluate", "--model", model, "--images", broken, "--annotations", shapes / "annotations/instances_val.json"
     )
@@ -145,12 +153,10 @@ def test_evaluate_gives_no_numbers_of_pictures_that_it_could_not_read(
     assert "AP" not in result.stdout
 
 
-def test_predict_draws_every_picture_and_reports_those_it_cannot_read(
-    model: Path, shapes: Path, tmp_path: Path
-) -> None:
+def test_predict_draws_every_image_and_reports_those_it_cannot_read(model: Path, shapes: Path, tmp_path: Path) -> None:
     (tmp_path / "in" / "deep").mkdir(parents=True)
     Image.fromarray(np.full((40, 60, 3), 128, np.uint8)).save(tmp_path / "in" / "deep" / "grey.bmp")
-    (tmp_path / "in" / "broken.png").write_text("not a picture")
+    (tmp_path / "in" / "broken.png").write_text("not an image")
     out = tmp_path / "out"
     result = frcnn(
         "predict",
@@ -167,7 +173,7 @@ def test_predict_draws_every_picture_and_reports_those_it_cannot_read(
     assert result.exit_code == 1
     assert f"{tmp_path / 'in' / 'broken.png'} is not an image of a known format" in result.stderr
     assert f"{tmp_path / 'nowhere.jpg'} does not exist" in result.stderr
-    assert "2 of 5 pictures could not be read" in result.stderr
+    assert "2 of 5 images could not be read" in result.stderr
     written = sorted(str(file.relative_to(out)) for file in out.rglob("*.*"))
     assert written == ["000008.jpg", "000009.jpg", "deep/grey.png", "detections.json"]
     entries = json.loads((out / "detections.json").read_text())
@@ -179,6 +185,36 @@ def test_predict_draws_every_picture_and_reports_those_it_cannot_read(
         assert entry["category_id"] in range(1, 6)
         assert len(entry["bbox"]) == 4
     assert frcnn("predict", shapes / "val" / "000008.jpg", "--model", model, "--out", out).exit_code == 0
+
+
+def test_predict_writes_what_it_has_when_an_image_cannot_be_drawn_or_ctrl_c_is_pressed(
+    model: Path, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = shapes / "val" / "000008.jpg", shapes / "val" / "000009.jpg"
+    arguments = ("predict", first, second, "--model", model, "--out", tmp_path / "out", "--score", "0")
+    (tmp_path / "out" / "000008.jpg").mkdir(parents=True)  # in the way of the drawn copy
+    result = frcnn(*arguments)
+    assert result.exit_code == 1
+    assert f"the drawn copy of {first} could not be written to {tmp_path / 'out' / '000008.jpg'} (" in result.stderr
+    assert "1 of 2 images could not be drawn" in result.stderr
+    assert (tmp_path / "out" / "000009.jpg").is_file()
+    entries = json.loads((tmp_path / "out" / "detections.json").read_text())
+    assert {entry["file_name"] for entry in entries} == {str(first), str(second)}
+
+    detect = Detector.detect
+    interrupt = iter([False, True])
+
+    def interrupted(self: Detector, images: list[np.ndarray], batch_size: int = 1) -> object:
+        if next(interrupt):
+            raise KeyboardInterrupt
+        return detect(self, images, batch_size)
+
+    monkeypatch.setattr(Detector, "detect", interrupted)
+    result = frcnn(*arguments)
+    assert (result.exit_code, result.stderr.splitlines()[-1]) == (130, "frcnn: interrupted")
+    before_ctrl_c = [entry for entry in entries if entry["file_name"] == str(first)]
+    assert before_ctrl_c
+    assert json.loads((tmp_path / "out" / "detections.json").read_text()) == before_ctrl_c
 
 
 def test_import_weights_refuses_what_it_does_not_know(tmp_path: Path) -> None:
@@ -212,13 +248,13 @@ def test_user_errors_are_one_sentence(shapes: Path, tmp_path: Path) -> None:
         "train", "--config", recipe, "trainin.epochs=3"
     )
     assert "nowhere.yaml cannot be read" in error_of("train", "--config", tmp_path / "nowhere.yaml")
-    assert "nothing says where the train split is" in error_of("train", "--config", recipe)
+    assert "no dataset is configured for the train split" in error_of("train", "--config", recipe)
     assert "is not a model folder" in error_of("evaluate", "--model", tmp_path)
-    assert "--images and --annotations belong together" in error_of(
+    assert "--images and --annotations must be given together" in error_of(
         "evaluate", "--model", tmp_path, "--images", tmp_path
     )
     assert "is not a model folder" in error_of("predict", shapes, "--model", tmp_path, "--out", tmp_path / "out")
-    assert "has no pictures; expected files that end in .jpg" in error_of(
+    assert "contains no images; expected files that end in .jpg" in error_of(
         "predict", tmp_path, "--model", tmp_path, "--out", tmp_path / "o"
     )
     assert "is not a folder" in error_of("check-dataset", tmp_path / "nowhere")
@@ -243,8 +279,8 @@ def test_outputs_are_checked_first(model: Path, shapes: Path, tmp_path: Path, mo
     monkeypatch.setattr(Detector, "load", lambda *_: pytest.fail("the work has begun"))
     for option, command in (
         ("--json", ("evaluate", "--model", model)),
-        ("--out", ("voc-to-coco", tmp_path / "VOC")),
-        ("--out", ("manifest-to-coco", file, "--images", tmp_path)),
+        ("--out", ("convert", "voc", tmp_path / "VOC")),
+        ("--out", ("convert", "manifest", file, "--images", tmp_path)),
     ):
         message = error_of(*command, option, folder)
         assert message.startswith(

@@ -1,4 +1,4 @@
-"""Verbs for several hosts."""
+"""Commands for several hosts."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from frcnn.cli.console import example
     ),
 )
 @click.option(
-    "--hosts", required=True, metavar="HOST:PROCESSES,...", help="Machines, and how many processes (GPUs) on each."
+    "--hosts", required=True, metavar="HOST:PROCESSES,...", help="Hosts and the number of processes (GPUs) on each."
 )
 @click.option("--interface", help="Network interface between the hosts, such as eth0.  [default: mpirun's choice]")
-@click.argument("arguments", nargs=-1, required=True, metavar="VERB [ARGUMENT]...", type=click.UNPROCESSED)
+@click.argument("arguments", nargs=-1, required=True, metavar="COMMAND [ARGUMENT]...", type=click.UNPROCESSED)
 def launch(hosts: str, interface: str | None, arguments: tuple[str, ...]) -> None:
     """Run train or evaluate on many processes and hosts.
 
-    Needs Open MPI 4.1 and Horovod on all hosts, frcnn at the same place, and ssh from here to each without a password. Every
-    host is asked first; then the mpirun line is shown and run. Ctrl-C or SIGTERM lets all processes finish their step, save
-    and stop. docs/distributed.md says more.
+    Requires Open MPI 4.1 and Horovod on all hosts, frcnn at the same path, and ssh from here to each host without a
+    password. Checks every host first, then prints and runs the mpirun command. On Ctrl-C or SIGTERM all processes
+    finish their step, save a checkpoint and stop. See docs/distributed.md.
     """
     from frcnn.distributed.mpirun import launch as run
     from frcnn.distributed.mpirun import parse_hosts

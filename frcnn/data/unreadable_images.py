@@ -41,6 +41,11 @@ class UnreadableImages:
         with self._lock:
             return {str(path): reason for path, reason in self.reasons.items()}
 
+    @property
+    def too_many(self) -> bool:
+        """Whether the images of this process alone exceed the limit."""
+        return len(self.reasons) > self._max_share * self._total
+
     def check(self, known: Mapping[str, str]) -> None:
         """Raise UserError if ``known``, the unreadable images of all processes, exceed ``data.max_bad_image_share``."""
         reasons = list(known.values())

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 
 from frcnn.data.coco import Index
+from frcnn.data.decode import UnreadableImage, upright_size
 from frcnn.data.unreadable_images import UnreadableImages
 from frcnn.distributed import World
 from frcnn.evaluation.coco import gather_detections
@@ -15,6 +16,21 @@ from frcnn.inference import Detections, Detector
 
 class Stopped(Exception):
     """The detection of a split was abandoned."""
+
+
+def check_headers(index: Index, world: World, unreadable_images: UnreadableImages) -> None:
+    """Open every image, without decoding it, so that an evaluation that cannot succeed fails before it starts.
+
+    Raises:
+        AgreedError: too many images are missing or have no valid header.
+        UserError: the same, in a world of one process.
+    """
+    for record in index.images[world.rank :: world.size]:
+        try:
+            upright_size(record.path)
+        except UnreadableImage as error:
+            unreadable_images.add(record.path, str(error))
+    _check_limit(unreadable_images, world)
 
 
 def detect_split(
@@ -35,11 +51,13 @@ def detect_split(
 
     Raises:
         Stopped: on all ranks, if one of them stopped.
+        AgreedError: too many images are unreadable; a rank that finds more than allowed in its part stops at once.
+        UserError: the same, in a world of one process.
     """
 
     def report(done: int, images: int) -> None:
         progress(done, images)
-        if stopped():
+        if stopped() or unreadable_images.too_many:
             raise Stopped
 
     found: dict[int, Detections] = {}
@@ -47,6 +65,7 @@ def detect_split(
         found = detector.detect_index(index, batch_size, report, world.rank, world.size, unreadable_images)
     if world.allreduce_max(int(stopped())):
         raise Stopped
+    _check_limit(unreadable_images, world)
     return gather_detections(index, found, world)
 
 
@@ -54,3 +73,9 @@ def unreadable(unreadable_images: UnreadableImages, world: World) -> dict[str, s
     """Path and reason of each image that some rank could not read."""
     reasons = [json.loads(text) for text in world.allgather_strings(json.dumps(unreadable_images.known()))]
     return {path: reason for known in reasons for path, reason in known.items()}
+
+
+def _check_limit(unreadable_images: UnreadableImages, world: World) -> None:
+    known = unreadable(unreadable_images, world)
+    with world.raise_together():
+        unreadable_images.check(known)
