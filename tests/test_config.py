@@ -30,6 +30,8 @@ def option(config: Config, name: str) -> object:
         # Texts as SageMaker sends them: str() of Python values, JSON, and JSON of JSON.
         ("training.deterministic", "False", False),
         ("training.deterministic", "false", False),
+        ("training.deterministic", "auto", "auto"),
+        ("training.tf32", "false", False),
         ("training.batch_size", "3", 3),
         ("training.batch_size", "3.0", 3),
         ("training.batch_size", '"3"', 3),
@@ -76,7 +78,7 @@ def test_texts_become_what_their_option_asks_for(name: str, text: str, value: ob
         ("training.batch_size=four", "option 'training.batch_size' is 'four'; expected a valid integer"),
         ("training.batch_size=2.5", "option 'training.batch_size' is 2.5; expected a valid integer"),
         ("training.batch_size=null", "option 'training.batch_size' is None; expected a valid integer"),
-        ("training.deterministic=maybe", "option 'training.deterministic' is 'maybe'; expected a valid boolean"),
+        ("training.deterministic=maybe", "option 'training.deterministic' is 'maybe'; expected 'auto', True or False"),
         ("training.epochs=NaN", "option 'training.epochs' is nan; expected a finite number"),
         ("optimizer.ema=1", "option 'optimizer.ema' is 1; expected a number less than 1"),
         (

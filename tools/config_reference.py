@@ -90,7 +90,7 @@ def _type(field: dict[str, Any]) -> str:
     if "anyOf" in field:
         return " or ".join(_type(member) for member in field["anyOf"])
     if "enum" in field:
-        return ", ".join(f"`{value}`" for value in field["enum"])
+        return ", ".join(f"`{str(value).lower()}`" for value in field["enum"])
     if field["type"] == "array":
         return _list_type(field)
     if field.get("format") == "path":

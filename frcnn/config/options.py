@@ -159,6 +159,8 @@ def coerce_text(text: Any, annotation: Any) -> Any:
         return text
     if text.lower() in ("null", "none"):
         return None
+    if text.lower() in ("true", "false") and any(member is True for member in get_args(annotation)):
+        return text.lower() == "true"  # an option such as Literal["auto", True, False]
     if _accepts_text(annotation) and not text.startswith('"'):
         return text
     if text.lower() in ("true", "false"):

@@ -53,7 +53,13 @@ class Training(Options):
         2, description="number of checkpoints to keep; the best model is in the model folder"
     )
     log_every: Count = Field(20, description="steps between log records")
-    deterministic: bool = Field(True, description="bit-identical repeats and resumes on a CPU; slower on a GPU")
+    deterministic: Literal["auto", True, False] = Field(
+        "auto",
+        description="bit-identical repeats and resumes, much slower on GPUs; auto: on CPUs, not on GPUs",
+    )
+    tf32: bool = Field(
+        True, description="let float32 convolutions and products use TF32 on GPUs from Ampere on (10 bits of mantissa)"
+    )
 
 
 class Distributed(Options):

@@ -34,7 +34,7 @@ def main() -> int:
     try:
         with _reported(environment, None):
             world = connect()
-        with StopRequest() as stop, world.abort_together(), _reported(environment, world):
+        with StopRequest(ends_startup=True) as stop, world.abort_together(), _reported(environment, world):
             # Ranks use what their host's toolkit has prepared, because a pipe can be read only once.
             _train(environment, saved_job(environment) if environment.launched else prepare(environment), world, stop)
     except UserError as error:

@@ -131,7 +131,7 @@ def _check_host(name: str) -> str:
 
 
 def launch(hosts: Sequence[Host], arguments: Sequence[str], interface: str | None = None) -> int:
-    """Run ``frcnn ARGUMENTS`` on the hosts and wait; returns mpirun's exit code.
+    """Run ``frcnn ARGUMENTS`` on the hosts and wait; returns mpirun's exit code, or 130 for a run stopped by Ctrl-C.
 
     The first Ctrl-C or SIGTERM asks the ranks to save and stop; the second one kills them.
 
@@ -146,13 +146,12 @@ def launch(hosts: Sequence[Host], arguments: Sequence[str], interface: str | Non
     print(shlex.join(command), flush=True)
     # In a new session, so that Ctrl-C reaches only this process, which forwards a gentler signal.
     with subprocess.Popen(command, start_new_session=True) as mpirun:
-        signals = 0
+        received: list[int] = []
 
         def forward(number: int, frame: FrameType | None) -> None:
-            nonlocal signals
-            signals += 1
+            received.append(number)
             # On SIGTERM mpirun kills the ranks within two seconds; SIGUSR1 it only forwards to them.
-            mpirun.send_signal(signal.SIGUSR1 if signals == 1 else signal.SIGTERM)
+            mpirun.send_signal(signal.SIGUSR1 if len(received) == 1 else signal.SIGTERM)
 
         previous = {
             number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -162,4 +161,7 @@ def launch(hosts: Sequence[Host], arguments: Sequence[str], interface: str | Non
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
+    # Ranks know only the forwarded signal, and report a stop as 128 + SIGTERM.
+    if code == 128 + signal.SIGTERM and received[:1] == [signal.SIGINT]:
+        return 128 + signal.SIGINT
     return code if code >= 0 else 128 - code

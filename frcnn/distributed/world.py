@@ -175,6 +175,8 @@ class World:
         except UserError as error:
             print_message(f"{self.name_of(self.rank)}: {error}")
             self.abort(EXIT_USER_ERROR)
+        except SystemExit as error:  # a signal in start-up, while the others may wait for this rank
+            self.abort(error.code if isinstance(error.code, int) else EXIT_FAILURE)
         except (Exception, KeyboardInterrupt) as error:
             if self.is_peer_failure(error):
                 cause = f"{type(error).__name__}: {error}".splitlines()[0]

@@ -12,7 +12,7 @@ _OF_RECORD = {
         "loss", "rpn_objectness", "rpn_box", "roi_class", "roi_box",
         "gradient_norm", "learning_rate", "images_per_second",
     ),
-    "evaluation": ("AP", "AP50", "AP75", "APs", "APm", "APl", "unreadable_images"),
+    "evaluation": ("AP", "best_AP", "AP50", "AP75", "APs", "APm", "APl", "unreadable_images"),
     "checkpoint": ("step",),
     "resources": (
         "cpu_percent", "memory_percent", "disk_percent", "disk_read_mb_s", "disk_write_mb_s",

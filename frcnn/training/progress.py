@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import math
+import contextlib
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -16,13 +15,15 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from frcnn.atomic import write_atomically
 from frcnn.evaluation.curves import plot_training
-from frcnn.training.folders import METRICS_FILE
+from frcnn.training.folders import METRICS_FILE, Folders
 from frcnn.training.metric_lines import metric_line
+from frcnn.training.metrics_file import MetricsFile, read_records
+from frcnn.training.optional_output import OptionalOutput
 
 TENSORBOARD_FOLDER = "tensorboard"
-CURVES_FILE = "images/curves.png"
+IMAGES_FOLDER = "images"
+CURVES_FILE = f"{IMAGES_FOLDER}/curves.png"
 
 
 class Progress:
@@ -30,7 +31,7 @@ class Progress:
 
     On a terminal it shows a progress bar with throughput, losses, learning rate and remaining time; elsewhere each
     record is one line of ``key=value`` pairs. Each record is also a line of ``metrics.jsonl`` and scalars of
-    TensorBoard.
+    TensorBoard. A file that cannot be written is a warning and does not end the run.
 
     Args:
         folder: the run's folder; gets ``metrics.jsonl``, ``tensorboard/`` and ``images/curves.png``.
@@ -59,11 +60,9 @@ class Progress:
         self._stream = stream or sys.stdout
         self._pending: list[Mapping[str, Any]] = []  # losses since the last record
         self._pending_seconds = 0.0
+        self._optional = OptionalOutput(self.message)
 
     def __enter__(self) -> Progress:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._metrics = MetricsFile(self._folder / METRICS_FILE, self._start_step)
-        self._summaries = tf.summary.create_file_writer(str(self._folder / TENSORBOARD_FOLDER))
         self._bar = None
         if _shows_bar(self._stream):
             self._bar = tqdm(
@@ -74,6 +73,14 @@ class Progress:
                 file=self._stream,
                 smoothing=0.05,
             )
+        self._metrics: MetricsFile | None = None
+        self._summaries = tf.summary.create_noop_writer()
+        with self._optional.writing(str(self._folder / METRICS_FILE)):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._metrics = MetricsFile(self._folder / METRICS_FILE, self._start_step, self.message)
+        with self._tensorboard():
+            self._summaries = tf.summary.create_file_writer(str(self._folder / TENSORBOARD_FOLDER))
+            self._summaries.flush()
         self._clock = time.perf_counter()
         return self
 
@@ -82,8 +89,11 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.close()
-        self._summaries.close()
-        self._metrics.close()
+        with self._tensorboard():
+            self._summaries.close()
+        if self._metrics is not None:
+            with self._optional.writing(str(self._folder / METRICS_FILE)):
+                self._metrics.close()
 
     def step(self, step: int, losses: Mapping[str, Any], learning_rate: Any) -> None:
         """Count a finished step; every ``log_every`` steps, record the means since the last record.
@@ -108,19 +118,29 @@ class Progress:
         Args:
             metrics: numbers by name, None where undefined; nested tables go to the file only.
         """
-        if self._metrics.append("evaluation", step, metrics):
+        if self._append("evaluation", step, metrics):
             numbers = {name: value for name, value in metrics.items() if isinstance(value, (int, float))}
             self._scalars(step, {f"evaluation/{name}": value for name, value in numbers.items()})
             self._print(metric_line("evaluation", {"step": step, **numbers}))
-            plot_training(read_records(self._folder / METRICS_FILE), self._folder / CURVES_FILE)
+            with self._optional.writing(str(self._folder / CURVES_FILE)):
+                records, _ = read_records(self._folder / METRICS_FILE)
+                plot_training(records, self._folder / CURVES_FILE)
         self._clock = time.perf_counter()  # throughput does not count the time of evaluations
 
-    def images(self, step: int, name: str, images: Sequence[np.ndarray]) -> None:
-        """Show ``[H, W, 3]`` uint8 images of any sizes in TensorBoard."""
-        with self._summaries.as_default():
+    def images(self, step: int, name: str, draw: Callable[[Path], Sequence[np.ndarray]]) -> None:
+        """Draw images into the folder ``images/`` of the run, and show them in TensorBoard.
+
+        Args:
+            draw: writes the images into the folder that it is given, and returns them, ``[H, W, 3]`` uint8 of any
+                sizes.
+        """
+        images: Sequence[np.ndarray] = ()
+        with self._optional.writing(str(self._folder / IMAGES_FOLDER)):
+            images = draw(self._folder / IMAGES_FOLDER)
+        with self._tensorboard(), self._summaries.as_default():
             for number, image in enumerate(images):
                 tf.summary.image(f"{name}/{number}", image[None], step=step)
-        self._summaries.flush()
+            self._summaries.flush()
         self._clock = time.perf_counter()
 
     def checkpoint(self, step: int) -> None:
@@ -128,6 +148,11 @@ class Progress:
         if self._bar is None:
             self._print(metric_line("checkpoint", {"step": step}))
         self._clock = time.perf_counter()
+
+    def keep_history(self, folders: Folders) -> None:
+        """Copy the records so far to the checkpoints; see :meth:`Folders.keep_history`."""
+        with self._optional.writing(str(folders.checkpoints / METRICS_FILE)):
+            folders.keep_history()
 
     def message(self, text: str) -> None:
         """Print a line without breaking the progress bar."""
@@ -145,7 +170,7 @@ class Progress:
         self._pending, self._pending_seconds = [], 0.0
 
         values = {**losses, "learning_rate": learning_rate, "images_per_second": speed}
-        self._metrics.append("train", step, values)
+        self._append("train", step, values)
         self._scalars(step, {f"train/{name}": value for name, value in values.items()})
         if self._bar is not None:
             shown = {name: f"{value:.3f}" for name, value in losses.items()}
@@ -156,11 +181,29 @@ class Progress:
                 metric_line("train", {"step": step, "steps": self._total_steps, **values, "seconds_left": round(left)})
             )
 
+    def _append(self, kind: str, step: int, values: Mapping[str, Any]) -> bool:
+        """Write a record to the metrics file; returns False if the file has it already."""
+        new = True
+        if self._metrics is not None:
+            with self._optional.writing(str(self._folder / METRICS_FILE)):
+                new = self._metrics.append(kind, step, values)
+        return new
+
     def _scalars(self, step: int, values: Mapping[str, float]) -> None:
-        with self._summaries.as_default():
+        with self._tensorboard(), self._summaries.as_default():
             for name, value in values.items():
                 tf.summary.scalar(name, value, step=step)
-        self._summaries.flush()
+            self._summaries.flush()
+
+    @contextlib.contextmanager
+    def _tensorboard(self) -> Iterator[None]:
+        """Around every use of TensorBoard's writer, which is given up after its first failure."""
+        with self._optional.writing(str(self._folder / TENSORBOARD_FOLDER)):
+            try:
+                yield
+            except Exception:
+                self._summaries = tf.summary.create_noop_writer()
+                raise
 
     def _print(self, text: str) -> None:
         if self._bar is not None:
@@ -188,56 +231,17 @@ class NullProgress:
     def evaluation(self, step: int, metrics: Mapping[str, Any]) -> None:
         pass
 
-    def images(self, step: int, name: str, images: Sequence[np.ndarray]) -> None:
+    def images(self, step: int, name: str, draw: Callable[[Path], Sequence[np.ndarray]]) -> None:
         pass
 
     def checkpoint(self, step: int) -> None:
         pass
 
-    def message(self, text: str) -> None:
+    def keep_history(self, folders: Folders) -> None:
         pass
 
-
-class MetricsFile:
-    """``metrics.jsonl``: one JSON object per record with ``record`` (its kind), ``step`` and the values; append-only.
-
-    Args:
-        file: created if it does not exist.
-        start_step: records of later steps are removed, and so is an incomplete last line.
-    """
-
-    def __init__(self, file: Path, start_step: int = 0) -> None:
-        kept = [record for record in read_records(file) if record["step"] <= start_step]
-        self._recorded = {(record["record"], record["step"]) for record in kept}
-        write_atomically(file, "".join(json.dumps(record) + "\n" for record in kept))
-        self._lines = file.open("a")
-
-    def append(self, kind: str, step: int, values: Mapping[str, Any]) -> bool:
-        """Write one record; returns False if the file already has one of this kind and step."""
-        if (kind, step) in self._recorded:
-            return False
-        self._recorded.add((kind, step))
-        self._lines.write(
-            json.dumps({"record": kind, "step": step, **_null_if_not_finite(values)}, allow_nan=False) + "\n"
-        )
-        self._lines.flush()
-        return True
-
-    def close(self) -> None:
-        self._lines.close()
-
-
-def read_records(file: Path) -> list[dict[str, Any]]:
-    """Records of a ``metrics.jsonl`` in order, without an incomplete last line; empty if the file does not exist."""
-    if not file.exists():
-        return []
-    records = []
-    for line in file.read_text().splitlines():
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return records
+    def message(self, text: str) -> None:
+        pass
 
 
 def _shows_bar(stream: TextIO) -> bool:
@@ -251,11 +255,3 @@ def _shows_bar(stream: TextIO) -> bool:
         return os.get_terminal_size(stream.fileno()).columns > 0
     except (OSError, ValueError):  # a stream without a file descriptor, as in tests
         return True
-
-
-def _null_if_not_finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _null_if_not_finite(entry) for name, entry in value.items()}
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import tensorflow as tf
 
 from frcnn.config import Config, changed_options
 from frcnn.errors import UserError
 from frcnn.training.checkpoint import Checkpoint, Checkpoints
+from frcnn.training.run_state import ResumeState, model_problem
 from frcnn.weights.initial_weights import check_random_initialization, start_from
-from frcnn.weights.model_files import WEIGHTS
 
 # Prefixes of options that do not change what is learned: places of files, length of the run, reports.
 NOT_LEARNED_FROM = (
@@ -30,23 +29,9 @@ NOT_LEARNED_FROM = (
     "training.checkpoint_minutes",
     "training.keep_checkpoints",
     "training.log_every",
+    "training.deterministic",
+    "training.tf32",
 )
-
-
-class ResumeState(NamedTuple):
-    """The progress of the run so far; the defaults are those of a run that starts.
-
-    Attributes:
-        step: steps taken.
-        saved_step: step of the checkpoint that holds exactly these variables, if there is one.
-        best_ap: validation AP of the model in the model folder; None if there is no model yet.
-        evaluation_pending: the variables of this step are still to be evaluated.
-    """
-
-    step: int = 0
-    saved_step: int | None = None
-    best_ap: float | None = None
-    evaluation_pending: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,6 +42,7 @@ class RunStart:
         tracked: ``model`` and ``optimizer``, whose variables are set.
         class_names: of the labels 1..K.
         fingerprint: of the training data.
+        validation_fingerprint: of the validation data; None without a validation split.
         messages: gets what the user should know.
     """
 
@@ -65,6 +51,7 @@ class RunStart:
     tracked: tf.train.Checkpoint
     class_names: Sequence[str]
     fingerprint: str
+    validation_fingerprint: str | None
     steps_per_epoch: int
     total_steps: int
     model_folder: Path
@@ -90,15 +77,38 @@ class RunStart:
             )
         self.checkpoints.restore(checkpoint, self.tracked)
         step = self._rescaled_step(checkpoint)
-        has_model = (self.model_folder / WEIGHTS).is_file()
-        # Pending: a run that was interrupted in its evaluation, a run that was shortened, or one whose model was lost.
-        evaluation_pending = checkpoint.state.get("evaluation_pending", False) or (
-            step >= self.total_steps and not has_model
+        keeps_model = self._keeps_model(checkpoint)
+        # The evaluation is pending if the run was interrupted in it, if the run was shortened to this step, or if a
+        # finished run has no valid model.
+        done = step >= self.total_steps
+        evaluation_pending = checkpoint.state.get("evaluation_pending", False) or (done and not keeps_model)
+        self._report_changes(checkpoint, step, finished=done and not evaluation_pending)
+        return ResumeState(
+            step,
+            step if step == checkpoint.step else None,
+            checkpoint.state["best_AP"] if keeps_model else None,
+            evaluation_pending,
+            checkpoint.state.get("model_sha256", {}),
         )
-        self._report_changes(checkpoint, step, finished=step >= self.total_steps and not evaluation_pending)
-        # If the model folder was lost, as on another machine, the next evaluation writes it again, whatever its AP.
-        best_ap = checkpoint.state["best_AP"] if has_model else None
-        return ResumeState(step, step if step == checkpoint.step else None, best_ap, evaluation_pending)
+
+    def _keeps_model(self, checkpoint: Checkpoint) -> bool:
+        """Whether the model folder is intact and its AP comparable; if not, the next evaluation writes it."""
+        state = checkpoint.state
+        if problem := model_problem(self.model_folder, state.get("model_sha256", {})):
+            if state.get("model_sha256"):
+                self.messages.append(
+                    f"warning: model folder {self.model_folder} is damaged ({problem}); the next evaluation writes it "
+                    "again"
+                )
+            return False
+        before = state.get("validation_data", self.validation_fingerprint)
+        if before != self.validation_fingerprint and state["best_AP"] is not None:
+            self.messages.append(
+                f"the validation data changed, so the best AP so far ({state['best_AP']:.4f}) is not comparable and is "
+                "forgotten; the next evaluation writes its model"
+            )
+            return False
+        return True
 
     def _rescaled_step(self, checkpoint: Checkpoint) -> int:
         """The checkpoint's step, or, if an epoch has another number of steps now, the step with as many images seen."""

@@ -56,3 +56,13 @@ def build_train_step(
         optimizer.apply(gradients, model.trainable_variables)
 
     return train_step
+
+
+def out_of_memory_message(error: tf.errors.ResourceExhaustedError, step: int, batch: Batch) -> str:
+    """What the user can do about a step that did not fit into memory."""
+    images, height, width, _ = batch.images.shape
+    return (
+        f"out of memory at step {step} with {images} images of {height} x {width} pixels in this process "
+        f"({str(error).splitlines()[0]}); lower training.batch_size (raise optimizer.accumulation to keep the "
+        "effective batch) or image.max_size, or, on a GPU, set training.precision=mixed_float16"
+    )

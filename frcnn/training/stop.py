@@ -6,15 +6,28 @@ import signal
 from types import FrameType, TracebackType
 from typing import Any
 
+from frcnn.errors import print_message
+
 # SIGUSR1: mpirun kills its children soon after a SIGTERM, but forwards SIGUSR1 and lets them finish.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+EXIT_TERMINATED, EXIT_INTERRUPTED = 143, 130  # 128 + SIGTERM, 128 + SIGINT, as shells report them
+
+
+class StoppedInStartup(SystemExit):
+    """A signal before the first step was finished. Nothing is lost by ending at once, so that the process exits."""
 
 
 class StopRequest:
-    """Context manager in which the first signal sets ``received``; a second Ctrl-C raises KeyboardInterrupt."""
+    """Context manager in which the first signal sets ``received``; a second Ctrl-C raises KeyboardInterrupt.
 
-    def __init__(self) -> None:
+    Args:
+        ends_startup: until :meth:`work_begins` is called, the first signal raises :class:`StoppedInStartup` wherever
+            the program is: importing TensorFlow, reading the data and tracing the first step take up to a minute.
+    """
+
+    def __init__(self, ends_startup: bool = False) -> None:
         self.received: signal.Signals | None = None
+        self._in_startup = ends_startup
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopRequest:
@@ -27,7 +40,20 @@ class StopRequest:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
+    def work_begins(self) -> None:
+        """From now on there is something to save: a signal no longer ends the process."""
+        self._in_startup = False
+
+    @property
+    def exit_code(self) -> int:
+        """Exit code of a stopped command: 130 after SIGINT; 143 after SIGTERM, SIGUSR1 or a signal to another rank."""
+        return EXIT_INTERRUPTED if self.received == signal.SIGINT else EXIT_TERMINATED
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.received = signal.Signals(number)
+        first, self.received = self.received is None, signal.Signals(number)
+        # If the exception is lost, in a destructor for example, `received` still stops the run after its first step.
+        if first and self._in_startup:
+            print_message(f"{self.received.name} before the first step: stopped; rerun the same command")
+            raise StoppedInStartup(self.exit_code)

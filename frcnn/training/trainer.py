@@ -25,15 +25,20 @@ from frcnn.errors import UserError
 from frcnn.evaluation.split import Stopped, unreadable
 from frcnn.inference import Detector
 from frcnn.modeling.faster_rcnn import build_model
+from frcnn.ops import describe_kernels
 from frcnn.training.checkpoint import Checkpoints
+from frcnn.training.disk_space import check_disk_space
 from frcnn.training.folders import Folders
+from frcnn.training.lock import RunLock
+from frcnn.training.numerics import configure_numerics
 from frcnn.training.optimizer import AveragedWeights, build_optimizer, scales_loss
 from frcnn.training.progress import NullProgress, Progress
-from frcnn.training.resume import ResumeState, RunStart
+from frcnn.training.resume import RunStart
 from frcnn.training.run_signature import run_signature
+from frcnn.training.run_state import ResumeState, check_state
 from frcnn.training.schedule import warmup_steps
 from frcnn.training.shard import Shard, load_splits, round_batch_size
-from frcnn.training.step import LOSSES, build_train_step
+from frcnn.training.step import LOSSES, build_train_step, out_of_memory_message
 from frcnn.training.stop import StopRequest
 from frcnn.training.validation import Validation
 
@@ -77,13 +82,16 @@ class Trainer:
         self.messages: list[str] = []
         self.config = config = round_batch_size(config, world.size, self.messages)
         self.folders = folders or Folders.below(config.output)
-        if config.training.deterministic:
-            tf.config.experimental.enable_op_determinism()
+        self.lock: RunLock | None = None
+        self.messages.append(configure_numerics(config))
+        self.messages.append(describe_kernels(config.ops.kernel))
         keras.utils.set_random_seed(config.seed)
         with world.raise_together():
-            self.train_index, self.validation_index = load_splits(config, self.messages)
+            splits = load_splits(config, self.messages, compare_files=world.is_main)
+            self.train_index, self.validation_index = splits
             if world.is_main:
                 self.folders.make()
+                self.lock = RunLock.acquire(self.folders.output)
         world.check_consistent(run_signature(config, self.train_index, self.validation_index))
         self.shard = Shard.of(world, self.train_index, config)
         self.unreadable_images = UnreadableImages(self.train_index, config.data.max_bad_image_share, self.shard.images)
@@ -104,8 +112,12 @@ class Trainer:
         self.train_step = build_train_step(self.model, self.optimizer, config, world)
         self.detector = Detector(self.model, config, self.train_index.class_names, self.train_index.category_ids)
         self.tracked = tf.train.Checkpoint(model=self.model, optimizer=self.optimizer)
-        self.checkpoints = Checkpoints(self.folders.checkpoints, config.training.keep_checkpoints, self.messages.append)
-        self.step, self.saved_step, self.best_ap, self.evaluation_pending = self._restore_or_initialize()
+        self.progress: Progress | NullProgress | None = None
+        self.checkpoints = Checkpoints(
+            self.folders.checkpoints, config.training.keep_checkpoints, self._report, check_state
+        )
+        state = self._restore_or_initialize()
+        self.step, self.saved_step, self.best_ap, self.evaluation_pending, model_sha256 = state
         self.stop = StopRequest()
         self.stopping = False
         self.validation = Validation(
@@ -116,8 +128,10 @@ class Trainer:
             world,
             self.watchdog,
             self.shard.fingerprint,
+            {"train": self.train_index.summary.to_json()},
             stopped=lambda: self.stop.received is not None,
         )
+        self.validation.model_sha256 = model_sha256
 
     def run(self, stop: StopRequest | None = None) -> Path:
         """Train to the end or to a signal, with evaluations and checkpoints; returns the model folder."""
@@ -125,14 +139,17 @@ class Trainer:
         batches = self.shard.batches(self.train_index, config, self.step, self.unreadable_images)
         saved = time.monotonic()
         with self._open_progress() as progress, contextlib.nullcontext(stop) if stop else StopRequest() as self.stop:
+            self.progress = progress
             for message in self.messages:
                 progress.message(message)
             while not self.stopping and not self.finished:
                 if self.evaluation_pending:
+                    self.stop.work_begins()
                     self._evaluate(progress)
                     continue
                 rate = self.optimizer.learning_rate  # read before the step, which changes it
                 progress.step(self.step + 1, self._train_on(next(batches)), rate)
+                self.stop.work_begins()
                 self.evaluation_pending = self._evaluation_is_due()
                 self._check_images(progress)
                 # Checkpoint before evaluating: whoever stops the run may not wait for the evaluation to finish.
@@ -148,12 +165,23 @@ class Trainer:
                     "rerun the same command to resume"
                 )
         self.watchdog.end()
+        if self.lock:
+            self.lock.release()
+        # A rank that exits with another code than 0 makes mpirun kill the others: not before rank 0 has saved.
+        self.world.barrier()
         return self.folders.model
 
     @property
     def finished(self) -> bool:
         """Whether all steps and the evaluation after the last one are done."""
         return self.step >= self.total_steps and not self.evaluation_pending
+
+    def _report(self, text: str) -> None:
+        """Print a message, or keep it for the start of :meth:`run`."""
+        if self.progress:
+            self.progress.message(text)
+        else:
+            self.messages.append(text)
 
     def _open_progress(self) -> Progress | NullProgress:
         if not self.world.is_main:
@@ -171,6 +199,7 @@ class Trainer:
             self.tracked,
             self.train_index.class_names,
             self.shard.fingerprint,
+            self.validation_index.fingerprint if self.validation_index else None,
             self.steps_per_epoch,
             self.total_steps,
             self.folders.model,
@@ -180,6 +209,8 @@ class Trainer:
         with self.world.raise_together():
             if self.world.is_main:
                 state = start.restore_or_initialize()
+                keep = self.config.training.keep_checkpoints
+                check_disk_space(self.folders, self.model.variables, self.optimizer.variables, keep)
         state = ResumeState(*self.world.broadcast_object(state))
         self.world.broadcast([*self.model.variables, *self.optimizer.variables])
         return state
@@ -198,12 +229,7 @@ class Trainer:
                 self.train_step(batch, tf.constant(self.step), tf.constant(flags)).numpy().tolist()
             )
         except tf.errors.ResourceExhaustedError as error:
-            raise UserError(
-                f"out of memory at step {self.step} with {batch.images.shape[0]} images of {batch.images.shape[1]} x "
-                f"{batch.images.shape[2]} pixels in this process ({str(error).splitlines()[0]}); lower "
-                "training.batch_size (raise optimizer.accumulation to keep the effective batch) or image.max_size, or, "
-                "on a GPU, set training.precision=mixed_float16"
-            ) from None
+            raise UserError(out_of_memory_message(error, self.step, batch)) from None
         self.stopping = stopping > 0
         losses = dict(zip((*LOSSES, "loss", "gradient_norm"), values, strict=True))
         # Float16 gradients overflow now and then; the optimizer skips these steps.
@@ -250,10 +276,15 @@ class Trainer:
     def _save(self, progress: Progress | NullProgress) -> None:
         if not self.world.is_main:
             return
+        if self.lock:
+            self.lock.check()
         state = {
             "best_AP": self.best_ap,
             "evaluation_pending": self.evaluation_pending,
             "data": self.shard.fingerprint,
+            "validation_data": self.validation_index.fingerprint if self.validation_index else None,
+            "class_names": list(self.train_index.class_names),
+            "model_sha256": dict(self.validation.model_sha256),
             "steps_per_epoch": self.steps_per_epoch,
             "config": self.config.model_dump(mode="json"),
         }
@@ -263,4 +294,4 @@ class Trainer:
             self.checkpoints.save(self.tracked, self.step, state)
             self.saved_step = self.step
             progress.checkpoint(self.step)
-        self.folders.keep_history()
+        progress.keep_history(self.folders)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -21,6 +21,7 @@ from frcnn.evaluation.visualize import draw_comparisons
 from frcnn.inference import Detections, Detector
 from frcnn.training.folders import Folders
 from frcnn.training.progress import NullProgress, Progress
+from frcnn.training.run_state import hash_model
 from frcnn.weights.model_folder import write_model_folder
 
 DRAWN_IMAGES = 8  # per evaluation
@@ -32,6 +33,7 @@ class Validation:
     Args:
         index: the validation split, or None: the model is then written without being evaluated.
         train_data: fingerprint of the training data, for ``metrics.json``.
+        datasets: summary of the training data, to which that of the validation split is added, for ``metrics.json``.
         stopped: asked after each batch; when it is true on some rank, the evaluation is abandoned.
     """
 
@@ -44,6 +46,7 @@ class Validation:
         world: World,
         watchdog: Watchdog,
         train_data: str,
+        datasets: Mapping[str, Any],
         stopped: Callable[[], bool],
     ) -> None:
         self.detector = detector
@@ -53,7 +56,9 @@ class Validation:
         self.world = world
         self.watchdog = watchdog
         self.train_data = train_data
+        self.datasets = {**datasets, **({"validation": index.summary.to_json()} if index else {})}
         self.stopped = stopped
+        self.model_sha256: Mapping[str, str] = {}  # hashes of the model folder's files
 
     def run(
         self, step: int, best_ap: float | None, train_images: UnreadableImages, progress: Progress | NullProgress
@@ -65,7 +70,7 @@ class Validation:
                 split.
 
         Returns:
-            The best AP, which only rank 0 knows.
+            The best AP, which only rank 0 knows. If the model was written, ``model_sha256`` is set.
 
         Raises:
             Stopped: some rank got a signal; nothing was measured.
@@ -76,21 +81,21 @@ class Validation:
             return best_ap
         unreadable_images = UnreadableImages(self.index, self.config.data.max_bad_image_share)
         results = self._detect(self.index, unreadable_images)
-        unread = unreadable(unreadable_images, self.world)
-        with self.world.raise_together():
-            unreadable_images.check(unread)
-        unread |= unreadable(train_images, self.world)
+        unread = unreadable(unreadable_images, self.world) | unreadable(train_images, self.world)
         if not self.world.is_main:
             return best_ap
         metrics = evaluate_detections(self.index, results, lambda *_: self.watchdog.tick())
-        progress.evaluation(step, {**metrics.to_json(), "unreadable_images": len(unread)})
-        first, folder = self.index.images[:DRAWN_IMAGES], self.folders.output / "images"
-        progress.images(step, "validation", draw_comparisons(first, results, self.detector.class_names, folder))
         ap = _ap_or_zero(metrics)
-        if best_ap is not None and ap < best_ap:
-            return best_ap
-        self._write_model({**metrics.to_json(), "split": "validation", "step": step})
-        return ap
+        if best_ap is None or ap >= best_ap:
+            # Before all reports, which are optional.
+            self._write_model({**metrics.to_json(), "split": "validation", "step": step})
+            best_ap = ap
+        # Hyperparameter tuning takes a job's last value as its result, and the model folder keeps the best.
+        record = {"best_AP": best_ap, "unreadable_images": len(unread), "data": self.index.fingerprint[:12]}
+        progress.evaluation(step, {**metrics.to_json(), **record})
+        first, class_names = self.index.images[:DRAWN_IMAGES], self.detector.class_names
+        progress.images(step, "validation", lambda folder: draw_comparisons(first, results, class_names, folder))
+        return best_ap
 
     def _detect(self, index: Index, unreadable_images: UnreadableImages) -> dict[int, Detections]:
         # Batch norm statistics that each rank keeps on its own would make the ranks detect with different models.
@@ -112,12 +117,13 @@ class Validation:
         if not self.world.is_main:
             return
         versions = {"tensorflow": tf.__version__, "keras": keras.__version__, "numpy": np.__version__}
-        metrics = {**metrics, "train_data": self.train_data, "versions": versions}
+        metrics = {**metrics, "datasets": self.datasets, "train_data": self.train_data, "versions": versions}
         detector = self.detector
         for folder in self.folders.models:
             write_model_folder(
                 folder, detector.model, self.config, detector.class_names, detector.category_ids, metrics
             )
+        self.model_sha256 = hash_model(self.folders.model)
 
 
 def _ap_or_zero(metrics: Metrics) -> float:

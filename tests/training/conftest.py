@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import pytest
 
 from frcnn.config import Config, load_config
 from frcnn.data.shapes import make_shapes
+from frcnn.training.trainer import Trainer
+
+sys.path.insert(0, str(Path(__file__).parent))  # for runs: tests are not a package
 
 
 @pytest.fixture(scope="session")
@@ -32,3 +36,11 @@ def tiny_config(shapes: Path) -> Callable[..., Config]:
         return load_config(overrides=[f"data.root={shapes}", f"output={output}", *options.split(), *overrides])
 
     return make
+
+
+@pytest.fixture(scope="session")
+def unbroken(tiny_config: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory) -> Trainer:
+    """A complete run of 12 steps; do not change its folder."""
+    trainer = Trainer(tiny_config(tmp_path_factory.mktemp("unbroken")))
+    trainer.run()
+    return trainer

@@ -56,6 +56,42 @@ def test_clipping_bounds_the_global_norm() -> None:
     np.testing.assert_allclose(moved, [-0.06, -0.08], rtol=1e-5)
 
 
+@pytest.mark.parametrize("overflow_at", [0, 1, 2, 3])
+def test_float16_overflow_skips_a_batch_of_an_accumulated_update_and_nothing_else(overflow_at: int) -> None:
+    """Two batches per update, moving averages, and a batch that overflows: the updates are those of the other batches,
+    computed in NumPy, and the scale is halved once."""
+    config = options(
+        *("training.precision=mixed_float16", "optimizer.accumulation=2", "optimizer.ema=0.5", "optimizer.momentum=0"),
+        *("optimizer.weight_decay=0", "optimizer.milestones=[]", "optimizer.base_batch_size=32"),
+    )
+    start = np.array([1.0, -2.0], np.float32)
+    finite = [np.array(pair, np.float32) for pair in ([1, 2], [3, -2], [0.5, 0.25], [-1, 1])]
+    variable = keras.Variable(start, name="kernel")
+    optimizer = build_optimizer(config, total_steps=100, variables=[variable])
+
+    @tf.function
+    def step(gradient: tf.Tensor) -> None:
+        optimizer.apply([gradient * optimizer.dynamic_scale], [variable])
+
+    initial = float(optimizer.dynamic_scale)
+    averages = optimizer.inner_optimizer._model_variables_moving_average
+    for number in range(5):
+        if number == overflow_at:
+            before = (variable.numpy().copy(), averages[0].numpy().copy())
+            step(tf.constant([np.inf, 1.0]))
+            np.testing.assert_array_equal((variable.numpy(), averages[0].numpy()), before)
+            assert float(optimizer.dynamic_scale) == initial / 2
+        if number == 4:
+            break
+        step(tf.constant(finite[number]))
+    weights, average = start.astype(np.float64), None
+    for pair in (finite[:2], finite[2:]):
+        weights = weights - 0.1 * np.mean(pair, axis=0)
+        average = weights if average is None else 0.5 * average + 0.5 * weights
+    np.testing.assert_allclose(variable.numpy(), weights, rtol=1e-6)
+    np.testing.assert_allclose(averages[0].numpy(), average, rtol=1e-6)
+
+
 def test_norms_and_biases_are_not_decayed_by_option() -> None:
     kernel, gamma = keras.Variable([2.0], name="kernel"), keras.Variable([3.0], name="gamma")
     kernel._path, gamma._path = "stem/conv/kernel", "stem/norm/gamma"

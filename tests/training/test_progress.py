@@ -9,18 +9,29 @@ import math
 import os
 import pty
 import re
+import shutil
 import struct
 import subprocess
 import sys
 import termios
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from frcnn.training.progress import CURVES_FILE, METRICS_FILE, TENSORBOARD_FOLDER, MetricsFile, Progress, read_records
+from frcnn.training.folders import METRICS_FILE, Folders
+from frcnn.training.metrics_file import MetricsFile
+from frcnn.training.metrics_file import read_records as read_file
+from frcnn.training.progress import CURVES_FILE, IMAGES_FOLDER, TENSORBOARD_FOLDER, Progress
+
+
+def read_records(file: Path) -> list[dict[str, Any]]:
+    records, damaged = read_file(file)
+    assert damaged == 0
+    return records
 
 
 def run(folder: Path, steps: range, total: int = 10, **options: int) -> str:
@@ -118,7 +129,7 @@ def test_tensorboard_reads_scalars_and_images(tmp_path: Path) -> None:
     with Progress(tmp_path, 2, batch_size=4, log_every=1, stream=io.StringIO()) as progress:
         progress.step(1, {"a": 3.0}, 0.1)
         progress.evaluation(1, {"AP": 0.5, "APs": None})
-        progress.images(1, "validation", [red, red[:3]])
+        progress.images(1, "validation", lambda folder: [red, red[:3]])
     events = EventAccumulator(str(tmp_path / TENSORBOARD_FOLDER), size_guidance={"tensors": 0}).Reload()
     tags = set(events.Tags()["tensors"])
     assert tags == {
@@ -133,6 +144,81 @@ def test_tensorboard_reads_scalars_and_images(tmp_path: Path) -> None:
     width, height, png = tf.make_ndarray(events.Tensors("validation/1")[0].tensor_proto)
     assert (int(width), int(height)) == (8, 3)
     np.testing.assert_array_equal(tf.io.decode_png(png).numpy(), red[:3])
+
+
+def test_damaged_lines_are_removed_and_counted(tmp_path: Path) -> None:
+    file = tmp_path / METRICS_FILE
+    good = [{"record": "train", "step": 1, "a": 1.0}, {"record": "evaluation", "step": 2, "AP": None}]
+    bad = [
+        *(b"\xff\xfe\x00", b"[1, 2]", b"null", b'{"record": "train"}', b'{"record": "train", "step": "2"}'),
+        *(
+            b'{"record": 3, "step": 2}',
+            b'{"record": "train", "step": -1}',
+            b"[" * 100_000,
+            b'{"step": ' + b"9" * 5000 + b"}",
+        ),
+    ]
+    lines = [json.dumps(good[0]).encode(), *bad, json.dumps(good[1]).encode()]
+    file.write_bytes(b"\n".join(lines) + b"\n" + b'{"record": "train", "st')
+    assert read_file(file) == (good, len(bad))
+    messages: list[str] = []
+    metrics = MetricsFile(file, start_step=5, warn=messages.append)
+    metrics.append("train", 6, {"a": 2.0})
+    metrics.close()
+    assert read_file(file) == ([*good, {"record": "train", "step": 6, "a": 2.0}], 0)
+    assert messages == [f"warning: {file}: removed {len(bad)} damaged lines; the other 2 records are kept"]
+
+
+def test_an_evaluation_of_other_data_is_recorded_again(tmp_path: Path) -> None:
+    metrics = MetricsFile(tmp_path / METRICS_FILE)
+    assert [metrics.append("evaluation", 3, {"data": data}) for data in ("a", "a", "b")] == [True, False, True]
+    metrics.close()
+
+
+def test_a_metrics_file_that_was_deleted_is_reported_and_created_again(tmp_path: Path) -> None:
+    messages: list[str] = []
+    (tmp_path / "run").mkdir()
+    metrics = MetricsFile(tmp_path / "run" / METRICS_FILE, warn=messages.append)
+    metrics.append("train", 1, {})
+    shutil.rmtree(tmp_path / "run")
+    metrics.append("train", 2, {})
+    metrics.close()
+    assert [record["step"] for record in read_records(tmp_path / "run" / METRICS_FILE)] == [2]
+    assert messages == [
+        f"warning: {tmp_path / 'run' / METRICS_FILE} was deleted during the run; its earlier records are lost"
+    ]
+
+
+def test_reports_that_cannot_be_written_are_one_warning_each(tmp_path: Path) -> None:
+    """Files in the place of folders and the other way round: the run succeeds and reports what it could not write."""
+    (tmp_path / TENSORBOARD_FOLDER).write_text("a file")
+    (tmp_path / IMAGES_FOLDER).write_text("a file")
+    (tmp_path / METRICS_FILE).mkdir()
+    printed = io.StringIO()
+
+    def draw(folder: Path) -> list[np.ndarray]:
+        raise ZeroDivisionError("a font")
+
+    with Progress(tmp_path, 4, batch_size=4, log_every=1, stream=printed) as progress:
+        for step in range(1, 5):
+            progress.step(step, {"a": 1.0}, 0.1)
+            progress.evaluation(step, {"AP": 0.5})
+            progress.images(step, "validation", draw)
+        progress.keep_history(Folders(tmp_path, tmp_path.parent / "elsewhere", (tmp_path / "model",)))
+        progress.checkpoint(4)
+    lines = printed.getvalue().splitlines()
+    warnings = [line.partition(" cannot be written (") for line in lines if line.startswith("warning: ")]
+    assert [what.removeprefix("warning: ") for what, _, _ in warnings] == [
+        str(tmp_path / METRICS_FILE),
+        str(tmp_path / TENSORBOARD_FOLDER),
+        str(tmp_path / CURVES_FILE),
+        str(tmp_path / IMAGES_FOLDER),
+        str(tmp_path.parent / "elsewhere" / METRICS_FILE),
+    ]
+    assert all(reason.endswith("; training continues without it") for _, _, reason in warnings)
+    assert "a font" in warnings[3][2]
+    assert sum(line.startswith("train step=") for line in lines) == 4
+    assert lines[-1] == "checkpoint step=4"
 
 
 def test_a_terminal_shows_a_bar_with_throughput_losses_and_rate(tmp_path: Path) -> None:

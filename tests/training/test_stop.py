@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from frcnn.training.stop import StopRequest
+from frcnn.training.stop import StoppedInStartup, StopRequest
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
@@ -26,3 +26,21 @@ def test_second_ctrl_c_interrupts_at_once() -> None:
         assert stop.received == signal.SIGINT
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 143)])
+def test_a_signal_in_startup_ends_the_process_at_once(
+    number: signal.Signals, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with StopRequest(ends_startup=True), pytest.raises(StoppedInStartup) as stopped:
+        os.kill(os.getpid(), number)
+    assert stopped.value.code == code
+    assert capsys.readouterr().err == f"frcnn: {number.name} before the first step: stopped; rerun the same command\n"
+    with StopRequest(ends_startup=True) as stop:
+        stop.work_begins()
+        os.kill(os.getpid(), number)
+    assert (stop.received, stop.exit_code) == (number, code)
+
+
+def test_a_signal_to_another_rank_is_a_termination() -> None:
+    assert StopRequest().exit_code == 143

@@ -1,0 +1,84 @@
+"""The state of a run that a checkpoint stores beside the variables, and its progress."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from frcnn.training.manifest import hash_file
+from frcnn.weights.model_files import CONFIG, LABELS, METRICS, WEIGHTS
+
+MODEL_FILES = (WEIGHTS, CONFIG, LABELS, METRICS)
+# Entries of the state and their types; those in _OPTIONAL are missing in checkpoints of earlier versions.
+_TYPES: Mapping[str, tuple[type, ...]] = {
+    "best_AP": (float, int, type(None)),
+    "data": (str,),
+    "config": (dict,),
+    "evaluation_pending": (bool,),
+    "steps_per_epoch": (int,),
+    "validation_data": (str, type(None)),
+    "class_names": (list,),
+    "model_sha256": (dict,),
+}
+_OPTIONAL = ("evaluation_pending", "steps_per_epoch", "validation_data", "class_names", "model_sha256")
+
+
+class ResumeState(NamedTuple):
+    """The progress of the run so far; the defaults are those of a run that starts.
+
+    Attributes:
+        step: steps taken.
+        saved_step: step of the checkpoint that holds exactly these variables, if there is one.
+        best_ap: validation AP of the model in the model folder; None if there is no model yet, or if the AP is of other
+            validation data.
+        evaluation_pending: the variables of this step are still to be evaluated.
+        model_sha256: hashes of the files in the model folder; empty if there is no model yet.
+    """
+
+    step: int = 0
+    saved_step: int | None = None
+    best_ap: float | None = None
+    evaluation_pending: bool = False
+    model_sha256: Mapping[str, str] = {}
+
+
+def check_state(state: Mapping[str, Any]) -> None:
+    """Raise ValueError if the state of a checkpoint lacks an entry or has one of a wrong type."""
+    for name, types in _TYPES.items():
+        if name not in state:
+            if name in _OPTIONAL:
+                continue
+            raise ValueError(f"{name} is missing in its state")
+        value = state[name]
+        if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+            raise ValueError(f"{name} of its state is {type(value).__name__}, expected {types[0].__name__}")
+    best_ap = state["best_AP"]
+    if best_ap is not None and not (math.isfinite(best_ap) and 0 <= best_ap <= 1):
+        raise ValueError("best_AP of its state is not between 0 and 1")
+    if state.get("steps_per_epoch", 1) < 1:
+        raise ValueError("steps_per_epoch of its state is less than 1")
+
+
+def hash_model(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file of a model folder, by name."""
+    return {name: hash_file(folder / name) for name in MODEL_FILES}
+
+
+def model_problem(folder: Path, expected: Mapping[str, str]) -> str | None:
+    """What is wrong with a model folder, or None.
+
+    Args:
+        expected: hashes of its files; empty if they are not known (checkpoints of earlier versions).
+    """
+    for name in MODEL_FILES:
+        file = folder / name
+        try:
+            if not file.is_file() or file.stat().st_size == 0:
+                return f"{name} is {'empty' if file.is_file() else 'missing'}"
+            if expected and hash_file(file) != expected.get(name):
+                return f"{name} is not the file that the run wrote"
+        except OSError as error:
+            return f"{name} cannot be read ({error.strerror})"
+    return None

@@ -1,0 +1,210 @@
+"""Interrupted and resumed runs, and what is refused on resume."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from runs import Interrupted, records, variables
+
+from frcnn.config import Config
+from frcnn.errors import UserError
+from frcnn.training import validation
+from frcnn.training.run_state import hash_model, model_problem
+from frcnn.training.trainer import Trainer, train
+
+MakeConfig = Callable[..., Config]
+
+
+def test_interrupted_run_ends_with_bit_identical_weights(
+    unbroken: Trainer, tiny_config: MakeConfig, tmp_path: Path
+) -> None:
+    config = tiny_config(tmp_path)
+    # Two stops at random steps of the first and of the second epoch, then to the end.
+    first, second = random.randrange(5), 6 + random.randrange(4)
+    print(f"interrupting during steps {first} and {second}")
+    for at in (first, second):
+        part = Interrupted(config)
+        part.at = at
+        part.run()
+        assert part.step == at + 1
+    last = Trainer(config)
+    assert last.step == at + 1
+    last.run()
+    expected, got = variables(unbroken), variables(last)
+    assert expected.keys() == got.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(got[name], value, err_msg=name)
+    assert records(config.output, "evaluation")[-1]["AP"] == records(unbroken.config.output, "evaluation")[-1]["AP"]
+    assert [record["step"] for record in records(config.output, "train")] == list(range(1, 13))
+
+
+@pytest.mark.parametrize("at", [6, 12])
+def test_a_signal_during_an_evaluation_loses_no_step_and_the_resumed_run_evaluates(
+    unbroken: Trainer, tiny_config: MakeConfig, tmp_path: Path, at: int
+) -> None:
+    config = tiny_config(tmp_path)
+    part = Trainer(config)
+    seen = 0
+
+    def tick(stage: int | None = None) -> None:
+        nonlocal seen
+        seen += stage is None and part.step == at  # an image of the evaluation
+        if seen == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert seen < 3, "the evaluation is interrupted at once"
+
+    part.watchdog.tick = tick  # type: ignore[method-assign]
+    part.run()
+    assert (part.step, part.finished) == (at, False)
+    assert [record["step"] for record in records(tmp_path, "evaluation")] == list(range(6, at, 6))
+    last = Trainer(config)
+    assert (last.step, last.evaluation_pending) == (at, True)
+    last.run()
+    assert last.finished
+    expected, got = variables(unbroken), variables(last)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(got[name], value, err_msg=name)
+    assert [(record["step"], record["AP"]) for record in records(tmp_path, "evaluation")] == [
+        (record["step"], record["AP"]) for record in records(unbroken.config.output, "evaluation")
+    ]
+    again = Trainer(config)
+    assert again.finished
+    assert again.best_ap == unbroken.best_ap
+
+
+def test_damaged_newest_checkpoint_falls_back_to_the_one_before(
+    unbroken: Trainer, tiny_config: MakeConfig, tmp_path: Path
+) -> None:
+    shutil.copytree(unbroken.config.output, tmp_path, dirs_exist_ok=True)
+    newest = tmp_path / "checkpoints" / "step-00000012" / "variables.data-00000-of-00001"
+    newest.write_bytes(newest.read_bytes()[:-100])
+    trainer = Trainer(tiny_config(tmp_path))
+    assert trainer.step == 6
+    assert any("step-00000012" in message and "damaged" in message for message in trainer.messages)
+
+
+def test_other_data_are_refused_on_resume(
+    unbroken: Trainer, tiny_config: MakeConfig, tmp_path: Path, shapes: Path
+) -> None:
+    shutil.copytree(unbroken.config.output, tmp_path / "run")
+    data = shutil.copytree(shapes, tmp_path / "data")
+    annotations = data / "annotations" / "instances_train.json"
+    content = json.loads(annotations.read_text())
+    content["annotations"][0]["bbox"][2] -= 1
+    annotations.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"training data differ from those of checkpoint .*step-00000012"):
+        Trainer(tiny_config(tmp_path / "run", f"data.root={data}"))
+
+
+def test_a_finished_run_is_refused_with_other_options(
+    unbroken: Trainer, tiny_config: MakeConfig, tmp_path: Path
+) -> None:
+    shutil.copytree(unbroken.config.output, tmp_path, dirs_exist_ok=True)
+    with pytest.raises(
+        UserError,
+        match=r"step-00000012 is the end of a finished run with other options \(seed \(was 0, is 7\)\), so nothing",
+    ):
+        Trainer(tiny_config(tmp_path, "seed=7"))
+    assert Trainer(tiny_config(tmp_path, "training.log_every=5", "data.workers=1")).finished
+    longer = Trainer(tiny_config(tmp_path, "optimizer.learning_rate=0.001", "training.epochs=3"))
+    assert (longer.step, longer.finished) == (12, False)
+    assert any(
+        "with other options: " in message and "optimizer.learning_rate" in message for message in longer.messages
+    )
+
+
+def test_another_model_is_refused_on_resume(unbroken: Trainer, tiny_config: MakeConfig, tmp_path: Path) -> None:
+    shutil.copytree(unbroken.config.output, tmp_path, dirs_exist_ok=True)
+    with pytest.raises(UserError, match="step-00000012 does not fit the model"):
+        Trainer(tiny_config(tmp_path, "roi_head.fc_channels=48"))
+
+
+def test_finished_run_is_not_run_again(unbroken: Trainer) -> None:
+    before = (unbroken.config.output / "model" / "weights.safetensors").stat().st_mtime_ns
+    assert train(unbroken.config) == unbroken.config.output / "model"
+    assert (unbroken.config.output / "model" / "weights.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_second_run_in_the_same_folder_is_refused(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from frcnn.training.lock import RunLock\n"
+        "held = RunLock.acquire(Path(sys.argv[1])); print('locked', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "locked\n"
+        with pytest.raises(UserError, match=rf"{tmp_path} is in use by another run \(host .*, process {other.pid},"):
+            Trainer(tiny_config(tmp_path))
+        other.communicate("")
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
+
+
+def test_a_damaged_model_folder_is_written_again_even_if_nothing_can_be_drawn(
+    unbroken: Trainer, tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(unbroken.config.output, tmp_path, dirs_exist_ok=True)
+    model = tmp_path / "model"
+    (model / "weights.safetensors").write_bytes(b"")
+    trainer = Trainer(tiny_config(tmp_path))
+    assert (trainer.step, trainer.best_ap, trainer.finished) == (12, None, False)
+    assert (
+        f"warning: model folder {model} is damaged (weights.safetensors is empty); the next evaluation writes it again"
+        in (trainer.messages)
+    )
+
+    def fail(*arguments: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(validation, "draw_comparisons", fail)
+    trainer.run()
+    assert trainer.finished
+    assert model_problem(model, trainer.validation.model_sha256) is None
+    assert json.loads((model / "metrics.json").read_text())["step"] == 12
+    again = Trainer(tiny_config(tmp_path))
+    assert again.finished
+    assert again.validation.model_sha256 == hash_model(model)
+
+
+def test_every_file_of_a_model_folder_is_checked(tmp_path: Path) -> None:
+    for name in ("weights.safetensors", "config.yaml", "labels.json", "metrics.json"):
+        (tmp_path / name).write_text(name)
+    expected = hash_model(tmp_path)
+    assert model_problem(tmp_path, expected) is None
+    for name in expected:
+        (tmp_path / name).write_text("other")
+        assert model_problem(tmp_path, expected) == f"{name} is not the file that the run wrote"
+        assert model_problem(tmp_path, {}) is None  # hashes are unknown in checkpoints of earlier versions
+        (tmp_path / name).unlink()
+        assert model_problem(tmp_path, {}) == f"{name} is missing"
+        (tmp_path / name).write_text(name)
+
+
+def test_the_best_ap_of_other_validation_data_is_forgotten(
+    unbroken: Trainer, tiny_config: MakeConfig, tmp_path: Path, shapes: Path
+) -> None:
+    shutil.copytree(unbroken.config.output, tmp_path / "run")
+    data = shutil.copytree(shapes, tmp_path / "data")
+    annotations = data / "annotations" / "instances_val.json"
+    content = json.loads(annotations.read_text())
+    content["annotations"][0]["bbox"][2] -= 1
+    annotations.write_text(json.dumps(content))
+    trainer = Trainer(tiny_config(tmp_path / "run", f"data.root={data}"))
+    assert (trainer.best_ap, trainer.finished) == (None, False)
+    assert any(
+        message.startswith(
+            f"the validation data changed, so the best AP so far ({unbroken.best_ap:.4f}) is not comparable"
+        )
+        for message in trainer.messages
+    )
