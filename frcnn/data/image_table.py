@@ -52,7 +52,7 @@ def read_images(entries: list[Any], file: Path, folder: Path) -> ImageTable:
         UserError: an entry without usable id, ``file_name`` or size, or entries that contradict each other.
     """
     by_id: dict[int, dict[str, Any]] = {}
-    repeated = 0
+    listed: list[tuple[int, dict[str, Any]]] = []
     for position, entry in enumerate(entries):
         image_id = as_integer(entry.get("id")) if isinstance(entry, dict) else None
         if not isinstance(entry, dict):
@@ -71,8 +71,8 @@ def read_images(entries: list[Any], file: Path, folder: Path) -> ImageTable:
                 f"{file}: image id {image_id} is used for both {by_id[image_id]['file_name']!r} and {name!r}; give "
                 "every image its own id"
             )
-        repeated += image_id in by_id
         by_id.setdefault(image_id, entry)
+        listed.append((image_id, entry))
     if not by_id:
         raise UserError(
             f"{file}: 'images' is empty; expected one entry with 'id', 'file_name', 'width' and 'height' per image"
@@ -80,7 +80,8 @@ def read_images(entries: list[Any], file: Path, folder: Path) -> ImageTable:
     ids = sorted(by_id)
     located = locate_files(folder, [by_id[image_id]["file_name"] for image_id in ids])
     kept, merged = _merge(dict(zip(ids, located.paths, strict=True)))
-    sizes, read_from_files = _sizes(by_id, kept, merged, file)
+    sizes, read_from_files = _sizes(listed, kept, merged, file)
+    repeated = len(listed) - len(by_id)
     notes: Notes = {}
     if merged or repeated:
         examples = first_few(
@@ -131,21 +132,22 @@ def _merge(paths: dict[int, Path]) -> tuple[dict[int, Path], dict[int, int]]:
 
 
 def _sizes(
-    by_id: dict[int, dict[str, Any]], kept: dict[int, Path], merged: dict[int, int], file: Path
+    listed: list[tuple[int, dict[str, Any]]], kept: dict[int, Path], merged: dict[int, int], file: Path
 ) -> tuple[dict[int, tuple[int, int]], int]:
     """Width and height by image id, and how many were read from image files."""
     sizes: dict[int, tuple[int, int]] = {}
-    for image_id, entry in by_id.items():
+    for image_id, entry in listed:
         width, height = as_size(entry.get("width")), as_size(entry.get("height"))
         if width is None or height is None:
             continue
         first = merged.get(image_id, image_id)
         if sizes.setdefault(first, (width, height)) != (width, height):
             raise UserError(
-                f"{file}: images {first} and {image_id} are both {entry['file_name']!r}, but have the sizes "
-                f"{sizes[first][0]} x {sizes[first][1]} and {width} x {height}; correct one of them"
+                f"{file}: image {image_id} ({entry['file_name']}) is listed with the sizes {sizes[first][0]} x "
+                f"{sizes[first][1]} and {width} x {height}; correct one of them"
             )
     lacking = [image_id for image_id in kept if image_id not in sizes]
+    by_id = dict(reversed(listed))  # the first entry of each id
 
     def size_of(image_id: int) -> tuple[int, int]:
         entry = by_id[image_id]
