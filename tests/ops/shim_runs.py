@@ -53,7 +53,7 @@ def build_objects(mode: str, folder: Path, kernels: Path = KERNELS, extra: tuple
     launches = [kernels / name for name in ("roi_align_cuda.cc", "nms_cuda.cc", "cuda_driver.cc")]
     return [
         *compile_objects(folder, "g++", (*flags, "-include", str(SHIM / "cuda_shim.h")), shimmed),
-        *compile_objects(folder, "g++", flags, launches),
+        *compile_objects(folder, "g++", (*flags, "-DFRCNN_SHIM_DRIVER"), launches),
     ]
 
 

@@ -54,8 +54,8 @@ def build_shim(folder: Path) -> Path:
     flags = ("-O1", *shim_runs.SMALL, f"-I{shim_runs.KERNELS}", "-include", str(shim_runs.SHIM / "cuda_shim.h"))
     sources = [shim_runs.KERNELS / "gpu_kernels.cu", shim_runs.SHIM / "fake_driver.cc"]
     objects = shim_runs.compile_objects(folder / "driver", "g++", flags, sources)
-    shim_runs.link("g++", ("-shared",), objects, folder / "driver" / "libcuda.so.1")
-    ctypes.CDLL(str(folder / "driver" / "libcuda.so.1"), mode=ctypes.RTLD_GLOBAL)
+    shim_runs.link("g++", ("-shared", "-Wl,-soname,libcuda.so.1"), objects, folder / "driver" / "libcuda.so.1")
+    ctypes.CDLL(str(folder / "driver" / "libcuda.so.1"))  # from now on this process's libcuda.so.1
     library = build_library(folder, shim_runs.SMALL)
     shim_runs.write_code(library)
     return library
