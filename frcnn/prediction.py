@@ -112,7 +112,7 @@ def predict_images(
                 (detections,) = detector.detect([image])
                 results = coco_results(number, detections, detector.category_ids)
                 entries += [{**entry, "file_name": str(source)} for entry in results]
-                if problem := _draw(image, detections, detector.class_names, score_threshold, target):
+                if problem := _draw(image, detections, score_threshold, target):
                     report(f"the drawn copy of {source} could not be written to {target} ({problem})")
                     not_drawn += 1
             progress(number, len(tasks))
@@ -121,15 +121,11 @@ def predict_images(
     return PredictionSummary(unreadable, not_drawn)
 
 
-def _draw(
-    image: np.ndarray, detections: Detections, class_names: Sequence[str], score_threshold: float, target: Path
-) -> str:
+def _draw(image: np.ndarray, detections: Detections, score_threshold: float, target: Path) -> str:
     """Write the drawn copy; returns the reason if that is impossible."""
-    from frcnn.evaluation.visualize import draw_detections
-
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        draw_detections(image, detections, class_names, score_threshold).save(target, quality=92)
+        detections.draw(image, score_threshold).save(target, quality=92)
     except (OSError, ValueError, MemoryError) as error:  # Pillow raises OSError and ValueError for unencodable images
         with contextlib.suppress(OSError):
             target.unlink()  # half a file, when the disk is full

@@ -145,9 +145,8 @@ def predict(paths: tuple[Path, ...], model: Path, out: Path, score: float) -> No
     """Detect objects in images.
 
     Writes copies of the images with boxes, and detections.json: all detections in the COCO results format, with the
-        file
-    name of the image. Folders are searched recursively. An image that cannot be read or drawn is reported and skipped,
-    and the exit code is 1. Ctrl-C stops, and writes the detections so far.
+    file name of the image. Folders are searched recursively. An image that cannot be read or drawn is reported and
+    skipped, and the exit code is 1. Ctrl-C stops, and writes the detections so far.
     """
     from frcnn.prediction import RESULTS_FILE, find_images, predict_images
 

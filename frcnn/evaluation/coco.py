@@ -124,7 +124,9 @@ def gather_detections(index: Index, results: Mapping[int, Detections], world: Wo
     for ids, counts, boxes, scores, labels in world.allgather(arrays):
         ends = np.cumsum(counts)[:-1]
         parts = zip(np.split(boxes, ends), np.split(scores, ends), np.split(labels, ends), strict=True)
-        merged.update(zip(ids.tolist(), map(Detections._make, parts), strict=bool(len(ids))))
+        # Without images on a rank, np.split still gives one empty part.
+        for image_id, part in zip(ids.tolist(), parts, strict=bool(len(ids))):
+            merged[image_id] = Detections(*part, index.class_names)
     return {record.image_id: merged[record.image_id] for record in index.images}
 
 

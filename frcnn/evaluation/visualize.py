@@ -1,9 +1,8 @@
-"""Images with annotated and detected boxes: for predict, the endpoint, the run's images folder and TensorBoard."""
+"""Annotated and detected boxes side by side, for the run's images folder and TensorBoard."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,23 +14,6 @@ from frcnn.drawing import MAX_SIDE, class_color, draw_boxes, load_font
 from frcnn.inference import Detections
 
 MAX_SHEET_SIDE = 2048  # pixels of one image of a comparison: it is for viewing, and TensorBoard keeps it uncompressed
-
-
-def draw_detections(
-    image: np.ndarray,
-    detections: Detections,
-    class_names: Sequence[str],
-    score_threshold: float = 0.5,
-    max_side: int = MAX_SIDE,
-) -> Image.Image:
-    """The image with boxes, class names and scores of the detections of at least ``score_threshold``.
-
-    Args:
-        image: ``[H, W, 3]`` uint8 RGB.
-        detections: boxes in the image's pixels.
-        max_side: as for :func:`frcnn.drawing.draw_boxes`.
-    """
-    return replace(detections, class_names=tuple(class_names)).draw(image, score_threshold, max_side)
 
 
 def draw_objects(
@@ -60,7 +42,7 @@ def draw_comparison(
 ) -> Image.Image:
     """Annotated objects on the left, detections on the right, each under its heading."""
     left = draw_objects(image, record, class_names, MAX_SHEET_SIDE)
-    right = draw_detections(image, detections, class_names, score_threshold, MAX_SHEET_SIDE)
+    right = detections.draw(image, score_threshold, MAX_SHEET_SIDE)
     size = max(14, min(left.size) // 24)
     font, margin = load_font(size), size // 2
     top = size + 2 * margin

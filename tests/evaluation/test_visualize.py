@@ -14,7 +14,6 @@ from frcnn.evaluation.visualize import (
     MAX_SHEET_SIDE,
     draw_comparison,
     draw_comparisons,
-    draw_detections,
     draw_objects,
 )
 from frcnn.inference import Detections
@@ -31,6 +30,7 @@ def found(*boxes: tuple[list[float], float, int]) -> Detections:
         np.array([box for box, _, _ in boxes], np.float32).reshape(-1, 4),
         np.array([score for _, score, _ in boxes], np.float32),
         np.array([label for _, _, label in boxes], np.int32),
+        ("cat", "dog"),
     )
 
 
@@ -53,15 +53,15 @@ def changed(image: Image.Image) -> np.ndarray:
 
 
 def test_detections_have_the_color_of_their_class() -> None:
-    drawn = draw_detections(grey(600, 800), found(([200, 150, 500, 400], 0.9, 2)), ["cat", "dog"])
+    drawn = found(([200, 150, 500, 400], 0.9, 2)).draw(grey(600, 800))
     for x, y in ((200, 300), (500, 300), (350, 150), (350, 400)):
         assert drawn.getpixel((x, y)) == class_color(2)
 
 
 def test_detections_below_the_score_are_not_drawn() -> None:
     detections = found(([200, 150, 500, 400], 0.49, 1))
-    assert not changed(draw_detections(grey(600, 800), detections, ["cat"])).any()
-    assert changed(draw_detections(grey(600, 800), detections, ["cat"], score_threshold=0.49)).any()
+    assert not changed(detections.draw(grey(600, 800))).any()
+    assert changed(detections.draw(grey(600, 800), score_threshold=0.49)).any()
 
 
 def test_a_comparison_has_the_truth_left_and_the_detections_right() -> None:
