@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from frcnn.data.image_files import IMAGE_SUFFIXES
+from pathlib import PurePosixPath
+
+from frcnn.data.image_files import IMAGE_SUFFIXES, is_hidden
 
 # Suffixes of the single files that a channel or a transform may name (frcnn.container.channels).
 FILE_SUFFIXES = (".tar.gz", ".manifest", ".jsonl", ".json", ".safetensors", ".yaml", ".yml", *IMAGE_SUFFIXES)
 
 
-# Files that operating systems and browsers leave in folders.
-JUNK = (".DS_Store", "Thumbs.db", "desktop.ini")
-
-
 def is_junk(name: str) -> bool:
-    """Whether a path's last part is a file of the operating system, including macOS's ``._`` companions."""
-    file = name.rpartition("/")[2]
-    return file in JUNK or file.startswith("._")
+    """Whether a relative path or key is hidden or of the operating system, and so ignored as in local folders."""
+    return is_hidden(PurePosixPath(name))
 
 
 def is_folder_marker(key: str) -> bool:
