@@ -58,11 +58,11 @@ class DatasetSummary:
         ]
         for kind, (number, examples) in self.skipped.items():
             more = "; …" if number > len(examples) else ""
-            lines.append(f"  {number} annotations skipped ({kind}): {'; '.join(examples)}{more}")
+            noun = "annotation" if number == 1 else "annotations"
+            lines.append(f"  {number} {noun} skipped ({kind}): {'; '.join(examples)}{more}")
         if self.crowds:
-            lines.append(
-                f"  {self.crowds} crowd regions (iscrowd=1), not trained on and ignored in evaluation{self._why()}"
-            )
+            noun = "crowd region" if self.crowds == 1 else "crowd regions"
+            lines.append(f"  {self.crowds} {noun} (iscrowd=1), not trained on and ignored in evaluation{self._why()}")
         lines += [f"  {count} {sentence}" for count, sentence in self.notes.values()]
         return lines
 
