@@ -27,8 +27,8 @@ from frcnn.errors import UserError
 HOOK = "frcnn.container.toolkit:main"
 PROGRAM = "frcnn_train.py"
 STUB = """# Written by frcnn at the start of a job, because the training toolkit runs only programs in this folder.
-from frcnn.container.train import main
-raise SystemExit(main())
+from frcnn.container.train import run
+run()
 """
 # Prefixes of the variables that ranks on other hosts need; SSH forwards none.
 EXPORTED = (

@@ -8,12 +8,14 @@ import json
 import sys
 import traceback
 from collections.abc import Iterator
+from typing import NoReturn
 
 from frcnn.container.environment import Environment
 from frcnn.container.failure import failure_of, report
 from frcnn.container.job import PreparedJob, prepare, saved_job
 from frcnn.distributed import World, connect
-from frcnn.errors import UserError, print_message
+from frcnn.distributed.exit import exit_process
+from frcnn.errors import EXIT_FAILURE, UserError, print_message
 from frcnn.training.stop import StopRequest
 
 INTERRUPTED = "interrupted.json"
@@ -39,10 +41,10 @@ def main() -> int:
             _train(environment, saved_job(environment) if environment.launched else prepare(environment), world, stop)
     except UserError as error:
         print_message(str(error))
-        return 1
+        return EXIT_FAILURE
     except Exception:
         traceback.print_exc()
-        return 1
+        return EXIT_FAILURE
     return 0
 
 
@@ -86,5 +88,14 @@ def _train(environment: Environment, job: PreparedJob, world: World, stop: StopR
             marker.write_text(json.dumps({"step": trainer.step, "steps": trainer.total_steps}) + "\n")
 
 
+def run() -> NoReturn:
+    """Run :func:`main` and exit with its code."""
+    try:
+        code = main()
+    except SystemExit as stop:  # stopped before the first step
+        code = stop.code if isinstance(stop.code, int) else EXIT_FAILURE
+    exit_process(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    run()
