@@ -49,12 +49,15 @@ def examine() -> Iterator[Finding]:
     processor = describe_processor(CPUINFO.read_text() if CPUINFO.exists() else "")
     yield processor
     yield Finding("memory", f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB")
+    compiled = False
     if processor.works and importlib.util.find_spec("tensorflow"):
         yield _devices()
-        yield _kernels()
-    yield _compiler()
+        kernels, compiled = _kernels()
+        yield kernels
+    yield _compiler(compiled)
     yield _horovod()
     yield _mpirun()
+    yield from _container_programs()
 
 
 def required_packages(requirements: list[str]) -> Iterator[Finding]:
@@ -111,18 +114,22 @@ def _devices() -> Finding:
     return Finding("GPU", "none; everything runs on the CPU")
 
 
-def _kernels() -> Finding:
+def _kernels() -> tuple[Finding, bool]:
+    """The kernels in use, and whether they are compiled ones."""
     from frcnn.ops.compiled import active_kernels
 
     active = active_kernels()
     where = f" ({active.library})" if active.library else ""
-    return Finding("kernels", f"{active.description}{where}", advice=active.remedy)
+    return Finding("kernels", f"{active.description}{where}", advice=active.remedy), active.library is not None
 
 
-def _compiler() -> Finding:
+def _compiler(compiled: bool) -> Finding:
+    """The C++ compiler, which is needed unless the kernels are compiled already, as in the Docker image."""
     compiler = shutil.which("g++") or shutil.which("c++")
     if compiler:
         return Finding("C++ compiler", _first_line(compiler, "--version"))
+    if compiled:
+        return Finding("C++ compiler", "none, and none is needed: the kernels are compiled")
     return Finding("C++ compiler", "none", advice="the kernels are compiled at first use: apt-get install g++")
 
 
@@ -154,6 +161,26 @@ def _mpirun() -> Finding:
     if mpirun:
         return Finding("mpirun", _first_line(mpirun, "--version"))
     return Finding("mpirun", "none", advice="needed for training on several processes: apt-get install openmpi-bin")
+
+
+def _container_programs() -> Iterator[Finding]:
+    """What the endpoint and SageMaker's jobs use in addition."""
+    nginx = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    advice = "only for 'frcnn serve' behind nginx: apt-get install nginx"
+    yield Finding("nginx", _first_line(nginx, "-v"), advice="") if nginx else Finding("nginx", "none", advice=advice)
+    sshd = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    advice = "only for training on several hosts: apt-get install openssh-server openssh-client"
+    ssh = shutil.which("ssh")
+    yield (
+        Finding("sshd", f"{sshd}, {_first_line(ssh, '-V')}") if sshd and ssh else Finding("sshd", "none", advice=advice)
+    )
+    for package, extra, purpose in (
+        ("gunicorn", "serve", "'frcnn serve'"),
+        ("sagemaker-training", "container", "SageMaker's jobs"),
+    ):
+        version = _installed(package)
+        advice = "" if version else f"only for {purpose}: pip install 'frcnn[{extra}]'"
+        yield Finding(package, version or "none", advice=advice)
 
 
 def _first_line(*command: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -51,6 +52,24 @@ def test_a_gpu_that_tensorflow_does_not_see_differs_from_none(monkeypatch: pytes
     assert doctor._devices().advice == ""
     monkeypatch.setattr(shutil, "which", lambda _: "/usr/bin/nvidia-smi")
     assert doctor._devices().advice == "pip install -e '.[gpu]' in frcnn's folder, or update the driver"
+
+
+def test_compiler_is_not_advised_where_kernels_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    assert doctor._compiler(compiled=True).advice == ""
+    assert "apt-get install g++" in doctor._compiler(compiled=False).advice
+
+
+def test_programs_of_the_container_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, line in (("nginx", "nginx version: nginx/1.22.1"), ("ssh", "OpenSSH_9.2p1"), ("sshd", "unused")):
+        (tmp_path / name).write_text(f"#!/bin/sh\necho {line} >&2\n")  # both print their versions on standard error
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
+    found = {finding.topic: finding for finding in doctor._container_programs()}
+    assert list(found) == ["nginx", "sshd", "gunicorn", "sagemaker-training"]
+    assert found["nginx"].found == "nginx version: nginx/1.22.1"
+    assert found["sshd"].found == f"{tmp_path}/sshd, OpenSSH_9.2p1"
+    assert found["gunicorn"].found == importlib.metadata.version("gunicorn")
 
 
 def test_a_cpu_without_avx_is_reported_before_tensorflow_aborts() -> None:
