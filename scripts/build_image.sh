@@ -9,7 +9,7 @@
 #
 #   DEVICE           gpu (default), or cpu for an image without CUDA
 #   IMAGE            the image's name (default frcnn)
-#   TAG              the tag; default: version and commit, with -dirty for uncommitted changes, -cpu, -efa
+#   TAG              the tag; default: version and commit, with -dirty for changes and untracked files, -cpu, -efa
 #   BASE_IMAGE       the base image; default: the Dockerfile's (gpu) or debian:bookworm-slim (cpu)
 #   BUILD_IMAGE      the image for compilation, the same system with nvcc; default: the Dockerfile's or BASE_IMAGE (cpu)
 #   EFA_INSTALLER    version of Amazon's EFA installer, such as 1.49.0; default: without EFA
@@ -18,7 +18,10 @@
 #   GIT_REVISION     the commit, if the source has no .git
 #   DOCKER           docker (default) or podman
 #
-# Requires BuildKit or Buildah. The first build compiles Horovod, which takes five to ten minutes on two cores.
+# Requires Docker with BuildKit (Engine 18.09 or newer; clients from version 23 on need the buildx plug-in), or podman.
+# The same without this script:
+#   DOCKER_BUILDKIT=1 docker build -t NAME -f Dockerfile.frcnn .
+# The first build compiles Horovod, which takes five to ten minutes on two cores.
 set -euo pipefail
 
 DEVICE=${DEVICE:-gpu}
@@ -35,7 +38,7 @@ DOCKER=${DOCKER:-docker}
 run=() only_name=
 while [ $# -gt 0 ]; do
   case $1 in
-    -h | --help) sed -n '2,21s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,24s/^# \{0,1\}//p' "$0"; exit 0 ;;
     --dry-run) run=(echo +) ;;
     --name) only_name=yes ;;
     --) shift; break ;;
@@ -63,7 +66,7 @@ cd "$(dirname "$0")/.."
 version=$(sed -n 's/^__version__ = "\(.*\)"/\1/p' frcnn/__init__.py)
 if [ -z "$GIT_REVISION" ]; then
   GIT_REVISION=$(git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
-  [ -z "$(git status --porcelain --untracked-files=no 2>/dev/null)" ] || GIT_REVISION=$GIT_REVISION-dirty
+  [ -z "$(git status --porcelain 2>/dev/null)" ] || GIT_REVISION=$GIT_REVISION-dirty
 fi
 name=$IMAGE:${TAG:-$version-$GIT_REVISION$suffix${EFA_INSTALLER:+-efa}}
 if [ -n "$only_name" ]; then
@@ -80,6 +83,18 @@ arguments=(
 [ -z "$EFA_INSTALLER" ] || arguments+=(--build-arg "EFA_INSTALLER=$EFA_INSTALLER")
 [ -z "$PIP_CONF" ] || arguments+=(--secret "id=pip_conf,src=$PIP_CONF")
 [ -z "$CA_BUNDLE" ] || arguments+=(--secret "id=ca_bundle,src=$CA_BUNDLE")
+
+# Without BuildKit, the Dockerfile fails with an error about --mount that does not name the cause.
+if [ ${#run[@]} -eq 0 ] && [ "${DOCKER##*/}" = docker ]; then
+  client=$("$DOCKER" version --format '{{.Client.Version}}' 2>/dev/null || true)
+  major=${client%%.*}
+  case $major in '' | *[!0-9]*) major=0 ;; esac
+  if [ "$major" -ge 23 ] && ! "$DOCKER" buildx version >/dev/null 2>&1; then
+    echo "build_image: $DOCKER $client has no buildx plug-in, without which it cannot use BuildKit; install" \
+      "docker-buildx-plugin (Debian: docker-buildx), or set DOCKER to another client" >&2
+    exit 2
+  fi
+fi
 
 # Attestations would make the tag an index of several manifests, which some consumers of a registry reject.
 export DOCKER_BUILDKIT=1 BUILDX_NO_DEFAULT_ATTESTATIONS=1

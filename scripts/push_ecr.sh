@@ -38,10 +38,25 @@ case ${REPOSITORY##*/} in
   *:*) echo "push_ecr: REPOSITORY is '$REPOSITORY', which contains a tag; set TAG instead" >&2; exit 2 ;;
 esac
 
+# Ends the script unless variable $1 with value $2 matches the pattern $3 of ECR; $4 describes what is allowed.
+expect() {
+  [[ $2 =~ ^($3)$ ]] || { echo "push_ecr: $1 is '$2'; expected $4" >&2; exit 2; }
+}
+
+# awscli before 2.13 ignores the variable AWS_ENDPOINT_URL.
+aws=(aws)
+[ -z "${AWS_ENDPOINT_URL:-}" ] || aws+=(--endpoint-url "$AWS_ENDPOINT_URL")
+
+word='[a-z0-9]+([._-][a-z0-9]+)*'
+expect REPOSITORY "$REPOSITORY" "$word(/$word)*" "lower-case words, separated by one of . _ - /, such as team/frcnn"
+[ ${#REPOSITORY} -ge 2 ] && [ ${#REPOSITORY} -le 256 ] || expect REPOSITORY "$REPOSITORY" '' "2 to 256 characters"
+expect TAG_MUTABILITY "$TAG_MUTABILITY" 'IMMUTABLE|MUTABLE' "IMMUTABLE or MUTABLE"
 AWS_REGION=${AWS_REGION:-$(aws configure get region 2>/dev/null || true)}
 AWS_REGION=${AWS_REGION:-us-east-1}
+expect AWS_REGION "$AWS_REGION" '[a-z]+(-[a-z]+)+-[0-9]+' "a region such as us-east-1"
 export AWS_REGION AWS_DEFAULT_REGION=$AWS_REGION AWS_PAGER=
-AWS_ACCOUNT=${AWS_ACCOUNT:-$(aws sts get-caller-identity --query Account --output text)}
+AWS_ACCOUNT=${AWS_ACCOUNT:-$("${aws[@]}" sts get-caller-identity --query Account --output text)}
+expect AWS_ACCOUNT "$AWS_ACCOUNT" '[0-9]{12}' "twelve digits"
 
 partition_suffix() { # of the region $1
   case $1 in
@@ -67,6 +82,7 @@ case $last in
   *:*) TAG=${TAG:-${last##*:}} ;;
   *) TAG=${TAG:-latest} ;;
 esac
+expect TAG "$TAG" '[A-Za-z0-9_][A-Za-z0-9._-]{0,127}' "up to 128 letters, digits and . _ -, not starting with . or -"
 name=$registry/$REPOSITORY:$TAG
 
 # Whether the image with digest $1, which has our tag in the repository, is the one to be pushed.
@@ -83,7 +99,7 @@ is_ours() {
 # Exits if our tag exists in the repository and cannot be moved.
 check_tag() {
   local digest
-  digest=$(aws ecr describe-images --repository-name "$REPOSITORY" --image-ids imageTag="$TAG" \
+  digest=$("${aws[@]}" ecr describe-images --repository-name "$REPOSITORY" --image-ids imageTag="$TAG" \
     --query 'imageDetails[0].imageDigest' --output text 2>/dev/null) || return 0
   if is_ours "$digest"; then
     echo "push_ecr: this image has been pushed already" >&2
@@ -95,20 +111,20 @@ check_tag() {
   exit 1
 }
 
-if mutability=$(aws ecr describe-repositories --repository-names "$REPOSITORY" \
+if mutability=$("${aws[@]}" ecr describe-repositories --repository-names "$REPOSITORY" \
     --query 'repositories[0].imageTagMutability' --output text 2>/dev/null); then
   case $mutability in IMMUTABLE*) check_tag ;; esac
 else
-  ${run[@]+"${run[@]}"} aws ecr create-repository --repository-name "$REPOSITORY" \
+  ${run[@]+"${run[@]}"} "${aws[@]}" ecr create-repository --repository-name "$REPOSITORY" \
     --image-scanning-configuration scanOnPush=true --image-tag-mutability "$TAG_MUTABILITY" >&2
 fi
 if [ -n "$build" ]; then
   SOURCE_IMAGE=$(TAG='' "$build" ${run[@]+--dry-run} | tail -n 1)
 fi
 if [ ${#run[@]} -gt 0 ]; then
-  echo "+ aws ecr get-login-password | $DOCKER login --username AWS --password-stdin $registry" >&2
+  echo "+ ${aws[*]} ecr get-login-password | $DOCKER login --username AWS --password-stdin $registry" >&2
 else
-  aws ecr get-login-password | "$DOCKER" login --username AWS --password-stdin "$registry" >&2
+  "${aws[@]}" ecr get-login-password | "$DOCKER" login --username AWS --password-stdin "$registry" >&2
 fi
 ${run[@]+"${run[@]}"} "$DOCKER" tag "$SOURCE_IMAGE" "$name" >&2
 ${run[@]+"${run[@]}"} "$DOCKER" push "$name" >&2

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import subprocess
 
+import boto3
 import pytest
 from botocore import loaders
 
@@ -127,6 +131,86 @@ def test_tag_in_the_name_is_rejected(name: str, variable: str, value: str, scrip
     assert done.returncode == 2
     assert done.stderr == f"{name[8:-3]}: {variable} is '{value}', which contains a tag; set TAG instead\n"
     assert done.stdout == ""
+
+
+BAD_NAMES = [
+    ("AWS_ACCOUNT", "12345678901"),
+    ("AWS_ACCOUNT", "1234-5678-9012"),
+    ("AWS_REGION", "mars"),
+    ("REPOSITORY", "Frcnn"),
+    ("REPOSITORY", "team//frcnn"),
+    ("REPOSITORY", "f"),
+    ("REPOSITORY", "x" * 257),
+    ("TAG", "-1"),
+    ("TAG", "1.0+cpu"),
+    ("TAG", "x" * 129),
+    ("TAG_MUTABILITY", "yes"),
+]
+
+
+@pytest.mark.parametrize(("variable", "value"), BAD_NAMES)
+def test_names_that_ecr_would_reject(variable: str, value: str, script) -> None:
+    done = script(
+        "scripts/push_ecr.sh", "--dry-run", **{"AWS_ACCOUNT": ACCOUNT, "SOURCE_IMAGE": "frcnn:1", variable: value}
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"push_ecr: {variable} is '{value}'; expected ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "value", ["frcnn", "team/frcnn", "a.b_c/d-e", *(value for name, value in BAD_NAMES if name == "REPOSITORY")]
+)
+def test_repository_names_are_checked_as_by_botocore(value: str, script) -> None:
+    ecr = boto3.client("ecr", region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="x")
+    shape = ecr.meta.service_model.shape_for("RepositoryName")
+    valid = re.fullmatch(shape.metadata["pattern"], value) and 2 <= len(value) <= shape.metadata["max"]
+    done = script("scripts/push_ecr.sh", "--dry-run", AWS_ACCOUNT=ACCOUNT, SOURCE_IMAGE="frcnn:1", REPOSITORY=value)
+    assert (done.returncode == 0) == bool(valid)
+
+
+def test_endpoint_is_passed_to_old_command_lines(script) -> None:
+    done = script(
+        "scripts/push_ecr.sh",
+        "--dry-run",
+        AWS_ENDPOINT_URL="http://localhost:1",
+        AWS_ACCOUNT=ACCOUNT,
+        SOURCE_IMAGE="a:1",
+    )
+    assert "+ aws --endpoint-url http://localhost:1 ecr create-repository" in done.stderr
+    assert "+ aws --endpoint-url http://localhost:1 ecr get-login-password" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("client", "buildx", "code"), [("28.2.2", "exit 1", 2), ("28.2.2", "exit 0", 0), ("20.10.24", "exit 1", 0)]
+)
+def test_client_without_buildkit_is_rejected(client: str, buildx: str, code: int, script, tmp_path) -> None:
+    docker = tmp_path / "bin" / "docker"
+    docker.write_text(
+        f"#!/bin/sh\ncase $1 in version) echo {client} ;; buildx) {buildx} ;; build) echo built >&2 ;; esac\n"
+    )
+    docker.chmod(0o755)
+    done = script("scripts/build_image.sh", TAG="t", DOCKER=str(docker))
+    assert done.returncode == code
+    assert ("built" in done.stderr) == (code == 0)
+    assert ("has no buildx plug-in, without which it cannot use BuildKit" in done.stderr) == (code == 2)
+
+
+def test_untracked_files_make_the_tag_dirty(tmp_path, repository) -> None:
+    for name in ("scripts/build_image.sh", "frcnn/__init__.py", ".gitignore"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(repository / name, tmp_path / name)
+
+    def run(*command: str) -> str:
+        identity = {"GIT_CONFIG_GLOBAL": "/dev/null", "EMAIL": "me@example.org", "PATH": os.environ["PATH"]}
+        return subprocess.run(command, cwd=tmp_path, env=identity, capture_output=True, text=True, check=True).stdout
+
+    for arguments in (("init", "--quiet"), ("add", "."), ("-c", "user.name=me", "commit", "--quiet", "-m", "all")):
+        run("git", *arguments)
+    clean = run("scripts/build_image.sh", "--name").strip()
+    assert not clean.endswith("-dirty")
+    (tmp_path / "frcnn" / "new.py").touch()
+    assert run("scripts/build_image.sh", "--name").strip() == f"{clean}-dirty"
 
 
 def test_port_in_the_name_is_not_a_tag(script) -> None:
