@@ -98,7 +98,7 @@ def read_categories(entries: list[Any], used: Collection[int], file: Path) -> Ca
     for position, entry in enumerate(entries):
         category_id, name = (entry.get("id"), entry.get("name")) if isinstance(entry, dict) else (None, None)
         category_id = as_integer(category_id)
-        clean = _clean(name) if isinstance(name, str) else ""
+        clean = clean_name(name) if isinstance(name, str) else ""
         if category_id is None or not clean:
             raise UserError(
                 f"{file}: entry {position} of 'categories' is {shorten(entry)}; expected an integer 'id' and a text "
@@ -132,7 +132,7 @@ def read_categories(entries: list[Any], used: Collection[int], file: Path) -> Ca
     return CategoryTable(ids, _unique([names[category_id] for category_id in ids]), notes)
 
 
-def _clean(name: str) -> str:
+def clean_name(name: str) -> str:
     """A name in Unicode normal form C, without control characters and without spaces at its ends."""
     kept = (" " if unicodedata.category(character) in ("Cc", "Zl", "Zp") else character for character in name)
     kept = (character for character in kept if character not in ZERO_WIDTH and unicodedata.category(character) != "Cs")

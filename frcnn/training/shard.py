@@ -124,6 +124,7 @@ def load_splits(config: Config, messages: list[str], *, compare_files: bool = Fa
         messages.append(
             f"no validation split: nothing is evaluated, and the last model is saved, not the best ({error})"
         )
+        messages.append(f"divide the training data with: frcnn split {train_index.source} --val 0.2 --stratify")
         return train_index, None
     validation_index = load_index(*split, data.on_bad_annotation, box_format=data.box_format)
     messages += validation_index.summary.lines()

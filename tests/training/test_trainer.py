@@ -225,6 +225,8 @@ def test_a_missing_validation_split_is_reported_with_its_reason(
     assert messages[1].startswith(
         "no validation split: nothing is evaluated, and the last model is saved, not the best ("
     )
+    file = tmp_path / "data" / "annotations" / "instances_train.json"
+    assert messages[2] == f"divide the training data with: frcnn split {file} --val 0.2 --stratify"
     with pytest.raises(UserError, match="val_typo"):
         load_splits(
             tiny_config(tmp_path / "run", f"data.root={tmp_path / 'data'}", "data.validation.images=val_typo"), []

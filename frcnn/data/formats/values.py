@@ -5,10 +5,10 @@ from __future__ import annotations
 import codecs
 import json
 import reprlib
-import unicodedata
 from pathlib import Path
 from typing import Any
 
+from frcnn.data import coco_tables
 from frcnn.data.json_values import as_size
 from frcnn.errors import UserError
 
@@ -65,10 +65,8 @@ def to_size(width: Any, height: Any) -> tuple[int, int] | None:
 
 
 def clean_name(value: Any) -> str:
-    """A class name without control characters and surrounding space; "" for anything that is not text."""
-    if not isinstance(value, str):
-        return ""
-    return "".join(character for character in value if unicodedata.category(character) not in ("Cc", "Cs")).strip()
+    """A class name as training reads it, without control characters and surrounding space; "" if it is not text."""
+    return coco_tables.clean_name(value) if isinstance(value, str) else ""
 
 
 def short(value: Any) -> str:

@@ -130,7 +130,7 @@ def test_byte_order_mark_and_line_separators_in_strings(
     make_images(tmp_path, "a\u2028b.jpg")
     entry = line("s3://b/a\u2028b.jpg", (0, 1, 1, 5, 5), names={"0": "do\u0085g"})
     manifest = write("\ufeff" + json.dumps(entry, ensure_ascii=False) + "\r")
-    assert rows(manifest_to_coco(manifest)) == [("a\u2028b.jpg", "dog", [1, 1, 5, 5])]
+    assert rows(manifest_to_coco(manifest)) == [("a\u2028b.jpg", "do g", [1, 1, 5, 5])]
 
 
 def test_class_ids_that_lines_disagree_on(write: Any, rows: Any, counts: Any) -> None:
