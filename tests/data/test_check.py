@@ -27,8 +27,8 @@ def test_report_on_bccd_names_the_broken_box(real_data: Path, tmp_path: Path) ->
     assert sum(report.sizes.counts) == sum(report.aspects.counts) == sum(report.classes.counts) == 2804
     assert "no_area: annotation 2288 (image 171, BloodImage_00343.jpg): bbox [181, 329, 0, 0] has no area" in text
     assert "Bad images (blank in training): none" in text
-    with Image.open(sheet) as picture:
-        assert picture.size == (4 * 320, 4 * 240)
+    with Image.open(sheet) as image:
+        assert image.size == (4 * 320, 4 * 240)
 
 
 def test_bad_images_are_named_by_kind(tmp_path: Path) -> None:
@@ -37,8 +37,8 @@ def test_bad_images_are_named_by_kind(tmp_path: Path) -> None:
     first, second, third = sorted(images.iterdir())[:3]
     first.unlink()
     second.write_bytes(second.read_bytes()[:700])
-    with Image.open(third) as picture:
-        half = picture.resize((picture.width // 2, picture.height // 2))
+    with Image.open(third) as image:
+        half = image.resize((image.width // 2, image.height // 2))
     half.save(third)
     report = check_dataset(images, file, contact_sheet=tmp_path / "sheet.png")
     assert [(problem.kind, problem.image_id) for problem in report.image_problems] == [
@@ -49,7 +49,7 @@ def test_bad_images_are_named_by_kind(tmp_path: Path) -> None:
     assert f"is {half.width} x {half.height} pixels (upright), the annotation file says" in report.to_text()
 
 
-def test_clean_data_set_is_clean_and_one_without_boxes_is_reported(tmp_path: Path) -> None:
+def test_valid_dataset_is_clean_and_one_without_boxes_is_reported(tmp_path: Path) -> None:
     root = make_shapes(tmp_path / "shapes", 5, seed=0)
     images, file = find_split(Data(root=root), "val")
     assert check_dataset(images, file).clean
@@ -84,7 +84,7 @@ def test_histograms_count_by_hand(tmp_path: Path) -> None:
     assert report.aspects.counts == (0, 1, 0, 2, 0, 0, 1)
 
 
-def test_suggested_size_makes_small_objects_large_enough(tmp_path: Path) -> None:
+def test_suggested_size_enlarges_small_objects(tmp_path: Path) -> None:
     options = load_config()
     boxes = [(0.0, 0.0, 30.0, 30.0)] * 60  # 24 pixels at a short side of 400: rounded up to 416
     assert suggest(load_index(tmp_path, write_boxes(tmp_path, boxes), require_images=False), options).min_size == 416
@@ -97,7 +97,7 @@ def test_suggested_size_makes_small_objects_large_enough(tmp_path: Path) -> None
     )
 
 
-def test_suggested_anchors_fit_better_or_stay(tmp_path: Path) -> None:
+def test_suggested_anchors_match_better_or_stay(tmp_path: Path) -> None:
     options = load_config()
     small = [(10.0 * k, 10.0, 30.0 + k % 7, 34.0 + k % 5) for k in range(60)]
     found = suggest(load_index(tmp_path, write_boxes(tmp_path, small), require_images=False), options)
