@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+from botocore.exceptions import BotoCoreError, ClientError
 
 ROOT = Path(__file__).resolve().parents[2]
 POLICIES = ROOT / "scripts" / "iam"
@@ -148,6 +149,13 @@ def follow(session: Any, build: str) -> str | None:
         time.sleep(POLL_SECONDS)
 
 
+def _setting(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"'{text}' is not NAME=VALUE")
+    return name, value
+
+
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -173,6 +181,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--set",
         action="append",
+        type=_setting,
         default=[],
         metavar="NAME=VALUE",
         help="variable of scripts/build_image.sh and push_ecr.sh, such as DEVICE=cpu",
@@ -184,7 +193,25 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
+    try:
+        return run(options)
+    except ClientError as error:
+        details = error.response["Error"]
+        reason = f"{error.operation_name}: {details.get('Message') or details['Code']}"
+        if details["Code"] == "NoSuchBucket":
+            reason = f"bucket '{options.bucket}' does not exist; create it: aws s3 mb s3://{options.bucket}"
+    except BotoCoreError as error:
+        reason = str(error)
+    print(f"start_build: {reason}", file=sys.stderr)
+    return 2
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do what the options ask for; returns the exit code."""
     session = boto3.session.Session(region_name=options.region)
+    if not session.region_name:
+        print("start_build: no region is configured; set --region or AWS_DEFAULT_REGION", file=sys.stderr)
+        return 2
     values = policy_values(session, options)
     if options.print_policies:
         for file in sorted(POLICIES.glob("*.json")):
@@ -196,7 +223,7 @@ def main(arguments: list[str] | None = None) -> int:
     variables = {
         "REPOSITORY": options.repository,
         "GIT_REVISION": revision[:12],
-        **dict(setting.split("=", 1) for setting in options.set),
+        **dict(options.set),
     }
     if options.dry_run:
         print(
@@ -205,10 +232,10 @@ def main(arguments: list[str] | None = None) -> int:
             )
         )
         return 0
-    if options.create_role:
-        create_role(session, values)
-    source = upload_source(session, values, revision)
+    source = upload_source(session, values, revision)  # first: it fails if the bucket does not exist
     try:
+        if options.create_role:
+            create_role(session, values)
         put_project(session, values, source, variables)
         build = session.client("codebuild").start_build(projectName=values["PROJECT"])["build"]["id"]
         image = follow(session, build)

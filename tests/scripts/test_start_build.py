@@ -80,6 +80,41 @@ def test_role_project_and_source(start_build: ModuleType, session: Any, capsys: 
     assert session.client("s3").list_objects_v2(Bucket=BUCKET)["KeyCount"] == 0  # deleted again
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--bucket", "no-such-bucket", "--create-role"],
+            "start_build: bucket 'no-such-bucket' does not exist; create it: aws s3 mb s3://no-such-bucket\n",
+        ),
+        (["--bucket", "Not/A/Bucket"], 'start_build: Parameter validation failed:\nInvalid bucket name "Not/A/Bucket"'),
+    ],
+)
+def test_unusable_bucket_is_reported_before_a_role_is_created(
+    arguments: list[str], message: str, start_build: ModuleType, session: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert start_build.main(arguments) == 2
+    assert capsys.readouterr().err.startswith(message)
+    assert "frcnn-image-build" not in [role["RoleName"] for role in session.client("iam").list_roles()["Roles"]]
+
+
+def test_setting_without_value_is_rejected(start_build: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        start_build.main(["--bucket", BUCKET, "--set", "DEVICE"])
+    assert stop.value.code == 2
+    assert "'DEVICE' is not NAME=VALUE" in capsys.readouterr().err
+
+
+def test_missing_region_is_reported(
+    start_build: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("AWS_DEFAULT_REGION", "AWS_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
+    assert start_build.main(["--bucket", BUCKET]) == 2
+    assert capsys.readouterr().err.startswith("start_build: no region is configured")
+
+
 def test_log_is_read_once(start_build: ModuleType, session: Any) -> None:
     written, logs = ("[Container] Running command", "frcnn image 1.dkr/frcnn:1"), session.client("logs")
     stream = write_log(session, *written)
