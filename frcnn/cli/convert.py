@@ -84,7 +84,7 @@ def yolo(source: Path, split: str | None, classes: str | None, out: Path, overwr
     "voc", epilog=example("frcnn convert voc VOC2012 --list VOC2012/ImageSets/Main/val.txt --out instances_val.json")
 )
 @click.argument("source", type=PATH, metavar="DIR")
-@images_option("JPEGImages or images beside the annotations, or their folder")
+@images_option("JPEGImages, images or data beside the annotations, or their folder")
 @classes_option
 @click.option("--list", "list_file", type=PATH, help="Text file with the name of an image at the start of each line.")
 @click.option("--zero-based", is_flag=True, help="Pixels count from 0, as some exporters write, instead of VOC's 1.")

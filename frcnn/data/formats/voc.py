@@ -21,6 +21,7 @@ from frcnn.data.json_values import as_number
 from frcnn.errors import UserError
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
+IMAGE_FOLDERS = ("JPEGImages", "images", "data")  # beside the annotations: of VOC, of several tools, of FiftyOne
 
 
 def voc_to_coco(
@@ -37,7 +38,7 @@ def voc_to_coco(
 
     Args:
         source: folder of XML files, or the dataset's folder with ``Annotations`` and ``JPEGImages``.
-        images: folder with the images. Default: ``JPEGImages`` or ``images`` beside the annotations, or theirs.
+        images: folder with the images. Default: ``JPEGImages``, ``images`` or ``data`` beside the annotations, or theirs.
         classes: class names in order of category id, starting at 1. Default: the names found, sorted.
         list_file: text file whose lines begin with the stems of the files to convert, as ``ImageSets/Main/train.txt``.
         zero_based: pixels count from 0 and the maximum is outside of the object, as some exporters write.
@@ -49,7 +50,7 @@ def voc_to_coco(
     annotations = source / "Annotations" if (source / "Annotations").is_dir() else source
     files = _list_xml(annotations, list_file, report)
     parent = annotations.absolute().parent
-    folder = images_folder(images, parent / "JPEGImages", parent / "images", annotations)
+    folder = images_folder(images, *(parent / name for name in IMAGE_FOLDERS), annotations)
     finder = ImageFinder(folder) if folder else None
     tables = CocoBuilder(source, report, classes)
     names: dict[str, Path] = {}

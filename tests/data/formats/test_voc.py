@@ -201,3 +201,24 @@ def test_missing_inputs(tmp_path: Path) -> None:
         voc_to_coco(tmp_path, images=tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"list.txt cannot be read \(No such file or directory\)"):
         voc_to_coco(tmp_path, list_file=tmp_path / "list.txt")
+
+
+@pytest.mark.parametrize("images", ["JPEGImages", "images", "data"])
+def test_images_beside_the_annotations(
+    tmp_path: Path, make_images: Any, rows: Any, monkeypatch: pytest.MonkeyPatch, images: str
+) -> None:
+    """The name is in the file, as FiftyOne writes it, but without its suffix; the images are found from any folder."""
+    make_images(tmp_path / images, "a.jpg", "unlabeled.jpg")
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "a.xml").write_text(document(DOG, filename="a"))
+    monkeypatch.chdir(tmp_path / "labels")
+    conversion = voc_to_coco(Path("."))
+    assert rows(conversion) == [DOG_ROW]
+    assert conversion.images == tmp_path / images
+    assert conversion.report.skipped["images without an annotation file"].examples == ["unlabeled.jpg"]
+
+
+def test_cvat_counts_from_0(dataset: Any, rows: Any) -> None:
+    """The box x 10, y 5, width 20, height 20 as Datumaro 1.13, which CVAT exports with, writes it."""
+    cvat = element("dog", 10.0, 5.0, 30.0, 25.0)
+    assert rows(voc_to_coco(dataset({"a.xml": document(cvat)}), zero_based=True)) == [DOG_ROW]

@@ -268,3 +268,14 @@ def test_result_is_strict_json_for_other_readers(dataset: Any) -> None:
     coco.dataset = tables
     coco.createIndex()
     assert [a["bbox"] for a in coco.loadAnns(coco.getAnnIds(imgIds=[1]))] == [CENTERED_BOX]
+
+
+def test_fiftyone_layout(tmp_path: Path, make_images: Any, rows: Any) -> None:
+    """dataset.yaml with the path of another machine and ./images/NAME/."""
+    make_images(tmp_path / "images" / "val", "a.jpg")
+    (tmp_path / "labels" / "val").mkdir(parents=True)
+    (tmp_path / "labels" / "val" / "a.txt").write_text(CENTERED)
+    (tmp_path / "dataset.yaml").write_text("names:\n  0: cat\npath: /home/other/export\nval: ./images/val/\n")
+    conversion = yolo_to_coco(tmp_path)
+    assert rows(conversion) == [("a.jpg", "cat", CENTERED_BOX)]
+    assert conversion.images == tmp_path / "images" / "val"
