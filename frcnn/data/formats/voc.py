@@ -38,7 +38,7 @@ def voc_to_coco(
 
     Args:
         source: folder of XML files, or the dataset's folder with ``Annotations`` and ``JPEGImages``.
-        images: folder with the images. Default: ``JPEGImages``, ``images`` or ``data`` beside the annotations, or theirs.
+        images: folder with the images. Default: one of ``IMAGE_FOLDERS`` beside the annotations, or their own.
         classes: class names in order of category id, starting at 1. Default: the names found, sorted.
         list_file: text file whose lines begin with the stems of the files to convert, as ``ImageSets/Main/train.txt``.
         zero_based: pixels count from 0 and the maximum is outside of the object, as some exporters write.
