@@ -47,6 +47,8 @@ def test_the_pages_for_newcomers_are_executed() -> None:
         ("[a](missing.md)", "link to missing.md, which does not exist"),
         ("[a](#nowhere)", "link to #nowhere: page.md has no such heading"),
         ("    frcnn trian --config a", "'frcnn trian' is not a command"),
+        ("    frcnn convert yalo data --out x", "'frcnn convert yalo' is not a command"),
+        ("    frcnn convert yolo data --uot x", "'frcnn convert yolo': No such option '--uot'"),
         ("```sh data\nfrcnn train --confg a\n```", "'frcnn train': No such option '--confg'"),
         ("    frcnn train --config a \\\n        trainig.epochs=3", "'frcnn train': 'trainig.epochs' is not an option"),
         ("```sh mars\n```", "a block is fenced as 'sh mars'"),

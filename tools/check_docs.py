@@ -131,14 +131,20 @@ def _command_problems(command: str) -> Iterator[str]:
         yield f"{command!r} cannot be read: {error}"
         return
     words = words[: next((i for i, word in enumerate(words) if word in ("|", ">", "&&", "&", ";", "2>")), len(words))]
-    verb = command_line.commands.get(words[0])
-    if verb is None:
-        yield f"'frcnn {words[0]}' is not a command"
-        return
+    verb: click.Command = command_line
+    depth = 0
+    while isinstance(verb, click.Group) and depth < len(words) and not words[depth].startswith("-"):
+        found = verb.commands.get(words[depth])
+        depth += 1
+        if found is None:
+            yield f"'frcnn {' '.join(words[:depth])}' is not a command"
+            return
+        verb = found
+    name = " ".join(words[:depth])
     try:
-        verb.make_parser(click.Context(verb, info_name=words[0])).parse_args(words[1:])
+        verb.make_parser(click.Context(verb, info_name=name)).parse_args(words[depth:])
     except click.UsageError as error:
-        yield f"'frcnn {words[0]}': {error.format_message()}"
+        yield f"'frcnn {name}': {error.format_message()}"
     if words[0] == "train":
         for word in words[1:]:
             key, equals, _ = word.partition("=")
