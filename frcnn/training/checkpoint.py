@@ -51,6 +51,7 @@ class Checkpoints:
         keep: number of checkpoints to keep.
         warn: called with a message for each damaged checkpoint, and for each file that cannot be removed.
         check_state: raises ValueError if a state cannot be used; such a checkpoint counts as damaged.
+        size: bytes of a checkpoint, for the message about a full disk.
     """
 
     def __init__(
@@ -59,11 +60,13 @@ class Checkpoints:
         keep: int,
         warn: Callable[[str], None],
         check_state: Callable[[dict[str, Any]], None] = lambda _: None,
+        size: int = 0,
     ) -> None:
         self.folder = folder
         self.keep = keep
         self.warn = warn
         self.check_state = check_state
+        self.size = size
         self._has_saved = False
 
     def save(self, tracked: tf.train.Checkpoint, step: int, state: dict[str, Any]) -> Path:
@@ -117,8 +120,8 @@ class Checkpoints:
                     self._remove(leftover)
             raise UserError(
                 f"the checkpoint of step {step} cannot be written to {self.folder} ({without_internals(error)}); "
-                f"{_free_space(self.folder)}. Free some space and rerun the same command to resume from the previous "
-                "checkpoint"
+                f"it needs {self.size:,} bytes, and {_free_space(self.folder)}. Free some space and rerun the same "
+                "command to resume from the previous checkpoint"
             ) from error
 
     def _folder_of(self, step: int) -> Path:

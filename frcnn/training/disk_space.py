@@ -27,7 +27,7 @@ def check_disk_space(folders: Folders, model: Sequence[Any], optimizer: Sequence
         optimizer: variables of the optimizer.
         keep: number of checkpoints to keep.
     """
-    weights, state = _bytes_of(model), _bytes_of(optimizer)
+    weights, state = bytes_of(model), bytes_of(optimizer)
     needed: dict[int, int] = defaultdict(int)
     places: dict[int, Path] = {}
     wanted = [
@@ -48,7 +48,8 @@ def check_disk_space(folders: Folders, model: Sequence[Any], optimizer: Sequence
             )
 
 
-def _bytes_of(variables: Sequence[Any]) -> int:
+def bytes_of(variables: Sequence[Any]) -> int:
+    """Size of the values of Keras or TensorFlow variables."""
     return sum(int(np.prod(v.shape)) * tf.as_dtype(v.dtype).size for v in variables)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import keras
 import tensorflow as tf
@@ -56,6 +56,15 @@ def build_train_step(
         optimizer.apply(gradients, model.trainable_variables)
 
     return train_step
+
+
+def non_finite_message(step: int, losses: Mapping[str, float], images: Sequence[int]) -> str:
+    """What the user can do about a loss or gradient that is not finite."""
+    shown = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
+    return (
+        f"loss or gradient not finite at step {step} ({shown}), images {list(images)}; nothing was overwritten. Lower "
+        "optimizer.learning_rate, raise optimizer.warmup_steps or set optimizer.clip_norm, and rerun the same command"
+    )
 
 
 def out_of_memory_message(error: tf.errors.ResourceExhaustedError, step: int, batch: Batch) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
+from frcnn.atomic import remove_incomplete
 from frcnn.config import Config, save_config
 from frcnn.data.batch import Batch
 from frcnn.data.unreadable_images import UnreadableImages
@@ -27,7 +28,7 @@ from frcnn.inference import Detector
 from frcnn.modeling.faster_rcnn import build_model
 from frcnn.ops import describe_kernels
 from frcnn.training.checkpoint import Checkpoints
-from frcnn.training.disk_space import check_disk_space
+from frcnn.training.disk_space import bytes_of, check_disk_space
 from frcnn.training.folders import Folders
 from frcnn.training.lock import RunLock
 from frcnn.training.numerics import configure_numerics
@@ -38,7 +39,7 @@ from frcnn.training.run_signature import run_signature
 from frcnn.training.run_state import ResumeState, check_state
 from frcnn.training.schedule import warmup_steps
 from frcnn.training.shard import Shard, load_splits, round_batch_size
-from frcnn.training.step import LOSSES, build_train_step, out_of_memory_message
+from frcnn.training.step import LOSSES, build_train_step, non_finite_message, out_of_memory_message
 from frcnn.training.stop import StopRequest
 from frcnn.training.validation import Validation
 
@@ -92,6 +93,7 @@ class Trainer:
             if world.is_main:
                 self.folders.make()
                 self.lock = RunLock.acquire(self.folders.output)
+                remove_incomplete(self.folders.output)
         world.check_consistent(run_signature(config, self.train_index, self.validation_index))
         self.shard = Shard.of(world, self.train_index, config)
         self.unreadable_images = UnreadableImages(self.train_index, config.data.max_bad_image_share, self.shard.images)
@@ -113,8 +115,9 @@ class Trainer:
         self.detector = Detector(self.model, config, self.train_index.class_names, self.train_index.category_ids)
         self.tracked = tf.train.Checkpoint(model=self.model, optimizer=self.optimizer)
         self.progress: Progress | NullProgress | None = None
+        size = bytes_of([*self.model.variables, *self.optimizer.variables])
         self.checkpoints = Checkpoints(
-            self.folders.checkpoints, config.training.keep_checkpoints, self._report, check_state
+            self.folders.checkpoints, config.training.keep_checkpoints, self._report, check_state, size
         )
         state = self._restore_or_initialize()
         self.step, self.saved_step, self.best_ap, self.evaluation_pending, model_sha256 = state
@@ -235,13 +238,8 @@ class Trainer:
         # Float16 gradients overflow now and then; the optimizer skips these steps.
         norm_is_valid = scales_loss(self.config) or math.isfinite(losses["gradient_norm"])
         if not (math.isfinite(losses["loss"]) and norm_is_valid):
-            shown = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
             images = [int(number) for (ids,) in self.world.allgather([batch.image_ids.numpy()]) for number in ids]
-            raise AgreedError(
-                f"loss or gradient not finite at step {self.step} ({shown}), images {images}; "
-                "nothing was overwritten. Lower optimizer.learning_rate, raise optimizer.warmup_steps or set "
-                "optimizer.clip_norm, and rerun the same command"
-            )
+            raise AgreedError(non_finite_message(self.step, losses, images))
         self.step += 1
         return losses
 

@@ -207,6 +207,7 @@ def test_a_folder_that_was_deleted_during_the_run_is_reported(checkpoints: Check
 def test_a_full_disk_leaves_the_previous_checkpoint_and_nothing_of_the_new_one(
     checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    checkpoints.size = 1234
     checkpoints.save(tracked(1.0), 1, {})
 
     def fill(self: tf.train.Checkpoint, path: str) -> None:
@@ -219,8 +220,8 @@ def test_a_full_disk_leaves_the_previous_checkpoint_and_nothing_of_the_new_one(
     with pytest.raises(UserError) as full:
         checkpoints.save(tracked(2.0), 2, {})
     assert re.fullmatch(
-        rf"the checkpoint of step 2 cannot be written to {checkpoints.folder} \(No space left on device\); [\d,]+ "
-        r"bytes are free there\. Free some space and rerun the same command to resume from the previous checkpoint",
+        rf"the checkpoint of step 2 cannot be written to {checkpoints.folder} \(No space left on device\); it needs "
+        r"1,234 bytes, and [\d,]+ bytes are free there\. Free some space and rerun the same command to resume .*",
         str(full.value),
     )
     assert [path.name for path in checkpoints.folder.iterdir()] == ["step-00000001"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -58,6 +59,14 @@ def test_copies_are_restored_unless_there_are_newer_files(tmp_path: Path) -> Non
     assert weights.read_text() == metrics.read_text() == "newer"
     folders.keep_history()
     assert (tmp_path / "kept" / "metrics.jsonl").read_text() == "newer"
+
+
+def test_all_outputs_follow_the_umask(unbroken: Trainer) -> None:
+    umask = os.umask(0)
+    os.umask(umask)
+    for path in unbroken.config.output.rglob("*"):
+        wanted = (0o777 if path.is_dir() else 0o666) & ~umask
+        assert path.stat().st_mode & 0o777 == wanted, f"{path} has mode {path.stat().st_mode & 0o777:o}"
 
 
 def test_history_is_not_copied_within_the_output(tmp_path: Path) -> None:
