@@ -12,6 +12,7 @@ from frcnn.cli.console import OUT_FILE, PATH, example
 from frcnn.errors import UserError
 
 if TYPE_CHECKING:
+    from frcnn.data.box_format import BoxFormat
     from frcnn.data.formats.builder import Conversion
 
 
@@ -47,12 +48,10 @@ def convert() -> None:
 @click.option(
     "--box-format",
     type=click.Choice(["xywh", "xyxy", "normalized_xywh"]),
-    default="xywh",
-    show_default=True,
-    help="Meaning of bbox: COCO's, corners, or COCO's as shares of the image's sides.",
+    help="Meaning of bbox: COCO's, corners, or COCO's as shares of the image's sides.  [default: xywh, if plausible]",
 )
 @out_option
-def coco_json(file: Path, images: Path | None, box_format: str, out: Path, overwrite: bool) -> None:
+def coco_json(file: Path, images: Path | None, box_format: BoxFormat | None, out: Path, overwrite: bool) -> None:
     """Clean a COCO file of any exporter.
 
     Repairs ids, types, names, paths and missing boxes, merges images listed twice, and leaves out what cannot be used.

@@ -9,7 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from frcnn.data.formats.builder import CocoBuilder, Conversion
+import numpy as np
+
+from frcnn.data.box_format import BoxFormat, to_xywh
+from frcnn.data.formats.builder import LARGEST_COORDINATE, CocoBuilder, Conversion
 from frcnn.data.formats.image_finder import ImageFinder, annotated_size, images_folder, safe_name
 from frcnn.data.formats.regions import Box, corners_to_box
 from frcnn.data.formats.report import Report
@@ -33,24 +36,25 @@ def _from_shares(numbers: Box, size: tuple[int, int] | None) -> Box | None:
     return x * size[0], y * size[1], width * size[0], height * size[1]
 
 
-BOX_FORMATS: dict[str, Callable[[Box, tuple[int, int] | None], Box | None]] = {
+CONVERSIONS: dict[str, Callable[[Box, tuple[int, int] | None], Box | None]] = {
     "xywh": lambda numbers, size: numbers,
     "xyxy": _from_corners,
     "normalized_xywh": _from_shares,
 }
 
 
-def clean_coco(source: Path, *, images: Path | None = None, box_format: str = "xywh") -> Conversion:
+def clean_coco(source: Path, *, images: Path | None = None, box_format: BoxFormat | None = None) -> Conversion:
     """Clean a COCO file. Category ids are kept; image and annotation ids are renumbered.
 
     Args:
         source: the JSON file.
         images: folder with the images; files are looked for in it, and those that are missing are left out. None: the
             images are not looked for.
-        box_format: of ``bbox``: ``xywh`` (COCO), ``xyxy`` (corners) or ``normalized_xywh`` (shares of the sides).
+        box_format: of ``bbox``: ``xywh`` (COCO), ``xyxy`` (corners) or ``normalized_xywh`` (shares of the sides). None:
+            ``xywh``, but a file whose boxes look like another format is refused.
 
     Raises:
-        UserError: the file is not COCO's, or nothing in it is usable.
+        UserError: the file is not COCO's, nothing in it is usable, or its boxes contradict the format.
     """
     content = read_json(source)
     if not isinstance(content, dict) or not all(isinstance(content.get(table), list) for table in TABLES[:2]):
@@ -60,9 +64,40 @@ def clean_coco(source: Path, *, images: Path | None = None, box_format: str = "x
     folder = images_folder(images)
     names = _read_categories(content, tables, report)
     ids, sizes = _read_images(content["images"], tables, ImageFinder(folder) if folder else None, report)
+    _check_box_format(content["annotations"], ids, sizes, box_format, source)
+    convert = CONVERSIONS[box_format or "xywh"]
     for number, entry in enumerate(content["annotations"], start=1):
-        _add_annotation(entry, f"annotation {number}", tables, names, ids, sizes, BOX_FORMATS[box_format], report)
+        _add_annotation(entry, f"annotation {number}", tables, names, ids, sizes, convert, report)
     return Conversion(tables.build(), report, folder)
+
+
+def _check_box_format(
+    annotations: list[Any],
+    ids: dict[int, int],
+    sizes: dict[int, tuple[int, int] | None],
+    box_format: BoxFormat | None,
+    source: Path,
+) -> None:
+    """Refuse boxes that look like another format than the given one, as training does."""
+    known = []
+    for entry in annotations:
+        numbers = _bbox(entry) if isinstance(entry, dict) else None
+        size = sizes.get(ids.get(as_integer(entry["image_id"]) or 0, 0)) if numbers and "image_id" in entry else None
+        if numbers and size and all(abs(number) < LARGEST_COORDINATE for number in numbers):  # false for NaN
+            known.append((numbers, size))
+    boxes = np.array([numbers for numbers, _ in known], np.float64).reshape(-1, 4)
+    limits = np.array([size for _, size in known], np.float64).reshape(-1, 2)
+    to_xywh(boxes, limits, np.ones(len(boxes), bool), box_format, str(source))
+
+
+def _bbox(entry: dict[str, Any]) -> Box | None:
+    """The four numbers of ``bbox``; None if it is anything else."""
+    values = entry.get("bbox")
+    numbers = [as_number(value) for value in values] if isinstance(values, list) else []
+    if len(numbers) != 4 or any(number is None for number in numbers):
+        return None
+    x, y, width, height = (number or 0.0 for number in numbers)
+    return x, y, width, height
 
 
 def _read_categories(content: dict[str, Any], tables: CocoBuilder, report: Report) -> dict[int, str]:
@@ -164,19 +199,16 @@ def _add_annotation(
         return report.skip("annotations of images that are not listed or were skipped", f"{place}: {short(image_id)}")
     if category_id is None or category_id not in names:
         return report.skip("annotations of categories that are not listed", f"{place}: {short(category_id)}")
-    values = entry.get("bbox")
-    numbers = [as_number(value) for value in values] if isinstance(values, list) else []
-    if len(numbers) == 4 and all(number is not None for number in numbers):
-        x, y, width, height = (number or 0.0 for number in numbers)
-        box = convert((x, y, width, height), sizes[ids[image_id]])
+    numbers = _bbox(entry)
+    if numbers is not None:
+        box = convert(numbers, sizes[ids[image_id]])
         if box is None:
             return report.skip("normalized boxes in images without a size (give --images)", place)
     else:
         box = segmentation_box(entry.get("segmentation"))
         if box is None:
-            return report.skip(
-                "annotations without a bbox of four numbers or a segmentation", f"{place}: {short(values)}"
-            )
+            kind = "annotations without a bbox of four numbers or a segmentation"
+            return report.skip(kind, f"{place}: {short(entry.get('bbox'))}")
         report.repair("boxes derived from the segmentation", place)
     area = as_number(entry.get("area"))
     crowd = bool(as_integer(entry.get("iscrowd")) or entry.get("iscrowd") is True)

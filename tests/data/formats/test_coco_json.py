@@ -166,6 +166,21 @@ def test_box_formats(write: Any, rows: Any, counts: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    ("boxes", "option"),
+    [
+        ([[60, 20, 80, 40], [50, 30, 60, 45], [70, 5, 95, 20]], "xyxy"),
+        ([[0.1, 0.1, 0.2, 0.4], [0.5, 0.5, 0.1, 0.1], [0.3, 0.3, 0.3, 0.3]], "normalized_xywh"),
+    ],
+)
+def test_boxes_that_look_like_another_format_are_refused(write: Any, rows: Any, boxes: Any, option: Any) -> None:
+    file = write(*(DOG | {"bbox": box} for box in boxes))
+    with pytest.raises(UserError, match=rf"3 (of|boxes).*--box-format {option}"):
+        clean_coco(file)
+    assert len(rows(clean_coco(file, box_format="xywh"))) == 3
+    assert len(rows(clean_coco(file, box_format=option))) == 3
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("{", "is not valid JSON"),

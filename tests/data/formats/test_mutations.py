@@ -22,6 +22,7 @@ from frcnn.data.formats.sagemaker_builtin import sagemaker_to_coco
 from frcnn.data.formats.via import via_to_coco
 from frcnn.data.formats.voc import voc_to_coco
 from frcnn.data.formats.yolo import yolo_to_coco
+from frcnn.data.split_dataset import split_dataset
 from frcnn.errors import UserError
 
 NESTED: Any = []
@@ -65,7 +66,7 @@ JUMPSTART = {
     "images": [{"file_name": "a.jpg", "height": 50, "width": 100, "id": 1}],
     "annotations": [{"image_id": 1, "bbox": [10, 5, 30, 25], "category_id": 0}],
 }
-COCO = {
+COCO: dict[str, list[Any]] = {
     "images": [{"id": 1, "file_name": "a.jpg", "width": 100, "height": 50, "note": "x"}],
     "annotations": [
         {"id": 1, "image_id": 1, "category_id": 1, "bbox": [10, 5, 20, 20], "area": 400, "iscrowd": 0},
@@ -74,6 +75,7 @@ COCO = {
     ],
     "categories": [{"id": 0, "name": "all"}, {"id": 1, "name": "dog", "supercategory": "all"}],
 }
+COCO_OF_TWO = COCO | {"images": [*COCO["images"], {"id": 2, "file_name": "b.jpg"}]}
 LABELME = {
     "shapes": [
         {"label": "dog", "points": [[10, 5], [30, 25]], "shape_type": "rectangle", "group_id": 1},
@@ -222,6 +224,17 @@ def test_damaged_files(case: str, folder: Path) -> None:
         file.unlink(missing_ok=True)
     assert accepted, "no example was accepted, so that nothing was checked"
     assert max(map(len, sentences), default=0) < 2000
+
+
+@settings(max_examples=100, deadline=None, database=None)
+@given(damaged_trees(COCO_OF_TWO), st.booleans(), st.sampled_from([None, "note", "."]))
+def test_damaged_files_are_divided_or_refused(tree: Any, stratify: bool, by: str | None) -> None:
+    try:
+        division = split_dataset(tree, {"train": 0.5, "val": 0.5}, by=by, stratify=stratify)
+    except UserError:
+        return
+    assert sum(len(part["images"]) for part in division.tables.values()) == len(tree["images"])
+    assert all(part["images"] for part in division.tables.values())
 
 
 def check(conversion: Conversion, folder: Path) -> None:
