@@ -3,11 +3,16 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
+from click.testing import CliRunner
 from PIL import Image
 
+from frcnn.cli import main
+from frcnn.cli.console import BOX_FORMATS
 from frcnn.config import Data, load_config
+from frcnn.data.box_format import BoxFormat
 from frcnn.data.check import check_dataset
 from frcnn.data.coco import find_split, load_index
 from frcnn.data.shapes import make_shapes
@@ -107,3 +112,27 @@ def test_suggested_anchors_match_better_or_stay(tmp_path: Path) -> None:
     at_own_size = load_config(overrides=["image.max_size=1333"])
     found = suggest(load_index(tmp_path, write_boxes(tmp_path, fitting, 374, 374), require_images=False), at_own_size)
     assert found.min_size == 288  # 24 / 32 of 374, rounded up
+
+
+def test_box_format_and_shared_files_on_the_command_line(tmp_path: Path) -> None:
+    root = make_shapes(tmp_path / "shapes", 10, seed=0)
+    shutil.copyfile(root / "train" / "000000.jpg", root / "val" / "000008.jpg")
+    plain = {split: load_index(*find_split(Data(root=root), split)) for split in ("train", "validation")}
+    for name in ("train", "val"):
+        file = root / "annotations" / f"instances_{name}.json"
+        tables = json.loads(file.read_text())
+        for entry in tables["annotations"]:
+            x, y, width, height = entry["bbox"]
+            entry["bbox"] = [x, y, x + width, y + height]
+        file.write_text(json.dumps(tables))
+    arguments = ["check-dataset", str(root), "--out", str(tmp_path / "out")]
+    refused = CliRunner().invoke(main, arguments)
+    assert refused.exit_code == 2
+    assert "--box-format xyxy" in refused.stderr
+    result = CliRunner().invoke(main, [*arguments, "--box-format", "xyxy"])
+    for index in plain.values():
+        assert f"{index.summary.objects} of {index.summary.annotations} annotations used as objects" in result.stdout
+        assert index.fingerprint in result.stdout
+    assert "1 images of" in result.stdout
+    assert "byte for byte" in result.stdout
+    assert get_args(BoxFormat) == BOX_FORMATS
