@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from frcnn.container.environment import Environment
 from frcnn.container.input_files import InputChannel
-from frcnn.gpus import driver_version, management_library, read_gpus
+from frcnn.gpus import count_gpus, driver_version, management_library, read_gpus
 from frcnn.training.folders import Folders
 
 EFA_DEVICES = Path("/dev/infiniband")
@@ -90,7 +90,8 @@ def _gpus() -> str:
     with management_library() as library:
         gpus = read_gpus(library)
     if not gpus:
-        return "none"
+        found = count_gpus()  # without NVIDIA's management library there are no details
+        return f"{found}, of unknown type" if found else "none"
     build: dict[str, Any] = tf.sysconfig.get_build_info()
     kinds = ", ".join(sorted({f"{gpu.name} ({gpu.memory_gib:.0f} GiB)" for gpu in gpus}))
     cuda = f"CUDA {build.get('cuda_version', 'unknown')}, cuDNN {build.get('cudnn_version', 'unknown')}"
