@@ -68,9 +68,9 @@ def coco_json(file: Path, images: Path | None, box_format: BoxFormat | None, out
 @class_ids_option
 @out_option
 def yolo(source: Path, split: str | None, classes: str | None, out: Path, overwrite: bool) -> None:
-    """Convert a YOLO dataset: boxes, polygons, oriented boxes and poses.
+    """Convert a YOLO dataset.
 
-    Takes data.yaml (Ultralytics, Roboflow), or a folder with classes.txt or obj.names (Label Studio, CVAT, Darknet). An
+    Boxes, polygons, oriented boxes and poses become boxes. Takes data.yaml (Ultralytics, Roboflow), or a folder with classes.txt or obj.names (Label Studio, CVAT, Darknet). An
     image without a label file is an image without objects. Category ids are YOLO's class ids, from 0.
     """
     from frcnn.data.formats.yolo import yolo_to_coco
@@ -175,7 +175,10 @@ def labelme(
 def via(
     file: Path, images: Path | None, classes: str | None, attribute: str | None, out: Path, overwrite: bool
 ) -> None:
-    """Convert a JSON or CSV file of the VGG Image Annotator, versions 1 to 3."""
+    """Convert a VGG Image Annotator file.
+
+    Takes JSON and CSV exports and projects of the versions 1 to 3. The class is a region attribute.
+    """
     from frcnn.data.formats.via import via_to_coco
 
     _check_new(out, overwrite)

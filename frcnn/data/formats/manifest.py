@@ -132,7 +132,10 @@ def _choose_attribute(entry: dict[str, Any], place: str) -> str | None:
     adjusted = [name for name in found if ADJUSTED in metadata[name]]
     dates = {name: str(metadata[name].get("creation-date", "")) for name in adjusted}
     if not adjusted or Counter(dates.values())[max(dates.values())] > 1:
-        raise UserError(f"{place}: several label attributes ({', '.join(found)}); choose one with --attribute")
+        raise UserError(
+            f"{place}: several label attributes ({', '.join(found)}); choose one with frcnn convert manifest "
+            "--attribute, or remove the others from the manifest"
+        )
     return max(adjusted, key=dates.__getitem__)
 
 
