@@ -70,8 +70,9 @@ def coco_json(file: Path, images: Path | None, box_format: BoxFormat | None, out
 def yolo(source: Path, split: str | None, classes: str | None, out: Path, overwrite: bool) -> None:
     """Convert a YOLO dataset.
 
-    Boxes, polygons, oriented boxes and poses become boxes. Takes data.yaml (Ultralytics, Roboflow), or a folder with classes.txt or obj.names (Label Studio, CVAT, Darknet). An
-    image without a label file is an image without objects. Category ids are YOLO's class ids, from 0.
+    Boxes, polygons, oriented boxes and poses become boxes. Takes data.yaml (Ultralytics, Roboflow), or a folder with
+    classes.txt or obj.names (Label Studio, CVAT, Darknet). An image without a label file is an image without objects.
+    Category ids are YOLO's class ids, from 0.
     """
     from frcnn.data.formats.yolo import yolo_to_coco
 
