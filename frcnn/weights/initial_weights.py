@@ -19,6 +19,7 @@ from frcnn.weights.model_folder import (
     load_weights,
     read_model_folder,
 )
+from frcnn.weights.published import resolve_weights
 
 # Options that change what the network computes but not the shapes of its tensors, so that no error would show. Norms
 # are not among them: whether the same statistics are frozen is a choice of the recipe.
@@ -37,7 +38,7 @@ DETECTOR_CONVENTIONS = (
 
 
 def start_from(model: keras.Model, config: Config, class_names: Sequence[str]) -> list[str]:
-    """Initialize the model from ``config.weights``: a model folder, or a weights file of ours.
+    """Initialize the model from ``config.weights``: a model folder, a weights file of ours, or fetched weights' name.
 
     The weights may be those of other classes or of a backbone only.
 
@@ -52,7 +53,8 @@ def start_from(model: keras.Model, config: Config, class_names: Sequence[str]) -
         UserError: the weights cannot be read or belong to another architecture, or a file next to them is damaged.
     """
     assert config.weights is not None
-    file = config.weights / WEIGHTS if config.weights.is_dir() else config.weights
+    source = resolve_weights(config.weights)
+    file = source / WEIGHTS if source.is_dir() else source
     labelled = file.name == WEIGHTS and all((file.parent / name).is_file() for name in (WEIGHTS, LABELS, CONFIG))
     saved = read_model_folder(file.parent) if labelled else None
     other_classes = saved is not None and saved.class_names != tuple(class_names)
