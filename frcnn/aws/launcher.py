@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 from frcnn.aws.account import call_aws
 from frcnn.aws.endpoint_client import EndpointClient
-from frcnn.aws.s3_uri import folder_uri, is_junk
+from frcnn.aws.model_package import ModelPackage
+from frcnn.aws.s3_uri import folder_uri, is_junk, split_uri
 from frcnn.aws.training_job import TrainingJob
 from frcnn.aws.transform import Transform
+from frcnn.aws.tuning_job import TuningJob
 from frcnn.errors import UserError
+from frcnn.weights.published import cache_folder, is_published
 
 LOG_GROUP = "/aws/sagemaker/TrainingJobs"
 _FINAL_STATES = ("Completed", "Failed", "Stopped")
@@ -20,14 +26,96 @@ class Launcher(EndpointClient):
     """An account in which jobs and endpoints are started."""
 
     def start(self, job: TrainingJob) -> str:
-        """Create a training job; returns its name.
+        """Upload the job's weights, if it has any, and create it; returns its name.
+
+        Raises:
+            UserError: the request is invalid, published weights cannot be downloaded, or AWS rejects a call.
+        """
+        request = job.request_for_aws()
+        self.track("folder", f"{job.output.rstrip('/')}/{job.name}")
+        self.upload_weights(job)
+        call_aws(self.client("sagemaker").create_training_job, **request)
+        return job.name
+
+    def start_tuning(self, tuning: TuningJob) -> str:
+        """Create a hyperparameter tuning job; returns its name.
 
         Raises:
             UserError: the request is invalid, or AWS rejects it.
         """
-        call_aws(self.client("sagemaker").create_training_job, **job.request_for_aws())
-        self.track("folder", f"{job.output.rstrip('/')}/{job.name}")
-        return job.name
+        request = tuning.request()
+        self.upload_weights(tuning.training_job())
+        call_aws(self.client("sagemaker").create_hyper_parameter_tuning_job, **request)
+        return tuning.name
+
+    def follow_tuning(self, name: str, seconds: float = 60) -> Iterator[str]:
+        """Yield a tuning job's counts of trials as they change, and its best trial at the end.
+
+        Raises:
+            UserError: the job fails; the message is its failure reason.
+        """
+        sagemaker, last = self.client("sagemaker"), ""
+        while True:
+            job = call_aws(sagemaker.describe_hyper_parameter_tuning_job, HyperParameterTuningJobName=name)
+            status = job["HyperParameterTuningJobStatus"]
+            counts = job.get("TrainingJobStatusCounters", {})
+            line = f"== {status}: " + ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+            if line != last:
+                yield line
+                last = line
+            if status in _FINAL_STATES:
+                break
+            time.sleep(seconds)
+        if status == "Failed":
+            raise UserError(f"tuning job {name} failed: {job.get('FailureReason', 'no reason given')}")
+        if best := job.get("BestTrainingJob"):
+            result = best.get("FinalHyperParameterTuningJobObjectiveMetric", {})
+            tuned = ", ".join(f"{option}={value}" for option, value in best.get("TunedHyperParameters", {}).items())
+            yield f"== best: {best['TrainingJobName']} {result.get('MetricName')}={result.get('Value')} with {tuned}"
+
+    def register(self, package: ModelPackage, metrics: dict[str, Any], class_names: list[str]) -> str:
+        """Create a version in the model registry, and its group if it does not exist; returns its ARN.
+
+        Raises:
+            UserError: a request is invalid, or AWS rejects it.
+        """
+        request, group, sagemaker = (
+            package.request(metrics, class_names),
+            package.group_request(),
+            self.client("sagemaker"),
+        )
+        try:
+            call_aws(sagemaker.describe_model_package_group, ModelPackageGroupName=package.group)
+        except UserError as error:
+            if "does not exist" not in str(error):
+                raise
+            call_aws(sagemaker.create_model_package_group, **group)
+        if "ModelMetrics" in request:
+            bucket, key = split_uri(package.statistics_uri())
+            call_aws(self.client("s3").put_object, Bucket=bucket, Key=key, Body=json.dumps(metrics).encode())
+        return str(call_aws(sagemaker.create_model_package, **request)["ModelPackageArn"])
+
+    def upload_weights(self, job: TrainingJob) -> None:
+        """Fetch and upload what ``weights`` of a job names, for its channel.
+
+        Raises:
+            UserError: the weights cannot be downloaded or do not exist, or AWS rejects the upload.
+        """
+        source = job.weights_source()
+        if source is None:
+            return
+        folder = Path(source)
+        if is_published(source):
+            folder = cache_folder() / source
+            if not folder.is_dir():
+                from frcnn.weights.download import fetch_file, import_published
+
+                import_published(source, fetch_file(source), folder)
+        if not folder.is_dir():
+            raise UserError(
+                f"weights are {source!r}; expected a model folder, or a name that frcnn fetch-weights --list prints"
+            )
+        self.upload(folder, job.weights_uri())
 
     def follow(self, name: str, seconds: float = 15) -> Iterator[str]:
         """Yield a training job's status changes and the log lines of its hosts until it ends.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 from typing import Any
 
+from frcnn.aws.tracking import TENSORBOARD_FOLDER
 from frcnn.aws.training_job import TrainingJob
 from frcnn.errors import UserError
 from frcnn.training.metric_lines import METRIC_DEFINITIONS
@@ -24,6 +25,8 @@ def model_trainer(job: TrainingJob, session: Any) -> Any:
     Without source code and ``distributed=`` the image's own ``train`` runs and starts the ranks as the hyperparameters
     ``sagemaker_mpi_*`` say; the SDK's ``MPI()`` would replace it with a script that counts one host's processes only.
 
+    Weights are not uploaded: call ``Launcher.upload_weights`` first if the job has any.
+
     Args:
         job: what to train.
         session: boto3 session.
@@ -42,6 +45,8 @@ def model_trainer(job: TrainingJob, session: Any) -> Any:
     job.request_for_aws()  # validates the job
     if any(channel.ground_truth for channel in job.training_channels().values()):
         raise UserError("ModelTrainer does not support channels with ground_truth; use Launcher.start")
+    if unsupported := [name for name in ("mlflow", "retries") if getattr(job, name)]:
+        raise UserError(f"ModelTrainer does not support {', '.join(unsupported)} of the job; use Launcher.start")
     channels = [
         sdk.Channel(
             channel_name=name,
@@ -91,6 +96,11 @@ def model_trainer(job: TrainingJob, session: Any) -> Any:
         environment=job.environment or None,
         tags=[{"key": key, "value": value} for key, value in job.tags.items()] or None,
     )
+    if job.tensorboard:
+        tensorboard = sdk.TensorBoardOutputConfig(s3_output_path=job.tensorboard, local_path=TENSORBOARD_FOLDER)
+        trainer = trainer.with_tensorboard_output_config(tensorboard)
+    if job.remote_debug:
+        trainer = trainer.with_remote_debug_config(sdk.RemoteDebugConfig(enable_remote_debug=True))
     return trainer.with_metric_definitions(
         [sdk.MetricDefinition(name=d["Name"], regex=d["Regex"]) for d in METRIC_DEFINITIONS]
     )

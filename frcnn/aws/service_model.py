@@ -11,18 +11,6 @@ from typing import Any
 
 from frcnn.errors import UserError
 
-# Java's character classes, which the patterns of some members use, as Python classes; wider, never narrower.
-_CHARACTER_CLASSES = {
-    r"\p{L}": r"\w",
-    r"\p{N}": r"\d",
-    r"\p{Z}": r"\s",
-    r"\p{M}": r"\w",
-    r"\p{Alnum}": r"\w",
-    r"\p{P}": r"\W",
-    r"\p{S}": r"\W",
-    r"\p{ASCII}": r"[\x00-\x7f]",
-}
-
 
 def check_request(operation: str, request: Mapping[str, Any], service: str = "sagemaker") -> None:
     """Check a request's members, types, lengths, ranges, patterns and enumerations.
@@ -99,9 +87,7 @@ def _check_bounds(path: str, size: float, shape: Any, unit: str) -> Iterator[str
 
 @lru_cache(maxsize=256)
 def _compile(pattern: str) -> re.Pattern[str] | None:
-    """The pattern as a Python regular expression; None if it has no equivalent, and only AWS checks it."""
-    for java, python in _CHARACTER_CLASSES.items():
-        pattern = pattern.replace(java, python)
+    """The pattern as a Python regular expression; None if only Java knows it, and AWS checks it."""
     try:
         return re.compile(pattern, re.DOTALL)
     except re.error:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
 from frcnn.aws.image_uri import region_of_image
 from frcnn.aws.instances import LOCAL, has_nvme_disks, processes_per_host
 from frcnn.aws.request_fields import Hours, ImageName, Network, S3Uri, tag_list
-from frcnn.aws.s3_uri import folder_uri
 from frcnn.aws.service_model import check_request
+from frcnn.aws.tracking import Mlflow, tensorboard_member
+from frcnn.aws.training_channel import TrainingChannel
 from frcnn.config import Config, Options, load_config, option_names
 from frcnn.container.channels import role_of
 from frcnn.container.mpi_options import check_mpi_options
@@ -23,37 +24,6 @@ from frcnn.training.metric_lines import METRIC_DEFINITIONS
 SET_BY_CONTAINER = ("output", "data.root", "data.train.", "data.validation.", "weights")
 MAX_RUN_HOURS = 28 * 24
 MAX_WARM_POOL_MINUTES = 60
-
-
-class TrainingChannel(Options):
-    """The S3 address of a channel, and how the container reads it."""
-
-    s3: S3Uri = Field(description="folder, or an augmented manifest with ground_truth")
-    mode: Literal["File", "FastFile"] = Field(
-        "File", description="File: copied before the start; FastFile: streamed from S3 when read"
-    )
-    ground_truth: str | None = Field(
-        None, description="attribute of a Ground Truth manifest that holds the boxes; the channel then uses Pipe mode"
-    )
-
-    @property
-    def address(self) -> str:
-        """``s3`` as the request names it."""
-        return self.s3 if self.ground_truth else folder_uri(self.s3)
-
-    def member(self, name: str) -> dict[str, Any]:
-        """Entry of the request's ``InputDataConfig``."""
-        source = {
-            "S3DataType": "AugmentedManifestFile" if self.ground_truth else "S3Prefix",
-            "S3Uri": self.address,
-            "S3DataDistributionType": "FullyReplicated",  # each rank reads its share of every batch
-        }
-        member: dict[str, Any] = {"ChannelName": name, "DataSource": {"S3DataSource": source}, "InputMode": self.mode}
-        if self.ground_truth:
-            # The class names are in the metadata, which is streamed only if it is listed.
-            source["AttributeNames"] = ["source-ref", self.ground_truth, f"{self.ground_truth}-metadata"]  # type: ignore[assignment]
-            member |= {"InputMode": "Pipe", "RecordWrapperType": "RecordIO"}
-        return member
 
 
 class TrainingJob(Options):
@@ -105,6 +75,15 @@ class TrainingJob(Options):
     disk_key: str | None = Field(None, description="KMS key of the hosts' disks; not for types with NVMe disks")
     output_key: str | None = Field(None, description="KMS key of what is written to S3")
     compress_output: bool = Field(True, description="false: the model is stored as files in S3, not as model.tar.gz")
+    weights: str | None = Field(
+        None, description="published weights (frcnn fetch-weights --list) or local model folder, uploaded as a channel"
+    )
+    tensorboard: S3Uri | None = Field(None, description="S3 folder of TensorBoard files, written while the job runs")
+    mlflow: Mlflow | None = Field(None, description="MLflow server of the account")
+    retries: Annotated[int, Field(ge=1, le=30)] | None = Field(
+        None, description="restarts after internal errors of AWS"
+    )
+    remote_debug: bool = Field(False, description="allow shells in the containers, through AWS Systems Manager")
     tags: dict[str, str] = Field({}, description="AWS tags of the job")
     environment: dict[str, str] = Field({}, description="environment variables of the containers")
 
@@ -133,6 +112,8 @@ class TrainingJob(Options):
             raise ValueError(
                 f"disk_key has no effect on {self.instance_type}, whose NVMe disks the hardware encrypts; remove it"
             )
+        if self.weights_source() and any(role_of(name) == "weights" for name in self.channels):
+            raise ValueError("weights and a channel with weights are both given; remove one of them")
         self.config()
         return self
 
@@ -158,10 +139,10 @@ class TrainingJob(Options):
             if name.startswith(SET_BY_CONTAINER):
                 raise UserError(f"hyperparameter {name!r} is set by the container, from its channels; remove it")
         config = Config.from_texts({name: _text(value) for name, value in self._options().items()}, "hyperparameters")
-        if config.backbone.freeze and "weights" not in map(role_of, self.channels):
+        if config.backbone.freeze and "weights" not in map(role_of, self.training_channels()):
             raise UserError(
                 f"backbone.freeze is {config.backbone.freeze}, but there is no channel 'weights': the frozen layers "
-                "would stay random. Add the channel, or set backbone.freeze to 0 and backbone.norm to gn"
+                "would stay random. Set weights, add the channel, or set backbone.freeze to 0 and backbone.norm to gn"
             )
         processes = self.processes()
         if config.training.batch_size % processes:
@@ -227,6 +208,14 @@ class TrainingJob(Options):
         }
         if self.environment:
             request["Environment"] = self.environment
+        if self.tensorboard:
+            request["TensorBoardOutputConfig"] = tensorboard_member(self.tensorboard)
+        if self.mlflow:
+            request["MlflowConfig"] = self.mlflow.member()
+        if self.retries:
+            request["RetryStrategy"] = {"MaximumRetryAttempts": self.retries}
+        if self.remote_debug:
+            request["RemoteDebugConfig"] = {"EnableRemoteDebug": True}
         known = {**resources, "InstanceType": "ml.m5.large"} if self.instance_type in LOCAL else resources
         check_request("CreateTrainingJob", {**request, "ResourceConfig": known})
         return request
@@ -245,11 +234,27 @@ class TrainingJob(Options):
         return self.request()
 
     def training_channels(self) -> dict[str, TrainingChannel]:
-        """The channels, with plain addresses converted to ``TrainingChannel``."""
+        """The channels, with plain addresses converted to ``TrainingChannel``, and that of ``weights``."""
+        channels = dict(self.channels)
+        if self.weights_source():
+            channels["weights"] = self.weights_uri()
         return {
             name: TrainingChannel(s3=channel) if isinstance(channel, str) else channel
-            for name, channel in self.channels.items()
+            for name, channel in channels.items()
         }
+
+    def weights_source(self) -> str | None:
+        """Published weights or local folder to upload: the field ``weights``, else the recipe's option of that name."""
+        if self.weights or not self.recipe:
+            return self.weights
+        if any(role_of(name) == "weights" for name in self.channels):
+            return None
+        weights = load_config(self.recipe).weights
+        return str(weights) if weights else None
+
+    def weights_uri(self) -> str:
+        """S3 folder that ``weights`` are uploaded to."""
+        return f"{self.output.rstrip('/')}/{self.name}/weights/"
 
     def checkpoint_folder(self) -> str:
         """S3 folder that the containers' checkpoints are synchronized with."""

@@ -12,8 +12,10 @@ from frcnn.cli.data import check_dataset, make_shapes
 from frcnn.cli.doctor import doctor
 from frcnn.cli.endpoint import delete, deploy, invoke
 from frcnn.cli.export import export
-from frcnn.cli.jobs import launch_job, list_jobs, transform
+from frcnn.cli.fetch_weights import fetch_weights
+from frcnn.cli.jobs import launch_job, launch_tuning, list_jobs, transform
 from frcnn.cli.model import evaluate, predict, train
+from frcnn.cli.register import register
 from frcnn.cli.serve import serve
 from frcnn.cli.split import split
 from frcnn.cli.weights import import_weights
@@ -33,13 +35,16 @@ main.add_command(check_dataset)
 main.add_command(make_shapes)
 main.add_command(convert)
 main.add_command(split)
+main.add_command(fetch_weights)
 main.add_command(import_weights)
 main.add_command(export)
 main.add_command(launch)
 main.add_command(launch_job)
+main.add_command(launch_tuning)
 main.add_command(list_jobs)
 main.add_command(deploy)
 main.add_command(invoke)
 main.add_command(transform)
 main.add_command(delete)
+main.add_command(register)
 main.add_command(doctor)

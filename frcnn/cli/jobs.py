@@ -72,6 +72,48 @@ def launch_job(
 
 
 @click.command(
+    "launch-tuning",
+    epilog=example("frcnn launch-tuning --config configs/tuning/bccd.yaml --dry-run --price 1.5"),
+)
+@config_option("configs/tuning")
+@dry_run_option
+@click.option("--follow", is_flag=True, help="Wait for the end and print the best trial.")
+@json_option
+@price_option
+@overrides_argument
+def launch_tuning(
+    file: Path,
+    dry_run: bool,
+    follow: bool,
+    json_file: Path | None,
+    price: float | None,
+    overrides: tuple[str, ...],
+) -> None:
+    """Search for the best values of options with many training jobs on SageMaker.
+
+    The ranges are validated like the options of a recipe.
+    """
+    from frcnn.aws.cost import cost
+    from frcnn.aws.launcher import Launcher
+    from frcnn.aws.request_file import load_request
+    from frcnn.aws.tuning_job import TuningJob
+
+    tuning = load_request(TuningJob, file, overrides)
+    request, job = tuning.request(), tuning.training_job()
+    paid = cost(tuning.trials() * job.instance_count, job.instance_type, job.max_hours, price)
+    print_message(f"{tuning.trials()} trials; maximum cost: {paid}{', less on spot' if job.spot else ''}")
+    if dry_run:
+        print_plan(request, json_file)
+        return
+    launcher = Launcher(job.region())
+    click.echo(f"tuning job: {launcher.start_tuning(tuning)}")
+    write_json({"tuning_job": tuning.name, "request": request}, json_file)
+    if follow:
+        for line in launcher.follow_tuning(tuning.name):
+            click.echo(line)
+
+
+@click.command(
     epilog=example("frcnn transform --config configs/transforms/bccd.yaml --dry-run", "frcnn transform --config t.yaml")
 )
 @config_option("configs/transforms")

@@ -26,6 +26,7 @@ from frcnn.errors import UserError
 BASE = Path("/opt/ml")
 SERVE = "FRCNN_SERVE_"
 PAYLOAD = "SAGEMAKER_MAX_PAYLOAD_IN_MB"
+TUNING_OBJECTIVE = "_tuning_objective_metric"  # hyperparameter that SageMaker adds to the trials of a tuning job
 RESERVED = re.compile(r"sagemaker_|_tuning_objective_metric$|default_user_module_name$")
 _OFF = ("", "false", "no", "off", "0", "none", "null")
 
@@ -80,7 +81,7 @@ class Environment:
             reserved={name: text for name, text in texts.items() if RESERVED.match(name)},
             channels=read_channels(config / "inputdataconfig.json", base / "input" / "data"),
             resources=read_resources(config / "resourceconfig.json"),
-            checkpoints=read_checkpoints(config / "checkpointconfig.json", base),
+            checkpoints=_own_checkpoints(read_checkpoints(config / "checkpointconfig.json", base), texts, variables),
             warm_pool_cache=existing_folder(variables.get("SAGEMAKER_MANAGED_WARMPOOL_CACHE_DIRECTORY")),
             job_name=variables.get("TRAINING_JOB_NAME") or None,
             job_arn=variables.get("TRAINING_JOB_ARN") or None,
@@ -182,6 +183,14 @@ class ServingEnvironment:
     @property
     def model(self) -> Path:
         return self.base / "model"
+
+
+def _own_checkpoints(folder: Path | None, texts: Mapping[str, str], variables: Mapping[str, str]) -> Path | None:
+    """The checkpoint folder; for a trial of a tuning job, a subfolder of its name: all trials share one S3 address."""
+    job_name = variables.get("TRAINING_JOB_NAME")
+    if folder is None or not job_name or TUNING_OBJECTIVE not in texts:
+        return folder
+    return folder / job_name
 
 
 def _options(texts: Mapping[str, str]) -> dict[str, str]:

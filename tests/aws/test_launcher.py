@@ -122,3 +122,22 @@ def test_launch_job_starts_a_job(launcher: Launcher, tmp_path: Path, monkeypatch
     result = CliRunner().invoke(main, ["launch-job", "--config", "job.yaml", "--follow"])
     assert result.stdout.startswith("training job: j-1\nmodel: s3://bucket/out/j-1/output/model.tar.gz\n== Completed")
     assert launcher.client("sagemaker").describe_training_job(TrainingJobName="j-1")["TrainingJobStatus"] == "Completed"
+
+
+def test_weights_are_uploaded_before_the_job_starts(
+    launcher: Launcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FRCNN_WEIGHTS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    for folder in (tmp_path / "cache" / "resnet50", tmp_path / "own"):
+        folder.mkdir(parents=True)
+        (folder / "weights.safetensors").write_bytes(folder.name.encode())
+    fields = JOB.model_dump(exclude_defaults=True)
+    for name in ("resnet50", "own"):
+        launcher.start(TrainingJob(**{**fields, "name": f"j-{name}", "weights": name}))
+        launcher.download(f"s3://bucket/out/j-{name}/weights", tmp_path / "sent" / name)
+        assert (tmp_path / "sent" / name / "weights.safetensors").read_bytes() == name.encode()
+    with pytest.raises(UserError, match="weights are 'none'; expected a model folder, or a name"):
+        launcher.start(TrainingJob(**{**fields, "name": "j-none", "weights": "none"}))
+    jobs = launcher.client("sagemaker").list_training_jobs()["TrainingJobSummaries"]
+    assert {entry["TrainingJobName"] for entry in jobs} == {"j-resnet50", "j-own"}

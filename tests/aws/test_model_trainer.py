@@ -47,6 +47,8 @@ BASE: dict[str, Any] = {
             "tags": {"team": "vision"},
             "environment": {"A": "1"},
             "output_key": "alias/o",
+            "tensorboard": "s3://bucket/curves",
+            "remote_debug": True,
         },
         {"instance_type": "ml.p3.2xlarge", "keep_alive_minutes": 10, "disk_key": "alias/d", "compress_output": False},
     ],

@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 
-from frcnn.aws.training_job import TrainingChannel, TrainingJob
+from frcnn.aws import tracking
+from frcnn.aws.training_channel import TrainingChannel
+from frcnn.aws.training_job import TrainingJob
 from frcnn.config import Config, load_config
 from frcnn.container.environment import Environment
 from frcnn.container.runner import choose_runner
 from frcnn.errors import UserError
+from frcnn.training import progress
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 BASE: dict[str, Any] = {
@@ -248,3 +251,41 @@ def test_address_of_the_model() -> None:
     assert job().artifact() == "s3://bucket/runs/cells-1/output/model.tar.gz"
     assert job(compress_output=False).artifact() == "s3://bucket/runs/cells-1/output/model/"
     assert job().region() == "eu-west-1"
+
+
+def test_tracking_retries_and_debugging() -> None:
+    server = "arn:aws:sagemaker:eu-west-1:123456789012:mlflow-tracking-server/team"
+    request = job(
+        tensorboard="s3://bucket/curves",
+        mlflow={"server": server, "experiment": "cells"},
+        retries=3,
+        remote_debug=True,
+    ).request()
+    assert request["TensorBoardOutputConfig"] == {
+        "S3OutputPath": "s3://bucket/curves",
+        "LocalPath": "/opt/ml/output/data/tensorboard",
+    }
+    assert request["MlflowConfig"] == {"MlflowResourceArn": server, "MlflowExperimentName": "cells"}
+    assert request["RetryStrategy"] == {"MaximumRetryAttempts": 3}
+    assert request["RemoteDebugConfig"] == {"EnableRemoteDebug": True}
+    with pytest.raises(UserError, match="MlflowResourceArn is 'team', which does not match"):
+        job(mlflow={"server": "team"}).request()
+
+
+def test_the_tensorboard_folder_is_the_one_that_the_container_writes() -> None:
+    environment = Environment.read({"SAGEMAKER_BASE_DIR": "/opt/ml"})
+    assert str(environment.output / progress.TENSORBOARD_FOLDER) == tracking.TENSORBOARD_FOLDER
+
+
+def test_weights_become_a_channel(tmp_path: Path) -> None:
+    """A recipe's ``weights`` would otherwise be dropped: the container knows no folder of this machine."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("weights: torchvision_v2\nbackbone: {freeze: 2, norm: frozen_bn}\n")
+    for fields in ({"weights": "torchvision_v2"}, {"recipe": recipe}):
+        member = job(**fields).request()["InputDataConfig"][1]
+        assert member["ChannelName"] == "weights"
+        assert member["DataSource"]["S3DataSource"]["S3Uri"] == "s3://bucket/runs/cells-1/weights/"
+    # A channel wins over the recipe, and contradicts the field.
+    assert job(recipe=recipe, channels=WITH_WEIGHTS).weights_source() is None
+    with pytest.raises(UserError, match="weights and a channel with weights are both given"):
+        job(weights="torchvision_v2", channels=WITH_WEIGHTS)

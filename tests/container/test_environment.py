@@ -201,3 +201,14 @@ def test_endpoint_variables_by_the_names_of_three_images() -> None:
     ):
         with pytest.raises(UserError, match=f"variable {name} is '{text}'; expected"):
             ServingEnvironment.read({name: text})
+
+
+@pytest.mark.parametrize(("tuned", "expected"), [(True, "checkpoints/trial-7"), (False, "checkpoints")])
+def test_trials_of_a_tuning_job_have_their_own_checkpoints(tmp_path: Path, tuned: bool, expected: str) -> None:
+    """All trials share one S3 address, from which a trial would otherwise resume another one's run."""
+    (tmp_path / "input" / "config").mkdir(parents=True)
+    (tmp_path / "checkpoints").mkdir()
+    texts = {"_tuning_objective_metric": "evaluation:best_AP"} if tuned else {}
+    (tmp_path / "input" / "config" / "hyperparameters.json").write_text(json.dumps(texts))
+    environment = Environment.read({"SAGEMAKER_BASE_DIR": str(tmp_path), "TRAINING_JOB_NAME": "trial-7"})
+    assert environment.checkpoints == tmp_path / expected
