@@ -46,8 +46,8 @@ class Config(Options):
     output: Path = Field(Path("runs/latest"), description="folder of the run: model/, checkpoints/, images/, logs")
     weights: Path | None = Field(
         None,
-        description="model folder, .safetensors file or name of fetched weights (frcnn fetch-weights --list) to initialize "
-        "from; predictors of other classes start at random",
+        description="model folder, .safetensors file or name of fetched weights (frcnn fetch-weights --list) to "
+        "initialize from; predictors of other classes start at random",
     )
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
         0, description="seed of initialization, data order, augmentation and sampling"
