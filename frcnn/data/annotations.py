@@ -277,6 +277,6 @@ def _clip(bbox: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray, 
         corners = np.where(finite[:, None], np.concatenate([bbox[:, :2], bbox[:, :2] + bbox[:, 2:]], axis=1), 0.0)
         boxes = np.clip(corners, 0.0, np.tile(sizes, 2)).astype(np.float32)
         single = corners.astype(np.float32)
-    has_area = (bbox[:, 2:] > 0).all(axis=1) & (single[:, 2:] > single[:, :2]).all(axis=1)
+    has_area = (single[:, 2:] > single[:, :2]).all(axis=1)
     visible = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
     return boxes, corners, _Faults(*map(np.logical_not, (finite, has_area, visible)))
