@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
 import tarfile
+import zlib
 from pathlib import Path
+from typing import BinaryIO
 
 from frcnn.errors import UserError
 from frcnn.weights.model_files import REQUIRED
@@ -35,12 +40,26 @@ def find_model(source: Path, scratch: Path) -> Path:
     )
 
 
+def _open_stream(archive: Path) -> BinaryIO:
+    """The uncompressed bytes of an archive."""
+    with archive.open("rb") as file:
+        head = file.read(6)
+    for magic, module in ((b"\x1f\x8b", gzip), (b"BZh", bz2), (b"\xfd7zXZ\0", lzma)):
+        if head.startswith(magic):
+            return module.open(archive, "rb")  # type: ignore[attr-defined, no-any-return]
+    return archive.open("rb")
+
+
 def _unpack(archive: Path, scratch: Path) -> Path:
     target = scratch / "model"
     try:
-        with tarfile.open(archive, "r:*") as tar:
-            tar.extractall(target, filter="data")  # no absolute paths, no links out of the target, no devices
-    except (tarfile.TarError, OSError, EOFError) as error:
+        with _open_stream(archive) as stream:
+            with tarfile.open(fileobj=stream, mode="r|") as tar:
+                tar.extractall(target, filter="data")  # no absolute paths, no links out of the target, no devices
+            # A tar reader stops at the end mark; the checksum of the compressed data comes after it.
+            while stream.read(1 << 20):
+                pass
+    except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise UserError(f"{archive} cannot be unpacked ({error}); expected an archive of a model folder") from error
     for folder in (target, target / "model"):
         if all((folder / name).is_file() for name in REQUIRED):

@@ -4,6 +4,7 @@ model/weights.safetensors   all variables by path, float32
 model/config.yaml           the complete configuration
 model/labels.json           classes by label
 model/metrics.json          COCO metrics, dataset fingerprint, versions
+model/SHA256SUMS            hashes of these files, verified when they are read
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from frcnn.atomic import PREFIX, flush_to_disk, remove_incomplete
 from frcnn.config import Config, load_config, save_config
 from frcnn.errors import UserError
 from frcnn.weights.checkpoint_file import PICKLED
-from frcnn.weights.model_files import CONFIG, LABELS, METRICS, REQUIRED, WEIGHTS
+from frcnn.weights.model_files import CONFIG, HASHES, LABELS, METRICS, REQUIRED, WEIGHTS
+from frcnn.weights.model_hashes import verify_hashes, write_hashes
 
 BACKBONE = "backbone/"  # prefix of all tensors in a file with a pretrained backbone only
 PREDICTORS = ("roi_head/class_logits/", "roi_head/box_deltas/")  # layers whose shapes depend on the classes
@@ -58,7 +60,7 @@ def write_model_folder(
     category_ids: Sequence[int],
     metrics: dict[str, Any],
 ) -> None:
-    """Write all four files; ``metrics.json`` is the last, which completes the model.
+    """Write all files; the hashes are the last, which completes the model.
 
     Raises:
         UserError: the folder cannot be written; a previous model in it is unchanged.
@@ -104,9 +106,11 @@ def _write_together(folder: Path, files: dict[str, Callable[[Path], object]], ob
         for name, write in files.items():
             write(temporary / name)
             flush_to_disk(temporary / name)
+        write_hashes(temporary, list(files))
+        flush_to_disk(temporary / HASHES)
         for name in obsolete:
             (folder / name).unlink(missing_ok=True)
-        for name in files:
+        for name in [*files, HASHES]:
             os.replace(temporary / name, folder / name)
         flush_to_disk(folder)
     except (OSError, safetensors.SafetensorError) as error:
@@ -138,6 +142,7 @@ def read_model_folder(folder: Path) -> ModelFolder:
             raise UserError(
                 f"{folder} is not a model folder: {name} is missing; give the folder 'model' that frcnn train wrote"
             )
+    verify_hashes(folder, (CONFIG, LABELS))
     try:
         labels = json.loads((folder / LABELS).read_text())
         names = tuple(str(entry["name"]) for entry in labels)
@@ -181,6 +186,7 @@ def load_weights(
         raise UserError(
             f"weights file {file} cannot be read ({error}); expected a .safetensors file that frcnn wrote"
         ) from error
+    verify_hashes(file.parent, (file.name,))
     wanted = {variable.path: variable for variable in model.variables}
     kept = []
     if new_classes and all(name.startswith(BACKBONE) for name in tensors):

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from frcnn.errors import UserError
-from frcnn.serving.model_source import FILES, find_model
-from frcnn.weights import model_folder
+from frcnn.serving.model_source import find_model
+from frcnn.weights.model_files import REQUIRED
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     folder = tmp_path / "source"
     folder.mkdir()
-    for name in FILES:
+    for name in REQUIRED:
         (folder / name).write_text(name)
     return folder
 
@@ -26,10 +26,6 @@ def archive_of(folder: Path, file: Path, top: str) -> Path:
     with tarfile.open(file, "w:gz") as tar:
         tar.add(folder, top)
     return file
-
-
-def test_the_files_are_those_of_a_model_folder() -> None:
-    assert FILES == (model_folder.WEIGHTS, model_folder.CONFIG, model_folder.LABELS)
 
 
 def test_model_folder_and_folder_that_contains_one(model: Path, tmp_path: Path) -> None:
@@ -47,7 +43,7 @@ def test_archive_by_path_or_in_a_folder(model: Path, tmp_path: Path, top: str) -
     archive = archive_of(model, tmp_path / "opt" / "model.tar.gz", top)
     for number, source in enumerate((archive, archive.parent)):
         found = find_model(source, tmp_path / f"scratch{number}")
-        assert sorted(path.name for path in found.iterdir()) == sorted(FILES)
+        assert sorted(path.name for path in found.iterdir()) == sorted(REQUIRED)
         assert found.is_relative_to(tmp_path / f"scratch{number}")
 
 
@@ -74,3 +70,31 @@ def test_an_archive_cannot_write_outside_its_target(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be unpacked"):
         find_model(tmp_path / "evil.tar.gz", tmp_path / "a" / "scratch")
     assert not (tmp_path / "a" / "escaped").exists()
+
+
+@pytest.mark.parametrize("compression", ["gz", "bz2", "xz", ""])
+def test_compressions(model: Path, tmp_path: Path, compression: str) -> None:
+    with tarfile.open(tmp_path / "model.tar.gz", f"w:{compression}") as tar:
+        tar.add(model, ".")
+    assert (find_model(tmp_path / "model.tar.gz", tmp_path / "scratch") / "labels.json").read_text() == "labels.json"
+
+
+@pytest.mark.parametrize("compression", ["gz", "bz2", "xz"])
+def test_a_damaged_archive_is_rejected_wherever_the_damage_is(model: Path, tmp_path: Path, compression: str) -> None:
+    """Stored blocks: without the checksum at the end, changed weights would unpack without an error."""
+    (model / "weights.safetensors").write_bytes(bytes(range(256)) * 400)
+    archive = tmp_path / "model.tar.gz"
+    level = {"compresslevel": 0} if compression == "gz" else {}
+    with tarfile.open(archive, f"w:{compression}", **level) as tar:  # type: ignore[call-overload]
+        tar.add(model, ".")
+    whole = archive.read_bytes()
+    find_model(archive, tmp_path / "whole")
+    for number, offset in enumerate(range(len(whole) // 20, len(whole), len(whole) // 20)):
+        damaged = bytearray(whole)
+        damaged[offset] ^= 1
+        archive.write_bytes(damaged)
+        with pytest.raises(UserError, match="cannot be unpacked"):
+            find_model(archive, tmp_path / f"damaged{number}")
+    archive.write_bytes(whole[:-4])
+    with pytest.raises(UserError, match="cannot be unpacked"):
+        find_model(archive, tmp_path / "truncated")

@@ -77,7 +77,11 @@ def test_a_resnet_becomes_a_folder_for_training_only(tmp_path: Path) -> None:
     report = import_weights(tmp_path / "r18.safetensors", "torchvision", tmp_path / "backbone")
     assert (report.network, report.class_names) == ("resnet18", ())
     assert {"fc.weight", "fc.bias"} <= report.left_out.keys()
-    assert sorted(path.name for path in (tmp_path / "backbone").iterdir()) == ["config.yaml", "weights.safetensors"]
+    assert sorted(path.name for path in (tmp_path / "backbone").iterdir()) == [
+        "SHA256SUMS",
+        "config.yaml",
+        "weights.safetensors",
+    ]
     with pytest.raises(UserError, match=r"labels\.json is missing"):
         read_model_folder(tmp_path / "backbone")
     config = load_config(tmp_path / "backbone" / "config.yaml")
@@ -161,7 +165,11 @@ def test_a_backbone_removes_the_labels_of_a_previous_detector(detector_file: Pat
     import_weights(detector_file, "torchvision", tmp_path / "model")
     write(tmp_path / "r18.safetensors", foreign_names.torchvision_classifier(18))
     import_weights(tmp_path / "r18.safetensors", "torchvision", tmp_path / "model")
-    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["config.yaml", "weights.safetensors"]
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == [
+        "SHA256SUMS",
+        "config.yaml",
+        "weights.safetensors",
+    ]
 
 
 def test_a_folder_that_cannot_be_written_is_an_error(detector_file: Path, tmp_path: Path) -> None:

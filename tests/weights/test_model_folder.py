@@ -39,6 +39,7 @@ def test_round_trip(folder: Path) -> None:
     saved = read_model_folder(folder)
     assert (saved.class_names, saved.category_ids, saved.config) == (("cell", "dust"), (3, 17), Config(seed=5))
     first, second = small_model(), small_model()
+    (folder / "SHA256SUMS").unlink()
     safetensors.numpy.save_file(tensors_of(first), folder / "weights.safetensors")
     assert load_weights(second, saved.weights) == []
     for a, b in zip(first.variables, second.variables, strict=True):
@@ -87,6 +88,7 @@ def test_temporary_files_of_a_killed_process_are_removed(folder: Path) -> None:
     (folder / ".incomplete-123" / "weights.safetensors").write_bytes(b"half")
     write_model_folder(folder, small_model(), Config(seed=6), ["cell", "dust"], [3, 17], {})
     assert sorted(path.name for path in folder.iterdir()) == [
+        "SHA256SUMS",
         "config.yaml",
         "labels.json",
         "metrics.json",
@@ -127,6 +129,7 @@ def test_the_error_for_another_frameworks_file_names_the_import_command(tmp_path
 
 def test_missing_and_unexpected_tensors_are_named(folder: Path) -> None:
     file = folder / "weights.safetensors"
+    (folder / "SHA256SUMS").unlink()
     tensors = safetensors.numpy.load_file(file)
     kernel = tensors.pop("roi_head/fc1/kernel")
     safetensors.numpy.save_file(tensors, file)
