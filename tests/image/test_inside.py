@@ -20,6 +20,40 @@ def test_doctor_finds_everything(docker: Callable[..., str], image: str) -> None
     assert "mpirun (Open MPI) 4.1." in report
 
 
+def test_doctor_reports_the_programs_of_the_container(docker: Callable[..., str], image: str) -> None:
+    report = docker("run", "--rm", "--network", "none", image, "doctor")
+    for topic in ("nginx", "sshd", "gunicorn", "sagemaker-training"):
+        assert any(line.split()[:1] == [topic] and "none" not in line for line in report.splitlines()), report
+    assert "apt-get install g++" not in report
+
+
+def test_train_and_serve_are_programs(docker: Callable[..., str], image: str) -> None:
+    """As a job's ContainerEntrypoint they are started without the image's entry point."""
+    done = subprocess.run(
+        [DOCKER, "run", "--rm", "--entrypoint", "train", image], capture_output=True, text=True, check=False
+    )
+    assert done.returncode != 0
+    assert "no channel contains training data" in done.stderr
+    assert docker("run", "--rm", "--entrypoint", "serve", image, "--help").startswith("Usage: frcnn serve")
+
+
+def test_container_of_a_job_trains_without_a_command(docker: Callable[..., str], image: str) -> None:
+    """As the local mode of SageMaker's SDK v3 starts it."""
+    done = subprocess.run(
+        [DOCKER, "run", "--rm", "--env", "TRAINING_JOB_NAME=local", image], capture_output=True, text=True, check=False
+    )
+    assert done.returncode != 0
+    assert "no command was given, but TRAINING_JOB_NAME is set: running 'train'" in done.stderr
+    assert "no channel contains training data" in done.stderr
+
+
+def test_unneeded_files_are_removed(docker: Callable[..., str], image: str) -> None:
+    script = """cd /opt/frcnn/lib/python3*/site-packages
+    find . -type d -name tests -not -path './tensorflow/*' -not -path './keras/*'; find . -name 'libclang*.so*'
+    test -d tensorflow/__pycache__ || echo no bytecode"""
+    assert docker("run", "--rm", image, "bash", "-c", script) == ""
+
+
 def test_no_key_no_certificate_no_compiler_in_any_layer(image: str, host_certificates: list[Path]) -> None:
     command = [sys.executable, REPOSITORY / "scripts/check_image.py", image, "--forbid", *host_certificates]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

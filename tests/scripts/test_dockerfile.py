@@ -80,3 +80,4 @@ def test_requirements_are_those_of_the_package_without_tensorflow(repository) ->
 def test_signals_reach_process_1(dockerfile: str) -> None:
     assert 'ENTRYPOINT ["/opt/frcnn/bin/python", "-m", "frcnn.entrypoint"]' in dockerfile
     assert re.search(r"#!/bin/sh\\n.*\\nexec /opt/frcnn/bin/mpirun ", dockerfile)
+    assert re.search(r"in train serve; .*#!/bin/sh\\nexec /opt/frcnn/bin/python -m frcnn.entrypoint %s ", dockerfile)
