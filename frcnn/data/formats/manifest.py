@@ -133,8 +133,8 @@ def _choose_attribute(entry: dict[str, Any], place: str) -> str | None:
     dates = {name: str(metadata[name].get("creation-date", "")) for name in adjusted}
     if not adjusted or Counter(dates.values())[max(dates.values())] > 1:
         raise UserError(
-            f"{place}: several label attributes ({', '.join(found)}); choose one with frcnn convert manifest "
-            "--attribute, or remove the others from the manifest"
+            f"{place}: several label attributes ({first_few(map(short, found))}); choose one with frcnn convert "
+            "manifest --attribute, or remove the others from the manifest"
         )
     return max(adjusted, key=dates.__getitem__)
 
@@ -151,7 +151,7 @@ def _is_wanted(entry: Mapping[str, Any], verified: str | None, place: str, repor
         return False
     if verified is None:
         for verdict in verdicts:
-            report.note(f"images verified as {verdict!r}, which are kept (select with --verified)", place)
+            report.note(f"images verified as {short(verdict)}, which are kept (select with --verified)", place)
     return True
 
 

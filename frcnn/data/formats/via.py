@@ -16,6 +16,7 @@ from frcnn.data.formats.image_finder import ImageFinder, images_folder, read_siz
 from frcnn.data.formats.report import Report
 from frcnn.data.formats.values import clean_name, short
 from frcnn.data.formats.via_regions import Region, read_regions
+from frcnn.data.problems import first_few
 from frcnn.errors import UserError
 
 
@@ -53,7 +54,7 @@ def via_to_coco(
             value = region.attributes.get(attribute or "")
             label = classes[0] if attribute is None else _class_of(value)
             if label is None:
-                kind = f"regions without a single value of the attribute {attribute!r}"
+                kind = f"regions without a single value of the attribute {short(attribute)}"
                 report.skip(kind, f"{region.place}: {short(value)}")
             else:
                 tables.add_box(image_id, label, region.box, region.place)
@@ -65,7 +66,7 @@ def _choose_attribute(
 ) -> str | None:
     """Name of the attribute that is the class; None if no region has any and there is only one class."""
     counts = Counter(name for regions in files.values() for region in regions for name in region.attributes)
-    found = ", ".join(f"{name!r}" for name in sorted(counts)) or "none"
+    found = first_few(map(short, sorted(counts))) or "none"
     if wanted is not None:
         if wanted not in counts:
             raise UserError(f"{source}: no region has the attribute {wanted!r}; the attributes are: {found}")

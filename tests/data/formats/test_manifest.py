@@ -89,7 +89,7 @@ def test_adjusted_labels_win(write: Any, rows: Any) -> None:
 def test_several_attributes_without_an_adjustment_need_a_choice(write: Any) -> None:
     entry = line("s3://b/a.jpg", (0, 1, 1, 5, 5), names={"0": "dog"}) | {"more": labels()}
     with pytest.raises(
-        UserError, match=r"line 1: several label attributes \(bb, more\); choose one with .* --attribute"
+        UserError, match=r"line 1: several label attributes \('bb', 'more'\); choose one with .* --attribute"
     ):
         manifest_to_coco(write(entry))
 
