@@ -28,21 +28,16 @@ class EndpointClient(AwsAccount):
         Raises:
             UserError: a request is invalid, AWS rejects it, or the endpoint fails: its failure reason.
         """
+        scaling = endpoint.scaling_calls()
+        self._create(endpoint)
         sagemaker = self.client("sagemaker")
-        models = [model.request() for model in endpoint.models()]
-        config, request, scaling = endpoint.config_request(), endpoint.request(), endpoint.scaling_calls()
-        for model in models:
-            self.track("model", model["ModelName"])
-            call_aws(sagemaker.create_model, **model)
-        self.track("endpoint configuration", endpoint.name)
-        call_aws(sagemaker.create_endpoint_config, **config)
-        self.track("endpoint", endpoint.name)
-        call_aws(sagemaker.create_endpoint, **request)
         try:
             call_aws(sagemaker.get_waiter("endpoint_in_service").wait, EndpointName=endpoint.name)
         except UserError as error:
             reason = call_aws(sagemaker.describe_endpoint, EndpointName=endpoint.name).get("FailureReason", str(error))
-            raise UserError(f"endpoint {endpoint.name} failed to start: {reason}") from error
+            raise UserError(
+                f"endpoint {endpoint.name} failed to start: {reason}; to delete it: frcnn delete {endpoint.name}"
+            ) from error
         self._scale(endpoint, scaling)
         return endpoint.name
 
@@ -121,6 +116,27 @@ class EndpointClient(AwsAccount):
             if not dry_run:
                 self.delete(kind, resource)
             yield f"{'would delete' if dry_run else 'deleted'}: {kind} {resource}"
+
+    def _create(self, endpoint: Endpoint) -> None:
+        """Create models, configuration and endpoint; if one is rejected, delete those before it, so that the same
+        call can be repeated, for example once a quota is raised."""
+        sagemaker = self.client("sagemaker")
+        steps = [
+            *(("model", sagemaker.create_model, model.request()) for model in endpoint.models()),
+            ("endpoint configuration", sagemaker.create_endpoint_config, endpoint.config_request()),
+            ("endpoint", sagemaker.create_endpoint, endpoint.request()),
+        ]
+        created: list[tuple[str, str]] = []
+        try:
+            for kind, create, request in steps:
+                name = request["ModelName"] if kind == "model" else endpoint.name
+                self.track(kind, name)
+                call_aws(create, **request)
+                created.append((kind, name))
+        except UserError:
+            for kind, name in reversed(created):
+                self.delete(kind, name)
+            raise
 
     def _scale(self, endpoint: Endpoint, calls: list[Call]) -> None:
         for call in calls:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from botocore.exceptions import ClientError
 from click.testing import CliRunner, Result
 from moto import mock_aws
 
@@ -79,6 +80,42 @@ def test_deploy_invoke_and_clean_up_two_variants(client: EndpointClient) -> None
         "deleted: model e-new",
     ]
     assert names(client) == {"endpoints": [], "configs": [], "models": []}
+
+
+def test_a_rejected_endpoint_leaves_nothing_behind(client: EndpointClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A missing quota is the most common rejection, and the same command must work once it is raised."""
+    sagemaker = client.client("sagemaker")
+    error = {"Error": {"Code": "ResourceLimitExceeded", "Message": "limit of 0 Instances"}}
+
+    def reject(**_: Any) -> None:
+        raise ClientError(error, "CreateEndpoint")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sagemaker, "create_endpoint", reject)
+        patch.setattr(client, "client", lambda _: sagemaker)
+        with pytest.raises(UserError, match="limit of 0 Instances; request an increase in the Service Quotas console"):
+            client.deploy(Endpoint(**ENDPOINT))
+    assert names(client) == {"endpoints": [], "configs": [], "models": []}
+    assert client.deploy(Endpoint(**ENDPOINT)) == "e"
+
+
+def test_existing_resources_survive_a_rejected_deployment(
+    client: EndpointClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """moto accepts a name twice; SageMaker does not."""
+    client.deploy(Endpoint(**ENDPOINT))
+    sagemaker = client.client("sagemaker")
+    error = {"Error": {"Code": "ValidationException", "Message": "Cannot create already existing model"}}
+
+    def reject(**_: Any) -> None:
+        raise ClientError(error, "CreateModel")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sagemaker, "create_model", reject)
+        patch.setattr(client, "client", lambda _: sagemaker)
+        with pytest.raises(UserError, match="AWS rejected CreateModel: Cannot create already existing model"):
+            client.deploy(Endpoint(**ENDPOINT))
+    assert names(client) == {"endpoints": ["e"], "configs": ["e"], "models": ["e-main"]}
 
 
 def test_scaling_is_set_up_and_deleted_with_the_endpoint(client: EndpointClient) -> None:
