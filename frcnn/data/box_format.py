@@ -48,16 +48,18 @@ def _check(bbox: np.ndarray, sizes: np.ndarray, box_format: BoxFormat | None, so
             f"{source}: the numbers of {normalized.sum()} of {total} boxes are between 0 and 1, as if divided by the "
             f"image's size; set {OPTION.format('normalized_xywh')}, or {OPTION.format('xywh')} if they are pixels"
         )
-    if box_format is None:
-        overrun = (bbox[:, :2] + bbox[:, 2:] > sizes + TOLERANCE).any(axis=1)
-        corners = ordered & (bbox[:, :2] >= -TOLERANCE).all(axis=1) & (bbox[:, 2:] <= sizes + TOLERANCE).all(axis=1)
-        both = overrun & corners
-        if both.mean() > MOST or (both.mean() > SOME and corners.mean() > ALMOST_ALL):
-            raise UserError(
-                f"{source}: {both.sum()} of {total} boxes extend beyond their image as (x, y, width, height) and fit "
-                f"as corners (x1, y1, x2, y2); set {OPTION.format('xyxy')}, or {OPTION.format('xywh')} if they are "
-                "right as they are"
-            )
+    if box_format is None and (number := _count_corners(bbox, sizes)):
+        raise UserError(
+            f"{source}: {number} of {total} boxes extend beyond their image as (x, y, width, height) and fit as "
+            f"corners (x1, y1, x2, y2); set {OPTION.format('xyxy')}, or {OPTION.format('xywh')} if they are right as "
+            "they are"
+        )
+    if box_format == "normalized_xywh" and (number := _count_corners(bbox * np.tile(sizes, 2), sizes)):
+        raise UserError(
+            f"{source}: {number} of {total} normalized boxes extend beyond their image as (x, y, width, height) and "
+            "fit as corners (x1, y1, x2, y2), which no option reads; multiply them by the image's size and set "
+            f"{OPTION.format('xyxy')}"
+        )
     if box_format == "xyxy" and ordered.mean() < 1 - MOST:
         raise UserError(
             f"{source}: data.box_format is 'xyxy', but {total - ordered.sum()} of {total} boxes have a second corner "
@@ -68,3 +70,14 @@ def _check(bbox: np.ndarray, sizes: np.ndarray, box_format: BoxFormat | None, so
             f"{source}: data.box_format is 'normalized_xywh', but {far.sum()} of {total} boxes have numbers above 2; "
             f"if they are in pixels set {OPTION.format('xywh')}"
         )
+
+
+def _count_corners(bbox: np.ndarray, sizes: np.ndarray) -> int:
+    """Number of boxes in pixels that overrun their image as xywh and fit as xyxy; 0 unless they decide the format."""
+    overrun = (bbox[:, :2] + bbox[:, 2:] > sizes + TOLERANCE).any(axis=1)
+    inside = (bbox[:, :2] >= -TOLERANCE).all(axis=1) & (bbox[:, 2:] <= sizes + TOLERANCE).all(axis=1)
+    corners = inside & (bbox[:, 2:] > bbox[:, :2]).all(axis=1)
+    both = overrun & corners
+    if both.mean() > MOST or (both.mean() > SOME and corners.mean() > ALMOST_ALL):
+        return int(both.sum())
+    return 0

@@ -112,7 +112,10 @@ def _check_file_name(name: Any, image_id: int, file: Path) -> str:
         return name  # a quick test for the usual names
     windows = PureWindowsPath(name)
     if ".." in windows.parts or windows.drive or windows.root or PurePosixPath(name).is_absolute():
-        raise UserError(f"{file}: file_name {name!r} leads out of the images folder; expected a path below it")
+        raise UserError(
+            f"{file}: file_name {name!r} leads out of the images folder; expected a path below it, which "
+            "`frcnn convert coco-json` finds"
+        )
     if "\0" in name or any(unicodedata.category(character) == "Cs" for character in name):
         raise UserError(f"{file}: file_name {name!r} holds characters that no file name can have")
     return name

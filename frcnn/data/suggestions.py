@@ -116,8 +116,8 @@ def _coverage(sides: np.ndarray, labels: np.ndarray, sizes: Sequence[float], rat
 
 def _watch(index: Index) -> tuple[str, ...]:
     counts = dict(zip(index.class_names, class_counts(index).tolist(), strict=True))
-    without = [name for name, count in counts.items() if count == 0]
-    rare = [f"{name} ({count})" for name, count in counts.items() if 0 < count < FEW_BOXES]
+    without = [repr(name) for name, count in counts.items() if count == 0]
+    rare = [f"{name!r} ({count})" for name, count in counts.items() if 0 < count < FEW_BOXES]
     lines = []
     if without:
         lines.append(f"{len(without)} without any box, which cannot be learned or measured: {', '.join(without)}")

@@ -66,6 +66,17 @@ def test_normalized_boxes_are_refused_and_read(tmp_path: Path) -> None:
         load(tmp_path, [box(number, bbox=bbox) for number, bbox in enumerate(grid())], box_format="normalized_xywh")
 
 
+def test_normalized_corners_are_refused(tmp_path: Path) -> None:
+    corners = [
+        box(number, bbox=(x / 100, y / 80, (x + width) / 100, (y + height) / 80))
+        for number, (x, y, width, height) in enumerate(grid())
+    ]
+    with pytest.raises(UserError, match=r"set data.box_format=normalized_xywh"):
+        load(tmp_path, corners)
+    with pytest.raises(UserError, match=r"normalized boxes extend .* fit as corners .*, which no option reads"):
+        load(tmp_path, corners, box_format="normalized_xywh")
+
+
 def test_derived_boxes_are_pixels_in_every_format(tmp_path: Path) -> None:
     polygon = [[10, 20, 40, 20, 40, 60]]
     for box_format, bbox in (("xyxy", (1, 2, 4, 6)), ("normalized_xywh", (0.01, 0.025, 0.03, 0.05))):
