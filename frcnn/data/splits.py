@@ -161,6 +161,8 @@ def _find_only_split(root: Path, paths: config.Split) -> tuple[Path, Path] | Non
 def _refuse(root: Path, split: str, paths: config.Split, remedy: str) -> NoReturn:
     """Raise UserError with what is missing, where it was searched for, and what is there instead."""
     missing = "images folder and annotation file"
+    if split == "train" and (only := find_annotations(root, split, only_split=True)):
+        missing = f"folder with the files that {only} lists"
     for name in SPLIT_NAMES[split]:
         images = next(
             (root / folder.format(name) for folder in IMAGE_FOLDERS if (root / folder.format(name)).is_dir()), None

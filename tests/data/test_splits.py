@@ -114,6 +114,9 @@ def test_errors_name_what_is_missing(tmp_path: Path) -> None:
         UserError, match=r"has no annotation file for .*train of the train split: searched for .*; found train/;"
     ):
         find_split(Data(root=tmp_path), "train")
+    write(tmp_path / "export", "result.json", "images/a.jpg", "../../upload/b.jpg")
+    with pytest.raises(UserError, match=r"has no folder with the files that .*result.json lists of the train split"):
+        find_split(Data(root=tmp_path / "export"), "train")
     with pytest.raises(UserError, match=r"option 'data.train.annotations' is 'no.json', which is not a file"):
         find_split(Data(root=tmp_path, train=Split(annotations="no.json")), "train")
     with pytest.raises(UserError, match=r"unknown split 'dev'; expected one of train, validation, test"):
