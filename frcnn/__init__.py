@@ -85,6 +85,8 @@ def evaluate(model: str | PathLike[str], data: str | PathLike[str] | None = None
 
     saved = read_model_folder(Path(model))
     source = Data(root=Path(data)) if data else saved.config.data
-    metrics = evaluate_model(saved, lambda: load_index(*find_split(source, split)), World()).metrics
+    metrics = evaluate_model(
+        saved, lambda: load_index(*find_split(source, split), box_format=source.box_format), World()
+    ).metrics
     assert metrics is not None  # a world of one process has rank 0 only
     return metrics
