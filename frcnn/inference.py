@@ -23,6 +23,7 @@ from PIL import Image
 from frcnn.config import Config
 from frcnn.data.coco import Index
 from frcnn.data.decode import UnreadableImage, decode_image, upright_pixels
+from frcnn.data.image_limits import DEFAULT_MAX_PIXELS
 from frcnn.data.pipeline import inference_batches, prepare_image
 from frcnn.data.unreadable_images import UnreadableImages
 from frcnn.drawing import MAX_SIDE, class_color, draw_boxes
@@ -142,7 +143,7 @@ class Detector:
             batch.clear()
 
         for position, source in enumerate(sources):
-            prepared = self.prepare(load_image(source))
+            prepared = self.prepare(load_image(source, self.config.data.max_pixels))
             batch = waiting[prepared.canvas.shape]
             batch.append((position, prepared))
             if len(batch) == batch_size:
@@ -195,7 +196,7 @@ class Detector:
         return [Detections(boxes[i, :n], scores[i, :n], labels[i, :n], self.class_names) for i, n in enumerate(counts)]
 
 
-def load_image(source: ImageSource) -> np.ndarray:
+def load_image(source: ImageSource, max_pixels: int = DEFAULT_MAX_PIXELS) -> np.ndarray:
     """Upright RGB pixels ``[H, W, 3]`` uint8 of an array, image file or Pillow image.
 
     Raises:
@@ -211,7 +212,7 @@ def load_image(source: ImageSource) -> np.ndarray:
         if isinstance(source, Image.Image):
             return upright_pixels(source)
         if isinstance(source, (str, os.PathLike)):
-            return decode_image(Path(source))
+            return decode_image(Path(source), max_pixels)
     except UnreadableImage as error:
         raise UserError(str(error)) from error
     raise UserError(f"the image is a {type(source).__name__}; expected a NumPy array, a path or a Pillow image")

@@ -104,7 +104,7 @@ def predict_images(
     try:
         for number, (source, target) in enumerate(tasks, start=1):
             try:
-                image = decode_image(source)
+                image = decode_image(source, detector.config.data.max_pixels)
             except UnreadableImage as error:
                 report(str(error))
                 unreadable += 1

@@ -37,6 +37,11 @@ class Data(Options):
         0.01,
         description="fraction of unreadable images that fails the run; fewer are logged and replaced by blank images",
     )
+    max_pixels: Count = Field(
+        50_000_000,
+        description="maximum pixels of an image, checked on its header before decoding, which takes up to 40 bytes per "
+        "pixel; larger images count as unreadable",
+    )
     sharded: bool = Field(
         False,
         description="the training folder of each host holds only its shard of the images (SageMaker's ShardedByS3Key)",

@@ -127,14 +127,13 @@ def check_dataset(
     options = options or config.Config()
     index = load_index(images, annotations, box_format=options.data.box_format, require_images=False)
     with ThreadPoolExecutor(DECODING_THREADS) as threads:
-        found = threads.map(_image_problem, index.images)
+        found = threads.map(lambda record: _image_problem(record, options.data.max_pixels), index.images)
         shown = tqdm(found, total=len(index.images), desc="checking images", unit="image", disable=None, leave=False)
         image_problems = tuple(problem for problem in shown if problem is not None)
     if contact_sheet is not None:
         bad_ids = {problem.image_id for problem in image_problems}
-        draw_contact_sheet(
-            index, contact_sheet, skip={record.path for record in index.images if record.image_id in bad_ids}
-        )
+        bad = {record.path for record in index.images if record.image_id in bad_ids}
+        draw_contact_sheet(index, contact_sheet, skip=bad, max_pixels=options.data.max_pixels)
     suggestions = suggest(index, options)
     size = suggestions.min_size or options.image.min_size[-1]
     sides = box_sides(index, options.image, size)
@@ -152,11 +151,11 @@ def check_dataset(
     )
 
 
-def _image_problem(record: ImageRecord) -> Problem | None:
+def _image_problem(record: ImageRecord, max_pixels: int) -> Problem | None:
     if not record.path.is_file():
         return Problem("missing", None, record.image_id, f"image {record.image_id}: {record.path} does not exist")
     try:
-        height, width = decode_image(record.path).shape[:2]
+        height, width = decode_image(record.path, max_pixels).shape[:2]
     except UnreadableImage as error:
         return Problem("unreadable", None, record.image_id, f"image {record.image_id}: {error}")
     if (height, width) != (record.height, record.width):

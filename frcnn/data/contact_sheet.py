@@ -10,6 +10,7 @@ from PIL import Image
 
 from frcnn.data.coco import ImageRecord, Index
 from frcnn.data.decode import UnreadableImage, decode_image
+from frcnn.data.image_limits import DEFAULT_MAX_PIXELS
 from frcnn.drawing import class_color, draw_boxes
 
 TILE = (320, 240)  # width, height, pixels
@@ -20,12 +21,14 @@ BACKGROUND = (245, 245, 245)
 CANDIDATES = 100  # images of a class that are compared for the number of other classes that they show
 
 
-def draw_contact_sheet(index: Index, file: Path, skip: Collection[Path] = ()) -> None:
+def draw_contact_sheet(
+    index: Index, file: Path, skip: Collection[Path] = (), max_pixels: int = DEFAULT_MAX_PIXELS
+) -> None:
     """Write a PNG of up to 16 examples that show as many classes as possible; images in ``skip`` are not used."""
     tiles = []
     for record in _examples(index, skip):
         try:
-            tiles.append(_tile(record, index.class_names))
+            tiles.append(_tile(record, index.class_names, max_pixels))
         except UnreadableImage:
             continue
     rows = max(-(-len(tiles) // COLUMNS), 1)
@@ -59,8 +62,8 @@ def _examples(index: Index, skip: Collection[Path]) -> list[ImageRecord]:
     return list(chosen.values())
 
 
-def _tile(record: ImageRecord, class_names: tuple[str, ...]) -> Image.Image:
-    image = Image.fromarray(decode_image(record.path))
+def _tile(record: ImageRecord, class_names: tuple[str, ...], max_pixels: int) -> Image.Image:
+    image = Image.fromarray(decode_image(record.path, max_pixels))
     scale = min((TILE[0] - 2 * MARGIN) / image.width, (TILE[1] - 2 * MARGIN) / image.height)
     small = image.resize(
         (max(round(image.width * scale), 1), max(round(image.height * scale), 1)), Image.Resampling.BOX

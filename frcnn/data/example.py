@@ -29,7 +29,7 @@ def load_example(
     record: ImageRecord | None,
     canvas: tuple[int, int],
     slots: int,
-    image: config.Image,
+    options: config.Config,
     augmentation: Augmentation,
     unreadable_images: UnreadableImages,
 ) -> tuple[np.ndarray, ...]:
@@ -45,13 +45,14 @@ def load_example(
         pixels ``[h, w, 3]`` uint8, geometry ``[3, 2]`` int32 (resized, offset, visible), boxes ``[G, 4]``, labels
         ``[G]``, crowd ``[G]``, and ``[3]`` int64 of image id (-1 for a blank row), height and width.
     """
+    image = options.image
     boxes, labels, crowd = np.zeros((slots, 4), np.float32), np.zeros(slots, np.int32), np.zeros(slots, bool)
     if record is None:
         geometry = np.array([canvas, (0, 0), canvas], np.int32)
         return _blank_image(image), geometry, boxes, labels, crowd, np.array([-1, *canvas])
     placed = compute_geometry(record.height, record.width, image, augmentation, canvas)
     try:
-        pixels = augment_pixels(_decode(record), augmentation)
+        pixels = augment_pixels(_decode(record, options.data.max_pixels), augmentation)
     except UnreadableImage as error:
         unreadable_images.add(record.path, str(error))
         pixels = _blank_image(image)
@@ -87,8 +88,8 @@ def resize_to_canvas(
     return to_canvas(pixels, offset, canvas, image)
 
 
-def _decode(record: ImageRecord) -> np.ndarray:
-    pixels = decode_image(record.path)
+def _decode(record: ImageRecord, max_pixels: int) -> np.ndarray:
+    pixels = decode_image(record.path, max_pixels)
     if pixels.shape[:2] != (record.height, record.width):
         raise UnreadableImage(
             f"{record.path} is {pixels.shape[1]} x {pixels.shape[0]} pixels (upright), "

@@ -173,7 +173,7 @@ def _batches(
         position, epoch, height, width = row.tolist()
         record = index.images[position] if position >= 0 else None
         drawn = augmentation(record, epoch) if record else Augmentation(options.image.min_size[-1])
-        return load_example(record, (height, width), slots, options.image, drawn, unread)
+        return load_example(record, (height, width), slots, options, drawn, unread)
 
     def example(row: tf.Tensor) -> Batch:
         types = [tf.uint8, tf.int32, tf.float32, tf.int32, tf.bool, tf.int64]

@@ -1,4 +1,4 @@
-"""Limits on decoding, checked on headers: pixels, tiles, scans of JPEGs, formats; and the memory that is really used."""
+"""Limits on decoding, checked on headers: pixels, tiles, scans of JPEGs, formats; and the memory that is used."""
 
 from __future__ import annotations
 
@@ -9,14 +9,21 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from frcnn.config import Config, Data
+from frcnn.data.check import check_dataset
+from frcnn.data.coco import load_index
 from frcnn.data.decode import ImageTooLarge, UnreadableImage, decode_image
-from frcnn.data.image_limits import BYTES_PER_PIXEL, MAX_SCANS
+from frcnn.data.image_limits import BYTES_PER_PIXEL, DEFAULT_MAX_PIXELS, MAX_SCANS
+from frcnn.data.pipeline import inference_batches
+from frcnn.data.unreadable_images import UnreadableImages
+from frcnn.serving.options import ServeOptions
 
 PIXELS = np.array(Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 12, 3), np.uint8)).resize((96, 64)))
 
@@ -129,6 +136,26 @@ def test_formats_outside_the_list_are_not_read(format: str, head: bytes) -> None
     assert encoded.startswith(head)
     with pytest.raises(UnreadableImage, match="not an image of a known format; expected JPEG, PNG"):
         decode_image(encoded)
+
+
+def test_training_and_serving_have_the_same_default() -> None:
+    assert Data().max_pixels == ServeOptions.model_fields["max_pixels"].default == DEFAULT_MAX_PIXELS
+
+
+def test_the_option_reaches_training_and_check(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(encode(Image.fromarray(PIXELS), "PNG"))
+    images = [{"id": 1, "file_name": "a.png", "width": 96, "height": 64}]
+    annotations = [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [5, 5, 20, 20], "area": 400, "iscrowd": 0}]
+    document = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "cat"}]}
+    (tmp_path / "a.json").write_text(json.dumps(document))
+    options = Config(data={"max_pixels": 96 * 64 - 1})  # type: ignore[arg-type]
+    assert check_dataset(tmp_path, tmp_path / "a.json", Config()).image_problems == ()
+    (problem,) = check_dataset(tmp_path, tmp_path / "a.json", options).image_problems
+    assert "has 96 x 64 pixels; the maximum is 6,143" in problem.reason
+    index = load_index(tmp_path, tmp_path / "a.json")
+    unreadable = UnreadableImages(index, max_share=1.0)
+    next(iter(inference_batches(index, options, 1, unreadable_images=unreadable)))
+    assert list(unreadable.reasons) == [tmp_path / "a.png"]
 
 
 MEASURE = """
