@@ -6,6 +6,7 @@ Every row of the table in ``docs/data.md`` has a test here, or in ``tests/data/f
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -248,7 +249,18 @@ def test_labelme(tmp_path: Path) -> None:
 
 def test_every_row_of_the_table_has_a_test() -> None:
     section = PAGE.read_text().partition("## What annotation tools export")[2].partition("\n## ")[0]
-    rows = [line.split("|")[1].strip() for line in section.splitlines() if line.startswith("| ")][1:]
+    rows = [line for line in section.splitlines() if line.startswith("| ")][1:]
     tested = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
-    direct = {row.partition(" (")[0].lower().replace(" ", "_") for row in rows if "frcnn convert" not in row}
-    assert {"cvat", "label_studio", "roboflow", "fiftyone", "via", "labelme"} <= direct <= tested
+    direct = [row for row in rows if "frcnn convert" not in row]
+    names = {row.split("|")[1].partition(" (")[0].strip().lower().replace(" ", "_") for row in direct}
+    assert {"cvat", "label_studio", "roboflow", "fiftyone", "via", "labelme"} <= names <= tested
+    converted = [
+        name
+        for row in rows
+        for first, second in re.findall(r"`frcnn convert (\w+)`(?: or `(\w+)`)?", row)
+        for name in (first, second)
+        if name
+    ]
+    assert {"yolo", "manifest", "labelme", "via"} <= set(converted)
+    for name in converted:
+        assert list(Path(__file__).with_name("formats").glob(f"test_{name}*.py")), name
