@@ -24,8 +24,6 @@ from frcnn import config
 from frcnn.container.input_files import InputChannel
 from frcnn.data.image_files import is_hidden
 from frcnn.data.splits import (
-    NAMED_FILES,
-    SPLIT_NAMES,
     find_annotations,
     find_images,
     find_named_split,
@@ -139,8 +137,8 @@ def _data(
         return {"root": whole[0].folder}
     if train is None:
         raise UserError(
-            "no channel contains training data; name one 'train', or provide one that contains a COCO folder. "
-            f"Found {_listing(channels)}"
+            f"no channel contains training data: found {_listing(channels)}. Use channels 'train' (images) and "
+            "'annotations' (instances_train.json), or one channel with train2017/ and annotations/instances_train2017.json"
         )
     annotations = roles.get("annotations")
     data: dict[str, Any] = {}
@@ -175,11 +173,11 @@ def _split(
             return channel.folder, _write_tables(manifest_to_coco(file, images=channel.folder), split, scratch)
         return find_images(channel.folder, file, split), file
     searched = ", ".join(f"{place.name!r}" for place, _ in places)
-    names = [file.format("NAME") + ".json" for file in NAMED_FILES]
+    name = "train" if split == "train" else "val"
     raise UserError(
-        f"no annotation file of the {split} split in {'channel' if len(places) == 1 else 'channels'} {searched}: "
-        f"searched for {', '.join(names)} with NAME = {', '.join(SPLIT_NAMES[split])}, and for a single .json, "
-        f".manifest or .jsonl file; found {_listing([place for place, _ in places])}"
+        f"no annotation file of the {split} split in {'channel' if len(places) == 1 else 'channels'} {searched}: found "
+        f"{_listing([place for place, _ in places])}. Put _annotations.coco.json beside the images of channel "
+        f"{channel.name!r}, or instances_{name}.json into a channel 'annotations'"
     )
 
 

@@ -16,6 +16,7 @@ import signal
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from frcnn.errors import UserError
 
@@ -40,11 +41,27 @@ class Failure:
         """Two lines of at most 1024 bytes in total; a long reason is cut, host, rank and advice are kept."""
         where = f" (host {self.host})" if self.rank is None else f" (rank {self.rank}, host {self.host})"
         tail = f"{where}\n{self.advice}\n".encode()[: LIMIT // 2]
-        what = " ".join(self.what.split()).encode()
+        # Control characters and lone surrogates, from file names for example, are shown as escapes.
+        what = "".join(
+            char if char.isprintable() else repr(char)[1:-1] for char in " ".join(self.what.split())
+        ).encode()
         available = LIMIT - len(tail)
         if len(what) > available:
             what = what[: available - 3] + "…".encode()
         return what.decode(errors="ignore") + tail.decode(errors="ignore")
+
+    @classmethod
+    def from_json(cls, content: Any) -> Failure:
+        """The failure that ``dataclasses.asdict`` has made JSON of.
+
+        Raises:
+            TypeError: it has other fields, or fields of other types.
+        """
+        failure = cls(**content)
+        texts = (failure.what, failure.advice, failure.host)
+        if not all(isinstance(text, str) for text in texts) or not isinstance(failure.rank, int | None):
+            raise TypeError(f"not a failure: {content}")
+        return failure
 
     def line(self) -> str:
         """One line that the leader's :class:`FailureParser` reads."""
@@ -108,8 +125,8 @@ class FailureParser:
 
     def read(self, line: str) -> None:
         if MARK in line:
-            with contextlib.suppress(ValueError, TypeError):
-                self._reported = self._reported or Failure(**json.loads(line.partition(MARK)[2]))
+            with contextlib.suppress(ValueError, TypeError, RecursionError):
+                self._reported = self._reported or Failure.from_json(json.loads(line.partition(MARK)[2]))
         elif match := self._KILLED.search(line):
             rank, host, number = match.groups()
             self._mpirun = self._mpirun or failure_of_exit(128 + int(number), "the process", host, int(rank))

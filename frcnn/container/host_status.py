@@ -44,7 +44,7 @@ class Outcome:
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Outcome:
         """Raises KeyError, TypeError or ValueError for anything else than :meth:`to_json` returns."""
-        return cls(int(content["code"]), Failure(**content["failure"]) if content["failure"] else None)
+        return cls(int(content["code"]), Failure.from_json(content["failure"]) if content["failure"] else None)
 
 
 class _Channel:
@@ -76,7 +76,10 @@ class _Channel:
         code, _, text = line.rstrip(b"\n").partition(b" ")
         if not hmac.compare_digest(code, self._code(self._receiver, self._nonce, text)):
             raise ConnectionError("a message that is not authentic")
-        message: dict[str, Any] = json.loads(text)
+        try:
+            message: dict[str, Any] = json.loads(text)
+        except RecursionError as error:
+            raise ConnectionError("a message that is nested too deeply") from error
         return message
 
     def _code(self, sender: bytes, nonce: bytes, text: bytes) -> bytes:

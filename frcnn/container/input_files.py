@@ -169,7 +169,7 @@ def _read_object(file: Path) -> dict[str, Any]:
         raise UserError(
             f"{file} cannot be read ({error.strerror}); run the container as root, who alone may read SageMaker's files"
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # RecursionError: nested a thousand times
         raise UserError(f"{file} is not valid JSON ({error}); expected a JSON object") from error
     if not isinstance(content, dict):
         raise UserError(f"{file} contains a {type(content).__name__}; expected a JSON object")

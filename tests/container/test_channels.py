@@ -177,25 +177,25 @@ def test_weights_and_recipe(tmp_path: Path) -> None:
         (
             (),
             {},
-            "no channel contains training data; name one 'train', or provide one that contains a COCO folder. "
-            "Found no channels",
+            r"no channel contains training data: found no channels. Use channels 'train' \(images\) and 'annotations' "
+            r"\(instances_train.json\), or one channel with train2017/ and annotations/instances_train2017.json$",
         ),
         (
             ("photos/a.jpg", "photos/b.jpg"),
             {},
-            r"no channel contains training data; .* Found photos \(a.jpg, b.jpg\)",
+            r"no channel contains training data: found photos \(a.jpg, b.jpg\)\. Use ",
         ),
         (
             ("train/a.jpg",),
             {},
-            r"no annotation file of the train split in channel 'train': .*instances_NAME.json.* with NAME = train2017"
-            r".*found train \(a.jpg\)",
+            r"no annotation file of the train split in channel 'train': found train \(a.jpg\)\. Put "
+            r"_annotations.coco.json beside the images of channel 'train', or instances_train.json into a channel",
         ),
         (
             ("train/a.jpg", "validation/a.jpg", "annotations/train.json"),
             {},
-            r"the validation split in channels 'validation', 'annotations'.*found validation \(a.jpg\); "
-            r"annotations \(train.json\)",
+            r"the validation split in channels 'validation', 'annotations': found validation \(a.jpg\); annotations "
+            r"\(train.json\)\. Put .* channel 'validation', or instances_val.json into a channel 'annotations'$",
         ),
         (
             (),

@@ -131,6 +131,8 @@ def test_reserved_hyperparameters_and_switches(tmp_path: Path) -> None:
         ({"hyperparameters": "{'a': 1}"}, r"hyperparameters.json is not valid JSON"),
         ({"hyperparameters": "[1]"}, r"hyperparameters.json contains a list; expected a JSON object"),
         ({"hyperparameters": ""}, r"hyperparameters.json is not valid JSON"),
+        ({"hyperparameters": '{"a": ' + "[" * 100_000}, r"hyperparameters.json is not valid JSON"),
+        ({"hyperparameters": '{"a": ' + "1" * 5000 + "}"}, r"hyperparameters.json is not valid JSON"),
         ({"inputdataconfig": {"train": "File"}}, r"channel 'train' is \"File\"; expected an object"),
         (
             {"inputdataconfig": {"train": {"TrainingInputMode": "Stream"}}},

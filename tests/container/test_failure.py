@@ -74,6 +74,18 @@ def test_missing_program_is_the_failure() -> None:
     assert read(line).failure(2, "training", "algo-1").what == line
 
 
+def test_escape_sequences_and_lone_surrogates_are_escaped() -> None:
+    text = Failure("class '\x1b[31mred\ud800'", "Fix it.", "algo-1").text()
+    assert text == "class '\\x1b[31mred\\ud800' (host algo-1)\nFix it.\n"
+
+
+@pytest.mark.parametrize(
+    "report", ['{"what": 5, "advice": "", "host": ""}', '{"what": ""}', "[" * 100_000, '{"what": "hal', '"text"']
+)
+def test_malformed_report_is_ignored(report: str) -> None:
+    assert read(f"frcnn-failure {report}").failure(1, "training", "algo-1").what == "training exited with code 1"
+
+
 def test_truncated_report_is_ignored() -> None:
     assert read('frcnn-failure {"what": "hal').failure(1, "training", "algo-1").what == "training exited with code 1"
 
