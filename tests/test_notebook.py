@@ -16,7 +16,6 @@ from nbclient import NotebookClient
 
 from frcnn.aws.cost import endpoint_cost
 from frcnn.aws.endpoint import Endpoint, Variant
-from frcnn.aws.model_trainer import installed_sdk
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 NOTEBOOK = REPOSITORY / "launch_sagemaker.ipynb"
@@ -71,7 +70,7 @@ def test_a_real_run_stays_within_the_documented_quotas() -> None:
 
 @pytest.mark.timeout(900)
 def test_the_complete_dry_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From synthetic shapes to responses of two variants; with SDK 3 if it is installed, else boto3."""
+    """From synthetic shapes to responses of two variants."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv(
@@ -90,10 +89,11 @@ def test_the_complete_dry_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     ).execute()
 
     printed = {cell.id: "".join(_texts(cell)) for cell in notebook.cells if cell.cell_type == "code"}
-    assert printed["setup"].split()[0] == ("v3" if installed_sdk() == 3 else "boto3")
     assert "Maximum cost: 1 x ml.g5.2xlarge for 1 h: 1 instance hours" in printed["job"]
     assert re.search(r"== Completed.*train step=4 steps=4 .*evaluation step=4 AP=", printed["follow"], re.DOTALL)
     assert "'AP50':" in printed["report"]
+    assert "== Completed" in printed["tuning"]
+    assert ":model-package/frcnn/1" in printed["register"]
     variant, answer = printed["invoke"].split("\n")[:2]
     assert variant in ("current", "candidate")
     found = json.loads(answer)
