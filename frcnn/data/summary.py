@@ -11,7 +11,10 @@ from typing import Any, NamedTuple
 from frcnn.data.problems import Notes, Problem
 
 EXAMPLES = 3  # skipped annotations of each kind that are named
-MANY_CROWDS = 0.05  # share of the annotations; COCO has one crowd region in a hundred annotations
+WHY_CROWDS = (
+    "CVAT exports every mask with iscrowd=1: if these are single objects, convert them to polygons before the export "
+    "or set iscrowd to 0"
+)
 
 
 class Skipped(NamedTuple):
@@ -62,17 +65,9 @@ class DatasetSummary:
             lines.append(f"  {number} {noun} skipped ({kind}): {'; '.join(examples)}{more}")
         if self.crowds:
             noun = "crowd region" if self.crowds == 1 else "crowd regions"
-            lines.append(f"  {self.crowds} {noun} (iscrowd=1), not trained on and ignored in evaluation{self._why()}")
+            lines.append(f"  {self.crowds} {noun} (iscrowd=1), not trained on and ignored in evaluation; {WHY_CROWDS}")
         lines += [f"  {count} {sentence}" for count, sentence in self.notes.values()]
         return lines
-
-    def _why(self) -> str:
-        if self.crowds <= MANY_CROWDS * self.annotations:
-            return ""
-        return (
-            "; CVAT exports every mask with iscrowd=1: if these are single objects, convert them to polygons before "
-            "the export or set iscrowd to 0"
-        )
 
     def to_json(self) -> dict[str, Any]:
         """The summary for programs."""

@@ -229,14 +229,13 @@ def test_a_group_of_its_own_name_does_not_double_the_class(tmp_path: Path) -> No
     assert load_tables(tmp_path, tables).class_names == ("cell",)
 
 
-def test_many_crowd_regions_are_explained(tmp_path: Path) -> None:
+def test_crowd_regions_are_explained(tmp_path: Path) -> None:
     index = load(tmp_path, [box(1), box(2, iscrowd=1), box(3, iscrowd=1)])
     (line,) = [line for line in index.summary.lines() if "(iscrowd=1)" in line]
     assert line.startswith(
         "  2 crowd regions (iscrowd=1), not trained on and ignored in evaluation; CVAT exports every"
     )
-    few = load(tmp_path, [*(box(number) for number in range(99)), box(100, iscrowd=1)])
-    assert not any("CVAT" in line for line in few.summary.lines())
+    assert not any("CVAT" in line for line in load(tmp_path, [box(1)]).summary.lines())
 
 
 def test_unlisted_and_respelled_files_are_counted(tmp_path: Path) -> None:
