@@ -10,6 +10,7 @@ from typing import Any
 from frcnn.atomic import write_atomically
 from frcnn.aws import autoscaling
 from frcnn.aws.s3_uri import is_folder_marker, is_junk, split_uri
+from frcnn.data.image_files import files_below
 from frcnn.errors import UserError, print_message
 
 # In the order of deletion: an endpoint costs money until it is gone, and uses configuration and models.
@@ -100,10 +101,15 @@ class AwsAccount:
         if (kind, name) not in self.created():
             self._write([*self.created(), (kind, name)])
 
+    def untrack(self, kind: str, name: str, run: str | None = None) -> None:
+        """Forget a resource that was deleted, or that is to be kept."""
+        self._write([entry for entry in self.created(run) if entry != (kind, name)], run)
+
     def upload(self, folder: Path, uri: str) -> str:
         """Copy a folder's files to an S3 folder, skipping files that exist there with the same size.
 
-        Files of the operating system, such as ``.DS_Store``, are skipped with a message: they fail batch transforms.
+        Symbolic links are followed. Hidden files and those of the operating system, such as ``.DS_Store``, are skipped
+        with a message: they fail batch transforms.
 
         Returns:
             ``uri``. The clean-up deletes the S3 folder unless it existed before.
@@ -111,11 +117,11 @@ class AwsAccount:
         Raises:
             UserError: the folder is empty or missing, or AWS rejects a call.
         """
-        found = sorted(file for file in folder.rglob("*") if file.is_file())
+        found = sorted(files_below(folder))
         files = [file for file in found if not is_junk(file.name)]
         if len(files) < len(found):
-            names = sorted({file.name for file in found} - {file.name for file in files})
-            print_message(f"not uploaded: {len(found) - len(files)} files of the operating system ({', '.join(names)})")
+            names = ", ".join(sorted({file.name for file in found} - {file.name for file in files}))
+            print_message(f"not uploaded: {len(found) - len(files)} hidden files or files of the system ({names})")
         if not files:
             raise UserError(f"{folder} has no files to upload; expected a COCO folder")
         existing = self.objects(uri)
@@ -199,7 +205,7 @@ class AwsAccount:
             kept = kind in keep or name in keep
             if not kept:
                 self.delete(kind, name)
-            self._write([entry for entry in self.created(run) if entry != (kind, name)], run)
+            self.untrack(kind, name, run)
             yield f"{'kept' if kept else 'deleted'}: {kind} {name}"
 
     def delete(self, kind: str, name: str) -> None:

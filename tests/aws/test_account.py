@@ -54,12 +54,15 @@ def test_folder_markers_and_files_of_the_operating_system(
     (tmp_path / "data" / "train").mkdir(parents=True)
     for name in ("a.jpg", ".DS_Store", "train/.DS_Store", "train/._b.jpg", "train/b.jpg"):
         (tmp_path / "data" / name).write_bytes(b"1")
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "c.jpg").write_bytes(b"1")
+    (tmp_path / "data" / "val").symlink_to(tmp_path / "disk")
     account.upload(tmp_path / "data", "s3://bucket/data")
-    assert set(account.objects("s3://bucket/data")) == {"data/a.jpg", "data/train/b.jpg"}
-    assert "not uploaded: 3 files of the operating system (.DS_Store, ._b.jpg)" in capsys.readouterr().err
+    assert set(account.objects("s3://bucket/data")) == {"data/a.jpg", "data/train/b.jpg", "data/val/c.jpg"}
+    assert "not uploaded: 3 hidden files or files of the system (.DS_Store, ._b.jpg)" in capsys.readouterr().err
     put(account, "data/", "data/train/", "data/empty/")  # the console creates these
     account.download("s3://bucket/data", tmp_path / "back")
-    assert {file.name for file in (tmp_path / "back").rglob("*") if file.is_file()} == {"a.jpg", "b.jpg"}
+    assert {file.name for file in (tmp_path / "back").rglob("*") if file.is_file()} == {"a.jpg", "b.jpg", "c.jpg"}
     account.track("folder", "s3://bucket/data")
     list(account.clean_up())
     assert account.objects("s3://bucket") == {}
