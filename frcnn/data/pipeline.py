@@ -187,10 +187,12 @@ def _batches(
 
     dataset = steps.map(rows_of).unbatch().map(example, num_parallel_calls=workers, deterministic=True)
     dataset = dataset.batch(batch_size, drop_remainder=True).prefetch(PREFETCHED_BATCHES)
-    threads = tf.data.Options()
-    threads.threading.private_threadpool_size = workers
-    threads.threading.max_intra_op_parallelism = 1  # the examples already run in parallel
-    batches = _iterate(dataset.with_options(threads))
+    tuning = tf.data.Options()
+    tuning.threading.private_threadpool_size = workers
+    tuning.threading.max_intra_op_parallelism = 1  # the examples already run in parallel
+    # All sizes are fixed. Deleting an iterator with autotuning waits, with the GIL held, up to 10 s for its thread.
+    tuning.autotune.enabled = False
+    batches = _iterate(dataset.with_options(tuning))
     _open_iterators.add(batches)
     return batches
 
