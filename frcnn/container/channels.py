@@ -138,7 +138,8 @@ def _data(
     if train is None:
         raise UserError(
             f"no channel contains training data: found {_listing(channels)}. Use channels 'train' (images) and "
-            "'annotations' (instances_train.json), or one channel with train2017/ and annotations/instances_train2017.json"
+            "'annotations' (instances_train.json), or one channel with train2017/ and "
+            "annotations/instances_train2017.json"
         )
     annotations = roles.get("annotations")
     data: dict[str, Any] = {}
