@@ -115,6 +115,7 @@ class EndpointClient(AwsAccount):
         for kind, resource in resources:
             if not dry_run:
                 self.delete(kind, resource)
+                self.untrack(kind, resource)
             yield f"{'would delete' if dry_run else 'deleted'}: {kind} {resource}"
 
     def _create(self, endpoint: Endpoint) -> None:
@@ -136,6 +137,7 @@ class EndpointClient(AwsAccount):
         except UserError:
             for kind, name in reversed(created):
                 self.delete(kind, name)
+                self.untrack(kind, name)
             raise
 
     def _scale(self, endpoint: Endpoint, calls: list[Call]) -> None:
