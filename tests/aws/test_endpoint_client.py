@@ -40,7 +40,7 @@ SCALED = {
 
 @pytest.fixture
 def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[EndpointClient]:
-    """In a folder of its own, because the commands keep their ledger in the working directory."""
+    """In a new working directory, where the commands keep their ledger."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     with mock_aws():
