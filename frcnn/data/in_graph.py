@@ -9,6 +9,7 @@ import PIL
 import tensorflow as tf
 
 from frcnn import config
+from frcnn.data.bit_depth import BIT_DEPTHS
 from frcnn.data.plan import canvases
 from frcnn.data.transforms import resize_bilinear
 
@@ -24,19 +25,40 @@ HEIGHT_MAY_BE_FIRST = int(PIL.__version__.partition(".")[0]) >= 13
 def decode(encoded: tf.Tensor) -> tf.Tensor:
     """Upright pixels ``[H, W, 3]`` uint8 RGB of an encoded image, a scalar string.
 
-    JPEG (EXIF orientation applied), PNG, BMP or GIF (first frame).
+    JPEG (EXIF orientation applied), PNG (16 bits are scaled by the range in use), BMP or GIF (first frame).
 
     Bytes that are not a complete image raise InvalidArgumentError when the graph runs.
     """
     is_jpeg = tf.strings.substr(encoded, 0, 3) == b"\xff\xd8\xff"
-    pixels = tf.cond(
-        is_jpeg,
-        lambda: upright(
-            tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE"), exif_orientation(encoded)
-        ),
-        lambda: tf.io.decode_image(encoded, channels=3, expand_animations=False),
+    # The bit depth follows the signature, the head of the first chunk, width and height.
+    is_deep = (tf.strings.substr(encoded, 0, 4) == b"\x89PNG") & (_byte_at(encoded, 24) == b"\x10")
+    pixels = tf.case(
+        [
+            (
+                is_jpeg,
+                lambda: upright(
+                    tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE"), exif_orientation(encoded)
+                ),
+            ),
+            (is_deep, lambda: scale_to_8_bits(tf.io.decode_png(encoded, channels=3, dtype=tf.uint16))),
+        ],
+        default=lambda: tf.io.decode_image(encoded, channels=3, expand_animations=False),
     )
     return tf.ensure_shape(pixels, [None, None, 3])
+
+
+def scale_to_8_bits(samples: tf.Tensor) -> tf.Tensor:
+    """Samples of 16 bits as uint8: :func:`bit_depth.scale_to_8_bits` as a graph, without a declared range."""
+    maxima = tf.constant([2**bits - 1 for bits in BIT_DEPTHS if bits <= 16], tf.float64)
+    samples = tf.cast(samples, tf.float64)
+    full = tf.reduce_min(tf.where(maxima >= tf.reduce_max(samples), maxima, maxima[-1]))
+    return tf.cast(samples * (255.0 / full) + 0.5, tf.uint8)
+
+
+def _byte_at(text: tf.Tensor, position: int) -> tf.Tensor:
+    """One byte of a scalar string; 0 behind its end."""
+    padded = tf.strings.join([text, b"\0" * (position + 1)])
+    return tf.strings.substr(padded, position, 1)
 
 
 def exif_orientation(jpeg: tf.Tensor) -> tf.Tensor:

@@ -58,6 +58,14 @@ def test_other_formats_and_modes(mode):
     np.testing.assert_array_equal(decode(content), decode_image(content))
 
 
+@pytest.mark.parametrize("largest", [65535, 40000, 16383, 4095, 1023, 255, 0])
+def test_16_bit_pngs_are_scaled_by_the_range_in_use(largest):
+    samples = np.random.default_rng(largest).integers(0, largest + 1, (33, 47)).astype(np.uint16)
+    samples[0, 0] = largest
+    content = encoded(Image.fromarray(samples), "PNG")
+    np.testing.assert_array_equal(decode(content), decode_image(content))
+
+
 @pytest.mark.parametrize("form", ["BMP", "GIF", "JPEG"])
 def test_other_formats(form):
     content = encoded(random_image(), form)
