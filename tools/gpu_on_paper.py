@@ -1,11 +1,14 @@
-"""Static analysis of the GPU kernels, without a GPU: registers, spills, occupancy and memory traffic.
+"""Static analysis of the GPU kernels, without a GPU: registers, memory instructions, occupancy and memory traffic.
 
     python tools/gpu_on_paper.py --json gpu.json        # needs nvcc and g++, no GPU; two minutes
+    pip download --no-deps nvidia-cuda-nvdisasm         # a wheel with bin/nvdisasm, for the memory instructions
+    python tools/gpu_on_paper.py --nvdisasm bin/nvdisasm
 
-Registers and spills are reported by ptxas. Occupancy is theoretical: resident threads as limited by registers, shared
-memory and blocks, divided by the maximum of a multiprocessor. Memory traffic is counted by the host shim of the tests,
-for the RoIs of benchmarks/ops.py: loads and stores of the kernels, most of which hit a GPU's L2 cache. The lower bound
-reads each feature pixel under a box once and writes the result once.
+Registers, stack frame and spills are reported by ptxas. Instructions that access memory are counted in the machine
+code. Occupancy is theoretical: resident threads as limited by registers, shared memory and blocks, divided by the
+maximum of a multiprocessor. Memory traffic is counted by the host shim of the tests, for the RoIs of benchmarks/ops.py:
+loads and stores of the kernels, most of which hit a GPU's L2 cache. The lower bound reads each feature pixel under a
+box once and writes the result once.
 """
 
 from __future__ import annotations
@@ -13,9 +16,11 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,7 +33,7 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests" / "ops"), str(REPOSITO
 import ops_case  # noqa: E402
 import shim_runs  # noqa: E402
 
-from frcnn.ops import build  # noqa: E402
+from frcnn.ops import gpu_code  # noqa: E402
 
 
 class Multiprocessor(NamedTuple):
@@ -56,15 +61,23 @@ REGISTER_UNIT = 256  # registers are allocated to warps in multiples of this
 _TALLEST, _WIDEST = ops_case.MAP_SIZES[0]
 _TAPS = 8 * (2 * ops_case.POOLED + _TALLEST + _WIDEST + 2 * 4 * ops_case.POOLED)
 LAUNCHES = {
-    "pool": (256, _TAPS),
+    "roi_align": (256, _TAPS),
     "scatter": (256, _TAPS),
     "gather": (256, 4 * ops_case.POOLED * (1 + 8) + 4 * 256),
     "round": (256, 0),
-    "collect": (256, 0),
-    "rank": (256, 8 * 256),
-    "compare_with_kept": (64, (24 + 4) * 64),
-    "mask": (64, 24 * 64),
-    "reduce_tile": (64, 8 * (2048 // 64) + 8 * 64 + 8),
+    "nms_collect": (256, 0),
+    "nms_rank": (256, 8 * 256),
+    "nms_compare": (64, (24 + 4) * 64),
+    "nms_reduce": (64, 8 * (4096 // 64) + 8 * 64 + 8),
+}
+# Names of instructions in the machine code, by what they access.
+INSTRUCTIONS = {
+    "local": ("LDL", "STL"),  # stack frame
+    "generic": ("LD", "ST", "ATOM"),  # address space unknown: shared, local or global
+    "load": ("LDG",),
+    "store": ("STG",),
+    "reduction": ("RED", "REDG"),  # atomic addition without result
+    "atomic": ("ATOMG", "ATOMS"),
 }
 
 # Memory bandwidth in bytes per second, from NVIDIA's data sheets.
@@ -74,16 +87,18 @@ COUNTED_CHANNELS = 32  # the shim is slow; traffic is proportional to the channe
 
 
 class Kernel(NamedTuple):
-    name: str  # with template arguments
+    name: str  # without the prefix frcnn_
     architecture: int
     registers: int
+    stack: int  # bytes of the stack frame
     spilled: int  # bytes stored and loaded
     shared: int  # bytes, including dynamic shared memory
+    instructions: dict[str, int]  # by INSTRUCTIONS, and all; empty without nvdisasm
 
     @property
     def resident(self) -> int:
         """Resident threads of a multiprocessor."""
-        threads, _ = LAUNCHES[self.name.partition("<")[0]]
+        threads, _ = launch_of(self.name)
         limits = MULTIPROCESSORS[self.architecture]
         warp_registers = -(-self.registers * WARP // REGISTER_UNIT) * REGISTER_UNIT
         by_registers = REGISTERS // warp_registers // (threads // WARP)
@@ -91,39 +106,51 @@ class Kernel(NamedTuple):
         return threads * min(by_registers, by_shared, limits.blocks, limits.threads // threads)
 
 
-def compiled_kernels(source: str, architecture: int, folder: Path) -> Iterator[Kernel]:
-    """ptxas's report of each kernel of a file."""
-    target = folder / f"{source}.{architecture}.cubin"
+def launch_of(name: str) -> tuple[int, int]:
+    return next(launch for prefix, launch in LAUNCHES.items() if name.startswith(prefix))
+
+
+def compiled_kernels(architecture: int, folder: Path, nvdisasm: str | None) -> list[Kernel]:
+    """ptxas's report of each kernel, and its memory instructions."""
+    target = folder / f"kernels.{architecture}.cubin"
     command = [
-        str(build.nvcc()),
-        *build.CUDA_FLAGS,
+        str(gpu_code.nvcc()),
+        *gpu_code.FLAGS,
+        "-O3",
+        "-w",
         f"-arch=sm_{architecture}",
         "-cubin",
         "-Xptxas",
         "-v",
-        str(build.SOURCES / source),
-        "-o",
-        str(target),
     ]
+    command += [str(gpu_code.SOURCES / gpu_code.SOURCE), "-o", str(target)]
     report = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     pattern = (
-        r"Compiling entry function '(\w+)'.*?(\d+) bytes spill stores, (\d+) bytes spill loads"
-        r".*?Used (\d+) registers([^\n]*)"
+        r"Compiling entry function 'frcnn_(\w+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, "
+        r"(\d+) bytes spill loads.*?Used (\d+) registers([^\n]*)"
     )
-    for mangled, stores, loads, registers, rest in re.findall(pattern, report, re.DOTALL):
-        name = readable(mangled)
+    counts = count_instructions(target, nvdisasm) if nvdisasm else {}
+    kernels = []
+    for name, stack, stores, loads, registers, rest in re.findall(pattern, report, re.DOTALL):
         static = re.search(r"(\d+) bytes smem", rest)
-        shared = LAUNCHES[name.partition("<")[0]][1] + (int(static[1]) if static else 0)
-        yield Kernel(name, architecture, int(registers), int(stores) + int(loads), shared)
+        shared = launch_of(name)[1] + (int(static[1]) if static else 0)
+        spilled = int(stores) + int(loads)
+        counted = counts.get(name, {})
+        kernels.append(Kernel(name, architecture, int(registers), int(stack), spilled, shared, counted))
+    return kernels
 
 
-def readable(mangled: str) -> str:
-    """``pool<float, 4>`` for the symbol of ``frcnn::pool_kernel<float, 4>``."""
-    symbol = subprocess.run(["c++filt", mangled], capture_output=True, text=True, check=True).stdout
-    name, arguments = re.search(
-        r"(\w+)_kernel(<[^()]*>)?\(", symbol.replace("frcnn::", "").replace("(int)", "")
-    ).groups()
-    return name + (arguments or "")
+def count_instructions(code: Path, nvdisasm: str) -> dict[str, dict[str, int]]:
+    """Instructions of each kernel, by INSTRUCTIONS."""
+    text = subprocess.run([nvdisasm, "-c", str(code)], capture_output=True, text=True, check=True).stdout
+    found = {}
+    for name, body in re.findall(r"\.section\s+\.text\.frcnn_(\w+),.*?\n(.*?)(?=\.section|\Z)", text, re.DOTALL):
+        names = Counter(re.findall(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9]*)", body, re.MULTILINE))
+        found[name] = {
+            "all": names.total(),
+            **{kind: sum(names[name] for name in members) for kind, members in INSTRUCTIONS.items()},
+        }
+    return found
 
 
 def moved_bytes(program: Path, operation: str, count: int) -> int:
@@ -160,29 +187,47 @@ def traffic(count: int, program: Path) -> Iterator[tuple[str, int, int]]:
         yield f"{name}, {count} RoIs", moved_bytes(program, operation, count), floor
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    compiler = build.nvcc()
-    if compiler is None:
-        raise SystemExit("nvcc not found")
-    architectures = build.cuda_targets(compiler)
-    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(2) as pool:
-        jobs = [(source, architecture, Path(name)) for source in build.CUDA_SOURCES for architecture in architectures]
-        kernels = [kernel for found in pool.map(lambda job: list(compiled_kernels(*job)), jobs) for kernel in found]
-        program = shim_runs.build("fibers", Path(name) / "shim", extra=("-O2", "-DFRCNN_THREADS=256"))
-        rows = [row for count in (512, 1000) for row in traffic(count, program)]
+def print_kernels(kernels: list[Kernel], architectures: tuple[int, ...]) -> None:
+    """Registers, stack frame, bytes spilled, KiB of shared memory, occupancy."""
     print("| kernel | " + " | ".join(f"sm_{architecture}" for architecture in architectures) + " |")
     print("|---|" + "---|" * len(architectures))
-    for kernel in dict.fromkeys(kernel.name for kernel in kernels):
+    for name in dict.fromkeys(kernel.name for kernel in kernels):
         cells = {
-            k.architecture: f"{k.registers}, {k.spilled}, {k.shared / 1024:.1f}, "
+            k.architecture: f"{k.registers}, {k.stack}, {k.spilled}, {k.shared / 1024:.1f}, "
             f"{k.resident / MULTIPROCESSORS[k.architecture].threads:.0%}"
             for k in kernels
-            if k.name == kernel
+            if k.name == name
         }
-        print(f"| `{kernel}` | " + " | ".join(cells[architecture] for architecture in architectures) + " |")
+        print(f"| `{name}` | " + " | ".join(cells[architecture] for architecture in architectures) + " |")
+
+
+def print_instructions(kernels: list[Kernel]) -> None:
+    """Instructions of one architecture."""
+    columns = ("all", *INSTRUCTIONS)
+    print(f"\n| kernel, sm_{kernels[0].architecture} | stack frame | {' | '.join(columns)} |")
+    print("|---|---|" + "---|" * len(columns))
+    for kernel in kernels:
+        counts = " | ".join(str(kernel.instructions[column]) for column in columns)
+        print(f"| `{kernel.name}` | {kernel.stack} | {counts} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--nvdisasm", default=shutil.which("nvdisasm"), help="NVIDIA's disassembler")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    compiler = gpu_code.nvcc()
+    if compiler is None:
+        raise SystemExit("nvcc not found")
+    architectures = gpu_code.nvcc_capabilities(compiler)
+    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(2) as pool:
+        compiled = pool.map(lambda found: compiled_kernels(found, Path(name), arguments.nvdisasm), architectures)
+        kernels = [kernel for found in compiled for kernel in found]
+        program = shim_runs.build("fibers", Path(name) / "shim", extra=("-O2", "-DFRCNN_THREADS=256"))
+        rows = [row for count in (512, 1000) for row in traffic(count, program)]
+    print_kernels(kernels, architectures)
+    if arguments.nvdisasm:
+        print_instructions([kernel for kernel in kernels if kernel.architecture == architectures[-1]])
     print(
         "\n| operation | moved, MB | floor, MB | moved / floor | "
         + " | ".join(f"floor on {gpu}, µs" for gpu in MEMORY)
