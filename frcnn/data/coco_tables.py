@@ -14,6 +14,7 @@ from frcnn.data.problems import Notes, first_few, quoted, shorten
 from frcnn.errors import UserError
 
 TABLES = ("images", "annotations", "categories")
+OTHER_FORMATS = "`frcnn convert --help` lists the formats that can be converted"
 ZERO_WIDTH = "\ufeff\u200b"  # byte order mark and zero width space
 
 
@@ -51,11 +52,13 @@ def read_tables(file: Path) -> dict[str, list[Any]]:
         raise UserError(f"annotation file {file} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UserError(
-            f"annotation file {file} is not UTF-8 text (byte {error.start}); expected COCO instances JSON"
+            f"annotation file {file} is not UTF-8 text (byte {error.start}); expected COCO instances JSON; "
+            f"{OTHER_FORMATS}"
         ) from error
     except json.JSONDecodeError as error:
         raise UserError(
-            f"annotation file {file} is not valid JSON: line {error.lineno}, column {error.colno}: {error.msg}"
+            f"annotation file {file} is not valid JSON: line {error.lineno}, column {error.colno}: {error.msg}; "
+            f"{OTHER_FORMATS}"
         ) from error
     except ValueError as error:  # Python refuses integers of thousands of digits
         raise UserError(f"annotation file {file} is not valid JSON: {error}") from error
@@ -67,13 +70,13 @@ def read_tables(file: Path) -> dict[str, list[Any]]:
     if not isinstance(tree, dict):
         raise UserError(
             f"annotation file {file} holds a {type(tree).__name__}; expected an object with 'images', 'annotations' "
-            "and 'categories'"
+            f"and 'categories'; {OTHER_FORMATS}"
         )
     for key in TABLES:
         if not isinstance(tree.get(key), list):
             raise UserError(
                 f"annotation file {file} has no list {key!r}; expected COCO instances JSON with 'images', "
-                "'annotations' and 'categories'"
+                f"'annotations' and 'categories'; {OTHER_FORMATS}"
             )
     return tree
 
