@@ -30,7 +30,7 @@ def _serve_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 "default": field.default,
                 "show_default": field.default is not None,
             }
-        if isinstance(field.default, bool):
+        if _plain_type(field.annotation) is bool:
             flag += f"/--no-{name.replace('_', '-')}"
         command = click.option(flag, name, **settings)(command)
     return command

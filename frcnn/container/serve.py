@@ -44,7 +44,13 @@ def serve_options(hosting: ServingEnvironment) -> ServeOptions:
     Raises:
         UserError: an option is unknown or out of range.
     """
-    values: dict[str, Any] = {"model": hosting.model, "port": hosting.port or PORT, "bind": "0.0.0.0", "page": False}
+    values: dict[str, Any] = {
+        "model": hosting.model,
+        "port": hosting.port or PORT,
+        "bind": "0.0.0.0",
+        "page": False,
+        "nginx": True,
+    }
     for name, value in (
         ("workers", hosting.workers),
         ("request_timeout", hosting.timeout),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import threading
@@ -17,9 +16,11 @@ from frcnn.errors import UserError
 from frcnn.inference import Detections, Detector, Prepared
 from frcnn.serving import metrics
 from frcnn.serving.batching import Batcher
+from frcnn.serving.decoder_pool import DecoderPool
 from frcnn.serving.health import Health
 from frcnn.serving.options import ServeOptions
 from frcnn.weights.model_folder import read_model_folder
+from frcnn.weights.model_hashes import file_hash
 
 HEALTH_INTERVAL = 0.5  # seconds between two health reports
 VERSION_DIGITS = 12
@@ -48,8 +49,10 @@ class Engine:
         self._on_load_failure = on_load_failure
         self._stage: str | None = "loading the model"  # None once it is loaded
         self._model_failure: str | None = None
-        # Decoded images are large: decode at most one per core at a time.
-        self.decoding = threading.BoundedSemaphore(os.cpu_count() or 1)
+        # Decoded images are large: at most one per core at a time.
+        cores = os.cpu_count() or 1
+        self.decoding = threading.BoundedSemaphore(cores)
+        self.decoders = DecoderPool(cores, options.max_pixels, options.max_body_mb << 20, options.decode_timeout)
         health.report(self._stage)
         threading.Thread(target=self._load, name="loading", daemon=True).start()
         threading.Thread(target=self._report_health_forever, name="health", daemon=True).start()
@@ -58,9 +61,12 @@ class Engine:
         """Why this worker cannot detect now; None if it can."""
         if self._stage or self._model_failure:
             return self._stage or self._model_failure
-        seconds = self.batcher.running_for()
-        if seconds > self._options.request_timeout:
-            return f"inference has been running for {seconds:.0f} s"
+        for activity, seconds in (
+            ("inference", self.batcher.running_for()),
+            ("decoding an image", self.decoders.busy_for()),
+        ):
+            if seconds > self._options.request_timeout:
+                return f"{activity} has been running for {seconds:.0f} s"
         return None
 
     @property
@@ -69,8 +75,9 @@ class Engine:
         return self._stage is None
 
     def close(self) -> None:
-        """Run the queued images and end the inference thread."""
+        """Run the queued images and end the inference thread and the decoder processes."""
         self.batcher.close()
+        self.decoders.close()
 
     def _load(self) -> None:
         started = time.monotonic()
@@ -154,8 +161,4 @@ def batch_sizes(largest: int) -> list[int]:
 
 def weights_digest(folder: Path) -> str:
     """Default model version: the first digits of the SHA-256 of the weights file."""
-    digest = hashlib.sha256()
-    with read_model_folder(folder).weights.open("rb") as file:
-        while part := file.read(1 << 20):
-            digest.update(part)
-    return digest.hexdigest()[:VERSION_DIGITS]
+    return file_hash(read_model_folder(folder).weights)[:VERSION_DIGITS]

@@ -6,17 +6,20 @@ import time
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeout
 
+import numpy as np
 from flask import Request, Response
 
 from frcnn.serving import metrics
 from frcnn.serving.batching import DeadlineExceeded, Outcome, QueueFull
+from frcnn.serving.custom_attributes import CUSTOM_ATTRIBUTES
 from frcnn.serving.engine import Engine
 from frcnn.serving.options import ServeOptions
-from frcnn.serving.request_body import Body, Decode, check_content_type, read_body
+from frcnn.serving.receiving import receive_body
+from frcnn.serving.request_body import OCTET_STREAM, Body, EncodedImage, check_content_type, read_body
 from frcnn.serving.request_error import RequestError
 from frcnn.serving.request_log import RequestRecord
 from frcnn.serving.response import DRAWING_THRESHOLD, ImageResult, ResponseFormat, draw, negotiate, to_json, write_json
-from frcnn.serving.selection import CUSTOM_ATTRIBUTES, Selection, read_selection
+from frcnn.serving.selection import Selection, read_selection
 
 Job = tuple[tuple[int, int], "Future[Outcome]"]  # height and width of an image, and its detections
 
@@ -28,7 +31,8 @@ def handle_invocation(request: Request, engine: Engine, options: ServeOptions, r
         RequestError: what is wrong with the request, or 503 if the model is not ready or not fast enough.
     """
     deadline = time.monotonic() + options.request_timeout
-    content_type, accepted = request.mimetype, negotiate(request.headers.get("Accept", ""), request.mimetype)
+    content_type = request.mimetype or OCTET_STREAM
+    accepted = negotiate(request.headers.get("Accept", ""), content_type)
     record.fields |= {"content_type": content_type, "accept": accepted.content_type}
     check_content_type(content_type, request.headers.get("Content-Encoding", ""))
     if not engine.loaded:
@@ -37,14 +41,14 @@ def handle_invocation(request: Request, engine: Engine, options: ServeOptions, r
         request.args.items(multi=True), request.headers.get(CUSTOM_ATTRIBUTES, ""), engine.detector.class_names
     )
     with record.stage("read"):
-        body = read_body(content_type, request.get_data(cache=False), options)
+        body = read_body(content_type, receive_body(request, options.max_body_mb << 20), options)
     if accepted.is_image and body.is_list:
         raise RequestError(
             406, f"{accepted.media} holds one image and the body is a list of images; expected Accept: application/json"
         )
     results = _detect_all(body, engine, deadline, record)
     with record.stage("answer"):
-        encoded = _write(body, results, accepted, selection, engine, options, record)
+        encoded = _write(body, results, accepted, selection, engine, options, deadline, record)
     return Response(encoded, content_type=accepted.content_type)
 
 
@@ -68,7 +72,7 @@ def _detect_all(body: Body, engine: Engine, deadline: float, record: RequestReco
 
 
 def _start(
-    image: Decode | RequestError, number: int, body: Body, engine: Engine, deadline: float, record: RequestRecord
+    image: EncodedImage | RequestError, number: int, body: Body, engine: Engine, deadline: float, record: RequestRecord
 ) -> Job | RequestError:
     """Decode an image and queue it."""
     if isinstance(image, RequestError):
@@ -82,21 +86,27 @@ def _start(
         raise RequestError(error.status, message, error.retry_after) from None
 
 
-def _decode_and_submit(decode: Decode, engine: Engine, deadline: float, record: RequestRecord) -> Job:
+def _decode_and_submit(image: EncodedImage, engine: Engine, deadline: float, record: RequestRecord) -> Job:
     with record.stage("wait"):
         admitted = engine.decoding.acquire(timeout=max(deadline - time.monotonic(), 0))
     if not admitted:
         raise _timeout_error()
     try:
         with record.stage("decode"), engine.batcher.decoding():
-            pixels = decode()
+            pixels = _decode(image, engine, deadline)
             record.fields.setdefault("sizes", []).append([pixels.shape[1], pixels.shape[0]])
             prepared = engine.detector.prepare(pixels)
             return prepared.original_size, engine.batcher.submit(prepared, deadline)
+    except DeadlineExceeded:
+        raise _timeout_error() from None
     except QueueFull:
         raise RequestError(503, "the queue of images is full; try again", retry_after=1) from None
     finally:
         engine.decoding.release()
+
+
+def _decode(image: EncodedImage, engine: Engine, deadline: float) -> np.ndarray:
+    return engine.decoders.decode(image, deadline) if isinstance(image, bytes) else np.ascontiguousarray(image)
 
 
 def _finish(job: Job, deadline: float, record: RequestRecord) -> ImageResult:
@@ -123,6 +133,7 @@ def _write(
     selection: Selection,
     engine: Engine,
     options: ServeOptions,
+    deadline: float,
     record: RequestRecord,
 ) -> bytes:
     threshold = DRAWING_THRESHOLD if accepted.is_image else 0.0
@@ -136,18 +147,20 @@ def _write(
     record.fields["detections"] = sum(len(result.detections.scores) for result in detected)
     metrics.IMAGES.labels(engine.model_version).inc(len(detected))
     metrics.DETECTIONS.labels(engine.model_version).inc(record.fields["detections"])
-    class_names = engine.detector.class_names
     if accepted.is_image:
         # Decoded a second time: pixels kept while requests wait would be most of the worker's memory.
-        (decode,), (result,) = body.images, detected
-        assert not isinstance(decode, RequestError)
-        with engine.decoding:
-            return draw(decode(), result.detections, class_names, accepted.media)
+        (image,), (result,) = body.images, detected
+        assert not isinstance(image, RequestError)
+        try:
+            with engine.decoding:
+                return draw(_decode(image, engine, deadline), result.detections, accepted.media)
+        except DeadlineExceeded:
+            raise _timeout_error() from None
     identity = {"model_version": engine.model_version} | ({"variant": options.variant} if options.variant else {})
     documents = [
         {"error": str(result), "status": result.status}
         if isinstance(result, RequestError)
-        else to_json(result, accepted.style, class_names, identity)
+        else to_json(result, accepted.style, identity)
         for result in selected
     ]
     return write_json(documents, accepted, body.is_list)

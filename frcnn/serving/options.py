@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -26,8 +27,10 @@ class ServeOptions(Options):
         None,
         description="worker processes with a model each; null: one per GPU, or one on the CPU, where it uses all cores",
     )
-    nginx: bool = Field(
-        True, description="nginx in front of gunicorn, which shields the workers from slow clients and large bodies"
+    nginx: bool | None = Field(
+        None,
+        description="nginx in front of gunicorn, which shields the workers from slow clients and large bodies; null: "
+        "if it is installed",
     )
     page: bool = Field(True, description="serve the page / for trying the model in a browser")
     max_batch: Annotated[int, Field(ge=1, le=64)] | None = Field(
@@ -49,11 +52,24 @@ class ServeOptions(Options):
     max_pixels: Annotated[int, Field(ge=1, le=2**31)] = Field(
         50_000_000, description="maximum pixels of an image, checked before it is decoded"
     )
+    decode_timeout: Annotated[int, Field(ge=1, le=3600)] = Field(
+        10, description="maximum CPU time of decoding an image, seconds; beyond it the image gets 413"
+    )
     max_images: Annotated[int, Field(ge=1, le=1000)] = Field(32, description="maximum images of a request")
     variant: str | None = Field(None, description="name in responses and logs, such as the production variant's")
     model_version: str | None = Field(
         None, description="model name in responses and logs; null: the first 12 digits of the weights' SHA-256"
     )
+
+    @model_validator(mode="after")
+    def _check_header_values(self) -> ServeOptions:
+        for name, value in (("variant", self.variant), ("model_version", self.model_version)):
+            if value is not None and not re.fullmatch(r"[A-Za-z0-9._:/@+-]{1,128}", value):
+                raise ValueError(
+                    f"option {name!r} is {value!r}; expected 1 to 128 letters, digits and . _ : / @ + -, because it is "
+                    "sent in HTTP headers"
+                )
+        return self
 
     @model_validator(mode="after")
     def _check_queue(self) -> ServeOptions:

@@ -8,21 +8,22 @@ import re
 import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from flask import Flask, Response, g, request, send_from_directory
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+from werkzeug.exceptions import HTTPException
 
 from frcnn import __version__
 from frcnn.serving import metrics
+from frcnn.serving.custom_attributes import CUSTOM_ATTRIBUTES, response_attributes
 from frcnn.serving.engine import Engine
 from frcnn.serving.health import Health
 from frcnn.serving.invocation import handle_invocation
 from frcnn.serving.options import ServeOptions
+from frcnn.serving.receiving import check_length, drain
 from frcnn.serving.request_error import RequestError
 from frcnn.serving.request_log import RequestRecord
-from frcnn.serving.selection import CUSTOM_ATTRIBUTES
 
 MEBIBYTE = 1 << 20
 BODIES_IN_MEMORY = 8  # of the maximum size, or more of smaller ones
@@ -67,7 +68,6 @@ class Admission:
 def create_app(options: ServeOptions, engine: Engine, health: Health, metrics_folder: Path) -> Flask:
     """The WSGI application of one worker."""
     app = Flask("frcnn.serving", static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = options.max_body_mb * MEBIBYTE
     app.url_map.redirect_defaults = False
     admission = Admission(options.queue_size, BODIES_IN_MEMORY * options.max_body_mb * MEBIBYTE)
     _register_error_handlers(app)
@@ -127,22 +127,14 @@ def create_app(options: ServeOptions, engine: Engine, health: Health, metrics_fo
 
 
 def _invoke(options: ServeOptions, engine: Engine, admission: Admission, record: RequestRecord) -> Response:
-    size = request.content_length
     limit = options.max_body_mb * MEBIBYTE
-    if size is not None and size > limit:
-        raise RequestEntityTooLarge
     try:
-        with admission.admit(limit if size is None else size):
+        size = check_length(request, limit)
+        with admission.admit(size):
             return handle_invocation(request, engine, options, record)
     finally:
         # A proxy may still be sending the body, and would report a closed socket as a failure.
-        _drain()
-
-
-def _drain() -> None:
-    with suppress(HTTPException, OSError, ValueError):
-        while request.stream.read(MEBIBYTE):
-            pass
+        drain(request, limit)
 
 
 def _finish(response: Response, record: RequestRecord, options: ServeOptions, engine: Engine) -> None:
@@ -151,9 +143,8 @@ def _finish(response: Response, record: RequestRecord, options: ServeOptions, en
     response.headers["X-Request-Id"] = record.request_id
     response.headers["X-Model-Version"] = version
     # The only header that SageMaker passes on to the client.
-    attributes = request.headers.get(CUSTOM_ATTRIBUTES, "")
-    own = [f"model_version={version}", *([f"variant={options.variant}"] if options.variant else [])]
-    response.headers[CUSTOM_ATTRIBUTES] = ",".join([*([attributes] if attributes else []), *own])
+    own = {"model_version": version} | ({"variant": options.variant} if options.variant else {})
+    response.headers[CUSTOM_ATTRIBUTES] = response_attributes(request.headers.get(CUSTOM_ATTRIBUTES, ""), own)
     record.fields |= {"bytes_out": response.content_length, "model_version": version}
     if options.variant:
         response.headers["X-Variant"] = options.variant
@@ -187,8 +178,6 @@ def _error_response(status: int, message: str, retry_after: int | None = None) -
 
 
 def _http_error_response(error: HTTPException) -> Response:
-    if isinstance(error, RequestEntityTooLarge):
-        return _error_response(413, "the body is larger than the endpoint's limit")
     response = _error_response(error.code or 500, error.description or error.name)
     for name, value in error.get_headers():
         if name == "Allow":

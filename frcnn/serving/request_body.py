@@ -4,42 +4,38 @@ from __future__ import annotations
 
 import base64
 import binascii
-import functools
 import io
 import json
-from collections.abc import Callable
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
-from frcnn.data.decode import UnreadableImage, decode_image
 from frcnn.serving.options import ServeOptions
 from frcnn.serving.request_error import RequestError
 
 JSON, JSON_LINES, NPY = "application/json", "application/jsonlines", "application/x-npy"
-CONTENT_TYPES = ("image/*", "application/x-image", JSON, JSON_LINES, NPY)
-
-# Pillow reads many more; some of its readers start other programs (EPS) or are rarely tested.
-FILE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+OCTET_STREAM = "application/octet-stream"  # what clients send that do not know better; the bytes decide
+CONTENT_TYPES = ("image/*", "application/x-image", JSON, JSON_LINES, NPY, OCTET_STREAM)
+NPY_MAGIC = b"\x93NUMPY"
 
 # Maximum number of commas and brackets in a JSON body. Base64 contains none, so that few suffice, and 100 MB of
 # "[],[],…" are rejected before they become gigabytes of objects.
 MAX_JSON_MARKS = 20_000
 
-Decode = Callable[[], np.ndarray]  # returns an upright RGB image [H, W, 3] uint8, or raises RequestError
+EncodedImage = bytes | np.ndarray  # an image file, or an upright RGB array [H, W, 3] uint8
 
 
 class Body(NamedTuple):
     """The images of a request.
 
     Attributes:
-        images: a decoder for each image, or the reason why it has none.
+        images: the images, or the reason why one cannot be read.
         is_list: the body was a list, even if of one image; so is the response.
         independent: a broken image does not fail the others, as batch transform needs it for the lines of JSON Lines.
     """
 
-    images: list[Decode | RequestError]
+    images: list[EncodedImage | RequestError]
     is_list: bool
     independent: bool = False
 
@@ -52,15 +48,23 @@ def read_body(content_type: str, body: bytes, options: ServeOptions) -> Body:
     """
     if not body:
         raise RequestError(
-            400, f"the body is empty; expected an image file or a document of type {', '.join(CONTENT_TYPES[2:])}"
+            400, f"the body is empty; expected an image file or a document of type {JSON}, {JSON_LINES} or {NPY}"
         )
+    if content_type == OCTET_STREAM:
+        content_type = _detect_type(body)
     if content_type == JSON:
         return _read_json(body, options)
     if content_type == JSON_LINES:
         return _read_json_lines(body, options)
     if content_type == NPY:
         return _read_npy(body, options)
-    return Body([functools.partial(_decode, body, options.max_pixels)], is_list=False)
+    return Body([body], is_list=False)
+
+
+def _detect_type(body: bytes) -> str:
+    if body.startswith(NPY_MAGIC):
+        return NPY
+    return JSON if body.lstrip()[:1] == b"{" else "image/*"
 
 
 def check_content_type(content_type: str, encoding: str) -> None:
@@ -69,31 +73,6 @@ def check_content_type(content_type: str, encoding: str) -> None:
         raise RequestError(415, f"unknown content type {content_type!r}; expected one of {', '.join(CONTENT_TYPES)}")
     if encoding.lower() not in ("", "identity"):
         raise RequestError(415, f"unsupported content encoding {encoding!r}; send the body without one")
-
-
-def _decode(encoded: bytes, max_pixels: int) -> np.ndarray:
-    """Pixels of an image file. Its size is read from the header first: a small file can ask for a lot of memory."""
-    try:
-        with Image.open(io.BytesIO(encoded), formats=FILE_FORMATS) as image:
-            width, height = image.size
-    except Exception as error:  # Pillow's readers raise many kinds on hostile bytes
-        if isinstance(error, Image.DecompressionBombError):
-            raise RequestError(
-                413, f"the image has more pixels than Pillow considers safe; the maximum is {max_pixels:,}"
-            ) from None
-        raise RequestError(
-            400, f"the image is damaged or of an unknown format; expected {', '.join(FILE_FORMATS)}"
-        ) from None
-    _check_pixels(width, height, max_pixels)
-    try:
-        return decode_image(encoded)
-    except UnreadableImage as error:
-        raise RequestError(400, str(error)) from None
-
-
-def _check_pixels(width: int, height: int, max_pixels: int) -> None:
-    if width * height > max_pixels:
-        raise RequestError(413, f"the image has {width} x {height} pixels; the maximum is {max_pixels:,}")
 
 
 def _read_json(body: bytes, options: ServeOptions) -> Body:
@@ -105,17 +84,17 @@ def _read_json(body: bytes, options: ServeOptions) -> Body:
             400, f"expected a JSON object with exactly one of 'image', 'images' and 'instances'; found {found}"
         )
     if keys == ["image"]:
-        return Body([_from_json(document, options)], is_list=False)
+        return Body([_from_json(document)], is_list=False)
     entries = document[keys[0]]
     if not isinstance(entries, list) or not entries:
         raise RequestError(
             400, f"{keys[0]!r} of the JSON body is {_shorten(entries)}; expected a non-empty list of images in Base64"
         )
     _check_count(len(entries), options)
-    images: list[Decode | RequestError] = []
+    images: list[EncodedImage | RequestError] = []
     for number, entry in enumerate(entries):
         try:
-            images.append(_from_json(entry, options))
+            images.append(_from_json(entry))
         except RequestError as error:
             raise RequestError(error.status, f"image {number}: {error}") from None
     return Body(images, is_list=True)
@@ -126,10 +105,10 @@ def _read_json_lines(body: bytes, options: ServeOptions) -> Body:
     if not lines:
         raise RequestError(400, "the body has only empty lines; expected one image per line")
     _check_count(len(lines), options)
-    images: list[Decode | RequestError] = []
+    images: list[EncodedImage | RequestError] = []
     for line in lines:
         try:
-            images.append(_from_json(_parse_json(line), options))
+            images.append(_from_json(_parse_json(line)))
         except RequestError as error:
             images.append(error)
     return Body(images, is_list=True, independent=True)
@@ -145,23 +124,26 @@ def _read_npy(body: bytes, options: ServeOptions) -> Body:
     except Exception:  # the header is a Python literal: SyntaxError, ValueError, RecursionError, MemoryError …
         raise RequestError(400, "the body is not an array in NumPy's npy format, version 1 or 2") from None
     if dtype != np.uint8:
-        raise RequestError(422, f"the array has dtype {dtype}; expected uint8, RGB from 0 to 255")
+        raise RequestError(422, f"the array has dtype {_shorten(dtype)}; expected uint8, RGB from 0 to 255")
     if len(shape) not in (3, 4) or shape[-1] != 3 or min(shape) < 1:
         raise RequestError(
-            422, f"the array has shape {list(shape)}; expected [height, width, 3] or [images, height, width, 3]"
+            422,
+            f"the array has shape {_shorten(list(shape))}; expected [height, width, 3] or [images, height, width, 3]",
         )
-    data = np.frombuffer(body, np.uint8, offset=stream.tell())
-    expected = int(np.prod([int(side) for side in shape], dtype=object))
-    if data.size != expected:
+    shape = tuple(map(int, shape))  # True is an int as well
+    data = memoryview(body)[stream.tell() :]
+    if math.prod(shape) != len(data):
         raise RequestError(
-            400, f"the array of shape {list(shape)} is truncated or too long: {data.size} values instead of {expected}"
+            400, f"the array of shape {_shorten(list(shape))} is truncated or too long: it has {len(data)} values"
         )
-    array = data.reshape(shape, order="F" if fortran_order else "C")
-    _check_pixels(shape[-2], shape[-3], options.max_pixels)
+    height, width = shape[-3:-1]
+    if height * width > options.max_pixels:
+        raise RequestError(413, f"the image has {width} x {height} pixels; the maximum is {options.max_pixels:,}")
+    array = np.frombuffer(data, np.uint8).reshape(shape, order="F" if fortran_order else "C")
     if len(shape) == 3:
-        return Body([functools.partial(np.ascontiguousarray, array)], is_list=False)
+        return Body([array], is_list=False)
     _check_count(len(array), options)
-    return Body([functools.partial(np.ascontiguousarray, image) for image in array], is_list=True)
+    return Body(list(array), is_list=True)
 
 
 def _parse_json(text: bytes) -> Any:
@@ -175,8 +157,8 @@ def _parse_json(text: bytes) -> Any:
         raise RequestError(400, f"the JSON cannot be parsed: {_shorten(str(error))}") from None
 
 
-def _from_json(entry: Any, options: ServeOptions) -> Decode:
-    """Decoder of ``"<Base64>"``, ``{"b64": "<Base64>"}`` or ``{"image": …}`` with one of these."""
+def _from_json(entry: Any) -> bytes:
+    """Image file of ``"<Base64>"``, ``{"b64": "<Base64>"}`` or ``{"image": …}`` with one of these."""
     if isinstance(entry, dict):
         entry = entry.get("image", entry.get("b64"))
     if isinstance(entry, dict):
@@ -185,13 +167,15 @@ def _from_json(entry: Any, options: ServeOptions) -> Decode:
         raise RequestError(
             400, f'found {_shorten(entry)}; expected an image in Base64 as "…", {{"b64": "…"}} or {{"image": "…"}}'
         )
-    if entry.startswith("data:"):
-        entry = entry.partition(",")[2]
+    if entry[:5].lower() == "data:":
+        header, _, entry = entry.partition(",")
+        if not header.lower().endswith(";base64"):
+            raise RequestError(400, f"the data: URL starts with {_shorten(header)!r}; expected data:image/…;base64,…")
     try:
-        encoded = base64.b64decode(entry, validate=True)
+        # Line ends, as the command base64 writes them; nothing else is ignored.
+        return base64.b64decode(entry.encode("ascii").translate(None, b"\r\n"), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise RequestError(400, f"the image is not valid Base64: {error}") from None
-    return functools.partial(_decode, encoded, options.max_pixels)
+        raise RequestError(400, f"the image is not valid Base64: {_shorten(str(error))}") from None
 
 
 def _check_count(count: int, options: ServeOptions) -> None:
@@ -200,5 +184,8 @@ def _check_count(count: int, options: ServeOptions) -> None:
 
 
 def _shorten(value: Any) -> str:
-    text = str(value) if isinstance(value, str) else repr(value)
+    try:
+        text = str(value) if isinstance(value, str) else repr(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits, lists in lists in lists
+        text = f"a {type(value).__name__} too large to show"
     return text if len(text) <= 80 else f"{text[:77]}…"

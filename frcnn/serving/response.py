@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from werkzeug.datastructures import MIMEAccept
-from werkzeug.http import parse_accept_header, parse_options_header
+from werkzeug.http import parse_list_header, parse_options_header
 
-from frcnn.evaluation.visualize import draw_detections
 from frcnn.inference import Detections
 from frcnn.serving.request_body import JSON, JSON_LINES
 from frcnn.serving.request_error import RequestError
@@ -21,6 +18,7 @@ DRAWING_THRESHOLD = 0.5  # minimum score of a drawn box unless the client gives 
 JPEG_QUALITY = 92
 
 Style = Literal["detections", "prediction", "annotation"]
+STYLES: tuple[Style, ...] = ("annotation", "prediction")  # those that a media type names
 
 
 class ResponseFormat(NamedTuple):
@@ -53,44 +51,76 @@ class ImageResult(NamedTuple):
 ACCEPTED = (JSON, f"{JSON};prediction=1", f"{JSON};annotation=1", JSON_LINES, JPEG, PNG)
 
 
+class _MediaRange(NamedTuple):
+    """An entry of an Accept header, with its position in the header."""
+
+    media: str
+    style: Style
+    quality: float
+    position: int
+
+
 def negotiate(accept: str, content_type: str) -> ResponseFormat:
     """The best format that an Accept header allows; without the header JSON, or JSON Lines for a body of JSON Lines.
+
+    The quality of a format is that of the most specific range that covers it (RFC 9110, section 12.5.1), so that
+    ``q=0`` excludes it. Of equal ones the first in the header is chosen, of one range the default.
 
     Raises:
         RequestError: 406, none of the formats is acceptable.
     """
     default = ResponseFormat(JSON_LINES if content_type == JSON_LINES else JSON)
-    ranges = parse_accept_header(accept, MIMEAccept)
-    for value, quality in ranges:
-        if quality > 0 and (found := _format_for(value, default)):
-            return found
-    if not ranges:
+    if not accept.strip():
         return default
-    raise RequestError(406, f"no response of type {accept[:200]!r} is available; expected one of {', '.join(ACCEPTED)}")
+    ranges = _parse_accept(accept)
+    styled = [ResponseFormat(entry.media, entry.style) for entry in ranges if entry.media in (JSON, JSON_LINES)]
+    plain = [ResponseFormat(media) for media in (JSON, JSON_LINES, JPEG, PNG)]
+    best = default, 0.0, 0
+    for offered in dict.fromkeys([default, *plain, *styled]):
+        covering = [(specificity, entry) for entry in ranges if (specificity := _specificity(entry, offered))]
+        if covering:
+            entry = max(covering, key=lambda pair: pair[0])[1]
+            if (entry.quality, -entry.position) > best[1:]:
+                best = offered, entry.quality, -entry.position
+    if best[1] == 0:
+        raise RequestError(
+            406, f"no response of type {accept[:200]!r} is available; expected one of {', '.join(ACCEPTED)}"
+        )
+    return best[0]
 
 
-def _format_for(media_range: str, default: ResponseFormat) -> ResponseFormat | None:
-    media, parameters = parse_options_header(media_range.lower())
-    if media in ("*/*", "application/*"):
-        return default
-    if media in (JPEG, "image/*"):
-        return ResponseFormat(JPEG)
-    if media == PNG:
-        return ResponseFormat(PNG)
-    if media in (JSON, JSON_LINES):
-        if parameters.get("annotation") == "1":
-            return ResponseFormat(media, "annotation")
-        return ResponseFormat(media, "prediction" if parameters.get("prediction") == "1" else "detections")
-    return None
+def _parse_accept(accept: str) -> list[_MediaRange]:
+    ranges = []
+    for position, item in enumerate(parse_list_header(accept)):
+        media, parameters = parse_options_header(item.lower())
+        try:
+            quality = min(max(float(parameters.get("q", "1")), 0.0), 1.0)
+        except ValueError:
+            quality = 0.0
+        style: Style = "detections"
+        if media in (JSON, JSON_LINES):
+            style = next((name for name in STYLES if parameters.get(name) == "1"), "detections")
+        ranges.append(_MediaRange(media, style, quality, position))
+    return ranges
 
 
-def to_json(result: ImageResult, style: Style, class_names: Sequence[str], identity: dict[str, str]) -> dict[str, Any]:
+def _specificity(entry: _MediaRange, offered: ResponseFormat) -> int:
+    """How closely a range describes a format; 0 if it does not cover it."""
+    if entry.media == offered.media:
+        return 3 if entry.style == offered.style else 0
+    if offered.style != "detections":  # the other styles are for clients that name them
+        return 0
+    return {f"{offered.media.partition('/')[0]}/*": 2, "*/*": 1}.get(entry.media, 0)
+
+
+def to_json(result: ImageResult, style: Style, identity: dict[str, str]) -> dict[str, Any]:
     """Detections of one image as a JSON object.
 
     Args:
         identity: model version and variant; the built-in algorithm's styles have no fields for them.
     """
-    boxes, scores, labels = result.detections
+    detections = result.detections
+    boxes, scores, labels = detections.boxes, detections.scores, detections.labels
     if style == "prediction":
         scale = np.array([result.width, result.height] * 2)
         rows = np.concatenate([labels[:, None] - 1, scores[:, None], boxes / scale], axis=1, dtype=np.float64)
@@ -113,7 +143,7 @@ def to_json(result: ImageResult, style: Style, class_names: Sequence[str], ident
             ],
         }
     return {
-        "labels": [class_names[label - 1] for label in labels.tolist()],
+        "labels": detections.names,
         "scores": rounded,
         "boxes": pixels,
         "image_size": {"width": result.width, "height": result.height},
@@ -128,9 +158,9 @@ def write_json(documents: list[dict[str, Any]], accepted: ResponseFormat, is_lis
     return json.dumps({"predictions": documents} if is_list else documents[0]).encode() + b"\n"
 
 
-def draw(pixels: np.ndarray, detections: Detections, class_names: Sequence[str], media: str) -> bytes:
+def draw(pixels: np.ndarray, detections: Detections, media: str) -> bytes:
     """The image ``[H, W, 3]`` with the boxes drawn, encoded."""
-    image = draw_detections(pixels, detections, class_names, score_threshold=0.0)
+    image = detections.draw(pixels, score_threshold=0.0)
     encoded = io.BytesIO()
     image.save(encoded, "JPEG" if media == JPEG else "PNG", quality=JPEG_QUALITY)
     return encoded.getvalue()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
+from urllib.parse import unquote
 
 import numpy as np
 
 from frcnn.inference import Detections
+from frcnn.serving.custom_attributes import parse_attributes
 from frcnn.serving.request_error import RequestError
 
-CUSTOM_ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
 PARAMETERS = ("score_threshold", "max_detections", "classes")
 MAX_NAMES_SHOWN = 20  # class names listed in an error message
 
@@ -34,7 +36,12 @@ class Selection(NamedTuple):
         if self.labels is not None:
             selected &= np.isin(detections.labels, sorted(self.labels))
         rows = np.flatnonzero(selected)[: self.max_detections]
-        return Detections(detections.boxes[rows], detections.scores[rows], detections.labels[rows])
+        return replace(
+            detections,
+            boxes=detections.boxes[rows],
+            scores=detections.scores[rows],
+            labels=detections.labels[rows],
+        )
 
 
 def read_selection(query: Iterable[tuple[str, str]], attributes: str, class_names: Sequence[str]) -> Selection:
@@ -46,7 +53,7 @@ def read_selection(query: Iterable[tuple[str, str]], attributes: str, class_name
         RequestError: 400, unknown parameter or bad value; 422, the model has no such class.
     """
     values: dict[str, list[str]] = {}
-    for key, value in _parse_attributes(attributes):
+    for key, value in parse_attributes(attributes):
         if key in PARAMETERS:
             values.setdefault(key, []).append(value)
     from_query: dict[str, list[str]] = {}
@@ -61,18 +68,6 @@ def read_selection(query: Iterable[tuple[str, str]], attributes: str, class_name
         None if max_detections is None else int(max_detections),
         _labels(values["classes"], class_names) if "classes" in values else None,
     )
-
-
-def _parse_attributes(attributes: str) -> list[tuple[str, str]]:
-    """Pairs of the header; a part without "=" continues the value before it, so that ``classes=a,b`` is one pair."""
-    pairs: list[tuple[str, str]] = []
-    for part in attributes.split(","):
-        key, equals, value = part.partition("=")
-        if equals:
-            pairs.append((key.strip(), value.strip()))
-        elif pairs and part.strip():
-            pairs[-1] = (pairs[-1][0], f"{pairs[-1][1]},{part.strip()}")
-    return pairs
 
 
 def _number(values: dict[str, list[str]], name: str, low: float, high: float, integer: bool = False) -> float | None:
@@ -90,10 +85,21 @@ def _number(values: dict[str, list[str]], name: str, low: float, high: float, in
 
 
 def _labels(texts: list[str], class_names: Sequence[str]) -> frozenset[int]:
-    # Try the whole text first: a class name may contain a comma.
-    names = [name for text in texts for name in ([text] if text in class_names else text.split(","))]
+    names = [name for text in texts for name in _split_names(text, class_names)]
     unknown = [name for name in names if name not in class_names]
     if unknown:
         known = ", ".join(class_names[:MAX_NAMES_SHOWN]) + (" …" if len(class_names) > MAX_NAMES_SHOWN else "")
         raise RequestError(422, f"the model has no class {unknown[0][:80]!r}; its classes are {known}")
     return frozenset(class_names.index(name) + 1 for name in names)
+
+
+def _split_names(text: str, class_names: Sequence[str]) -> list[str]:
+    """Class names in a list with commas. A name may contain commas, and be percent-encoded, as a header requires."""
+    for whole in (text, unquote(text)):
+        if whole in class_names:
+            return [whole]
+    names = []
+    for part in text.split(","):
+        candidates = (part, part.strip(), unquote(part.strip()))
+        names.append(next((name for name in candidates if name in class_names), part.strip()))
+    return names

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import grp
 import os
-import pwd
-import re
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
 from frcnn.errors import EXIT_FAILURE, UserError, print_message
 from frcnn.gpus import count_gpus
 from frcnn.serving.model_source import find_model
+from frcnn.serving.nginx import find_nginx, nginx_config, nginx_folder
 from frcnn.serving.options import ServeOptions
-from frcnn.serving.wsgi import METRICS, MODEL, OPTIONS, SOCKET, address, terminate_with_parent
+from frcnn.serving.scratch import SOCKET, Settings, scratch_folder, write_settings
+from frcnn.serving.wsgi import terminate_with_parent
 
 GUNICORN_DRAIN = 3.0  # seconds of the drain timeout reserved for gunicorn, which is idle once nginx has drained
-NGINX_EXTRA_TIMEOUT = 10.0  # seconds that nginx waits for a worker beyond the worker's own request timeout
 POLL_INTERVAL = 0.1  # seconds
 GPU_BATCH = 8  # default of max_batch
 
@@ -40,68 +37,77 @@ def serve(options: ServeOptions) -> int:
     Raises:
         UserError: no model was found, the port is in use, or nginx is missing.
     """
-    with tempfile.TemporaryDirectory(prefix="frcnn-serve-") as folder:
-        scratch = Path(folder)
-        scratch.chmod(0o711)  # nginx's workers open the socket as another user
-        model = find_model(options.model.resolve(), scratch)
-        nginx = _find_nginx() if options.nginx else None
-        _check_port(options)
-        options = _with_machine_defaults(options, count_gpus())
-        (scratch / OPTIONS).write_text(options.model_dump_json())
-        (scratch / MODEL).write_text(str(model))
-        (scratch / METRICS).mkdir()
-        with _Signals() as signals:
-            return _supervise(_start(options, scratch, nginx, signals), signals, options)
+    with _Signals() as signals, scratch_folder("frcnn-serve-") as scratch, nginx_folder() as shared:
+        with contextlib.suppress(_Stopped), signals.as_exception():
+            nginx = find_nginx(options.nginx)
+            options = _with_machine_defaults(options, bool(nginx), count_gpus())
+            _check_port(options)
+            model = find_model(options.model.resolve(), scratch)
+            write_settings(scratch, Settings(options, model, shared))
+        if signals.received:
+            return 0
+        return _supervise(_start(options, scratch, shared, nginx, signals), signals, options)
+
+
+class _Stopped(Exception):
+    """A signal to stop arrived before any process was started."""
 
 
 class _Signals:
-    """SIGTERM and SIGINT as a flag."""
+    """SIGTERM, SIGINT and SIGHUP as a flag, or as an exception."""
 
     received = False
+    _raise = False
 
     def __enter__(self) -> _Signals:
-        self._previous = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        self._previous = {number: signal.signal(number, self._on_signal) for number in numbers}
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
+    @contextlib.contextmanager
+    def as_exception(self) -> Iterator[None]:
+        """Raise _Stopped inside this context, for steps that take long; the exception leaves no process behind."""
+        if self.received:
+            raise _Stopped
+        self._raise = True
+        try:
+            yield
+        finally:
+            self._raise = False
+
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.received = True
+        if self._raise:
+            self._raise = False
+            raise _Stopped
 
 
-def _start(options: ServeOptions, scratch: Path, nginx: str | None, signals: _Signals) -> Processes:
+def _start(options: ServeOptions, scratch: Path, shared: Path, nginx: str | None, signals: _Signals) -> Processes:
     """Start the processes; the outermost comes first in the dict. nginx starts once gunicorn listens."""
-    gunicorn = _run([sys.executable, "-m", "frcnn.serving.wsgi", str(scratch)])
+    # TensorFlow writes temporary files as well, and its processes do not live to remove them.
+    gunicorn = _run([sys.executable, "-m", "frcnn.serving.wsgi", str(scratch)], {"TMPDIR": str(scratch)})
     if nginx is None:
         return {"gunicorn": gunicorn}
-    while not ((scratch / SOCKET).exists() or signals.received or gunicorn.poll() is not None):
+    while not ((shared / SOCKET).exists() or signals.received or gunicorn.poll() is not None):
         time.sleep(POLL_INTERVAL)
-    file = scratch / "nginx.conf"
-    file.write_text(nginx_config(options, scratch))
-    return {"nginx": _run([nginx, "-p", str(scratch), "-e", "stderr", "-c", str(file)]), "gunicorn": gunicorn}
+    file = shared / "nginx.conf"
+    file.write_text(nginx_config(options, shared))
+    return {"nginx": _run([nginx, "-p", str(shared), "-e", "stderr", "-c", str(file)]), "gunicorn": gunicorn}
 
 
-def _run(command: list[str]) -> subprocess.Popen[bytes]:
+def _run(command: list[str], variables: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
     """Start a process in a process group of its own, so that Ctrl-C reaches only the supervisor."""
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=terminate_with_parent)
-
-
-def nginx_config(options: ServeOptions, scratch: Path) -> str:
-    """The template ``nginx.conf`` with its ``@name@`` placeholders filled in."""
-    values = {
-        "user": _nginx_user(),
-        "scratch": str(scratch),
-        "processes": str(min(os.cpu_count() or 1, 4)),
-        "drain": f"{options.drain_timeout:g}",
-        "body": str(options.max_body_mb),
-        "socket": str(scratch / SOCKET),
-        "address": address(options),
-        "timeout": f"{options.request_timeout + NGINX_EXTRA_TIMEOUT:.0f}",
-    }
-    template = (Path(__file__).parent / "nginx.conf").read_text()
-    return re.sub(rf"@({'|'.join(values)})@", lambda match: values[match[1]], template)
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=terminate_with_parent,
+        env={**os.environ, **(variables or {})},
+    )
 
 
 def _supervise(processes: Processes, signals: _Signals, options: ServeOptions) -> int:
@@ -149,28 +155,6 @@ def _describe_exit(code: int) -> str:
     return f"by signal {-code}" if code < 0 else f"with exit code {code}"
 
 
-def _find_nginx() -> str:
-    found = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
-    if not found:
-        raise UserError(
-            "nginx is not installed; run scripts/install_system_packages.sh serve, or serve without it: --no-nginx"
-        )
-    return found
-
-
-def _nginx_user() -> str:
-    """The ``user`` directive, which nginx needs when started by root: its default user does not exist everywhere."""
-    if os.geteuid() != 0:
-        return ""
-    for name in ("www-data", "nginx", "nobody"):
-        try:
-            user = pwd.getpwnam(name)
-        except KeyError:
-            continue
-        return f"user {name} {grp.getgrgid(user.pw_gid).gr_name};"
-    return "user root;"
-
-
 def _check_port(options: ServeOptions) -> None:
     try:
         found = socket.getaddrinfo(options.bind, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -185,9 +169,10 @@ def _check_port(options: ServeOptions) -> None:
         ) from error
 
 
-def _with_machine_defaults(options: ServeOptions, gpus: int) -> ServeOptions:
+def _with_machine_defaults(options: ServeOptions, nginx: bool, gpus: int) -> ServeOptions:
     """The options with None replaced by what suits this machine."""
     defaults = {
+        "nginx": nginx,
         "workers": options.workers or gpus or 1,
         "max_batch": options.max_batch or (GPU_BATCH if gpus else 1),
     }

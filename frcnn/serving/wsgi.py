@@ -18,7 +18,7 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.errors import HaltServer
 
 from frcnn.errors import EXIT_FAILURE, UserError, print_message
-from frcnn.serving.options import ServeOptions
+from frcnn.serving.scratch import METRICS, SOCKET, Settings, listen_address, read_settings
 from frcnn.startup import import_tensorflow
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     from frcnn.serving.engine import Engine
 
-# Names in the scratch folder.
-OPTIONS, MODEL, METRICS, SOCKET = "options.json", "model-folder.txt", "metrics", "gunicorn.sock"
 SPARE_THREADS = 8  # besides one per admitted request: for pings, and to reject requests
 PR_SET_PDEATHSIG = 1  # of Linux' prctl(2)
 
@@ -49,17 +47,17 @@ class Application(BaseApplication):
 
     def __init__(self, scratch: Path) -> None:
         self.scratch = scratch
-        self.options = ServeOptions.model_validate_json((scratch / OPTIONS).read_text())
+        self.settings = read_settings(scratch)
         self.worker_number = 0
         super().__init__()
 
     def load_config(self) -> None:
-        options = self.options
+        options = self.settings.options
         settings = {
-            "bind": f"unix:{self.scratch / SOCKET}" if options.nginx else address(options),
-            "umask": 0,  # nginx's workers run as another user if root started it
+            "bind": f"unix:{self.settings.shared / SOCKET}" if options.nginx else listen_address(options),
+            "umask": 0,  # nginx's workers may run as another user; no one else can open the socket's folder
             "workers": options.workers or 1,
-            "worker_class": "gthread",
+            "worker_class": "frcnn.serving.gunicorn_worker.Worker",
             "threads": options.queue_size + SPARE_THREADS,
             "worker_connections": 2048,
             "backlog": 2048,
@@ -79,7 +77,7 @@ class Application(BaseApplication):
             self.cfg.set(name, value)
 
     def load(self) -> ServingWorker:
-        return ServingWorker(self.options, self.scratch, self.worker_number)
+        return ServingWorker(self.settings, self.scratch, self.worker_number)
 
     def run(self) -> None:
         Arbiter(self).run()
@@ -88,8 +86,8 @@ class Application(BaseApplication):
 class ServingWorker:
     """The WSGI application of one worker. It responds with 503 while TensorFlow is imported in the background."""
 
-    def __init__(self, options: ServeOptions, scratch: Path, number: int) -> None:
-        self._options = options
+    def __init__(self, settings: Settings, scratch: Path, number: int) -> None:
+        self._settings = settings
         self._scratch = scratch
         self._number = number
         self._engine: Engine | None = None
@@ -120,19 +118,15 @@ class ServingWorker:
             from frcnn.serving.predictor import create_app
 
             _use_one_gpu(self._number)
-            health = Health(self._scratch, self._number, self._options.workers or 1)
-            self._engine = Engine(self._options, Path((self._scratch / MODEL).read_text()), health, exit_worker)
-            self._app = create_app(self._options, self._engine, health, self._scratch / METRICS)
+            options = self._settings.options
+            health = Health(self._scratch, self._number, options.workers or 1)
+            self._engine = Engine(options, self._settings.model, health, exit_worker)
+            self._app = create_app(options, self._engine, health, self._scratch / METRICS)
         except UserError as error:
             exit_worker(str(error))
         except Exception as error:
             logger.exception("the worker failed to start")
             exit_worker(f"the worker failed to start: {type(error).__name__}")
-
-
-def address(options: ServeOptions) -> str:
-    """``bind:port`` in the notation of nginx and gunicorn."""
-    return f"[{options.bind}]:{options.port}" if ":" in options.bind else f"{options.bind}:{options.port}"
 
 
 def _use_one_gpu(worker_number: int) -> None:

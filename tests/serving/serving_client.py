@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import signal
 import socket
@@ -26,12 +27,16 @@ class Endpoint:
     """A running ``frcnn serve``."""
 
     def __init__(self, model: Path, folder: Path, *flags: str) -> None:
+        # A long path with blanks and quotes, which neither nginx nor sockets take as it is.
+        self.temporary = folder / f'temporary "folder" {"of a long name " * 8}'
+        self.temporary.mkdir()
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._files = [folder / "stdout", folder / "stderr"]
         command = [sys.executable, "-m", "frcnn.cli", "serve", "--model", str(model), "--port", str(self.port), *flags]
         with self._files[0].open("wb") as out, self._files[1].open("wb") as err:
-            self.process = subprocess.Popen(command, stdout=out, stderr=err)
+            environment = {**os.environ, "TMPDIR": str(self.temporary)}
+            self.process = subprocess.Popen(command, stdout=out, stderr=err, env=environment)
 
     def post(
         self, body: bytes, content_type: str = "image/png", accept: str | None = None, **options: Any

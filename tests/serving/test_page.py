@@ -99,7 +99,7 @@ def test_a_file_that_is_not_an_image_shows_the_error(page: Page) -> None:
     page.evaluate(DROP, [base64.b64encode(b"not an image").decode(), "notes.png"])
     status = page.locator("#status")
     expect(status).to_have_text(
-        "the image is damaged or of an unknown format; expected JPEG, PNG, WEBP, GIF, BMP, TIFF", timeout=WAIT
+        "the image is not an image of a known format; expected JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF", timeout=WAIT
     )
     expect(status).to_have_class("error")
     expect(page.locator("#stage")).to_be_hidden()

@@ -52,6 +52,12 @@ def assert_same(answer: dict[str, Any], expected: Detections, size: tuple[int, i
         ("application/json", json.dumps({"image": b64(encode(IMAGE))}).encode()),
         ("application/json; charset=utf-8", json.dumps({"image": {"b64": b64(encode(IMAGE))}}).encode()),
         ("application/json", json.dumps({"image": "data:image/png;base64," + b64(encode(IMAGE))}).encode()),
+        ("application/json", json.dumps({"image": base64.encodebytes(encode(IMAGE)).decode()}).encode()),
+        ("application/json", json.dumps({"image": b64(encode(IMAGE)).replace("A", "A\r\n")}).encode()),
+        ("application/octet-stream", encode(IMAGE)),
+        ("application/octet-stream", npy(IMAGE)),
+        ("application/octet-stream", b"\n " + json.dumps({"image": b64(encode(IMAGE))}).encode()),
+        ("", encode(IMAGE)),
     ],
 )
 def test_one_image_in_every_content_type(
@@ -105,7 +111,7 @@ def test_a_broken_line_does_not_fail_the_other_lines(endpoint: Endpoint, detecto
     for answer in (answers[0], answers[3]):
         assert_same(answer, expected, (90, 60))
     assert [answer["status"] for answer in answers[1:3]] == [400, 400]
-    assert "damaged or of an unknown format" in answers[1]["error"]
+    assert "not an image of a known format" in answers[1]["error"]
     assert "JSON cannot be parsed" in answers[2]["error"]
 
 

@@ -9,7 +9,7 @@ from frcnn.inference import Detections
 from frcnn.serving.request_error import RequestError
 from frcnn.serving.selection import Selection, read_selection
 
-NAMES = ("cell", "dust, fine", "hair")
+NAMES = ("cell", "dust, fine", "hair", "猫", "100%")
 FOUND = Detections(
     np.arange(16, dtype=np.float32).reshape(4, 4),
     np.array([0.9, 0.8, 0.5, 0.1], np.float32),
@@ -27,6 +27,11 @@ FOUND = Detections(
         ([], "alone,classes=hair", Selection(labels=frozenset({3}))),
         ([("classes", "cell,hair")], "", Selection(labels=frozenset({1, 3}))),
         ([("classes", "dust, fine"), ("classes", "hair")], "", Selection(labels=frozenset({2, 3}))),
+        ([("classes", "cell, hair")], "", Selection(labels=frozenset({1, 3}))),
+        ([], "classes=cell, hair", Selection(labels=frozenset({1, 3}))),
+        ([], "classes=dust, fine", Selection(labels=frozenset({2}))),
+        ([], "classes=%E7%8C%AB,cell", Selection(labels=frozenset({1, 4}))),
+        ([("classes", "100%")], "", Selection(labels=frozenset({5}))),
         ([("score_threshold", "1e-1")], "score_threshold=0.5,max_detections=2", Selection(0.1, 2)),
         ([("score_threshold", "0.2"), ("score_threshold", "0.3")], "", Selection(0.3)),
     ],

@@ -18,12 +18,14 @@ from pathlib import Path
 import pytest
 import requests
 from click.testing import CliRunner
+from raw_http import assert_malformed_requests_get_json_errors
 from serving_client import NGINX, Endpoint, children, encode, make_image
 
 from frcnn.cli import main
 from frcnn.errors import UserError
+from frcnn.serving import nginx
+from frcnn.serving.nginx import find_nginx, nginx_config
 from frcnn.serving.options import ServeOptions
-from frcnn.serving.server import nginx_config
 
 Start = Callable[..., Endpoint]
 needs_nginx = pytest.mark.skipif(not NGINX, reason="nginx is not installed; scripts/install_system_packages.sh serve")
@@ -65,6 +67,7 @@ def test_sigterm_under_load_loses_no_accepted_request(served_model: Path, start:
     assert len(endpoint.log()) == len(statuses)
     assert "Traceback" not in endpoint.errors()
     assert "requests in flight are lost" not in endpoint.errors()
+    assert list(endpoint.temporary.iterdir()) == []
 
 
 def test_two_busy_workers_from_an_archive_without_nginx_and_the_death_of_one(
@@ -73,7 +76,7 @@ def test_two_busy_workers_from_an_archive_without_nginx_and_the_death_of_one(
     with tarfile.open(tmp_path / "model.tar.gz", "w:gz") as tar:
         tar.add(served_model, ".")
     tmp_path.chmod(0o555)
-    flags = ("--workers", "2", "--queue-size", "1", "--max-images", "1", "--model-version", "7")
+    flags = ["--workers", "2", "--queue-size", "1", "--max-images", "1", "--model-version", "7", "--max-body-mb", "30"]
     endpoint = start(tmp_path, "--no-nginx", "--no-page", *flags).wait_until_healthy()
     assert endpoint.post(IMAGE).json()["model_version"] == "7"
     assert "variant" not in endpoint.post(IMAGE).json()
@@ -85,6 +88,7 @@ def test_two_busy_workers_from_an_archive_without_nginx_and_the_death_of_one(
     assert {answer.status_code for answer in answers} == {200, 503}
     refused = next(answer for answer in answers if answer.status_code == 503)
     assert (refused.json()["error"], refused.headers["Retry-After"]) == ("the endpoint is busy; try again", "1")
+    assert_malformed_requests_get_json_errors(endpoint)
     worker, _ = endpoint.workers()
     os.kill(worker, signal.SIGKILL)
     assert endpoint.process.wait(60) == 1
@@ -165,15 +169,60 @@ def test_options_reach_the_workers() -> None:
 @needs_nginx
 @pytest.mark.parametrize("bind", ["127.0.0.1", "0.0.0.0", "::1"])
 def test_nginx_accepts_its_configuration(tmp_path: Path, bind: str) -> None:
-    file = tmp_path / "nginx.conf"
-    file.write_text(nginx_config(ServeOptions(model=tmp_path, bind=bind, max_body_mb=7, request_timeout=20), tmp_path))
+    folder = tmp_path / 'a "b" {c};'
+    folder.mkdir()
+    file = folder / "nginx.conf"
+    file.write_text(nginx_config(ServeOptions(model=tmp_path, bind=bind, max_body_mb=7, request_timeout=20), folder))
     assert re.findall(r"@\w+@", file.read_text()) == []
     assert "client_max_body_size 7m;" in file.read_text()
     assert "proxy_read_timeout 30s;" in file.read_text()
     tested = subprocess.run(
-        [str(NGINX), "-t", "-p", tmp_path, "-e", "stderr", "-c", file], capture_output=True, text=True, check=False
+        [str(NGINX), "-t", "-p", folder, "-e", "stderr", "-c", file], capture_output=True, text=True, check=False
     )
     assert tested.returncode == 0, tested.stderr
+
+
+@needs_nginx
+def test_temporary_folders_are_private(endpoint: Endpoint) -> None:
+    """The socket is not below TMPDIR, whose path is too long for one."""
+    folders = list(endpoint.temporary.iterdir())
+    arguments = Path(f"/proc/{children(endpoint.process.pid, 'nginx')[0]}/cmdline").read_text().split("\0")
+    shared = Path(arguments[arguments.index("-p") + 1])
+    assert len(folders) == 1
+    for folder in (*folders, shared):
+        assert folder.stat().st_mode & 0o777 == 0o700
+    assert (shared / "gunicorn.sock").is_socket()
+    assert len(str(shared / "gunicorn.sock")) <= 107
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_in_the_first_moments_leaves_nothing_behind(
+    served_model: Path, start: Start, number: signal.Signals
+) -> None:
+    endpoint = start(served_model, "--no-nginx")
+    while not list(endpoint.temporary.iterdir()):
+        time.sleep(0.001)
+    assert endpoint.stop(number) == 0
+    assert list(endpoint.temporary.iterdir()) == []
+    assert endpoint.errors() == ""
+
+
+def test_without_nginx_only_a_container_refuses_to_serve(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert find_nginx(False) is None
+    monkeypatch.setattr(nginx.shutil, "which", lambda name, path=None: None)
+    assert find_nginx(None) is None
+    assert "nginx is not installed: serving without it" in capsys.readouterr().err
+    with pytest.raises(UserError, match="nginx is not installed; run "):
+        find_nginx(True)
+
+
+@pytest.mark.parametrize("option", ["variant", "model_version"])
+@pytest.mark.parametrize("value", ["modèle", "a\nb", "a b", "", "a,b", "x" * 129])
+def test_names_that_headers_cannot_carry_are_refused(option: str, value: str) -> None:
+    with pytest.raises(UserError, match=rf"option '{option}' is .*because it is sent in HTTP headers"):
+        ServeOptions(model=Path("model"), **{option: value})  # type: ignore[arg-type]
 
 
 def assert_nobody_listens(endpoint: Endpoint) -> None:
