@@ -19,6 +19,7 @@ import threading
 import time
 from datetime import datetime, timezone
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from frcnn.errors import UserError
@@ -32,7 +33,7 @@ _held: dict[Path, RunLock] = {}
 
 
 class RunLock:
-    """A lock that this process holds; see :meth:`acquire`."""
+    """A lock that this process holds, see :meth:`acquire`; as a context manager it is released at the end."""
 
     def __init__(self, file: Path, content: dict[str, Any]) -> None:
         self.file = file
@@ -63,6 +64,14 @@ class RunLock:
         lock = _held[file] = cls(file, content)
         atexit.register(lock.release)
         return lock
+
+    def __enter__(self) -> RunLock:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
 
     def is_ours(self) -> bool:
         """Whether the file still has the content that this process wrote."""

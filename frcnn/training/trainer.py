@@ -141,7 +141,11 @@ class Trainer:
         config = self.config
         batches = self.shard.batches(self.train_index, config, self.step, self.unreadable_images)
         saved = time.monotonic()
-        with self._open_progress() as progress, contextlib.nullcontext(stop) if stop else StopRequest() as self.stop:
+        with (
+            self.lock or contextlib.nullcontext(),
+            self._open_progress() as progress,
+            contextlib.nullcontext(stop) if stop else StopRequest() as self.stop,
+        ):
             self.progress = progress
             for message in self.messages:
                 progress.message(message)
@@ -168,8 +172,6 @@ class Trainer:
                     "rerun the same command to resume"
                 )
         self.watchdog.end()
-        if self.lock:
-            self.lock.release()
         # A rank that exits with another code than 0 makes mpirun kill the others: not before rank 0 has saved.
         self.world.barrier()
         return self.folders.model

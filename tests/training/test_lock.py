@@ -110,9 +110,10 @@ def test_the_same_process_may_open_its_run_again(tmp_path: Path) -> None:
     assert RunLock.acquire(tmp_path) is held
     held.release()
     held.release()
-    again = RunLock.acquire(tmp_path)
-    assert again is not held
-    again.release()
+    with RunLock.acquire(tmp_path) as again:
+        assert again is not held
+        assert again.file.exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_lock_that_was_taken_over_is_noticed_and_a_deleted_one_is_written_again(tmp_path: Path) -> None:
