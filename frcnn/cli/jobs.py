@@ -58,6 +58,8 @@ def launch_job(
     job = load_request(TrainingJob, file, overrides)
     request = job.request_for_aws()
     paid = cost(job.instance_count, job.instance_type, job.max_hours + job.keep_alive_minutes / 60, price)
+    if source := job.weights_source():
+        print_message(f"weights {source!r} are uploaded to {job.weights_uri()} before the job starts")
     print_message(f"{job.processes()} processes; maximum cost: {paid}{', less on spot' if job.spot else ''}")
     if dry_run:
         print_plan(request, json_file)
