@@ -87,9 +87,9 @@ class Report:
         most = max(len(record.labels) for record in records)
         lines = [
             *self.index.summary.lines(),
-            f"  {len(self.index.class_names)} classes, at most {most} boxes in an image",
-            f"  {len(sizes)} image sizes, most often {width} x {height} ({count})",
-            f"  fingerprint {self.index.fingerprint}",
+            f"  classes: {len(self.index.class_names)}; boxes in an image: at most {most}",
+            f"  image sizes: {len(sizes)}, most often {width} x {height} ({count})",
+            f"  fingerprint: {self.index.fingerprint}",
         ]
         return "\n".join(lines)
 
