@@ -86,7 +86,7 @@ REPLACEMENTS = [
     (
         "roi_align_cuda.cc",
         r"set_bytes\(targets.level\[level\], 0",
-        "set_bytes(targets.level[level], 1",
+        "set_bytes(targets.level[level], 0x3F",
         "sums not zeroed",
     ),
     ("roi_align.h", r"\(1\.0f - fraction\) \* share(?=\);)", "fraction * share", "swapped weight"),
