@@ -23,12 +23,12 @@ class Evaluation(NamedTuple):
 
     Attributes:
         metrics: COCO metrics; None on ranks other than 0.
-        index: the split, with the model's classes.
+        split: the index of the split, with the model's classes.
         unreadable: path and reason of the images that counted as blank, of all ranks.
     """
 
     metrics: Metrics | None
-    index: Index
+    split: Index
     unreadable: dict[str, str]
 
 

@@ -53,7 +53,7 @@ def _decode(encoded: bytes, max_pixels: int) -> tuple[bytes, bytes | memoryview]
     status, message = 400, "the image cannot be decoded"
     try:
         pixels = decode_image(encoded, max_pixels=max_pixels, use_tensorflow=False)
-        return RESPONSE.pack(OK, *pixels.shape[:2]), memoryview(np.ascontiguousarray(pixels)).cast("B")
+        return RESPONSE.pack(OK, *pixels.shape[:2]), np.ascontiguousarray(pixels).data.cast("B")
     except ImageTooLarge as error:
         status, message = 413, str(error)
     except UnreadableImage as error:

@@ -46,7 +46,7 @@ def _open_stream(archive: Path) -> BinaryIO:
         head = file.read(6)
     for magic, module in ((b"\x1f\x8b", gzip), (b"BZh", bz2), (b"\xfd7zXZ\0", lzma)):
         if head.startswith(magic):
-            return module.open(archive, "rb")  # type: ignore[attr-defined, no-any-return]
+            return module.open(archive, "rb")
     return archive.open("rb")
 
 

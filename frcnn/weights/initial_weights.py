@@ -10,15 +10,8 @@ import keras
 from frcnn.config import Config, load_config
 from frcnn.data.problems import first_few
 from frcnn.errors import UserError
-from frcnn.weights.model_folder import (
-    CONFIG,
-    LABELS,
-    PREDICTORS,
-    WEIGHTS,
-    ModelFolder,
-    load_weights,
-    read_model_folder,
-)
+from frcnn.weights.model_files import CONFIG, LABELS, WEIGHTS
+from frcnn.weights.model_folder import PREDICTORS, ModelFolder, load_weights, read_model_folder
 from frcnn.weights.published import resolve_weights
 
 # Options that change what the network computes but not the shapes of its tensors, so that no error would show. Norms
