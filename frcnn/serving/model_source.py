@@ -7,13 +7,19 @@ import gzip
 import lzma
 import tarfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from frcnn.errors import UserError
 from frcnn.weights.model_files import REQUIRED
 
 ARCHIVE = "model.tar.gz"
+_OPENERS: tuple[tuple[bytes, Callable[[Path], Any]], ...] = (
+    (b"\x1f\x8b", gzip.open),
+    (b"BZh", bz2.open),
+    (b"\xfd7zXZ\0", lzma.open),
+)
 
 
 def find_model(source: Path, scratch: Path) -> Path:

@@ -23,7 +23,6 @@ from serving_client import NGINX, Endpoint, children, encode, make_image
 
 from frcnn.cli import main
 from frcnn.errors import UserError
-from frcnn.serving import nginx
 from frcnn.serving.nginx import find_nginx, nginx_config
 from frcnn.serving.options import ServeOptions
 
@@ -211,7 +210,7 @@ def test_without_nginx_only_a_container_refuses_to_serve(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert find_nginx(False) is None
-    monkeypatch.setattr(nginx.shutil, "which", lambda name, path=None: None)
+    monkeypatch.setattr("frcnn.serving.nginx.shutil.which", lambda name, path=None: None)
     assert find_nginx(None) is None
     assert "nginx is not installed: serving without it" in capsys.readouterr().err
     with pytest.raises(UserError, match="nginx is not installed; run "):
