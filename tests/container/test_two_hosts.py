@@ -189,8 +189,14 @@ def test_killed_host_ends_the_other_and_is_named(long_job: PreparedJob, killed: 
     assert killed in long_job.failure(other).splitlines()[0]
 
 
-def test_hosts_with_sharded_images_train_together(job: PreparedJob, shapes_channel: Path) -> None:
-    """ShardedByS3Key: every third image on the first host, the others on the second, all annotations on both."""
+def test_hosts_with_sharded_images_train_together(
+    job: PreparedJob, shapes_channel: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ShardedByS3Key: every third image on the first host, the others on the second, all annotations on both.
+
+    The toolkit prints its environment, in which the SSH secret must not be.
+    """
+    monkeypatch.setenv("FRCNN_SSH_SECRET", "the-secret")
     for number, name in enumerate(NAMES):
         channels = job.folder / name / "input" / "data"
         shutil.copytree(shapes_channel / "annotations", channels / "annotations")
@@ -205,3 +211,16 @@ def test_hosts_with_sharded_images_train_together(job: PreparedJob, shapes_chann
     steps = [int(step) for step in re.findall(r"train step=(\d+) ", job.log("algo-1"))]
     assert steps == list(range(1, 9))
     assert (job.folder / "algo-1" / "model" / "weights.safetensors").is_file()
+    assert not any("the-secret" in job.log(name) for name in NAMES)
+
+
+def test_failure_of_one_host_before_training_ends_both_with_its_reason(job: PreparedJob, shapes_channel: Path) -> None:
+    """The toolkit alone would let the leader wait an hour for the SSH daemon of a worker with a bad channel."""
+    shutil.copytree(shapes_channel, job.folder / "algo-1" / "input" / "data" / "training")
+    (job.folder / "algo-2" / "input" / "data" / "training").mkdir()
+    job.start({}, {"training": {"TrainingInputMode": "File"}})
+    assert [job.ended(name) for name in NAMES] == [1, 1], job.log("algo-1") + job.log("algo-2")
+    reasons = [job.failure(name) for name in NAMES]
+    assert reasons[0] == reasons[1]
+    assert re.match(r"no annotation file of the train split .*training \(nothing\).* \(host algo-2\)\n", reasons[0])
+    assert "mpirun --host" not in job.log("algo-1")
