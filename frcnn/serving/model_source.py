@@ -50,9 +50,10 @@ def _open_stream(archive: Path) -> BinaryIO:
     """The uncompressed bytes of an archive."""
     with archive.open("rb") as file:
         head = file.read(6)
-    for magic, module in ((b"\x1f\x8b", gzip), (b"BZh", bz2), (b"\xfd7zXZ\0", lzma)):
+    for magic, opener in _OPENERS:
         if head.startswith(magic):
-            return module.open(archive, "rb")
+            stream: BinaryIO = opener(archive)
+            return stream
     return archive.open("rb")
 
 

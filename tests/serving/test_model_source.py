@@ -80,21 +80,29 @@ def test_compressions(model: Path, tmp_path: Path, compression: str) -> None:
 
 
 @pytest.mark.parametrize("compression", ["gz", "bz2", "xz"])
-def test_a_damaged_archive_is_rejected_wherever_the_damage_is(model: Path, tmp_path: Path, compression: str) -> None:
+def test_a_damaged_archive_never_gives_other_weights(model: Path, tmp_path: Path, compression: str) -> None:
     """Stored blocks: without the checksum at the end, changed weights would unpack without an error."""
-    (model / "weights.safetensors").write_bytes(bytes(range(256)) * 400)
+    weights = bytes(range(256)) * 400
+    (model / "weights.safetensors").write_bytes(weights)
     archive = tmp_path / "model.tar.gz"
     level = {"compresslevel": 0} if compression == "gz" else {}
     with tarfile.open(archive, f"w:{compression}", **level) as tar:  # type: ignore[call-overload]
         tar.add(model, ".")
     whole = archive.read_bytes()
     find_model(archive, tmp_path / "whole")
+    rejected = 0
     for number, offset in enumerate(range(len(whole) // 20, len(whole), len(whole) // 20)):
         damaged = bytearray(whole)
         damaged[offset] ^= 1
         archive.write_bytes(damaged)
-        with pytest.raises(UserError, match="cannot be unpacked"):
-            find_model(archive, tmp_path / f"damaged{number}")
+        try:
+            found = find_model(archive, tmp_path / f"damaged{number}")
+        except UserError as error:
+            assert "cannot be unpacked" in str(error)  # noqa: PT017
+            rejected += 1
+        else:  # some bits of a bzip2 stream have no meaning
+            assert (found / "weights.safetensors").read_bytes() == weights
+    assert rejected >= 19
     archive.write_bytes(whole[:-4])
     with pytest.raises(UserError, match="cannot be unpacked"):
         find_model(archive, tmp_path / "truncated")
