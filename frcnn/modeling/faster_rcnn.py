@@ -80,9 +80,11 @@ class FasterRCNN(keras.Model):
         gt_valid = (batch.labels > 0) & ~batch.crowd
         pyramid = self.pyramid(batch.images, training=True)
         anchors = self.anchors((batch.images.shape[1], batch.images.shape[2]), pyramid)
-        anchor_seeds, roi_seeds = (
-            _image_seeds(fold_in(seed, stage), first_image, batch.images.shape[0]) for stage in range(2)
-        )
+        # Seeds are consumed in host memory: computed on a GPU, each would be copied back.
+        with tf.device("CPU:0"):
+            anchor_seeds, roi_seeds = (
+                _image_seeds(fold_in(seed, stage), first_image, batch.images.shape[0]) for stage in range(2)
+            )
         matches, sampled = rpn.assign(anchors, batch.boxes, gt_valid, options.rpn, anchor_seeds)
         sampled_outputs = self.rpn.at(pyramid, sampled.indices)
         losses = rpn.rpn_losses(*sampled_outputs, anchors, batch.boxes, matches, sampled, options.rpn)

@@ -19,7 +19,7 @@ def binary_cross_entropy(logits: tf.Tensor, positive: tf.Tensor) -> tf.Tensor:
 
 
 def cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    """Softmax cross-entropy ``[N]`` of logits ``[N, K + 1]`` and labels ``[N]`` int32."""
+    """Softmax cross-entropy ``[N]`` of logits ``[N, K + 1]`` and integer labels ``[N]``."""
     return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
 
 

@@ -1,4 +1,8 @@
-"""Assignment of anchors and proposals to ground truth, and sampling of those that train."""
+"""Assignment of anchors and proposals to ground truth, and sampling of those that train.
+
+On a GPU, TensorFlow computes with int32 in host memory: it would copy tensors of the size of all anchors to the host
+and back. So indices are int64, or float32 where that is faster; it is exact up to 2**24 boxes.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,7 @@ class Sample(NamedTuple):
     """Fixed-size sample of the candidates, positives first.
 
     Attributes:
-        indices: ``[B, S]`` int32 into the candidates.
+        indices: ``[B, S]`` int64 into the candidates.
         positive: ``[B, S]`` bool.
         valid: ``[B, S]`` bool; false where an image has fewer candidates than ``S``.
     """
@@ -50,7 +54,7 @@ def match(
             (Ren et al. 2015, section 3.1.2).
 
     Returns:
-        ``[B, N]`` int32: index of the ground-truth box (the first of several with the same IoU), ``BACKGROUND``, or
+        ``[B, N]`` int64: index of the ground-truth box (the first of several with the same IoU), ``BACKGROUND``, or
         ``IGNORED`` (IoU between the two thresholds).
     """
     batch, slots = gt_valid.shape
@@ -65,19 +69,20 @@ def match(
             candidates, tf.gather(boxes, number, axis=1), tf.gather(valid, number, axis=1), low_quality
         )
         # Strictly better only, so that the first of equal boxes is kept.
-        index = tf.where(in_chunk.iou > best, in_chunk.index + number * CHUNK, index)
+        index = tf.where(in_chunk.iou > best, in_chunk.index + tf.cast(number * CHUNK, tf.float32), index)
         return number + 1, tf.maximum(best, in_chunk.iou), index, tied | in_chunk.tied
 
     shape = [batch, candidates.shape[-2]]
-    initial = (tf.constant(0), tf.fill(shape, -1.0), tf.zeros(shape, tf.int32), tf.zeros(shape, tf.bool))
+    initial = (tf.constant(0), tf.fill(shape, -1.0), tf.zeros(shape), tf.zeros(shape, tf.bool))
     # Parallel iterations would need the memory of several chunks.
     _, best, index, tied = tf.while_loop(lambda number, *_: number < filled, add_chunk, initial, parallel_iterations=1)
-    matches = tf.where(best >= foreground_iou, index, tf.where(best >= background_iou, IGNORED, BACKGROUND))
-    return tf.where(tied, index, matches)
+    unmatched = tf.where(best >= background_iou, float(IGNORED), float(BACKGROUND))
+    matches = tf.where(tied | (best >= foreground_iou), index, unmatched)
+    return tf.cast(matches, tf.int64)
 
 
 class _ChunkMatch(NamedTuple):
-    """Each candidate's best IoU and index within a chunk, and whether it ties for some box's best; all ``[B, N]``."""
+    """Best IoU of each candidate in a chunk, its index (float32), whether it ties for a box's best; all ``[B, N]``."""
 
     iou: tf.Tensor
     index: tf.Tensor
@@ -89,7 +94,8 @@ def _match_chunk(candidates: tf.Tensor, gt_boxes: tf.Tensor, gt_valid: tf.Tensor
     iou = tf.where(gt_valid[..., None], box_ops.iou(gt_boxes, candidates), -1.0)
     best = tf.reduce_max(iou, axis=1)
     # The first box with the best IoU; tf.argmax is slower on a CPU.
-    index = tf.reduce_min(tf.where(iou == best[:, None], tf.range(CHUNK)[:, None], CHUNK), axis=1)
+    positions = tf.range(CHUNK, dtype=tf.float32)[:, None]
+    index = tf.reduce_min(tf.where(iou == best[:, None], positions, float(CHUNK)), axis=1)
     if not low_quality:
         return _ChunkMatch(best, index, tf.zeros_like(best, tf.bool))
     best_of_gt = tf.reduce_max(iou, axis=2, keepdims=True)
@@ -105,7 +111,7 @@ def sample(
     """Sample up to ``count * positive_fraction`` positives at random, and fill up with random negatives.
 
     Args:
-        matches: ``[B, N]`` int32 from :func:`match`.
+        matches: ``[B, N]`` int64 from :func:`match`.
         usable: ``[B, N]`` bool or None; false for padding among the candidates, which is never sampled.
         count: ``S``.
         seed: ``[B, 2]`` int32; the sample of an image is a pure function of its seed, independent of its batch.
@@ -129,4 +135,4 @@ def sample(
     chosen = positive & (positive_priority >= threshold)
     keys = tf.where(chosen, priority + 2.0, tf.where(negative, priority + 1.0, 0.0))
     top = tf.math.top_k(keys, count)
-    return Sample(top.indices, positive=top.values >= 2.0, valid=top.values > 0.0)
+    return Sample(tf.cast(top.indices, tf.int64), positive=top.values >= 2.0, valid=top.values > 0.0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from frcnn import boxes as box_ops
@@ -26,7 +27,7 @@ class RoISample(NamedTuple):
 
     Attributes:
         boxes: ``[B, S, 4]`` float32.
-        labels: ``[B, S]`` int32, 0 is background.
+        labels: ``[B, S]`` int64, 0 is background.
         gt_boxes: ``[B, S, 4]`` float32, the matched box of each positive.
         sample: indices of the proposals, and which are valid.
     """
@@ -92,7 +93,7 @@ def pool(pyramid: list[tf.Tensor], boxes: tf.Tensor, options: config.RoIHead, ke
     return ops.roi_align(
         pyramid[: len(STRIDES)],
         tf.reshape(boxes, [-1, 4]),
-        tf.repeat(tf.range(batch), number),
+        tf.constant(np.repeat(np.arange(batch, dtype=np.int32), number)),
         strides=STRIDES,
         output_size=options.pooled_size,
         sampling_ratio=options.sampling_ratio,
@@ -123,7 +124,7 @@ def assign(
     )
     sampled = sample(matches, usable, count=options.samples, positive_fraction=options.positive_fraction, seed=seed)
     matched = tf.maximum(tf.gather(matches, sampled.indices, batch_dims=1), 0)
-    labels = tf.where(sampled.positive, tf.gather(gt_labels, matched, batch_dims=1), 0)
+    labels = tf.where(sampled.positive, tf.gather(tf.cast(gt_labels, tf.int64), matched, batch_dims=1), 0)
     return RoISample(
         tf.gather(candidates, sampled.indices, batch_dims=1),
         labels,
@@ -174,7 +175,8 @@ def detect(
         boxes, tf.where(usable, scores, -float("inf")), labels,
         iou_threshold=options.nms_iou, max_outputs=options.max_detections, kernel=kernel,
     )  # fmt: skip
-    valid = tf.range(options.max_detections)[None] < counts[:, None]
+    indices = tf.cast(indices, tf.int64)  # TensorFlow computes with int32 on the host
+    valid = indices >= 0
     chosen = tf.maximum(indices, 0)
     ratio = tf.cast(original_sizes, tf.float32) / tf.cast(tf.maximum(image_sizes, 1), tf.float32)
     ratio = tf.reverse(ratio, axis=[-1])[:, None, :]

@@ -80,6 +80,7 @@ class RPNHead(keras.layers.Layer):
 
         Only the receptive fields of these anchors are computed.
         """
+        anchors = tf.cast(anchors, tf.int64)  # TensorFlow computes with int32 on the host
         cells, ratio = anchors // self.anchors_per_cell, anchors % self.anchors_per_cell
         patches, inside = _patches(pyramid, cells, radius=len(self.convs))
         for layer in self.convs:
@@ -100,9 +101,9 @@ def _patches(pyramid: list[tf.Tensor], cells: tf.Tensor, radius: int) -> tuple[t
     channels = pyramid[0].shape[-1]
     sizes = np.array([level.shape[1:3] for level in pyramid])
     areas = sizes.prod(axis=1)
-    height, width = (tf.gather(np.repeat(side, areas).astype(np.int32), cells)[..., None, None] for side in sizes.T)
-    first = tf.gather(np.repeat(np.cumsum(areas) - areas, areas).astype(np.int32), cells)[..., None, None]
-    offsets = tf.range(-radius, radius + 1)
+    height, width = (tf.gather(np.repeat(side, areas).astype(np.int64), cells)[..., None, None] for side in sizes.T)
+    first = tf.gather(np.repeat(np.cumsum(areas) - areas, areas).astype(np.int64), cells)[..., None, None]
+    offsets = tf.range(-radius, radius + 1, dtype=tf.int64)
     row = (cells[..., None, None] - first) // width + offsets[:, None]
     column = (cells[..., None, None] - first) % width + offsets[None, :]
     inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
@@ -160,10 +161,11 @@ def propose(
     sides = all_boxes[..., 2:] - all_boxes[..., :2]
     large_enough = tf.reduce_all(sides > options.min_box_size, axis=-1)
     ranking = tf.where(large_enough, tf.concat(logits, axis=1), -float("inf"))
-    indices, counts = ops.nms(
+    indices, _ = ops.nms(
         all_boxes, ranking, tf.concat(levels, axis=1), iou_threshold=options.nms_iou, max_outputs=after, kernel=kernel
     )
-    valid = tf.range(after)[None, :] < counts[:, None]
+    indices = tf.cast(indices, tf.int64)  # TensorFlow computes with int32 on the host
+    valid = indices >= 0
     chosen = tf.gather(all_boxes, tf.maximum(indices, 0), batch_dims=1)
     return Proposals(tf.where(valid[..., None], chosen, 0.0), valid)
 
