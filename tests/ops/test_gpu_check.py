@@ -28,7 +28,8 @@ def test_check_passes_on_the_host_shim(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("all checks passed\n")
     results = json.loads((tmp_path / "check.json").read_text())
-    assert results == {"shim": True, "oracle": [name for name, _ in shim_runs.checks()]}
+    assert results["shim"]
+    assert results["oracle"] == [name for name, _ in shim_runs.checks()]
 
 
 @pytest.mark.parametrize(

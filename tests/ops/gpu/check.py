@@ -2,7 +2,7 @@
 
     python tests/ops/gpu/check.py --json check.json             # all stages
     python tests/ops/gpu/check.py --stages oracle torchvision
-    python tests/ops/gpu/check.py --shim                        # on any machine: the kernels run on the host
+    python tests/ops/gpu/check.py --shim                        # on any machine: small, the kernels run on the host
 
 Stages:
 
@@ -18,6 +18,7 @@ The kernels are compiled with nvcc, or with NVRTC (``--compiler nvrtc``, as ``pi
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import shutil
@@ -94,7 +95,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
     parser.add_argument("--compiler", choices=("nvcc", "nvrtc"), default="nvcc")
-    parser.add_argument("--shim", action="store_true", help="without a GPU: only the stage oracle, on the host")
+    parser.add_argument(
+        "--shim", action="store_true", help="without a GPU, on the host: oracle, and torchvision if installed"
+    )
     parser.add_argument("--json", type=Path, help="also write the results to this file")
     arguments = parser.parse_args()
     results: dict[str, Any] = {"shim": arguments.shim}
@@ -103,6 +106,10 @@ def main() -> None:
         if arguments.shim:
             kernels = gpu_kernels.Kernels(gpu_kernels.build_shim(folder), gpu_kernels.HostMemory())
             stages = {"oracle": lambda: check_oracle(kernels)}
+            if importlib.util.find_spec("torchvision"):
+                import against_torchvision
+
+                stages["torchvision"] = lambda: against_torchvision.check(kernels, against_torchvision.SHIM)
         else:
             import against_torchvision
 

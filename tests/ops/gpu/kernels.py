@@ -72,6 +72,9 @@ class HostMemory:
     def allocate(self, size: int) -> np.ndarray:
         return np.full(size, POISON, np.uint8)
 
+    def scratch(self, size: int) -> np.ndarray:
+        return self.allocate(size)
+
     def pointer(self, array: np.ndarray) -> int:
         return int(array.ctypes.data)
 
@@ -97,6 +100,9 @@ class GpuMemory:
 
     def allocate(self, size: int) -> Any:
         return self.torch.full([size], POISON, dtype=self.torch.uint8, device="cuda")
+
+    def scratch(self, size: int) -> Any:
+        return self.torch.empty([size], dtype=self.torch.uint8, device="cuda")  # not filled, which would be timed
 
     def pointer(self, tensor: Any) -> int:
         return int(tensor.data_ptr())
@@ -130,7 +136,7 @@ class Kernels:
     ) -> None:
         arguments = _geometry(geometry, boxes, images)
         elements = self.c.frcnn_test_gradient_sums(*arguments, int(deterministic))
-        sums = self.memory.allocate(4 * elements) if elements else None
+        sums = self.memory.scratch(4 * elements) if elements else None
         self._check(
             self.c.frcnn_test_gradient(
                 *arguments,
@@ -143,7 +149,7 @@ class Kernels:
         )
 
     def nms(self, head: np.ndarray, threshold: float, inputs: list[int], indices: int, counts: int) -> None:
-        workspace = self.memory.allocate(self.c.frcnn_test_nms_workspace(_void(head.ctypes.data)))
+        workspace = self.memory.scratch(self.c.frcnn_test_nms_workspace(_void(head.ctypes.data)))
         self._check(
             self.c.frcnn_test_nms(
                 _void(head.ctypes.data),
