@@ -102,7 +102,7 @@ def test_a_damaged_archive_never_gives_other_weights(model: Path, tmp_path: Path
             rejected += 1
         else:  # some bits of a bzip2 stream have no meaning
             assert (found / "weights.safetensors").read_bytes() == weights
-    assert rejected >= 19
+    assert rejected >= 18
     archive.write_bytes(whole[:-4])
     with pytest.raises(UserError, match="cannot be unpacked"):
         find_model(archive, tmp_path / "truncated")
