@@ -162,7 +162,7 @@ def check_overflow_is_skipped(trainer: Trainer) -> None:
     initial = float(scale.numpy())
     scale.assign(2.0**127)  # the scaled loss is beyond float32
     inner = trainer.optimizer.inner_optimizer
-    state = [*trainer.model.trainable_variables, *inner._model_variables_moving_average, *inner._momentums]
+    state = [*trainer.model.trainable_variables, *inner._model_variables_moving_average, *inner.momentums]
     before = [variable.numpy() for variable in state]
     losses = trainer._train_on(next(iter(training_batches(trainer.train_index, trainer.config))))
     assert np.isfinite(losses["loss"])
