@@ -53,6 +53,16 @@ def assert_equal_batches(first: list[Any], second: list[Any]) -> None:
             np.testing.assert_array_equal(value, getattr(other, name), err_msg=name)
 
 
+def test_no_iterator_is_autotuned(index: Index, options: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deleting an iterator waits for the autotuning thread, which sleeps up to ten seconds and more."""
+    datasets: list[Any] = []
+    iterate = pipeline._iterate
+    monkeypatch.setattr(pipeline, "_iterate", lambda dataset: datasets.append(dataset) or iterate(dataset))
+    take(pipeline.training_batches(index, options), 1)
+    take(pipeline.inference_batches(index, options, 2), 1)
+    assert [dataset.options().autotune.enabled for dataset in datasets] == [False, False]
+
+
 @pytest.mark.parametrize("resize", ["bilinear", "pillow"])
 def test_resumed_batches_are_bit_identical(root: Path, index: Index, resize: str) -> None:
     options = small(
