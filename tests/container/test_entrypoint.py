@@ -82,6 +82,17 @@ def test_stopped_job_resumes(make_container: MakeContainer) -> None:
     assert all((expected[name] == got[name]).all() for name in expected)
 
 
+def test_job_stopped_before_its_first_step_ends_at_once(make_container: MakeContainer) -> None:
+    container = make_container({"training.epochs": "500"})
+    container.start()
+    container.wait_for("channel training: File")  # printed while the model is being built
+    container.signal(signal.SIGTERM)
+    assert container.wait() == 143, container.log
+    assert "train step=" not in container.log
+    assert not list((container.base / "checkpoints").glob("step-*"))
+    assert not (container.base / "output" / "failure").exists()
+
+
 @pytest.mark.parametrize(
     ("hyperparameters", "message"),
     [
