@@ -210,7 +210,7 @@ def test_frozen_layers_need_weights(tiny_config: MakeConfig, tmp_path: Path) -> 
     with pytest.raises(UserError, match=r"backbone.freeze is 2 without weights: the frozen layers would stay random"):
         Trainer(tiny_config(tmp_path, "backbone.freeze=2"))
     messages = Trainer(tiny_config(tmp_path, "backbone.norm=frozen_bn")).messages
-    assert any("nothing normalises" in message for message in messages)
+    assert any("nothing is normalized" in message for message in messages)
 
 
 def test_a_missing_validation_split_is_reported_with_its_reason(
