@@ -185,8 +185,10 @@ def test_nginx_accepts_its_configuration(tmp_path: Path, bind: str) -> None:
 def test_temporary_folders_are_private(endpoint: Endpoint) -> None:
     """The socket is not below TMPDIR, whose path is too long for one."""
     folders = list(endpoint.temporary.iterdir())
-    arguments = Path(f"/proc/{children(endpoint.process.pid, 'nginx')[0]}/cmdline").read_text().split("\0")
-    shared = Path(arguments[arguments.index("-p") + 1])
+    command = Path(f"/proc/{children(endpoint.process.pid, 'nginx')[0]}/cmdline").read_text()
+    found = re.search(r"nginx -p (\S+) -e", command)
+    assert found, command
+    shared = Path(found[1])
     assert len(folders) == 1
     for folder in (*folders, shared):
         assert folder.stat().st_mode & 0o777 == 0o700
