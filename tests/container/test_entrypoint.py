@@ -35,7 +35,7 @@ def test_job_leaves_model_and_reports(make_container: MakeContainer) -> None:
     container.start()
     assert container.wait() == 0, container.log
     model = container.base / "model"
-    assert {"weights.safetensors", "config.yaml", "labels.json", "metrics.json"} == {
+    assert {"weights.safetensors", "config.yaml", "labels.json", "metrics.json", "SHA256SUMS"} == {
         path.name for path in model.iterdir()
     }
     assert {"config.yaml", "metrics.jsonl", "tensorboard", "images"} == {
