@@ -62,16 +62,16 @@ class Requests:
         np.save(stream, pixels)
         self._array = stream.getvalue()
 
-    def request(self, number: int) -> bytes:
-        """The bytes to send."""
+    def request(self, number: int) -> tuple[bytes, bool]:
+        """The bytes to send, and whether the length that they announce is right."""
         rng = random.Random(f"{self._seed}-{number}")
         kind = rng.choices(("image", "json", "jsonl", "npy", "http"), (50, 15, 10, 10, 15))[0]
         if kind == "http":
-            return _mutate(_head(rng, "image/png", 4) + b"\x89PNG", rng)
+            return _mutate(_head(rng, "image/png", 4) + b"\x89PNG", rng), False
         content_type, body = getattr(self, f"_{kind}")(rng)
         if rng.random() < 0.2:
             return _chunked(rng, content_type, body)
-        return _head(rng, content_type, len(body)) + body
+        return _head(rng, content_type, len(body)) + body, True
 
     def _image(self, rng: random.Random) -> tuple[str, bytes]:
         return rng.choice(("image/*", "image/jpeg", "application/octet-stream")), _mutate(rng.choice(self._files), rng)
@@ -155,30 +155,32 @@ def _head(rng: random.Random, content_type: str, length: int | None) -> bytes:
     return "\r\n".join([*lines, "Connection: close", "", ""]).encode()
 
 
-def _chunked(rng: random.Random, content_type: str, body: bytes) -> bytes:
+def _chunked(rng: random.Random, content_type: str, body: bytes) -> tuple[bytes, bool]:
     half = rng.randrange(len(body) + 1)
     chunks = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (body[:half], body[half:]) if part)
     whole = chunks + b"0\r\n\r\n"
-    return _head(rng, content_type, None) + (_mutate(whole, rng) if rng.random() < 0.3 else whole)
+    intact = rng.random() < 0.7
+    return _head(rng, content_type, None) + (whole if intact else _mutate(whole, rng)), intact
 
 
-def send(port: int, request: bytes) -> bytes:
+def send(port: int, request: bytes, intact: bool) -> bytes:
     """All that the endpoint responds; empty if it closed the connection."""
     response = b""
     with socket.create_connection(("127.0.0.1", port), REQUEST_TIMEOUT) as connection:
         with suppress(ConnectionError):
             connection.sendall(request)
-            connection.shutdown(socket.SHUT_WR)  # a mutated length must not make both wait for each other
+            if not intact:  # or both sides would wait for each other
+                connection.shutdown(socket.SHUT_WR)
         with suppress(ConnectionError):
             while part := connection.recv(1 << 16):
                 response += part
     return response
 
 
-def judge(response: bytes) -> tuple[str, str | None]:
+def judge(response: bytes, intact: bool) -> tuple[str, str | None]:
     """Status for the counts, and what is wrong with the response."""
     if not response:
-        return "closed", None
+        return "closed", "no response to a request of the right length" if intact else None
     head, _, body = response.partition(b"\r\n\r\n")
     try:
         status = int(head.split()[1])
@@ -209,15 +211,15 @@ class Run:
 
     def send(self, first: int, count: int, threads: int) -> None:
         with ThreadPoolExecutor(threads) as pool:
-            for _ in pool.map(self._send, range(first, first + count)):
-                pass
+            list(pool.map(self._send, range(first, first + count)))
 
     def _send(self, number: int) -> None:
         if time.monotonic() > self._until:
             return
         started = time.monotonic()
         try:
-            status, failure = judge(send(self._port, self._requests.request(number)))
+            request, intact = self._requests.request(number)
+            status, failure = judge(send(self._port, request, intact), intact)
         except OSError as error:
             status, failure = "none", f"no response: {type(error).__name__} {error}"
         with self._lock:
