@@ -10,11 +10,12 @@ EXIT_FAILURE, EXIT_USER_ERROR = 1, 2  # exit codes: a fault of frcnn or of the m
 class UserError(Exception):
     """An error the user can fix: the command line prints its message without a stack trace and exits with 2.
 
-    The message is one or two sentences: what is wrong (file, id or option), the value found, what was expected, and what to do.
+    The message is one or two sentences: what is wrong (file, id or option), the value found, what was expected, and what
+    to do.
     """
 
 
 def print_message(message: str) -> None:
-    """Print ``frcnn: message`` on standard error in a single write, so that lines of several processes do not interleave."""
+    """Print ``frcnn: message`` on standard error in one write, so that lines of several processes do not mix."""
     sys.stderr.write(f"frcnn: {message}\n")
     sys.stderr.flush()
