@@ -45,7 +45,7 @@ def atomic_file(file: Path) -> Iterator[Path]:
 def atomic_folder(folder: Path) -> Iterator[Path]:
     """Yield a temporary folder to fill; on success it replaces ``folder``, on an exception it is removed.
 
-    A folder cannot be replaced in one operation: between two renames the target does not exist, and the previous content
+    A folder cannot be replaced in one operation: between two renames the target is missing, and the previous content
     is in a sibling whose name starts with :data:`PREFIX`.
 
     Raises:

@@ -10,7 +10,7 @@ EXIT_FAILURE, EXIT_USER_ERROR = 1, 2  # exit codes: a fault of frcnn or of the m
 class UserError(Exception):
     """An error the user can fix: the command line prints its message without a stack trace and exits with 2.
 
-    The message is one or two sentences: what is wrong (file, id or option), the value found, what was expected, and what
+    The message is one or two sentences: what is wrong (file, id or option), the value, what was expected, and what
     to do.
     """
 

@@ -19,7 +19,7 @@ TWO_HOSTS = {"distributed/test_failures.py", "distributed/test_ranks.py", "conta
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """Folder with ``bccd/`` and ``coco128/``: FRCNN_DATA of the environment, or ``../shared/data`` beside the repository."""
+    """Folder with ``bccd/`` and ``coco128/``: FRCNN_DATA, or ``../shared/data`` beside the repository."""
     folder = Path(os.environ.get("FRCNN_DATA") or REPOSITORY.parent / "shared" / "data")
     if not (folder / "bccd").is_dir():
         pytest.skip(f"no real images in {folder}; set FRCNN_DATA to the folder that contains bccd/ and coco128/")

@@ -30,17 +30,27 @@ def test_permissions_follow_the_umask(tmp_path: Path) -> None:
     assert modes == {"file": 0o640, "folder": 0o750, "folder/inner": 0o640}
 
 
+def write_half(file: Path) -> None:
+    with atomic_file(file) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+
+
+def fill_half(folder: Path) -> None:
+    with atomic_folder(folder) as temporary:
+        (temporary / "half").touch()
+        raise RuntimeError
+
+
 def test_a_failure_leaves_the_previous_content(tmp_path: Path) -> None:
     file, folder = tmp_path / "file", tmp_path / "folder"
     file.write_text("old")
     folder.mkdir()
     (folder / "old").touch()
-    with pytest.raises(RuntimeError), atomic_file(file) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
-    with pytest.raises(RuntimeError), atomic_folder(folder) as temporary:
-        (temporary / "half").touch()
-        raise RuntimeError
+    with pytest.raises(RuntimeError):
+        write_half(file)
+    with pytest.raises(RuntimeError):
+        fill_half(folder)
     assert file.read_text() == "old"
     assert [path.name for path in folder.iterdir()] == ["old"]
     assert {path.name for path in tmp_path.iterdir()} == {"file", "folder"}

@@ -26,7 +26,7 @@ def test_links_and_commands(page: Path) -> None:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("page", EXECUTED, ids=lambda page: page.name)
 def test_executed_blocks(page: Path, tmp_path: Path) -> None:
-    """Blocks fenced as sh run in one shell, in a folder with the recipes; then those fenced as python in one process."""
+    """Blocks fenced as sh run in one shell, in a folder with the recipes; those fenced as python in one process."""
     (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
     executed = [block for block in check_docs.blocks(page) if block.executed]
     shell = "\n".join(["set -euo pipefail", *(block.text for block in executed if block.language == "sh")])
