@@ -39,7 +39,6 @@ class RunLock:
         self.file = file
         self._content = content
         self._released = threading.Event()
-        threading.Thread(target=self._beat, name="lock heartbeat", daemon=True).start()
 
     @classmethod
     def acquire(cls, folder: Path) -> RunLock:
@@ -52,18 +51,27 @@ class RunLock:
         file = folder.resolve() / LOCK_FILE
         if file in _held and _held[file].is_ours():
             return _held[file]
-        content = _describe_this_process()
-        while not _create(file, content):
-            owner, stale = _inspect(file)
+        lock = cls(file, _describe_this_process())
+        atexit.register(lock.release)
+        try:
+            lock._create_file(folder)
+        except BaseException:  # a signal in start-up raises SystemExit anywhere
+            lock.release()
+            raise
+        _held[file] = lock
+        threading.Thread(target=lock._beat, name="lock heartbeat", daemon=True).start()
+        return lock
+
+    def _create_file(self, folder: Path) -> None:
+        """Create the lock file, after removing a stale one."""
+        while not _create(self.file, self._content):
+            owner, stale = _inspect(self.file)
             if not stale:
                 raise UserError(
                     f"folder {folder} is in use by another run ({_name(owner)}); wait for its end, or set option "
                     f"'output' to another folder. If that process is gone, try again in {STALE_SECONDS:g} seconds"
                 )
-            _remove_stale(file, owner)
-        lock = _held[file] = cls(file, content)
-        atexit.register(lock.release)
-        return lock
+            _remove_stale(self.file, owner)
 
     def __enter__(self) -> RunLock:
         return self
@@ -143,7 +151,7 @@ def _create(file: Path, content: dict[str, Any]) -> bool:
     try:
         with os.fdopen(descriptor, "w") as stream:
             json.dump(content, stream)
-    except OSError:  # the disk is full
+    except BaseException:  # the disk is full, or a signal
         file.unlink(missing_ok=True)
         raise
     return True
