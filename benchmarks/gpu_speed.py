@@ -1,0 +1,197 @@
+"""Speed of training and inference in one precision at several batch sizes, with the GPU's idle time.
+
+    python benchmarks/gpu_speed.py --precision mixed_bfloat16 --json speed.json
+
+Random images and weights: ResNet-50-FPN at 800 x 1333 unless options say otherwise. Prints per batch size: images/s,
+milliseconds per batch (median), the rate of arithmetic as a share of that of a large matrix product in the same
+precision, the share of the time in which no kernel runs on the GPU (TensorFlow's profiler), and peak memory of the GPU.
+tf32 is float32 whose products and convolutions use TF32, as TensorFlow does by default on Ampere and later.
+Without a GPU the CPU is measured, without idle time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np
+import tensorflow as tf
+from train_step import float_operations
+
+from frcnn.config import Config, load_config
+from frcnn.data.batch import Batch
+from frcnn.data.plan import canvases
+from frcnn.distributed import World
+from frcnn.modeling.faster_rcnn import FasterRCNN, build_model
+from frcnn.training.optimizer import build_optimizer
+from frcnn.training.step import build_train_step
+
+CLASSES, OBJECTS, WARM_UP = 80, 8, 3
+
+
+def make_batch(config: Config, size: int) -> Batch:
+    """Random images of the first canvas with ``OBJECTS`` boxes each."""
+    rng = np.random.default_rng(0)
+    height, width = canvases(config.image)[0]
+    corners = rng.uniform(0, 0.7, (size, OBJECTS, 2)) * [width, height]
+    sides = rng.uniform(0.05, 0.3, (size, OBJECTS, 2)) * [width, height]
+    sizes = tf.constant([[height, width]] * size)
+    return Batch(
+        images=tf.constant(rng.standard_normal((size, height, width, 3), np.float32)),
+        image_sizes=sizes,
+        original_sizes=sizes,
+        boxes=tf.constant(np.concatenate([corners, corners + sides], axis=2), tf.float32),
+        labels=tf.constant(rng.integers(1, CLASSES + 1, (size, OBJECTS)), tf.int32),
+        crowd=tf.zeros([size, OBJECTS], tf.bool),
+        image_ids=tf.range(size, dtype=tf.int64),
+    )
+
+
+def training_program(config: Config, model: FasterRCNN, batch: Batch) -> tuple[Callable[[], object], Any]:
+    """One step, which waits for its result; and a function whose arithmetic is that of the step."""
+    optimizer = build_optimizer(config, 1000, model.trainable_variables)
+    step = build_train_step(model, optimizer, config, World())
+
+    @tf.function
+    def gradients() -> list[tf.Tensor]:
+        with tf.GradientTape() as tape:
+            loss = tf.add_n(list(model.compute_losses(batch, tf.constant([0, 0])).values()))
+        return tape.gradient(loss, model.trainable_variables)
+
+    return lambda: step(batch, tf.constant(0), tf.zeros([2])).numpy(), gradients
+
+
+def inference_program(model: FasterRCNN, batch: Batch) -> tuple[Callable[[], object], Any]:
+    """Detections of a batch, copied to the host."""
+    detect = tf.function(lambda: model.detect(batch.images, batch.image_sizes, batch.original_sizes))
+    return lambda: [tensor.numpy() for tensor in detect()], detect
+
+
+def measure(program: Callable[[], object], steps: int) -> dict[str, Any]:
+    """Median duration, idle share and peak memory of a program."""
+    for _ in range(WARM_UP):
+        program()
+    gpu = bool(tf.config.list_physical_devices("GPU"))
+    if gpu:
+        tf.config.experimental.reset_memory_stats("GPU:0")
+    times = []
+    for _ in range(steps):
+        start = time.perf_counter()
+        program()
+        times.append(time.perf_counter() - start)
+    memory = tf.config.experimental.get_memory_info("GPU:0")["peak"] if gpu else 1024 * _max_resident()
+    return {
+        "milliseconds": 1e3 * statistics.median(times),
+        "gpu_idle": profile_idle(program, steps) if gpu else None,
+        "memory_mebibytes": memory / 2**20,
+    }
+
+
+def _max_resident() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def profile_idle(program: Callable[[], object], steps: int) -> float | None:
+    """Share of the time in which no kernel or copy runs on the GPU; None if the profiler saw no GPU."""
+    from tensorflow.tsl.profiler.protobuf import xplane_pb2
+
+    with tempfile.TemporaryDirectory() as folder:
+        tf.profiler.experimental.start(folder)
+        for _ in range(steps):
+            program()
+        tf.profiler.experimental.stop()
+        space = xplane_pb2.XSpace()
+        for file in Path(folder).rglob("*.xplane.pb"):
+            space.MergeFromString(file.read_bytes())
+    return idle_share(gpu_intervals(space))
+
+
+def gpu_intervals(space: Any) -> list[tuple[int, int]]:
+    """Start and end, in picoseconds, of everything that ran on the streams of the first GPU."""
+    plane = next((plane for plane in space.planes if plane.name.startswith("/device:GPU:0")), None)
+    if plane is None:
+        return []
+    # Other lines of the plane group the same events by operation or module.
+    streams = [line for line in plane.lines if line.name.startswith("Stream")]
+    return [
+        (1000 * line.timestamp_ns + event.offset_ps, 1000 * line.timestamp_ns + event.offset_ps + event.duration_ps)
+        for line in streams
+        for event in line.events
+    ]
+
+
+def idle_share(intervals: Iterable[tuple[int, int]]) -> float | None:
+    """Share of the time from the first start to the last end that no interval covers; None without intervals."""
+    ordered = sorted(intervals)
+    if not ordered:
+        return None
+    busy, end = 0, ordered[0][0]
+    for start, stop in ordered:
+        busy += max(0, stop - max(start, end))
+        end = max(end, stop)
+    return 1 - busy / max(end - ordered[0][0], 1)
+
+
+def matrix_product_rate(precision: str, size: int, steps: int) -> float:
+    """Operations per second of a large matrix product in the precision."""
+    dtype = {"mixed_bfloat16": tf.bfloat16, "mixed_float16": tf.float16}.get(precision, tf.float32)
+    factor = tf.cast(tf.random.stateless_normal([size, size], [1, 2]), dtype)
+    product = tf.function(lambda: tf.reduce_max(factor @ factor))
+    return 2.0 * size**3 / (measure(lambda: product().numpy(), steps)["milliseconds"] / 1e3)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--precision", choices=("float32", "tf32", "mixed_bfloat16", "mixed_float16"), required=True)
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 2, 4, 8, 16])
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--product", type=int, default=8192, help="side of the matrices of the reference product")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    arguments = parser.parse_intermixed_args()
+    tf.config.experimental.enable_tensor_float_32_execution(arguments.precision == "tf32")
+    for gpu in tf.config.list_physical_devices("GPU"):
+        tf.config.experimental.set_memory_growth(gpu, True)
+    policy = "float32" if arguments.precision == "tf32" else arguments.precision
+    overrides = [f"training.precision={policy}", "backbone.norm=frozen_bn", "backbone.freeze=2", *arguments.overrides]
+    config = load_config(overrides=overrides)
+    peak = matrix_product_rate(arguments.precision, arguments.product, arguments.steps)
+    print(f"{arguments.precision}: matrix product {peak / 1e12:.1f} TFLOP/s", flush=True)
+    results: dict[str, Any] = {"matrix_product_flops": peak, "training": [], "inference": []}
+    for task in ("training", "inference"):
+        for size in arguments.batch_sizes:
+            results[task].append(row := measure_task(task, config, size, arguments.steps, peak))
+            print(f"{task}, batch {size}: {json.dumps(row)}", flush=True)
+            if "error" in row:  # a larger batch needs more memory
+                break
+    if arguments.json:
+        arguments.json.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def measure_task(task: str, config: Config, size: int, steps: int, peak: float) -> dict[str, Any]:
+    """A row of the report; an entry ``error`` if the memory does not suffice."""
+    try:
+        model, batch = build_model(CLASSES, config), make_batch(config, size)
+        program, arithmetic = (
+            training_program(config, model, batch) if task == "training" else inference_program(model, batch)
+        )
+        row = {"batch": size, **measure(program, steps)}
+    except tf.errors.ResourceExhaustedError:
+        return {"batch": size, "error": "out of memory"}
+    seconds = row["milliseconds"] / 1e3
+    share = float_operations(arithmetic) / seconds / peak
+    return {**row, "images_per_second": size / seconds, "share_of_peak": share}
+
+
+if __name__ == "__main__":
+    main()
