@@ -33,7 +33,7 @@ class ExportedDetector(tf.Module):
     def __init__(self, model: FasterRCNN, image: config.Image) -> None:
         super().__init__(name="frcnn")
         # Only the variables: a Keras model would add its own format.
-        self.weights = [variable.value for variable in model.variables]
+        self.weights = model.inference_variables
         self._image = image
         self._detect = tf.function(model.detect)
 
@@ -88,6 +88,7 @@ def export_savedmodel(model: Path, out: Path, kernel: Literal["reference", "comp
         compiled.operations()
     detector = build_model(len(saved.class_names), saved.config.model_copy(update={"ops": config.Ops(kernel=kernel)}))
     load_weights(detector, saved.weights)
+    detector.fold_batch_norm()
     exported = ExportedDetector(detector, saved.config.image)
     signatures = {"serving_default": exported.from_bytes, "pixels": exported.from_pixels}
     out.parent.mkdir(parents=True, exist_ok=True)

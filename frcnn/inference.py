@@ -114,6 +114,7 @@ class Detector:
         saved = read_model_folder(folder)
         model = build_model(len(saved.class_names), saved.config)
         load_weights(model, saved.weights)
+        model.fold_batch_norm()
         return cls(model, saved.config, saved.class_names, saved.category_ids)
 
     def detect(self, images: ImageSource | Sequence[ImageSource], batch_size: int = 1) -> list[Detections]:

@@ -18,9 +18,9 @@ from frcnn.config import Config
 from frcnn.data.batch import Batch
 from frcnn.modeling import roi_head, rpn
 from frcnn.modeling.anchors import level_anchors
-from frcnn.modeling.fpn import FPN
-from frcnn.modeling.layers import BatchNorm
-from frcnn.modeling.resnet import ResNet
+from frcnn.modeling.fpn import FPN, PyramidConv
+from frcnn.modeling.layers import BatchNorm, Conv2D
+from frcnn.modeling.resnet import ConvNorm, ResNet
 
 fold_in = tf.random.experimental.stateless_fold_in
 
@@ -54,6 +54,24 @@ class FasterRCNN(keras.Model):
         for layer in self._flatten_layers():
             if isinstance(layer, BatchNorm):
                 layer.allreduce_sum = allreduce_sum
+
+    def fold_batch_norm(self) -> None:
+        """Fold stored statistics into the convolutions once, for inference: the weights must not change afterwards."""
+        for convolution, normalization in self._conv_norm_pairs():
+            convolution.fold(normalization)
+
+    @property
+    def inference_variables(self) -> list[tf.Variable]:
+        """The variables that inference reads: those of folded layers instead of their kernels and norms."""
+        folded = [pair for pair in self._conv_norm_pairs() if pair[0].folded is not None]
+        replaced = {id(variable) for pair in folded for layer in pair for variable in layer.variables}
+        kept = [variable.value for variable in self.variables if id(variable) not in replaced]
+        return kept + [variable for convolution, _ in folded for variable in convolution.folded]
+
+    def _conv_norm_pairs(self) -> list[tuple[Conv2D, keras.layers.Layer]]:
+        layers = [layer for layer in self._flatten_layers() if isinstance(layer, ConvNorm | PyramidConv)]
+        pairs = [(layer.conv, layer.norm) for layer in layers if layer.norm is not None]
+        return pairs + list(zip(self.roi_head.convs, self.roi_head.norms, strict=True))
 
     def pyramid(self, images: tf.Tensor, training: bool = False) -> list[tf.Tensor]:
         """Images ``[B, H, W, 3]`` to P2..P6, ``[B, Hl, Wl, C]``; ``H`` and ``W`` are multiples of 32."""

@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from frcnn import config
-from frcnn.modeling.layers import conv, norm
+from frcnn.modeling.layers import conv, conv_norm, norm
 
 NORM_EPS = 1e-5
 
@@ -21,7 +21,7 @@ class FPN(keras.layers.Layer):
         super().__init__(name=name)
         kinds = [("lateral", 1), ("output", 3)]
         self.laterals, self.outputs = (
-            [_PyramidConv(options, kernel, name=f"{kind}{level + 2}") for level in range(levels)]
+            [PyramidConv(options, kernel, name=f"{kind}{level + 2}") for level in range(levels)]
             for kind, kernel in kinds
         )
 
@@ -35,7 +35,7 @@ class FPN(keras.layers.Layer):
         return [*pyramid, pyramid[-1][:, ::2, ::2]]
 
 
-class _PyramidConv(keras.layers.Layer):
+class PyramidConv(keras.layers.Layer):
     """Convolution with a bias, or with a norm instead of it; no activation."""
 
     def __init__(self, options: config.FPN, kernel: int, name: str) -> None:
@@ -47,8 +47,7 @@ class _PyramidConv(keras.layers.Layer):
         self.norm = None if options.norm == "none" else norm(options.norm, NORM_EPS, name="norm")
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
-        outputs = self.conv(inputs)
-        return outputs if self.norm is None else self.norm(outputs, training=training)
+        return self.conv(inputs) if self.norm is None else conv_norm(self.conv, self.norm, inputs, training)
 
 
 def _add_upsampled(fine: tf.Tensor, coarse: tf.Tensor) -> tf.Tensor:

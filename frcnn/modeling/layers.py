@@ -3,6 +3,10 @@
 TensorFlow's ``SAME`` pads asymmetrically at stride 2, so strided convolutions pad explicitly and use ``VALID``.
 ``tf.nn.conv2d`` also takes explicit paddings, but its gradient has no oneDNN kernel for them (measured: 50 times slower
 in bfloat16).
+
+A batch norm with stored statistics is an affine map of each channel: :func:`conv_norm` makes it part of the kernel and
+bias of the convolution before it. This saves two passes over the activations, two more in backpropagation, and lets
+TensorFlow fuse convolution, bias and ReLU. Kernels are trained through the product.
 """
 
 from __future__ import annotations
@@ -22,18 +26,59 @@ def conv(
 
     All four sides are padded with ``kernel // 2`` zeros.
     """
-    same = {"filters": filters, "kernel_size": kernel, "use_bias": use_bias, "kernel_initializer": initializer}
-    if stride == 1 or kernel == 1:
-        return keras.layers.Conv2D(strides=stride, padding="same" if kernel > 1 else "valid", name=name, **same)
-    return StridedConv2D(strides=stride, padding="valid", name=name, **same)
+    padding = "same" if stride == 1 and kernel > 1 else "valid"
+    return Conv2D(
+        filters, kernel, stride, padding=padding, use_bias=use_bias, kernel_initializer=initializer, name=name
+    )
 
 
-class StridedConv2D(keras.layers.Conv2D):
-    """Convolution with a zero padding of ``kernel // 2`` on all four sides at any stride."""
+class Conv2D(keras.layers.Conv2D):
+    """Convolution with a zero padding of ``kernel // 2`` on all four sides at any stride.
+
+    Attributes:
+        folded: kernel and bias that include a batch norm, float32, after :meth:`fold`.
+    """
+
+    folded: tuple[tf.Variable, tf.Variable] | None = None
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        pad = self.kernel_size[0] // 2
-        return super().call(tf.pad(inputs, [[0, 0], [pad, pad], [pad, pad], [0, 0]]))
+        return self.convolve(inputs, self.kernel, self.bias)
+
+    def convolve(self, inputs: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None) -> tf.Tensor:
+        """The convolution with a given kernel and bias."""
+        pad = self.kernel_size[0] // 2 if self.padding == "valid" else 0
+        if pad:
+            inputs = tf.pad(inputs, [[0, 0], [pad, pad], [pad, pad], [0, 0]])
+        outputs = self.convolution_op(inputs, kernel)
+        # Keras adds the bias as a reshaped tensor, which TensorFlow does not fuse with the convolution.
+        return outputs if bias is None else tf.nn.bias_add(outputs, tf.cast(bias, outputs.dtype))
+
+    def fold(self, normalization: keras.layers.Layer) -> None:
+        """Fold a norm with stored statistics into kernel and bias, for inference with fixed weights."""
+        affine = normalization.stored_affine(training=False)
+        if affine is not None:
+            kernel, bias = _folded(self, *affine)
+            self.folded = (tf.Variable(kernel, trainable=False), tf.Variable(bias, trainable=False))
+
+
+def conv_norm(
+    convolution: Conv2D, normalization: keras.layers.Layer, inputs: tf.Tensor, training: bool = False
+) -> tf.Tensor:
+    """``normalization(convolution(inputs))``, folded into one convolution where the norm uses stored statistics."""
+    folded = convolution.folded
+    if folded is None:
+        affine = normalization.stored_affine(training) if convolution.built else None
+        if affine is None:
+            return normalization(convolution(inputs), training=training)
+        folded = _folded(convolution, *affine)
+    kernel, bias = folded
+    return convolution.convolve(inputs, tf.cast(kernel, inputs.dtype), bias)
+
+
+def _folded(convolution: Conv2D, scale: tf.Tensor, shift: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Kernel and bias float32; the product is rounded once, also in half precision."""
+    with tf.name_scope("fold"):
+        return tf.convert_to_tensor(convolution.kernel._value) * scale, shift
 
 
 def norm(kind: Norm, epsilon: float, name: str) -> keras.layers.Layer:
@@ -63,9 +108,17 @@ class _ChannelScale(keras.layers.Layer):
 
         Statistics are ``[C]`` or ``[B, 1, 1, C]`` float32.
         """
-        scale = tf.math.rsqrt(variance + self.epsilon) * self.gamma
-        shift = self.beta - mean * scale
+        scale, shift = self.affine(mean, variance)
         return inputs * tf.cast(scale, inputs.dtype) + tf.cast(shift, inputs.dtype)
+
+    def affine(self, mean: tf.Tensor, variance: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Scale and shift of :meth:`scaled`, float32."""
+        scale = tf.math.rsqrt(variance + self.epsilon) * self.gamma
+        return scale, self.beta - mean * scale
+
+    def stored_affine(self, training: bool) -> tuple[tf.Tensor, tf.Tensor] | None:
+        """Scale and shift ``[C]`` float32 if the norm does not depend on its inputs, else None."""
+        return None
 
 
 class FrozenBatchNorm(_ChannelScale):
@@ -81,6 +134,9 @@ class FrozenBatchNorm(_ChannelScale):
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         return self.scaled(inputs, tf.convert_to_tensor(self.moving_mean), tf.convert_to_tensor(self.moving_variance))
+
+    def stored_affine(self, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
+        return self.affine(tf.convert_to_tensor(self.moving_mean), tf.convert_to_tensor(self.moving_variance))
 
 
 class BatchNorm(_ChannelScale):
@@ -122,6 +178,11 @@ class BatchNorm(_ChannelScale):
         for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
             moving.assign(moving + self.MOMENTUM * (tf.stop_gradient(batch) - moving))
         return outputs
+
+    def stored_affine(self, training: bool) -> tuple[tf.Tensor, tf.Tensor] | None:
+        if training and self.trainable:
+            return None
+        return self.affine(tf.convert_to_tensor(self.moving_mean), tf.convert_to_tensor(self.moving_variance))
 
     def _synchronized(
         self, inputs: tf.Tensor, allreduce_sum: Callable[[tf.Tensor, str], tf.Tensor]

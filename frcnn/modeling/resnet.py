@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from frcnn import config
-from frcnn.modeling.layers import conv, norm
+from frcnn.modeling.layers import conv, conv_norm, norm
 
 # Blocks per stage, and whether a block is a bottleneck; table 1 of the paper.
 DEPTHS: dict[str, tuple[tuple[int, int, int, int], bool]] = {
@@ -38,7 +38,7 @@ class ConvNorm(keras.layers.Layer):
         self.relu = relu
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
-        outputs = self.norm(self.conv(inputs), training=training)
+        outputs = conv_norm(self.conv, self.norm, inputs, training)
         return tf.nn.relu(outputs) if self.relu else outputs
 
 

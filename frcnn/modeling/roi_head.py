@@ -14,7 +14,7 @@ import tensorflow as tf
 from frcnn import boxes as box_ops
 from frcnn import config, ops
 from frcnn.modeling import losses
-from frcnn.modeling.layers import conv, norm
+from frcnn.modeling.layers import conv, conv_norm, norm
 from frcnn.modeling.matching import Sample, match, sample
 from frcnn.modeling.rpn import Proposals
 
@@ -79,7 +79,7 @@ class RoIHead(keras.layers.Layer):
         """Pooled RoIs ``[N, P, P, C]`` to logits ``[N, K + 1]`` and deltas ``[N, K, 4]``, float32."""
         outputs = pooled
         for layer, normalize in zip(self.convs, self.norms, strict=True):
-            outputs = tf.nn.relu(normalize(layer(outputs), training=training))
+            outputs = tf.nn.relu(conv_norm(layer, normalize, outputs, training))
         outputs = tf.reshape(outputs, [-1, outputs.shape[1] * outputs.shape[2] * outputs.shape[3]])
         for layer in self.dense:
             outputs = layer(outputs)

@@ -7,6 +7,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from frcnn.config import Config, load_config
 from frcnn.data.coco import find_split, load_index
@@ -70,3 +71,27 @@ def test_frozen_stages_do_not_train(freeze: int, first_trained: str | None) -> N
     model, _ = random_model("reference", f"backbone.freeze={freeze}")
     trained = [variable.path.split("/")[1] for variable in model.backbone.trainable_variables]
     assert (trained[0] if trained else None) == first_trained
+
+
+def test_folding_for_inference_changes_no_detections_and_replaces_variables() -> None:
+    model, config = random_model("reference", "backbone.norm=frozen_bn", "fpn.norm=bn", "roi_head.convs=1")
+    rng = np.random.default_rng(0)
+    for variable in model.variables:
+        if variable.path.endswith(("gamma", "moving_variance")):
+            variable.assign(rng.uniform(0.5, 1.5, variable.shape))
+        elif variable.path.endswith(("beta", "moving_mean")):
+            variable.assign(rng.normal(0, 0.1, variable.shape))
+    images = [rng.integers(0, 256, (90, 120, 3), np.uint8)]
+    (expected,) = Detector(model, config, CLASSES, (1, 2, 3)).detect(images)
+    model.fold_batch_norm()
+    (found,) = Detector(model, config, CLASSES, (1, 2, 3)).detect(images)
+    assert len(expected) > 10
+    assert found.labels.tolist() == expected.labels.tolist()
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
+    size = tf.TensorSpec([1, 2], tf.int32)
+    traced = tf.function(model.detect).get_concrete_function(tf.TensorSpec([1, 160, 160, 3]), size, size)
+    read = {variable.ref() for variable in traced.variables}
+    assert read == {variable.ref() for variable in model.inference_variables}
+    paths = {variable.path for variable in model.variables if variable.value.ref() in read}
+    assert not [path for path in paths if "norm" in path or path == "backbone/stem/conv/kernel"]
+    assert "rpn/objectness/kernel" in paths

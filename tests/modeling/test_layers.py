@@ -6,8 +6,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.eager import context
 
-from frcnn.modeling.layers import BatchNorm, FrozenBatchNorm, GroupNorm, conv
+from frcnn.modeling.layers import BatchNorm, FrozenBatchNorm, GroupNorm, conv, conv_norm
 
 
 def randomized(layer: keras.layers.Layer, inputs: tf.Tensor, rng: np.random.Generator) -> keras.layers.Layer:
@@ -85,3 +86,68 @@ def test_frozen_batch_norm_has_no_trainable_variables() -> None:
     layer = randomized(FrozenBatchNorm(1e-5, "norm"), tf.zeros([1, 2, 2, 4]), np.random.default_rng(5))
     assert layer.trainable_variables == []
     assert len(layer.variables) == 4
+
+
+def unfolded(convolution: keras.layers.Layer, normalization: keras.layers.Layer, inputs: tf.Tensor) -> tf.Tensor:
+    return normalization(convolution(inputs))
+
+
+@pytest.mark.parametrize("kind", [BatchNorm, FrozenBatchNorm])
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (7, 2), (1, 2)])
+def test_a_folded_norm_gives_the_same_outputs_and_gradients(kind: type, kernel: int, stride: int) -> None:
+    rng = np.random.default_rng(6)
+    inputs = tf.constant(rng.normal(size=(2, 9, 10, 5)), tf.float32)
+    convolution = conv(4, kernel, stride, use_bias=False, initializer="he_normal", name="conv")
+    normalization = randomized(kind(1e-5, "norm"), convolution(inputs), rng)
+    found = {}
+    for function in (unfolded, conv_norm):
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            outputs = function(convolution, normalization, inputs)
+            loss = tf.reduce_sum(tf.sin(outputs))
+        found[function] = [outputs, *tape.gradient(loss, [inputs, convolution.kernel.value])]
+    for folded, expected in zip(found[conv_norm], found[unfolded], strict=True):
+        np.testing.assert_allclose(folded, expected, rtol=1e-4, atol=1e-4)
+    convolution.fold(normalization)
+    np.testing.assert_allclose(conv_norm(convolution, normalization, inputs), found[unfolded][0], rtol=1e-4, atol=1e-4)
+
+
+def test_norms_that_depend_on_their_inputs_are_not_folded() -> None:
+    rng = np.random.default_rng(7)
+    inputs = tf.constant(rng.normal(3.0, 1.0, (2, 6, 6, 4)), tf.float32)
+    convolution = conv(32, 3, use_bias=False, initializer="he_normal", name="conv")
+    for normalization, training in ((BatchNorm(1e-5, "bn"), True), (GroupNorm(1e-5, "gn"), False)):
+        outputs = conv_norm(convolution, normalization, inputs, training)
+        np.testing.assert_allclose(outputs, conv_norm(convolution, normalization, inputs, training), rtol=1e-5)
+        assert abs(float(tf.reduce_mean(outputs))) < 1e-3
+    assert conv_norm(convolution, BatchNorm(1e-5, "new"), inputs, True).shape == outputs.shape
+
+
+def test_tensorflow_fuses_convolution_folded_norm_and_relu() -> None:
+    rng = np.random.default_rng(8)
+    inputs = tf.constant(rng.normal(size=(1, 8, 8, 4)), tf.float32)
+    convolution = conv(4, 3, use_bias=False, initializer="he_normal", name="conv")
+    normalization = randomized(FrozenBatchNorm(1e-5, "norm"), convolution(inputs), rng)
+    executed = {}
+    for function in (unfolded, conv_norm):
+        traced = tf.function(lambda values, function=function: tf.nn.relu(function(convolution, normalization, values)))
+        executed[function] = executed_operations(traced, inputs)
+    # oneDNN's names of the operations contain TensorFlow's.
+    counts = {
+        function: {kind: sum(kind in name for name in names) for kind in ("FusedConv2D", "Conv2D", "Relu", "BiasAdd")}
+        for function, names in executed.items()
+    }
+    assert counts[unfolded] == {"FusedConv2D": 0, "Conv2D": 1, "Relu": 1, "BiasAdd": 0}
+    assert counts[conv_norm] == {"FusedConv2D": 1, "Conv2D": 1, "Relu": 0, "BiasAdd": 0}
+
+
+def executed_operations(function: object, inputs: tf.Tensor) -> list[str]:
+    """Types of the operations that TensorFlow runs for a function, after its graph optimizations."""
+    with tf.device("CPU:0"):
+        context.enable_graph_collection()
+        try:
+            function(inputs)
+            metadata = context.export_run_metadata()
+        finally:
+            context.disable_graph_collection()
+    return [node.op for graph in metadata.partition_graphs for node in graph.node]
