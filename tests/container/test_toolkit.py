@@ -98,7 +98,5 @@ def test_missing_network_interface_is_reported(make_container: MakeContainer) ->
     container = make_container({"sagemaker_mpi_num_of_processes_per_host": "2"}, {"NCCL_SOCKET_IFNAME": "eth9"})
     container.start()
     assert container.wait() != 0
-    assert container.failure.startswith(
-        "NCCL_SOCKET_IFNAME names the network interface 'eth9', which does not exist; there are lo"
-    )
+    assert container.failure.startswith("NCCL_SOCKET_IFNAME is 'eth9', but network interface 'eth9' does not exist on")
     assert "Traceback" not in container.log
