@@ -15,7 +15,11 @@ class UserError(Exception):
     """
 
 
+# Control characters would let a name in a file move the cursor or recolor the terminal.
+_CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+
+
 def print_message(message: str) -> None:
     """Print ``frcnn: message`` on standard error in one write, so that lines of several processes do not mix."""
-    sys.stderr.write(f"frcnn: {message}\n")
+    sys.stderr.write(f"frcnn: {message.translate(_CONTROL)}\n")
     sys.stderr.flush()
