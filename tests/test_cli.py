@@ -112,6 +112,10 @@ def test_evaluate_works_from_the_model_folder_alone(model: Path, tmp_path: Path)
     ]
     assert re.search(rf"^AP50 +{trained['AP50']:.4f}$", result.stdout, re.M)
     assert re.search(r"^AP of triangle +", result.stdout, re.M)
+    # Both commands store the summary that they print.
+    assert numbers["dataset"] == trained["datasets"]["validation"]
+    assert numbers["dataset"]["objects"] == numbers["dataset"]["annotations"] == numbers["objects"]
+    assert trained["datasets"]["train"]["images"] == 8
 
 
 def test_evaluate_takes_other_data(model: Path, shapes: Path) -> None:
@@ -137,6 +141,8 @@ def test_evaluate_takes_other_data(model: Path, shapes: Path) -> None:
     moved = shutil.copytree(model, shapes.parent / "moved")
     config = (moved / "config.yaml").read_text()
     (moved / "config.yaml").write_text(config.replace(str(shapes), str(nowhere)))
+    assert "config.yaml is damaged or was changed" in error_of("evaluate", "--model", moved)
+    (moved / "SHA256SUMS").unlink()
     message = error_of("evaluate", "--model", moved)
     assert message.endswith("the model's configuration names it; give --data, or --images and --annotations")
 
