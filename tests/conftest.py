@@ -1,8 +1,9 @@
 """Fixtures of all tests, and the order in which parallel workers take them.
 
 The tests of a file run in one worker (`-n 2 --dist loadgroup`), so that its fixtures are set up once; files that share
-network namespaces with fixed addresses form one group. Files marked `slow` (training, processes, network) start first,
-so that no worker is left with one of them at the end; `make test-fast` leaves them out.
+network namespaces with fixed addresses form one group. The files of SLOW_FILES (training, processes, network) start
+first, the slowest before the others, so that no worker is left with one of them at the end; their tests are marked
+`slow`, which `make test-fast` leaves out.
 """
 
 from __future__ import annotations
@@ -14,6 +15,32 @@ import pytest
 
 TESTS = Path(__file__).resolve().parent
 REPOSITORY = TESTS.parent
+SLOW_FILES = (
+    "training/test_trainer.py",
+    "training/test_resume.py",
+    "container/test_two_hosts.py",
+    "distributed/test_failures.py",
+    "distributed/test_ranks.py",
+    "training/test_overfit.py",
+    "ops/test_mutations.py",
+    "ops/test_cuda_on_the_host.py",
+    "ops/test_gpu_check.py",
+    "ops/test_contract.py",
+    "modeling/test_parity.py",
+    "modeling/test_gpu_placement.py",
+    "container/test_entrypoint.py",
+    "container/test_toolkit.py",
+    "serving/test_server.py",
+    "serving/test_hostile.py",
+    "serving/test_predictor.py",
+    "test_notebook.py",
+    "test_docs.py",
+    "test_cli.py",
+    "test_export.py",
+    "scripts/test_gpu_day.py",
+    "aws/test_rehearsal.py",
+    "training/test_signals.py",
+)
 TWO_HOSTS = {"distributed/test_failures.py", "distributed/test_ranks.py", "container/test_two_hosts.py"}
 
 
@@ -31,4 +58,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         file = item.path.relative_to(TESTS).as_posix()
         item.add_marker(pytest.mark.xdist_group("two hosts" if file in TWO_HOSTS else file))
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)  # stable
+        if file in SLOW_FILES:
+            item.add_marker(pytest.mark.slow)
+    order = {file: position for position, file in enumerate(SLOW_FILES)}
+    items.sort(key=lambda item: order.get(item.path.relative_to(TESTS).as_posix(), len(order)))  # stable
