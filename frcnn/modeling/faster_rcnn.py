@@ -63,10 +63,13 @@ class FasterRCNN(keras.Model):
     @property
     def inference_variables(self) -> list[tf.Variable]:
         """The variables that inference reads: those of folded layers instead of their kernels and norms."""
-        folded = [pair for pair in self._conv_norm_pairs() if pair[0].folded is not None]
-        replaced = {id(variable) for pair in folded for layer in pair for variable in layer.variables}
-        kept = [variable.value for variable in self.variables if id(variable) not in replaced]
-        return kept + [variable for convolution, _ in folded for variable in convolution.folded]
+        replaced: set[int] = set()
+        folded: list[tf.Variable] = []
+        for convolution, normalization in self._conv_norm_pairs():
+            if convolution.folded is not None:
+                replaced |= {id(variable) for variable in (*convolution.variables, *normalization.variables)}
+                folded += convolution.folded
+        return [variable.value for variable in self.variables if id(variable) not in replaced] + folded
 
     def _conv_norm_pairs(self) -> list[tuple[Conv2D, keras.layers.Layer]]:
         layers = [layer for layer in self._flatten_layers() if isinstance(layer, ConvNorm | PyramidConv)]
