@@ -26,10 +26,10 @@ demo: $(VENV)/.installed
 	@echo "Model and metrics: $(DEMO)/model. Images with detections: $(DEMO)/detections."
 
 test: $(VENV)/.installed-test distributed
-	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup --durations=10
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder --durations=10
 
 test-fast: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup -m "not slow"
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow"
 
 test-image: $(VENV)/.installed-test
 	FRCNN_TEST_THE_IMAGE=1 $(BIN)/python -m pytest tests/image --durations=0

@@ -1,9 +1,8 @@
 """Fixtures of all tests, and the order in which parallel workers take them.
 
-The tests of a file run in one worker (`-n 2 --dist loadgroup`), so that its fixtures are set up once; files that share
-network namespaces with fixed addresses form one group. The files of SLOW_FILES (training, processes, network) start
-first, the slowest before the others, so that no worker is left with one of them at the end; their tests are marked
-`slow`, which `make test-fast` leaves out.
+The tests of a file run in one worker (`-n 2 --dist loadfile --no-loadscope-reorder`), so that its fixtures are set up
+once. The files of SLOW_FILES (training, processes, network) start first, the slowest before the others, so that no
+worker is left with one of them at the end; their tests are marked `slow`, which `make test-fast` leaves out.
 """
 
 from __future__ import annotations
@@ -41,7 +40,6 @@ SLOW_FILES = (
     "aws/test_rehearsal.py",
     "training/test_signals.py",
 )
-TWO_HOSTS = {"distributed/test_failures.py", "distributed/test_ranks.py", "container/test_two_hosts.py"}
 
 
 @pytest.fixture(scope="session")
@@ -53,12 +51,10 @@ def real_data() -> Path:
     return folder
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        file = item.path.relative_to(TESTS).as_posix()
-        item.add_marker(pytest.mark.xdist_group("two hosts" if file in TWO_HOSTS else file))
-        if file in SLOW_FILES:
-            item.add_marker(pytest.mark.slow)
     order = {file: position for position, file in enumerate(SLOW_FILES)}
-    items.sort(key=lambda item: order.get(item.path.relative_to(TESTS).as_posix(), len(order)))  # stable
+    positions = {item: order.get(item.path.relative_to(TESTS).as_posix(), len(order)) for item in items}
+    for item, position in positions.items():
+        if position < len(order):
+            item.add_marker(pytest.mark.slow)
+    items.sort(key=positions.__getitem__)  # stable

@@ -130,15 +130,6 @@ def gather_detections(index: Index, results: Mapping[int, Detections], world: Wo
     return {record.image_id: merged[record.image_id] for record in index.images}
 
 
-def to_coco_results(index: Index, results: Mapping[int, Detections]) -> list[dict[str, Any]]:
-    """Detections in the COCO results format: ``bbox`` is ``[x, y, width, height]``, ``category_id`` the file's."""
-    return [
-        entry
-        for image_id, detections in results.items()
-        for entry in coco_results(image_id, detections, index.category_ids)
-    ]
-
-
 def coco_results(image_id: int, detections: Detections, category_ids: tuple[int, ...]) -> list[dict[str, Any]]:
     """One image's detections in the COCO results format; label k is ``category_ids[k - 1]``."""
     boxes = _xywh(detections.boxes)

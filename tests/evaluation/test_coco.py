@@ -13,7 +13,7 @@ from pycocotools.cocoeval import COCOeval
 
 from frcnn.data.coco import Index, load_index
 from frcnn.evaluation import coco
-from frcnn.evaluation.coco import SUMMARY_NAMES, coco_results, evaluate_detections, to_coco_results
+from frcnn.evaluation.coco import SUMMARY_NAMES, coco_results, evaluate_detections
 from frcnn.inference import Detections
 
 NOTHING = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32))
@@ -22,6 +22,12 @@ NOTHING = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.z
 def detections(*rows: tuple[list[float], float, int]) -> Detections:
     boxes, scores, labels = zip(*rows, strict=True)
     return Detections(np.array(boxes, np.float32), np.array(scores, np.float32), np.array(labels, np.int32))
+
+
+def results_file(index: Index, results: dict[int, Detections]) -> list[dict]:
+    """All detections in the COCO results format."""
+    ids = index.category_ids
+    return [entry for image_id, found in results.items() for entry in coco_results(image_id, found, ids)]
 
 
 def index_of(folder: Path, annotations: list[dict], images: int = 1, categories: tuple[int, ...] = (7, 3)) -> Index:
@@ -74,7 +80,7 @@ def test_equals_pycocotools_called_on_files(
     metrics = evaluate_detections(index, results)
     assert capsys.readouterr().out == ""
 
-    (tmp_path / "results.json").write_text(json.dumps(to_coco_results(index, results)))
+    (tmp_path / "results.json").write_text(json.dumps(results_file(index, results)))
     truth = COCO(str(file))
     oracle = COCOeval(truth, truth.loadRes(str(tmp_path / "results.json")), "bbox")
     oracle.evaluate()
@@ -275,7 +281,7 @@ def test_json_has_the_coco_names_and_null_for_undefined_values(tmp_path: Path) -
 
 def test_results_have_the_category_ids_of_the_file_and_widths(tmp_path: Path) -> None:
     index = index_of(tmp_path, [{"id": 1, "bbox": [0, 0, 50, 50]}])
-    (entry,) = to_coco_results(index, {10: detections(([10, 20, 40, 60], 0.5, 2))})
+    (entry,) = results_file(index, {10: detections(([10, 20, 40, 60], 0.5, 2))})
     assert entry == {"image_id": 10, "category_id": 7, "bbox": [10.0, 20.0, 30.0, 40.0], "score": 0.5}
     assert coco_results(4, NOTHING, (3, 7)) == []
     assert json.loads(json.dumps([entry])) == [entry]  # plain Python numbers
