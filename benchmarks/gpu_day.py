@@ -21,7 +21,7 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parent.parent
 SECTIONS = ("doctor", "tests", "parity", "speed", "input", "serving")
 PRECISIONS = ("float32", "tf32", "mixed_bfloat16", "mixed_float16")
-SMALL_PRECISIONS = ("float32", "mixed_bfloat16")
+SMALL_PRECISIONS = ("mixed_bfloat16",)
 KERNEL_TESTS = ("tests/ops", "tests/modeling/test_gpu_placement.py")
 # Small sizes for a trial run of this program.
 SMALL_SPEED = (

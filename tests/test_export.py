@@ -128,7 +128,7 @@ def test_bytes_that_are_not_an_image_are_an_error(reference):
 
 @pytest.mark.skipif(compiled.active_kernels().library is None, reason="no kernels on this machine")
 def test_the_library_of_the_kernels_is_exported(tmp_path, image_folder):
-    model = write_model(tmp_path / "model", "ops.kernel=reference", "image.resize=pillow")
+    model = write_model(tmp_path / "model", "ops.kernel=reference", "image.resize=pillow", "fpn.norm=bn")
     export_savedmodel(model, tmp_path / "out", "compiled")
     [library] = (tmp_path / "out" / "assets.extra").glob("*.so")
     images = [decode_image(file) for file in sorted(image_folder.iterdir())]

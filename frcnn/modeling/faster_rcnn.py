@@ -68,7 +68,7 @@ class FasterRCNN(keras.Model):
         for convolution, normalization in self._conv_norm_pairs():
             if convolution.folded is not None:
                 replaced |= {id(variable) for variable in (*convolution.variables, *normalization.variables)}
-                folded += convolution.folded
+                folded.extend(convolution.folded)
         return [variable.value for variable in self.variables if id(variable) not in replaced] + folded
 
     def _conv_norm_pairs(self) -> list[tuple[Conv2D, keras.layers.Layer]]:
