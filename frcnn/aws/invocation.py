@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 from frcnn.aws.service_model import check_request
 from frcnn.errors import UserError
@@ -45,7 +46,9 @@ def invoke_async_request(
 
 
 def _attributes(options: dict[str, float | str]) -> str:
-    return ",".join(f"{key}={value}" for key, value in options.items())
+    """``key=value,...``; characters that a header cannot carry are percent-encoded, which the endpoint decodes."""
+    text = ",".join(f"{key}={value}" for key, value in options.items())
+    return "".join(character if character.isascii() else quote(character) for character in text)
 
 
 def invoke_request(

@@ -264,7 +264,7 @@ def test_an_invocation() -> None:
             lambda: invoke_request("e", bytes(MAX_BODY_BYTES + 1)),
             "the image has 6.0 MiB and an endpoint accepts 6",
         ),
-        (lambda: invoke_request("e", b"1", options={"classes": "gelände"}), "CustomAttributes is"),
+        (lambda: invoke_request("e", b"1", options={"classes": "x" * 1024}), "CustomAttributes"),
     ],
 )
 def test_error_messages(make: Any, message: str) -> None:
@@ -274,3 +274,8 @@ def test_error_messages(make: Any, message: str) -> None:
 
 def test_the_largest_body_is_botocores_limit() -> None:
     assert len(invoke_request("e", bytes(MAX_BODY_BYTES))["Body"]) == 6291456
+
+
+def test_class_names_outside_of_ascii_travel_percent_encoded() -> None:
+    request = invoke_request("e", b"1", options={"classes": "gelände", "threshold": 0.5})
+    assert request["CustomAttributes"] == "classes=gel%C3%A4nde,threshold=0.5"

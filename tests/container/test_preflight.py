@@ -52,8 +52,12 @@ def test_unwritable_output_is_reported_at_the_start(
 @needs_mounts
 @pytest.mark.parametrize("command", ["train", "serve", "doctor"])
 def test_read_only_container_without_temporary_folder(tmp_path: Path, command: str) -> None:
-    read_only = " && ".join(f"mount -t tmpfs -o ro tmpfs {folder}" for folder in ("/tmp", "/var/tmp"))
-    script = f"{read_only} && cd /proc && exec {sys.executable} -m frcnn.entrypoint {command}"
+    # The repository, with its virtual environment, may itself be below a temporary folder: it stays visible, read-only.
+    repository = shlex.quote(str(Path(__file__).resolve().parents[2]))
+    steps = [f"mount --bind {repository} /mnt", "mount -t tmpfs tmpfs /tmp", "mount -t tmpfs tmpfs /var/tmp"]
+    steps += [f"mkdir -p {repository}", f"mount --bind /mnt {repository}"]
+    steps += [f"mount -o remount,ro {folder}" for folder in ("/tmp", "/var/tmp")]
+    script = f"{' && '.join(steps)} && cd /proc && exec {sys.executable} -m frcnn.entrypoint {command}"
     kept = {name: value for name, value in os.environ.items() if name not in ("TMPDIR", "TEMP", "TMP")}
     variables = {**kept, "SAGEMAKER_BASE_DIR": "/proc/nowhere", "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run([*IN_NAMESPACE, script], env=variables, capture_output=True, text=True, check=False)
