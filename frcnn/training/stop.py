@@ -39,6 +39,9 @@ class StopRequest:
     ) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        # The initialization of an extension module turns the exception of the handler into an ImportError.
+        if self._in_startup and self.received is not None and error and not isinstance(error, StoppedInStartup):
+            raise StoppedInStartup(self.exit_code) from None
 
     def work_begins(self) -> None:
         """From now on there is something to save: a signal no longer ends the process."""

@@ -44,3 +44,22 @@ def test_a_signal_in_startup_ends_the_process_at_once(
 
 def test_a_signal_to_another_rank_is_a_termination() -> None:
     assert StopRequest().exit_code == 143
+
+
+def import_that_fails_on_signals() -> None:
+    """As the initialization of an extension module does with any exception."""
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    except BaseException as error:
+        raise ImportError("initialization failed") from error
+
+
+def test_a_signal_during_an_import_ends_the_process_as_well() -> None:
+    with pytest.raises(StoppedInStartup) as stopped, StopRequest(ends_startup=True):
+        import_that_fails_on_signals()
+    assert stopped.value.code == 130
+
+
+def test_an_error_without_a_signal_passes() -> None:
+    with pytest.raises(ImportError), StopRequest(ends_startup=True):
+        raise ImportError
