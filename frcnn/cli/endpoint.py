@@ -59,9 +59,9 @@ def deploy(
     price: float | None,
     overrides: tuple[str, ...],
 ) -> None:
-    """Create a SageMaker endpoint and wait until it is in service.
+    """Create a SageMaker endpoint.
 
-    It is billed by the hour until it is deleted: frcnn delete NAME.
+    Waits until it is in service. It is billed by the hour until it is deleted: frcnn delete NAME.
     """
     from frcnn.aws.autoscaling import Call
     from frcnn.aws.cost import endpoint_cost
@@ -175,9 +175,9 @@ def invoke(
 def delete(
     endpoints: tuple[str, ...], keep_models: bool, region: str | None, dry_run: bool, json_file: Path | None
 ) -> None:
-    """Delete SageMaker endpoints with their scaling, configurations and models.
+    """Delete SageMaker endpoints.
 
-    What is in S3 stays.
+    Deletes their scaling, configurations and models too; what is in S3 stays.
     """
     client = _client(region)
     lines = []

@@ -27,7 +27,7 @@ from frcnn.errors import UserError
 @click.option("--file", type=PATH, help="A copy that was downloaded by other means.")
 @click.option("--s3", "uri", help="Also upload the model folder to this S3 folder.")
 def fetch_weights(name: str | None, list_all: bool, out: Path | None, file: Path | None, uri: str | None) -> None:
-    """Download published weights and import them into a model folder.
+    """Download and import published weights.
 
     train weights=NAME then starts from them. The download is resumed if it was interrupted, and its checksum is
     verified. FRCNN_WEIGHTS_URL sets a mirror: a server folder with the same file names. Downloads and model folders are

@@ -91,9 +91,9 @@ def launch_tuning(
     price: float | None,
     overrides: tuple[str, ...],
 ) -> None:
-    """Search for the best values of options with many training jobs on SageMaker.
+    """Start hyperparameter tuning on SageMaker.
 
-    The ranges are validated like the options of a recipe.
+    Many training jobs search for the best values of options. The ranges are validated like the options of a recipe.
     """
     from frcnn.aws.cost import cost
     from frcnn.aws.launcher import Launcher
@@ -126,9 +126,9 @@ def launch_tuning(
 def transform(
     file: Path, dry_run: bool, json_file: Path | None, price: float | None, overrides: tuple[str, ...]
 ) -> None:
-    """Send every image of an S3 folder through a model, and wait for the end.
+    """Run a batch transform on SageMaker.
 
-    The instances are billed while the job runs.
+    Sends every image of an S3 folder through a model, and waits for the end. The instances are billed while the job runs.
     """
     from frcnn.aws.autoscaling import Call
     from frcnn.aws.cost import cost
@@ -159,7 +159,10 @@ def transform(
 @dry_run_option
 @json_option
 def list_jobs(kinds: tuple[str, ...], limit: int, region: str | None, dry_run: bool, json_file: Path | None) -> None:
-    """List the newest SageMaker jobs and endpoints, and what is being billed now."""
+    """List SageMaker jobs and endpoints.
+
+    Prints the newest ones, and what is being billed now.
+    """
     from frcnn.aws.listing import list_calls, list_resources
 
     calls = list_calls(kinds or KINDS, limit)

@@ -39,7 +39,10 @@ if TYPE_CHECKING:
 def register(
     file: Path, folder: Path | None, dry_run: bool, json_file: Path | None, overrides: tuple[str, ...]
 ) -> None:
-    """Create a version in SageMaker's model registry, with the metrics of the model and a model card."""
+    """Register a model in SageMaker's registry.
+
+    Creates a version with the metrics of the model and a model card.
+    """
     from frcnn.aws.autoscaling import Call
     from frcnn.aws.image_uri import region_of_image
     from frcnn.aws.launcher import Launcher

@@ -48,9 +48,9 @@ CLASSES_SHOWN = 30
 def split(
     file: Path, val: float, test: float, by: str | None, stratify: bool, seed: int, out: Path | None, overwrite: bool
 ) -> None:
-    """Divide a COCO file into instances_train.json, instances_val.json and instances_test.json.
+    """Split a COCO file into train, val and test.
 
-    Images stay where they are. The result depends on the file's images, the shares and the seed alone.
+    Writes instances_train.json, instances_val.json and instances_test.json. Images stay where they are. The result depends on the file's images, the shares and the seed alone.
     """
     from frcnn.data.formats.values import read_json
     from frcnn.data.split_dataset import split_dataset
