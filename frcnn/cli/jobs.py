@@ -128,7 +128,8 @@ def transform(
 ) -> None:
     """Run a batch transform on SageMaker.
 
-    Sends every image of an S3 folder through a model, and waits for the end. The instances are billed while the job runs.
+    Sends every image of an S3 folder through a model, and waits for the end. The instances are billed while the
+    job runs.
     """
     from frcnn.aws.autoscaling import Call
     from frcnn.aws.cost import cost

@@ -50,7 +50,8 @@ def split(
 ) -> None:
     """Split a COCO file into train, val and test.
 
-    Writes instances_train.json, instances_val.json and instances_test.json. Images stay where they are. The result depends on the file's images, the shares and the seed alone.
+    Writes instances_train.json, instances_val.json and instances_test.json. Images stay where they are. The
+    result depends on the file's images, the shares and the seed alone.
     """
     from frcnn.data.formats.values import read_json
     from frcnn.data.split_dataset import split_dataset
