@@ -6,6 +6,7 @@ import errno
 import functools
 import json
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -85,7 +86,7 @@ def test_every_command_has_help_with_an_example_that_parses(command: str) -> Non
     examples = [line.strip() for line in result.stdout.partition("Example:")[2].splitlines() if line.strip()]
     assert examples
     for example in examples:
-        program, named, *arguments = example.split()
+        program, named, *arguments = shlex.split(example, comments=True)
         assert (program, named) == ("frcnn", command)
         main.commands[command].make_context(command, arguments)  # a usage error is raised here
 

@@ -33,7 +33,7 @@ classes_option = click.option(
 class_ids_option = click.option("--classes", help="Names of the classes 0, 1, …, comma-separated.")
 
 
-@click.group()
+@click.group(epilog=example("frcnn convert yolo data.yaml --out instances_train.json"))
 def convert() -> None:
     """Convert annotations of another format to COCO.
 
