@@ -51,7 +51,7 @@ def test_the_pages_for_newcomers_are_executed() -> None:
         ("    frcnn convert yolo data --uot x", "'frcnn convert yolo': No such option '--uot'"),
         ("```sh data\nfrcnn train --confg a\n```", "'frcnn train': No such option '--confg'"),
         ("    frcnn train --config a \\\n        trainig.epochs=3", "'frcnn train': 'trainig.epochs' is not an option"),
-        ("```sh mars\n```", "a block is fenced as 'sh mars'"),
+        ("```sh mars\n```", "the reason 'mars' of a fenced block is unknown"),
         (f"{'words ' * 20}end", "line has 123 characters; wrap at 120"),
     ],
 )

@@ -86,9 +86,10 @@ def problems(page: Path, repository: Path) -> Iterator[str]:
     for number, command in _commands(page):
         yield from (f"{name}:{number}: {problem}" for problem in _command_problems(command))
     for block in blocks(page):
-        if block.language == "sh" and block.reason not in REASONS:
+        if block.language in ("sh", "python") and block.reason not in REASONS:
             expected = ", ".join(REASONS[1:])
-            yield f"{name}:{block.line}: a block is fenced as 'sh {block.reason}'; expected sh or sh with {expected}"
+            reason = f"the reason {block.reason!r} of a fenced block is unknown"
+            yield f"{name}:{block.line}: {reason}; expected {expected} or none"
 
 
 def headings(page: Path) -> set[str]:
