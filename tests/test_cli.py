@@ -229,7 +229,7 @@ def test_import_weights_refuses_what_it_does_not_know(tmp_path: Path) -> None:
     file = REPOSITORY / "tests" / "weights" / "golden" / "archive.pth"
     message = error_of("import-weights", file, "--from", "detectron2", "--out", tmp_path / "m")
     assert message.startswith(
-        f"frcnn: {file}: no network of Detectron2's that frcnn knows: it has neither 'res2_0_branch2a_w'"
+        f"frcnn: {file}: not a supported network of Detectron2: it has neither 'res2_0_branch2a_w'"
     )
     assert not (tmp_path / "m").exists()
 

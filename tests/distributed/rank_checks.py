@@ -57,7 +57,7 @@ def sync_bn(world: World, recipe: Path, output: Path) -> Arrays:
     layer = BatchNorm(1e-5, name="norm")
     layer.build((None, 4, 5, 8))
     if world.size > 1:
-        layer.sum = world.allreduce_sum
+        layer.allreduce_sum = world.allreduce_sum
 
     @tf.function
     def run(inputs: tf.Tensor, of_outputs: tf.Tensor) -> tuple[tf.Tensor, ...]:

@@ -89,7 +89,9 @@ def test_two_ranks_train_as_one_with_the_same_batches(
     logs = [(folder / runs / f"run{size}" / "metrics.jsonl").read_text().splitlines() for size in (1, 2)]
     losses = [[json.loads(line)["loss"] for line in log if '"train"' in line] for log in logs]
     assert len(losses[0]) == 20
-    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
+    # Sums in another order differ in their last digits, which training amplifies.
+    np.testing.assert_allclose(losses[1][:10], losses[0][:10], rtol=1e-5)
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-3)
     assert losses[0][-1] != losses[0][0]
 
 
