@@ -45,7 +45,7 @@ def frcnn(*arguments: str | Path) -> Result:
 
 
 def error_of(*arguments: str | Path) -> str:
-    """The one sentence that a mistake is answered with."""
+    """The one line on standard error of a command that fails with a user error."""
     result = frcnn(*arguments)
     assert result.exit_code == 2, result.output
     assert result.stdout == ""
@@ -260,7 +260,9 @@ def test_user_errors_are_one_sentence(shapes: Path, tmp_path: Path) -> None:
     assert "--images and --annotations must be given together" in error_of(
         "evaluate", "--model", tmp_path, "--images", tmp_path
     )
-    assert "is not a model folder" in error_of("predict", shapes, "--model", tmp_path, "--out", tmp_path / "out")
+    assert "is not a model folder" in error_of(
+        "predict", shapes / "val", "--model", tmp_path, "--out", tmp_path / "out"
+    )
     assert "contains no images; expected files that end in .jpg" in error_of(
         "predict", tmp_path, "--model", tmp_path, "--out", tmp_path / "o"
     )
