@@ -263,8 +263,9 @@ def test_user_errors_are_one_sentence(shapes: Path, tmp_path: Path) -> None:
     assert "is not a model folder" in error_of(
         "predict", shapes / "val", "--model", tmp_path, "--out", tmp_path / "out"
     )
+    (tmp_path / "empty").mkdir()
     assert "contains no images; expected files that end in .jpg" in error_of(
-        "predict", tmp_path, "--model", tmp_path, "--out", tmp_path / "o"
+        "predict", tmp_path / "empty", "--model", tmp_path, "--out", tmp_path / "o"
     )
     assert "is not a folder" in error_of("check-dataset", tmp_path / "nowhere")
     assert "was not written by make-shapes" in error_of("make-shapes", REPOSITORY / "frcnn")
