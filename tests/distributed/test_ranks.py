@@ -91,7 +91,8 @@ def test_two_ranks_train_as_one_with_the_same_batches(
     assert len(losses[0]) == 20
     # Sums in another order differ in their last digits, which training amplifies.
     np.testing.assert_allclose(losses[1][:10], losses[0][:10], rtol=1e-5)
-    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-3)
+    np.testing.assert_allclose(losses[1][:19], losses[0][:19], rtol=1e-4)
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-3)  # the bound of the weights above
     assert losses[0][-1] != losses[0][0]
 
 
