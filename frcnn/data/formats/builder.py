@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from frcnn.data.annotations import EDGE_TOLERANCE
 from frcnn.data.formats.regions import Box
 from frcnn.data.formats.report import Report
 from frcnn.data.formats.values import clean_name, short
@@ -109,9 +110,14 @@ class CocoBuilder:
         x, y, width, height = (round(number, DECIMALS) for number in box)
         if width <= 0 or height <= 0:
             return self._report.skip("boxes without width or height", place)
-        size = self._sizes[image_id - 1]
-        if size and not (x < size[0] and y < size[1] and x + width > 0 and y + height > 0):
-            return self._report.skip("boxes outside their image", place)
+        if size := self._sizes[image_id - 1]:
+            # Without clipping, readers that guess the format of boxes could take those of this file for corners.
+            inside = _clip(x, y, width, height, size)
+            if inside[2] <= 0 or inside[3] <= 0:
+                return self._report.skip("boxes outside their image", place)
+            if max(abs(new - old) for new, old in zip(inside, (x, y, width, height), strict=True)) > EDGE_TOLERANCE:
+                self._report.repair("boxes that extend over the image's edge, clipped", place)
+            x, y, width, height = inside
         key = (image_id, class_name, x, y, width, height, crowd)
         if key in self._seen:
             return self._report.skip("objects listed twice (same image, class and box)", place)
@@ -152,6 +158,13 @@ class CocoBuilder:
                 {"id": class_id, "name": name} for name, class_id in sorted(ids.items(), key=lambda item: item[1])
             ],
         }
+
+
+def _clip(x: float, y: float, width: float, height: float, size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """Part of a box inside an image of the given width and height; without area if there is none."""
+    x1, y1 = max(x, 0.0), max(y, 0.0)
+    x2, y2 = min(x + width, float(size[0])), min(y + height, float(size[1]))
+    return x1, y1, round(x2 - x1, DECIMALS), round(y2 - y1, DECIMALS)
 
 
 def to_json(tables: dict[str, Any]) -> str:

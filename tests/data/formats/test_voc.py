@@ -68,7 +68,8 @@ def test_corners_are_converted_to_boxes(tmp_path: Path) -> None:
     [
         ((11.5, 6, 30, 25), [10.5, 5, 19.5, 20], None),
         ((30, 25, 11, 6), [10, 5, 20, 20], "boxes with swapped corners"),
-        ((0, 6, 30, 25), [-1, 5, 31, 20], "boxes that begin at pixel 0, although VOC counts from 1 (see --zero-based)"),
+        ((0, 6, 30, 25), [0, 5, 30, 20], "boxes that begin at pixel 0, although VOC counts from 1 (see --zero-based)"),
+        ((91, 6, 140, 25), [90, 5, 10, 20], "boxes that extend over the image's edge, clipped"),
         (("nan", 6, 30, 25), None, "boxes with a coordinate that is not a usable number"),
         ((11, 6, "1e300", 25), None, "boxes with a coordinate that is not a usable number"),
         ((11, 6, "wide", 25), None, "objects without a usable <bndbox>"),
