@@ -61,12 +61,15 @@ class Detections:
         """Class name of each detection."""
         return [self.class_names[label - 1] for label in self.labels]
 
-    def draw(self, image: ImageSource, score_threshold: float = 0.5, max_side: int = MAX_SIDE) -> Image.Image:
+    def draw(
+        self, image: ImageSource, score_threshold: float = 0.5, max_side: int = MAX_SIDE, zoom: float = 1.0
+    ) -> Image.Image:
         """A copy of the image with boxes, class names and scores of detections of at least ``score_threshold``.
 
         Args:
             image: the image in which the detections were made.
             max_side: pixels; larger images are reduced to it.
+            zoom: factor of line widths and captions.
 
         Raises:
             UserError: the image cannot be read.
@@ -75,7 +78,7 @@ class Detections:
         names = self.names
         captions = [f"{names[i]} {self.scores[i]:.2f}" for i in shown]
         colors = [class_color(int(label)) for label in self.labels[shown]]
-        return draw_boxes(load_image(image), self.boxes[shown], captions, colors, max_side=max_side)
+        return draw_boxes(load_image(image), self.boxes[shown], captions, colors, max_side=max_side, zoom=zoom)
 
 
 class Prepared(NamedTuple):

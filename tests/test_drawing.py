@@ -9,10 +9,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from frcnn.drawing import MAX_CAPTION, MAX_SIDE, MIN_SIDE, class_color, draw_boxes, drawable_text, load_font
+from frcnn.drawing import (
+    DARK,
+    LIGHT,
+    MAX_CAPTION,
+    MAX_SIDE,
+    MIN_SIDE,
+    arrange,
+    class_color,
+    draw_boxes,
+    drawable_text,
+    load_font,
+    with_heading,
+)
 
 GREY = 100
 RED = (200, 30, 40)
+LINE = 3  # pixels, of an image of 800 x 600 with a large box: the square root of its area / 200
 
 
 def grey(height: int, width: int) -> np.ndarray:
@@ -33,6 +46,8 @@ def test_outlines_are_on_the_edges_in_the_given_color() -> None:
     for x, y in ((200, 300), (500, 300), (350, 150), (350, 400)):
         assert drawn.getpixel((x, y)) == RED
     assert not changed(drawn)[200:350, 250:450].any()  # nothing inside the box
+    assert drawn.getpixel((199, 300)) == DARK
+    assert drawn.getpixel((200 + LINE, 300)) == LIGHT
     assert drawn.getpixel((202, 147)) == RED  # the caption's background is above the box
 
 
@@ -127,3 +142,69 @@ def test_the_first_classes_have_distinct_colors() -> None:
     assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(colors, 2)) > 30
     assert class_color(1) == (230, 159, 0)
     assert all(0 <= value <= 255 for color in colors for value in color)
+
+
+@pytest.mark.parametrize("background", [*((grey, grey, grey) for grey in range(0, 256, 51)), class_color(1), RED])
+def test_an_outline_stands_out_from_any_background(background: tuple[int, int, int]) -> None:
+    """WCAG asks for a contrast of 3 of graphics; the outline has two edges, and the better one counts."""
+
+    def luminance(color: np.ndarray) -> np.ndarray:
+        share = color / 255
+        linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+        return linear @ [0.2126, 0.7152, 0.0722]
+
+    image = np.full((600, 800, 3), background, np.uint8)
+    drawn = np.asarray(draw_boxes(image, np.array([[200, 150, 500, 400]]), [""], [background]))
+    behind, across = luminance(np.array(background)), luminance(drawn[300, 195:210].astype(float))
+    contrast = (np.maximum(across, behind) + 0.05) / (np.minimum(across, behind) + 0.05)
+    assert contrast.max() >= 3
+
+
+def test_lines_and_captions_scale_with_the_image() -> None:
+    def measured(factor: int, zoom: float = 1.0) -> tuple[int, int]:
+        image = grey(600 * factor, 800 * factor)
+        box = np.array([[200, 150, 500, 400]]) * factor
+        drawn = np.asarray(draw_boxes(image, box, ["a"], [RED], zoom=zoom))
+        red = (drawn == RED).all(axis=2)
+        row, column = red[300 * factor, : 300 * factor], red[: 150 * factor - LINE, 201 * factor]
+        return int(row.sum()), int(column.sum())
+
+    (line, caption), (large_line, large_caption) = measured(1), measured(4)
+    assert line == LINE
+    assert large_line == pytest.approx(4 * line, abs=3)  # rounded to pixels
+    assert large_caption == pytest.approx(4 * caption, rel=0.15)
+    assert measured(1, zoom=2)[0] == pytest.approx(2 * line, abs=1)
+
+
+def test_many_small_boxes_have_finer_lines_and_smaller_captions() -> None:
+    def ink(side: int) -> int:
+        drawn = draw_boxes(grey(1200, 1600), np.array([[800, 600, 800 + side, 600 + side]]), ["platelet"], [RED])
+        return int(changed(drawn)[:600].sum())  # above the box: the caption
+
+    assert ink(20) < 0.6 * ink(400)
+
+
+def test_captions_do_not_hide_small_boxes_or_each_other() -> None:
+    corners = [(x, y) for x in range(100, 1500, 350) for y in range(100, 1100, 120)]
+    boxes = np.array([[x, y, x + 30, y + 30] for x, y in corners], float)
+    drawn = np.asarray(draw_boxes(grey(1200, 1600), boxes, ["platelet 0.98"] * len(boxes), [RED] * len(boxes)))
+    for x, y in corners:
+        assert (drawn[y + 10 : y + 20, x + 10 : x + 20] == GREY).all()
+    alone = np.asarray(draw_boxes(grey(1200, 1600), boxes[:1], ["platelet 0.98"], [RED]))
+    assert changed(Image.fromarray(drawn)).sum() == len(boxes) * changed(Image.fromarray(alone)).sum()
+
+
+def test_a_sheet_has_its_images_in_rows_in_the_middle_of_their_cells() -> None:
+    tiles = [Image.new("RGB", (20, 10), color) for color in ("red", "green", "blue")]
+    sheet = arrange(tiles, 2, (40, 30))
+    assert sheet.size == (80, 60)
+    assert [sheet.getpixel(at) for at in ((20, 15), (60, 15), (20, 45))] == [(255, 0, 0), (0, 128, 0), (0, 0, 255)]
+    assert sheet.getpixel((5, 15)) == sheet.getpixel((60, 45)) == (245, 245, 245)
+
+
+def test_headings_are_shortened_to_the_image() -> None:
+    image = Image.fromarray(grey(50, 200))
+    headed = with_heading(image, "a heading much longer than the image is wide", 20)
+    assert headed.width == 200
+    np.testing.assert_array_equal(np.asarray(headed)[-50:], np.asarray(image))
+    assert (np.asarray(headed)[:-50] < 100).sum() > 100

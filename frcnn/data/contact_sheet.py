@@ -11,13 +11,12 @@ from PIL import Image
 from frcnn.data.coco import ImageRecord, Index
 from frcnn.data.decode import UnreadableImage, decode_image
 from frcnn.data.image_limits import DEFAULT_MAX_PIXELS
-from frcnn.drawing import class_color, draw_boxes
+from frcnn.drawing import arrange, class_color, draw_boxes
 
 TILE = (320, 240)  # width, height, pixels
 MARGIN = 4  # pixels around an example
 COLUMNS = 4
 EXAMPLES = 16
-BACKGROUND = (245, 245, 245)
 CANDIDATES = 100  # images of a class that are compared for the number of other classes that they show
 
 
@@ -31,13 +30,7 @@ def draw_contact_sheet(
             tiles.append(_tile(record, index.class_names, max_pixels))
         except UnreadableImage:
             continue
-    rows = max(-(-len(tiles) // COLUMNS), 1)
-    sheet = Image.new("RGB", (COLUMNS * TILE[0], rows * TILE[1]), BACKGROUND)
-    for number, tile in enumerate(tiles):
-        column, row = number % COLUMNS, number // COLUMNS
-        sheet.paste(
-            tile, (column * TILE[0] + (TILE[0] - tile.width) // 2, row * TILE[1] + (TILE[1] - tile.height) // 2)
-        )
+    sheet = arrange(tiles, COLUMNS, TILE)
     file.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(file, format="PNG")
 
