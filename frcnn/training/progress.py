@@ -95,13 +95,17 @@ class Progress:
             with self._optional.writing(str(self._folder / METRICS_FILE)):
                 self._metrics.close()
 
+    def is_due(self, step: int) -> bool:
+        """Whether a record is written after this step, with its learning rate."""
+        return step % self._log_every == 0 or step == self._total_steps
+
     def step(self, step: int, losses: Mapping[str, Any], learning_rate: Any) -> None:
         """Count a finished step; every ``log_every`` steps, record the means since the last record.
 
         Args:
             step: steps taken so far in the run, this one included.
             losses: scalars by name.
-            learning_rate: rate of this step; a tensor is read only when a record is due.
+            learning_rate: rate of this step; only read when a record is due.
         """
         now = time.perf_counter()
         self._pending_seconds += now - self._clock
@@ -109,7 +113,7 @@ class Progress:
         self._pending.append(losses)
         if self._bar is not None:
             self._bar.update(step - self._bar.n)
-        if step % self._log_every == 0 or step == self._total_steps:
+        if self.is_due(step):
             self._record_steps(step, float(learning_rate))
 
     def evaluation(self, step: int, metrics: Mapping[str, Any]) -> None:
@@ -224,6 +228,9 @@ class NullProgress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         pass
+
+    def is_due(self, step: int) -> bool:
+        return False
 
     def step(self, step: int, losses: Mapping[str, Any], learning_rate: Any) -> None:
         pass

@@ -21,10 +21,9 @@ def build_train_step(
     """A ``tf.function`` of a rank's batch, the step (int32 scalar) and ``flags`` (float32 vector).
 
     It returns one float32 vector, so that a step needs a single transfer to the host: the losses in the order of
-        ``LOSSES``,
-    their sum and the gradient norm, averaged over the ranks; then ``flags``, summed over the ranks. The flags travel in
-    the same all-reduce as the losses: what a rank wants the others to know in the next step (a signal, unreadable
-    images) costs no collective operation of its own.
+    ``LOSSES``, their sum and the gradient norm, averaged over the ranks; then ``flags``, summed over the ranks. The
+    flags travel in the same all-reduce as the losses: what a rank wants the others to know (a signal, unreadable
+    images, a checkpoint) costs no collective operation of its own.
 
     Where the loss or the gradient is not finite, no weight changes.
     """
@@ -41,8 +40,8 @@ def build_train_step(
             scaled = optimizer.scale_loss(objective)
         gradients = world.average_gradients(tape.gradient(scaled, variables), config.distributed.compression)
         reported = tf.stack([*(losses[name] for name in LOSSES), total]) / world.size
-        *means, stopping, bad_reads = tf.unstack(world.allreduce_sum(tf.concat([reported, flags], axis=0), "report"))
-        total = means[-1]
+        summed = world.allreduce_sum(tf.concat([reported, flags], axis=0), "report")
+        total = summed[len(LOSSES)]
         norm = tf.linalg.global_norm(gradients) * (objective / scaled)
         # With loss scaling, gradient overflow is expected: the optimizer skips such a step and lowers the scale.
         finite = tf.math.is_finite(total)
@@ -50,7 +49,8 @@ def build_train_step(
             finite &= tf.math.is_finite(norm)
         # Only reduced values decide, so that all ranks take the same branch.
         tf.cond(finite, lambda: apply(gradients), lambda: None)
-        return tf.stack([*means, norm, stopping, bad_reads])
+        means, summed_flags = tf.split(summed, [len(LOSSES) + 1, -1])
+        return tf.concat([means, norm[None], summed_flags], axis=0)
 
     def apply(gradients: list[tf.Tensor]) -> None:
         optimizer.apply(gradients, model.trainable_variables)
@@ -67,9 +67,9 @@ def non_finite_message(step: int, losses: Mapping[str, float], images: Sequence[
     )
 
 
-def out_of_memory_message(error: tf.errors.ResourceExhaustedError, step: int, batch: Batch) -> str:
-    """What the user can do about a step that did not fit into memory."""
-    images, height, width, _ = batch.images.shape
+def out_of_memory_message(error: tf.errors.ResourceExhaustedError, step: int, shape: tf.TensorShape) -> str:
+    """What the user can do about a step on a batch of images of ``shape`` that did not fit into memory."""
+    images, height, width, _ = shape
     return (
         f"out of memory at step {step} with {images} images of {height} x {width} pixels in this process "
         f"({str(error).splitlines()[0]}); lower training.batch_size (raise optimizer.accumulation to keep the "

@@ -9,7 +9,6 @@ all ranks.
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from pathlib import Path
 
@@ -32,14 +31,15 @@ from frcnn.training.disk_space import bytes_of, check_disk_space
 from frcnn.training.folders import Folders
 from frcnn.training.lock import RunLock
 from frcnn.training.numerics import configure_numerics
-from frcnn.training.optimizer import AveragedWeights, build_optimizer, scales_loss
+from frcnn.training.optimizer import AveragedWeights, build_optimizer
 from frcnn.training.progress import NullProgress, Progress
+from frcnn.training.reports import StepReports
 from frcnn.training.resume import RunStart
 from frcnn.training.run_signature import run_signature
 from frcnn.training.run_state import ResumeState, check_state
 from frcnn.training.schedule import warmup_steps
 from frcnn.training.shard import Shard, load_splits, round_batch_size
-from frcnn.training.step import LOSSES, build_train_step, non_finite_message, out_of_memory_message
+from frcnn.training.step import build_train_step
 from frcnn.training.stop import StopRequest
 from frcnn.training.validation import Validation
 
@@ -70,7 +70,7 @@ class Trainer:
 
     Attributes:
         messages: what the user should know before the first step; printed by :meth:`run`.
-        step: optimizer steps taken.
+        step: optimizer steps started; the variables are those after this step.
         best_ap: validation AP of the model in the model folder; known to rank 0 only.
         evaluation_pending: the variables of this step are still to be evaluated.
         stopping: some rank got a signal; the same on all ranks.
@@ -112,6 +112,7 @@ class Trainer:
                 f"{self.total_steps} steps: using {warmup} warm-up steps"
             )
         self.train_step = build_train_step(self.model, self.optimizer, config, world)
+        self.reports = StepReports(self.train_step, config, world)
         self.detector = Detector(self.model, config, self.train_index.class_names, self.train_index.category_ids)
         self.tracked = tf.train.Checkpoint(model=self.model, optimizer=self.optimizer)
         self.progress: Progress | NullProgress | None = None
@@ -121,6 +122,7 @@ class Trainer:
         )
         state = self._restore_or_initialize()
         self.step, self.saved_step, self.best_ap, self.evaluation_pending, model_sha256 = state
+        self.saved_at = time.monotonic()
         self.stop = StopRequest()
         self.stopping = False
         self.validation = Validation(
@@ -138,9 +140,7 @@ class Trainer:
 
     def run(self, stop: StopRequest | None = None) -> Path:
         """Train to the end or to a signal, with evaluations and checkpoints; returns the model folder."""
-        config = self.config
-        batches = self.shard.batches(self.train_index, config, self.step, self.unreadable_images)
-        saved = time.monotonic()
+        batches = self.shard.batches(self.train_index, self.config, self.step, self.unreadable_images)
         with (
             self.lock or contextlib.nullcontext(),
             self._open_progress() as progress,
@@ -154,15 +154,14 @@ class Trainer:
                     self.stop.work_begins()
                     self._evaluate(progress)
                     continue
-                rate = self.optimizer.learning_rate  # read before the step, which changes it
-                progress.step(self.step + 1, self._train_on(next(batches)), rate)
-                self.stop.work_begins()
+                self._start_step(next(batches), progress)
                 self.evaluation_pending = self._evaluation_is_due()
-                self._check_images(progress)
+                checkpoint_due = self._read_reports(progress, all_steps=self.evaluation_pending)
                 # Checkpoint before evaluating: whoever stops the run may not wait for the evaluation to finish.
-                if self.evaluation_pending or time.monotonic() - saved > 60 * config.training.checkpoint_minutes:
+                if self.evaluation_pending or checkpoint_due:
+                    self._read_reports(progress, all_steps=True)
                     self._save(progress)
-                    saved = time.monotonic()
+            self._read_reports(progress, all_steps=True)
             if not self.finished:
                 if self.saved_step != self.step:
                     self._save(progress)
@@ -220,36 +219,36 @@ class Trainer:
         self.world.broadcast([*self.model.variables, *self.optimizer.variables])
         return state
 
-    def _train_on(self, batch: Batch) -> dict[str, float]:
-        """Take one step; returns the losses, their sum ``loss`` and ``gradient_norm``.
-
-        Raises:
-            AgreedError: the sum or the norm is not finite; the step was not applied and nothing is saved.
-            UserError: out of memory.
-        """
+    def _start_step(self, batch: Batch, progress: Progress | NullProgress) -> None:
+        """Start one step; :meth:`_read_reports` processes its outcome."""
         self.watchdog.tick(self.step)
-        flags = [float(self.stop.received is not None), float(len(self.unreadable_images))]
-        try:
-            *values, stopping, self.bad_reads = (
-                self.train_step(batch, tf.constant(self.step), tf.constant(flags)).numpy().tolist()
-            )
-        except tf.errors.ResourceExhaustedError as error:
-            raise UserError(out_of_memory_message(error, self.step, batch)) from None
-        self.stopping = stopping > 0
-        losses = dict(zip((*LOSSES, "loss", "gradient_norm"), values, strict=True))
-        # Float16 gradients overflow now and then; the optimizer skips these steps.
-        norm_is_valid = scales_loss(self.config) or math.isfinite(losses["gradient_norm"])
-        if not (math.isfinite(losses["loss"]) and norm_is_valid):
-            images = [int(number) for (ids,) in self.world.allgather([batch.image_ids.numpy()]) for number in ids]
-            raise AgreedError(non_finite_message(self.step, losses, images))
+        # Before the step, which changes it, and only where it is recorded: reading a variable waits for the device.
+        rate = self.optimizer.learning_rate if progress.is_due(self.step + 1) else None
+        overdue = time.monotonic() - self.saved_at > 60 * self.config.training.checkpoint_minutes
+        flags = (self.stop.received is not None, len(self.unreadable_images), self.world.is_main and overdue)
+        self.reports.start(batch, self.step, flags, rate)
         self.step += 1
-        return losses
+
+    def _read_reports(self, progress: Progress | NullProgress, all_steps: bool) -> bool:
+        """Process the reports of finished steps; returns whether rank 0 wants to save a checkpoint.
+
+        All ranks read the same reports at the same time, so that they decide the same after the same step.
+        """
+        checkpoint_due = False
+        for report in self.reports.read(all_steps):
+            progress.step(report.step, report.losses, report.learning_rate)
+            self.stop.work_begins()
+            stopping, self.bad_reads, overdue = report.flags
+            self.stopping |= stopping > 0
+            checkpoint_due |= overdue > 0
+        if self.bad_reads > self.bad_reads_checked:
+            self._check_images(progress)
+        return checkpoint_due
 
     def _check_images(self, progress: Progress | NullProgress) -> None:
         """Fail, after a checkpoint, if too many images are unreadable; an image that several ranks read counts once."""
-        if self.bad_reads <= self.bad_reads_checked:
-            return
         self.bad_reads_checked = self.bad_reads
+        self._read_reports(progress, all_steps=True)
         try:
             self.unreadable_images.check(unreadable(self.unreadable_images, self.world))
         except UserError as error:
@@ -274,6 +273,7 @@ class Trainer:
         self._save(progress)
 
     def _save(self, progress: Progress | NullProgress) -> None:
+        self.saved_at = time.monotonic()
         if not self.world.is_main:
             return
         if self.lock:

@@ -135,13 +135,13 @@ def sharded(world: World, recipe: Path, output: Path) -> Arrays:
     )
     trainer = _trainer(replace(world, local_rank=0, local_size=1), config)
     seen: list[int] = []
-    step = trainer._train_on
+    step = trainer._start_step
 
-    def watched(batch):  # type: ignore[no-untyped-def]
+    def watched(batch, progress):  # type: ignore[no-untyped-def]
         seen.extend(batch.image_ids.numpy().tolist())
-        return step(batch)
+        return step(batch, progress)
 
-    trainer._train_on = watched  # type: ignore[method-assign]
+    trainer._start_step = watched  # type: ignore[method-assign]
     trainer.total_steps = trainer.steps_per_epoch
     trainer.run()
     everyones = world.allgather([np.array(seen), np.array([trainer.step])])
@@ -153,14 +153,14 @@ def sharded(world: World, recipe: Path, output: Path) -> Arrays:
 def fails(world: World, recipe: Path, output: Path) -> Arrays:
     """A run in which rank 1 raises in its third step, while rank 0 waits for its gradients."""
     trainer = _trainer(world, load_config(recipe, [f"output={output / 'fails'}"]))
-    step = trainer._train_on
+    step = trainer._start_step
 
-    def failing(batch):  # type: ignore[no-untyped-def]
+    def failing(batch, progress):  # type: ignore[no-untyped-def]
         if world.rank == 1 and trainer.step == 2:
             raise ZeroDivisionError("float division by zero")
-        return step(batch)
+        return step(batch, progress)
 
-    trainer._train_on = failing  # type: ignore[method-assign]
+    trainer._start_step = failing  # type: ignore[method-assign]
     trainer.run()
     return {}
 

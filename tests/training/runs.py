@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from frcnn.data.batch import Batch
+from frcnn.training.progress import NullProgress, Progress
 from frcnn.training.trainer import Trainer
 
 
@@ -31,7 +32,7 @@ class Interrupted(Trainer):
 
     at: int
 
-    def _train_on(self, batch: Batch) -> dict[str, float]:
+    def _start_step(self, batch: Batch, progress: Progress | NullProgress) -> None:
         if self.step == self.at:
             os.kill(os.getpid(), signal.SIGTERM)
-        return super()._train_on(batch)
+        super()._start_step(batch, progress)

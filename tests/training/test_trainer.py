@@ -19,6 +19,7 @@ from frcnn.data.batch import Batch
 from frcnn.data.pipeline import training_batches
 from frcnn.errors import UserError
 from frcnn.inference import Detector
+from frcnn.training.progress import NullProgress, Progress
 from frcnn.training.shard import load_splits
 from frcnn.training.trainer import Trainer
 
@@ -45,7 +46,7 @@ def test_step_traces_once_per_canvas(unbroken: Trainer, tiny_config: MakeConfig,
     for _ in range(2 * several.steps_per_epoch):
         batch = next(batches)
         seen.add(tuple(batch.images.shape))
-        several._train_on(batch)
+        several._start_step(batch, NullProgress())
     assert len(seen) == several.train_step.experimental_get_tracing_count() > 1
 
 
@@ -60,7 +61,7 @@ def test_saved_model_has_the_averaged_weights_and_training_continues_with_the_ra
 
 def test_out_of_memory_says_what_to_lower(tiny_config: MakeConfig, tmp_path: Path) -> None:
     trainer = Trainer(tiny_config(tmp_path))
-    trainer.train_step = lambda *_: tf.zeros([1 << 46])  # 256 TiB, more than TensorFlow can allocate
+    trainer.reports.train_step = lambda *_: tf.zeros([1 << 46])  # 256 TiB, more than TensorFlow can allocate
     with pytest.raises(
         UserError,
         match=r"out of memory at step 0 with 4 images of 64 x 64 pixels in this process \(.*\); lower training.batch",
@@ -164,8 +165,9 @@ def check_overflow_is_skipped(trainer: Trainer) -> None:
     inner = trainer.optimizer.inner_optimizer
     state = [*trainer.model.trainable_variables, *inner._model_variables_moving_average, *inner.momentums]
     before = [variable.numpy() for variable in state]
-    losses = trainer._train_on(next(iter(training_batches(trainer.train_index, trainer.config))))
-    assert np.isfinite(losses["loss"])
+    trainer._start_step(next(iter(training_batches(trainer.train_index, trainer.config))), NullProgress())
+    (report,) = trainer.reports.read(all_steps=True)
+    assert np.isfinite(report.losses["loss"])
     assert float(scale.numpy()) == 2.0**126
     for variable, value in zip(state, before, strict=True):
         np.testing.assert_array_equal(variable.numpy(), value)
@@ -193,14 +195,13 @@ def test_accumulated_batches_make_one_update(tiny_config: MakeConfig, tmp_path: 
     assert rates[1] > rates[2] > rates[3] > 0.01 * rates[1], "the cosine ends with the run, not before"
     kernel = trainer.model.rpn.convs[0].kernel
     seen = []
-    original = trainer._train_on
+    original = trainer._start_step
 
-    def watch(batch: Batch) -> dict[str, float]:
-        losses = original(batch)
+    def watch(batch: Batch, progress: Progress | NullProgress) -> None:
+        original(batch, progress)
         seen.append(kernel.numpy())
-        return losses
 
-    trainer._train_on = watch  # type: ignore[method-assign]
+    trainer._start_step = watch  # type: ignore[method-assign]
     trainer.run()
     changed = [not np.array_equal(a, b) for a, b in itertools.pairwise(seen)]
     assert changed == [False, True, False] * 3 + [False, True]
