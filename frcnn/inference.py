@@ -106,6 +106,7 @@ class Detector:
         self.class_names = tuple(class_names)
         self.category_ids = tuple(category_ids)
         self._detect = tf.function(model.detect)
+        self._features = tf.function(self._pool_features)
 
     @classmethod
     def load(cls, folder: Path) -> Detector:
@@ -169,6 +170,21 @@ class Detector:
             np.array([image.original_size for image in images], np.int32),
         )
         return self._split(found)
+
+    def features(self, image: Prepared) -> np.ndarray:
+        """Mean of the coarsest features of the backbone's pyramid (P5) over the image, ``[C]`` float32, of length 1.
+
+        Images that look alike to the model have similar ones.
+        """
+        return self._features(image.canvas[None], image.size).numpy()
+
+    def _pool_features(self, canvas: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+        level = self.model.pyramid(canvas)[3][0]
+        height, width = level.shape[:2]
+        # Cells that begin within the image; the others see padding only.
+        rows = -(-size[0] * height // canvas.shape[1])
+        columns = -(-size[1] * width // canvas.shape[2])
+        return tf.math.l2_normalize(tf.reduce_mean(tf.cast(level[:rows, :columns], tf.float32), axis=(0, 1)))
 
     def detect_index(
         self,

@@ -22,6 +22,7 @@ from PIL import Image
 
 from frcnn.cli import main
 from frcnn.cli.console import Commands
+from frcnn.data.formats.label_files import FORMATS
 from frcnn.inference import Detector
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -222,6 +223,32 @@ def test_predict_writes_what_it_has_when_an_image_cannot_be_drawn_or_ctrl_c_is_p
     before_ctrl_c = [entry for entry in entries if entry["file_name"] == str(first)]
     assert before_ctrl_c
     assert json.loads((tmp_path / "out" / "detections.json").read_text()) == before_ctrl_c
+
+
+def test_predict_writes_labels_and_the_images_to_label_next(model: Path, shapes: Path, tmp_path: Path) -> None:
+    assert main.commands["predict"].params
+    (option,) = (option for option in main.commands["predict"].params if option.name == "label_format")
+    assert tuple(option.type.choices) == tuple(FORMATS)
+    arguments = ("predict", shapes / "val", "--model", model, "--out", tmp_path, "--format", "coco-dataset")
+    result = frcnn(*arguments, "--above", "0.05", "--uncertain", "1")
+    assert result.exit_code == 0, result.output
+    labels = tmp_path / "labels" / "instances_default.json"
+    tables = json.loads(labels.read_text())
+    assert [image["file_name"] for image in tables["images"]] == ["000008.jpg", "000009.jpg"]
+    wanted = [entry for entry in json.loads((tmp_path / "detections.json").read_text()) if entry["score"] >= 0.05]
+    assert [entry["category_id"] for entry in tables["annotations"]] == [entry["category_id"] for entry in wanted]
+    assert wanted
+    listed = (tmp_path / "uncertain.csv").read_text().splitlines()
+    assert listed[0] == "image,uncertainty"
+    assert len(listed) == 2
+    assert listed[1].startswith(f"{shapes / 'val'}/00000")
+    assert Image.open(tmp_path / "uncertain.png").height > 100
+    labels.write_text("corrected by hand")
+    assert "labels exists already; choose another --out" in error_of(*arguments)
+    assert labels.read_text() == "corrected by hand"
+    assert frcnn(*arguments, "--overwrite").exit_code == 0
+    assert json.loads(labels.read_text())["images"] == tables["images"]
+    assert "give --format as well" in error_of(*arguments[:6], "--above", "0.4")
 
 
 def test_import_weights_refuses_what_it_does_not_know(tmp_path: Path) -> None:

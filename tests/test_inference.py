@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import keras
@@ -104,3 +105,15 @@ def test_drawing_shows_boxes_in_the_colors_of_their_classes(tmp_path: Path) -> N
         assert (drawn[100:200, 380:520] == 128).all(), "a score below the threshold of 0.5"
     assert tuple(np.asarray(found.draw(image, score_threshold=0.4))[150, 400]) == class_color(1)
     assert (image == 128).all(), "drawing changes a copy"
+
+
+def test_features_are_those_of_the_image_without_its_padding(detector: Detector, images: list[np.ndarray]) -> None:
+    first, second = (detector.prepare(image) for image in images[:2])
+    features = detector.features(first)
+    assert np.linalg.norm(features) == pytest.approx(1, abs=1e-5)
+    assert np.abs(features - detector.features(second)).max() > 1e-3
+    level = detector.model.pyramid(first.canvas[None])[3][0].numpy()
+    stride = first.canvas.shape[0] // level.shape[0]
+    rows, columns = (math.ceil(side / stride) for side in first.size)
+    mean = level[:rows, :columns].mean(axis=(0, 1))
+    np.testing.assert_allclose(features, mean / np.linalg.norm(mean), atol=1e-4)

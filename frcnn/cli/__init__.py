@@ -14,7 +14,8 @@ from frcnn.cli.endpoint import delete, deploy, invoke
 from frcnn.cli.export import export
 from frcnn.cli.fetch_weights import fetch_weights
 from frcnn.cli.jobs import launch_job, launch_tuning, list_jobs, transform
-from frcnn.cli.model import evaluate, predict, train
+from frcnn.cli.model import evaluate, train
+from frcnn.cli.predict import predict
 from frcnn.cli.register import register
 from frcnn.cli.serve import serve
 from frcnn.cli.split import split

@@ -1,4 +1,4 @@
-"""Commands on models: train, evaluate, predict."""
+"""Commands on models: train, evaluate."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from frcnn.cli.console import BOX_FORMATS, OUT_FOLDER, PATH, SPLITS, check_output, counted, example
-from frcnn.errors import EXIT_FAILURE, UserError, print_message
+from frcnn.cli.console import BOX_FORMATS, PATH, SPLITS, check_output, counted, example
+from frcnn.errors import UserError
 from frcnn.startup import import_tensorflow
 
 if TYPE_CHECKING:
@@ -124,45 +124,6 @@ def evaluate(
                 "dataset": index.summary.to_json(),
             },
         )
-
-
-@click.command(
-    epilog=example(
-        "frcnn predict photo.jpg more_photos/ --model runs/bccd/model --out found",
-    )
-)
-@click.argument("paths", nargs=-1, required=True, type=PATH, metavar="IMAGE_OR_DIR...")
-@click.option("--model", type=PATH, required=True, help="Model folder that train wrote.")
-@click.option("--out", type=OUT_FOLDER, required=True, help="Folder for the drawn images and detections.json.")
-@click.option(
-    "--score",
-    type=click.FloatRange(0, 1),
-    default=0.5,
-    show_default=True,
-    help="Minimum score of the detections that are drawn.",
-)
-def predict(paths: tuple[Path, ...], model: Path, out: Path, score: float) -> None:
-    """Detect objects in images.
-
-    Writes copies of the images with boxes, and detections.json: all detections in the COCO results format, with the
-    file name of the image. Folders are searched recursively. An image that cannot be read or drawn is reported and
-    skipped, and the exit code is 1. Ctrl-C stops, and writes the detections so far.
-    """
-    from frcnn.prediction import RESULTS_FILE, find_images, predict_images
-
-    tasks = find_images(paths, out, print_message)
-    import_tensorflow()
-    from frcnn.inference import Detector
-
-    detector = Detector.load(model)
-    with counted(len(tasks), "predicting") as count:
-        unreadable, not_drawn = predict_images(detector, tasks, out, score, print_message, count)
-    click.echo(f"{out}: {len(tasks) - unreadable - not_drawn} drawn images and {RESULTS_FILE}")
-    for number, problem in ((unreadable, "read"), (not_drawn, "drawn")):
-        if number:
-            print_message(f"{number} of {len(tasks)} images could not be {problem}")
-    if unreadable or not_drawn:
-        raise click.exceptions.Exit(EXIT_FAILURE)
 
 
 def _find_index(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from frcnn.errors import UserError
-from frcnn.prediction import find_images
+from frcnn.prediction.predict import find_images
 
 
 def touch(*files: Path) -> None:
@@ -19,10 +19,12 @@ def touch(*files: Path) -> None:
 def test_folders_are_searched_in_order_and_keep_their_structure(tmp_path: Path) -> None:
     touch(tmp_path / "in/b/2.PNG", tmp_path / "in/b/1.JPeG", tmp_path / "in/a.webp", tmp_path / "in/notes.txt")
     tasks = find_images([tmp_path / "in"], tmp_path / "out")
-    assert [(str(task.source.relative_to(tmp_path)), str(task.target.relative_to(tmp_path))) for task in tasks] == [
-        ("in/a.webp", "out/a.png"),
-        ("in/b/1.JPeG", "out/b/1.jpg"),
-        ("in/b/2.PNG", "out/b/2.png"),
+    assert [
+        (str(task.source.relative_to(tmp_path)), str(task.target.relative_to(tmp_path)), task.name) for task in tasks
+    ] == [
+        ("in/a.webp", "out/a.png", "a.webp"),
+        ("in/b/1.JPeG", "out/b/1.jpg", "b/1.JPeG"),
+        ("in/b/2.PNG", "out/b/2.png", "b/2.PNG"),
     ]
 
 
@@ -31,7 +33,7 @@ def test_hidden_files_and_other_files_are_skipped_and_counted(tmp_path: Path) ->
     touch(tmp_path / "in/.ipynb_checkpoints/1.jpg", tmp_path / "in/__MACOSX/2.jpg")
     messages: list[str] = []
     assert find_images([tmp_path / "in"], tmp_path / "out", messages.append) == [
-        (tmp_path / "in/1.JPE", tmp_path / "out/1.jpg")
+        (tmp_path / "in/1.JPE", tmp_path / "out/1.jpg", "1.JPE")
     ]
     assert messages == [f"{tmp_path / 'in'}: skipped 3 files that are hidden or not images"]
 
@@ -44,7 +46,7 @@ def test_equal_names_do_not_replace_each_other(tmp_path: Path) -> None:
 
 def test_files_of_any_name_and_missing_ones_are_tried(tmp_path: Path) -> None:
     (task,) = find_images([tmp_path / "photo"], tmp_path / "out")
-    assert task == (tmp_path / "photo", tmp_path / "out" / "photo.png")
+    assert task == (tmp_path / "photo", tmp_path / "out" / "photo.png", "photo")
 
 
 def test_results_of_an_earlier_call_are_skipped(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from frcnn.atomic import write_atomically
+from frcnn.atomic import atomic_folder, write_atomically
+from frcnn.data.formats.label_files import LabelClasses, LabeledImage, write_labels
 from frcnn.data.image_files import IMAGE_SUFFIXES, list_images
 from frcnn.errors import UserError
 
@@ -18,26 +19,51 @@ if TYPE_CHECKING:  # finding the images takes no import of TensorFlow
     from frcnn.inference import Detections, Detector
 
 RESULTS_FILE = "detections.json"
+LABELS_FOLDER = "labels"
 JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
 
 
 class PredictionTask(NamedTuple):
-    """An image file and the path of its drawn copy."""
+    """An image file, the path of its drawn copy, and its name in label files.
+
+    Attributes:
+        name: path below the folder that was given, or the file name.
+    """
 
     source: Path
     target: Path
+    name: str
+
+
+class PredictedImage(NamedTuple):
+    """A task, the size of its upright image in pixels, and what was found in it."""
+
+    task: PredictionTask
+    width: int
+    height: int
+    detections: Detections
+
+    def labeled(self, above: float) -> LabeledImage:
+        """The detections of at least this score, for label files."""
+        found = self.detections
+        kept = found.scores >= above
+        return LabeledImage(
+            self.task.name, self.width, self.height, found.boxes[kept], found.labels[kept], found.scores[kept]
+        )
 
 
 class PredictionSummary(NamedTuple):
-    """Number of images for which something failed.
+    """What was found, and the number of images for which something failed.
 
     Attributes:
         unreadable: they have no detections.
         not_drawn: their detections are in the results file, but the drawn copy could not be written.
+        images: the others, with all detections.
     """
 
     unreadable: int
     not_drawn: int
+    images: list[PredictedImage]
 
 
 def find_images(
@@ -61,7 +87,7 @@ def find_images(
             suffix = ".jpg" if source.suffix.lower() in JPEG_SUFFIXES else ".png"
             target = _unused(out / relative.with_suffix(suffix), taken)
             taken.add(target)
-            tasks.append(PredictionTask(source, target))
+            tasks.append(PredictionTask(source, target, relative.as_posix()))
     sources = {task.source.resolve() for task in tasks}
     for task in tasks:
         if task.target.resolve() in sources:
@@ -99,10 +125,12 @@ def predict_images(
     from frcnn.evaluation.coco import coco_results
 
     entries: list[dict[str, Any]] = []
+    predicted: list[PredictedImage] = []
     unreadable = not_drawn = 0
     out.mkdir(parents=True, exist_ok=True)
     try:
-        for number, (source, target) in enumerate(tasks, start=1):
+        for number, task in enumerate(tasks, start=1):
+            source, target, _ = task
             try:
                 image = decode_image(source, detector.config.data.max_pixels)
             except UnreadableImage as error:
@@ -110,6 +138,7 @@ def predict_images(
                 unreadable += 1
             else:
                 (detections,) = detector.detect([image])
+                predicted.append(PredictedImage(task, image.shape[1], image.shape[0], detections))
                 results = coco_results(number, detections, detector.category_ids)
                 entries += [{**entry, "file_name": str(source)} for entry in results]
                 if problem := _draw(image, detections, score_threshold, target):
@@ -118,7 +147,32 @@ def predict_images(
             progress(number, len(tasks))
     finally:
         write_atomically(out / RESULTS_FILE, json.dumps(entries) + "\n")
-    return PredictionSummary(unreadable, not_drawn)
+    return PredictionSummary(unreadable, not_drawn, predicted)
+
+
+def write_label_folder(
+    detector: Detector,
+    images: Sequence[PredictedImage],
+    out: Path,
+    label_format: str,
+    above: float,
+    images_uri: str | None,
+) -> int:
+    """Write the folder ``labels`` of ``out`` anew; returns the number of boxes in it.
+
+    Args:
+        above: minimum score of a detection that becomes a label.
+        label_format, images_uri: as for :func:`frcnn.data.formats.label_files.write_labels`.
+
+    Raises:
+        OSError: it cannot be written; a previous one is unchanged.
+    """
+    labeled = [image.labeled(above) for image in images]
+    with atomic_folder(out / LABELS_FOLDER) as folder:
+        write_labels(
+            label_format, labeled, LabelClasses(detector.class_names, detector.category_ids), folder, images_uri
+        )
+    return sum(len(image.boxes) for image in labeled)
 
 
 def _draw(image: np.ndarray, detections: Detections, score_threshold: float, target: Path) -> str:
