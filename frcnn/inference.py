@@ -28,8 +28,8 @@ from frcnn.data.pipeline import inference_batches, prepare_image
 from frcnn.data.unreadable_images import UnreadableImages
 from frcnn.drawing import MAX_SIDE, class_color, draw_boxes
 from frcnn.errors import UserError
+from frcnn.modeling.detections import BatchDetections
 from frcnn.modeling.faster_rcnn import FasterRCNN, build_model
-from frcnn.modeling.roi_head import BatchDetections
 from frcnn.weights.model_folder import load_weights, read_model_folder
 
 # An RGB array [H, W, 3] uint8, an image file, or a Pillow image.

@@ -95,6 +95,11 @@ def test_texts_become_what_their_option_asks_for(name: str, text: str, value: ob
         ("anchors.sizes=[1, 2]", "option 'anchors.sizes' is [1, 2]; expected at least 5 values"),
         ("augment.scale_range=[2, 1]", "section 'augment': scale_range [2.0, 1.0] must be [smallest, largest]"),
         ("rpn.background_iou=0.9", "section 'rpn': background_iou 0.9 must not exceed foreground_iou 0.7"),
+        ("roi_head.cascade=[0.6, 0.7]", "section 'roi_head': cascade starts with 0.6, but foreground_iou is 0.5; both"),
+        (
+            "roi_head.norm=gn",
+            "section 'roi_head': norm gn needs convolutions to normalize; set convs, for example to 4",
+        ),
         ("training=4", "option 'training' is 4; expected a section with options below it"),
         ('data={"rot": "x"}', "unknown option 'data.rot'; did you mean 'data.root'?"),
     ],

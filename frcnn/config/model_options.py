@@ -5,9 +5,9 @@ The defaults are those of torchvision's ``fasterrcnn_resnet50_fpn``.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from frcnn.config.options import Count, Fraction, NonNegative, Options, Positive
 
@@ -100,13 +100,24 @@ class RoIHead(Options):
     convs: Annotated[int, Field(ge=0)] = Field(
         0, description="3x3 convolutions before the fully connected layers (torchvision v2: 4)"
     )
+    norm: Literal["bn", "gn", "sync_bn"] = Field(
+        "bn", description="normalization of these convolutions; sync_bn: batch norm over all ranks"
+    )
     fc_layers: Count = Field(2, description="number of fully connected layers")
     fc_channels: Count = Field(1024, description="width of the fully connected layers")
+    cascade: tuple[Fraction, ...] = Field(
+        (),
+        description="Cascade R-CNN: foreground_iou of each stage, such as [0.5, 0.6, 0.7]; empty: a single head. Stage "
+        "k has k times the box_weights",
+    )
     foreground_iou: Fraction = Field(0.5, description="minimum IoU of positive proposals; the others are background")
     samples: Count = Field(512, description="proposals sampled per image for the losses")
     positive_fraction: Fraction = Field(0.25, description="maximum fraction of positive samples")
     box_weights: tuple[Positive, Positive, Positive, Positive] = Field(
         (10.0, 10.0, 5.0, 5.0), description="weights of the regression targets dx, dy, dw, dh"
+    )
+    box_loss: Literal["smooth_l1", "giou", "ciou"] = Field(
+        "smooth_l1", description="box loss: smooth L1 of the deltas, or generalized or complete IoU of the boxes"
     )
     smooth_l1_beta: NonNegative = Field(1 / 9, description="transition from quadratic to linear box loss; 0 is L1")
     score_threshold: Fraction = Field(0.05, description="minimum score of detections (exclusive)")
@@ -115,6 +126,22 @@ class RoIHead(Options):
         1e-2, description="detections whose width or height is at most this are dropped, in pixels"
     )
     max_detections: Count = Field(100, description="maximum detections per image")
+
+    @field_validator("cascade", mode="before")
+    @classmethod
+    def _null_is_empty(cls, value: Any) -> Any:
+        return () if value is None else value
+
+    @model_validator(mode="after")
+    def _check_combinations(self) -> RoIHead:
+        if self.cascade and self.cascade[0] != self.foreground_iou:
+            raise ValueError(
+                f"cascade starts with {self.cascade[0]}, but foreground_iou is {self.foreground_iou}; both are the "
+                "threshold of the first stage, so set them to the same value"
+            )
+        if self.norm != "bn" and not self.convs:
+            raise ValueError(f"norm {self.norm} needs convolutions to normalize; set convs, for example to 4")
+        return self
 
 
 class Ops(Options):

@@ -69,6 +69,12 @@ class Config(Options):
     training: Training = Training()
     distributed: Distributed = Distributed()
 
+    @model_validator(mode="after")
+    def _check_groups(self) -> Config:
+        if self.roi_head.norm == "gn" and self.fpn.channels % 32:
+            raise ValueError(f"fpn.channels {self.fpn.channels} is not a multiple of the 32 groups of roi_head.norm gn")
+        return self
+
     @model_validator(mode="before")
     @classmethod
     def _apply_conventions(cls, tree: Any) -> Any:

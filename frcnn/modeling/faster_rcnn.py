@@ -18,6 +18,8 @@ from frcnn.config import Config
 from frcnn.data.batch import Batch
 from frcnn.modeling import roi_head, rpn
 from frcnn.modeling.anchors import level_anchors
+from frcnn.modeling.cascade import CascadeHead
+from frcnn.modeling.detections import BatchDetections, detect
 from frcnn.modeling.fpn import FPN, PyramidConv
 from frcnn.modeling.layers import BatchNorm, Conv2D
 from frcnn.modeling.resnet import ConvNorm, ResNet
@@ -39,20 +41,31 @@ class FasterRCNN(keras.Model):
         self.backbone = ResNet(options.backbone)
         self.fpn = FPN(options.fpn)
         self.rpn = rpn.RPNHead(options.rpn, options.fpn.channels, len(options.anchors.aspect_ratios))
-        self.roi_head = roi_head.RoIHead(options.roi_head, num_classes, options.fpn.channels)
+        head = CascadeHead if options.roi_head.cascade else roi_head.RoIHead
+        self.roi_head: CascadeHead | roi_head.RoIHead = head(options.roi_head, num_classes, options.fpn.channels)
         self._create_variables()
 
     def _create_variables(self) -> None:
         """Run every layer once on a small canvas to create all variables in a fixed order before tracing."""
         pyramid = self.pyramid(tf.zeros([1, 64, 64, 3]))
         self.rpn(pyramid)
-        self.roi_head(roi_head.pool(pyramid, tf.zeros([1, 1, 4]), self.options.roi_head, "reference"))
+        pooled = roi_head.pool(pyramid, tf.zeros([1, 1, 4]), self.options.roi_head, "reference")
+        if isinstance(self.roi_head, CascadeHead):
+            for stage in range(len(self.roi_head.stages)):
+                self.roi_head(pooled, stage=stage)
+        else:
+            self.roi_head(pooled)
         self.built = True
 
     def synchronize_batch_norm(self, allreduce_sum: Callable[[tf.Tensor, str], tf.Tensor]) -> None:
-        """Compute batch norm statistics over all ranks; ``allreduce_sum(tensor, name)`` sums a tensor over them."""
+        """Compute the statistics of batch norms that the options say so over all ranks.
+
+        Args:
+            allreduce_sum: ``allreduce_sum(tensor, name)`` sums a tensor over the ranks.
+        """
+        everywhere, in_head = self.options.distributed.sync_batch_norm, self.options.roi_head.norm == "sync_bn"
         for layer in self._flatten_layers():
-            if isinstance(layer, BatchNorm):
+            if isinstance(layer, BatchNorm) and (everywhere or (in_head and layer.path.startswith("roi_head/"))):
                 layer.allreduce_sum = allreduce_sum
 
     def fold_batch_norm(self) -> None:
@@ -74,7 +87,7 @@ class FasterRCNN(keras.Model):
     def _conv_norm_pairs(self) -> list[tuple[Conv2D, keras.layers.Layer]]:
         layers = [layer for layer in self._flatten_layers() if isinstance(layer, ConvNorm | PyramidConv)]
         pairs = [(layer.conv, layer.norm) for layer in layers if layer.norm is not None]
-        return pairs + list(zip(self.roi_head.convs, self.roi_head.norms, strict=True))
+        return pairs + [pair for head in self.roi_head.stages for pair in zip(head.convs, head.norms, strict=True)]
 
     def pyramid(self, images: tf.Tensor, training: bool = False) -> list[tf.Tensor]:
         """Images ``[B, H, W, 3]`` to P2..P6, ``[B, Hl, Wl, C]``; ``H`` and ``W`` are multiples of 32."""
@@ -111,12 +124,18 @@ class FasterRCNN(keras.Model):
         losses = rpn.rpn_losses(*sampled_outputs, anchors, batch.boxes, matches, sampled, options.rpn)
         predictions = self.rpn([tf.stop_gradient(features) for features in pyramid])
         proposals = rpn.propose(predictions, anchors, batch.image_sizes, options.rpn, options.ops.kernel, training=True)
-        rois = roi_head.assign(proposals, batch.boxes, batch.labels, gt_valid, options.roi_head, roi_seeds)
-        pooled = roi_head.pool(pyramid, rois.boxes, options.roi_head, options.ops.kernel)
-        logits, deltas = self.roi_head(pooled, training=True)
+        truth = (batch.boxes, batch.labels, gt_valid)
+        rois = roi_head.assign(proposals, *truth, options.roi_head, roi_seeds)
+        if isinstance(self.roi_head, CascadeHead):
+            return losses | self.roi_head.losses(self._pool(pyramid), rois, batch.image_sizes, *truth)
+        logits, deltas = self.roi_head(self._pool(pyramid)(rois.boxes), training=True)
         return losses | roi_head.roi_losses(logits, deltas, rois, options.roi_head)
 
-    def detect(self, images: tf.Tensor, image_sizes: tf.Tensor, original_sizes: tf.Tensor) -> roi_head.BatchDetections:
+    def _pool(self, pyramid: list[tf.Tensor]) -> Callable[[tf.Tensor], tf.Tensor]:
+        """RoIAlign of boxes ``[B, N, 4]`` on this pyramid."""
+        return lambda boxes: roi_head.pool(pyramid, boxes, self.options.roi_head, self.options.ops.kernel)
+
+    def detect(self, images: tf.Tensor, image_sizes: tf.Tensor, original_sizes: tf.Tensor) -> BatchDetections:
         """Detections in pixels of the original images; arguments as in :class:`frcnn.data.batch.Batch`."""
         options = self.options
         pyramid = self.pyramid(images)
@@ -124,10 +143,13 @@ class FasterRCNN(keras.Model):
         proposals = rpn.propose(
             self.rpn(pyramid), anchors, image_sizes, options.rpn, options.ops.kernel, training=False
         )
-        logits, deltas = self.roi_head(roi_head.pool(pyramid, proposals.boxes, options.roi_head, options.ops.kernel))
-        return roi_head.detect(
-            logits, deltas, proposals, image_sizes, original_sizes, options.roi_head, options.ops.kernel
-        )
+        if isinstance(self.roi_head, CascadeHead):
+            scores, deltas, proposals = self.roi_head.predict(self._pool(pyramid), proposals, image_sizes)
+        else:
+            logits, deltas = self.roi_head(self._pool(pyramid)(proposals.boxes))
+            scores = tf.nn.softmax(logits)
+        head_options = self.roi_head.stages[-1].options
+        return detect(scores, deltas, proposals, image_sizes, original_sizes, head_options, options.ops.kernel)
 
 
 def _image_seeds(seed: tf.Tensor, first: int, count: int) -> tf.Tensor:

@@ -1,6 +1,6 @@
 """RoI head: pooled proposals to classes and refined boxes (Girshick 2015, with the two-layer head of FPN).
 
-Class 0 is background; box deltas exist for the K foreground classes only.
+Class 0 is background; box deltas exist for the K foreground classes only, or once for all of them.
 """
 
 from __future__ import annotations
@@ -21,6 +21,11 @@ from frcnn.modeling.rpn import Proposals
 STRIDES = (4, 8, 16, 32)
 NORM_EPS = 1e-5
 
+# Weights of the box losses that are bounded, from MMDetection's configurations: the sum of four smooth L1 terms of
+# weighted deltas is several times larger.
+IOU_LOSSES = {"giou": (losses.giou, 10.0), "ciou": (losses.ciou, 12.0)}
+UNIT_BOX = (0.0, 0.0, 1.0, 1.0)
+
 
 class RoISample(NamedTuple):
     """Proposals sampled for training, with their targets.
@@ -38,33 +43,32 @@ class RoISample(NamedTuple):
     sample: Sample
 
 
-class BatchDetections(NamedTuple):
-    """Detections of a batch, best first, in pixels of the original images.
+class RoIHead(keras.layers.Layer):
+    """Optional 3x3 convolutions, fully connected layers, then class logits and box deltas.
 
     Attributes:
-        boxes: ``[B, D, 4]`` float32.
-        scores: ``[B, D]`` float32, 0 where not valid.
-        labels: ``[B, D]`` int32 in 1..K, 0 where not valid.
-        counts: ``[B]`` int32.
+        options: thresholds and weights that this head is trained with.
+        box_classes: K, or 1 for deltas that all classes share.
     """
 
-    boxes: tf.Tensor
-    scores: tf.Tensor
-    labels: tf.Tensor
-    counts: tf.Tensor
-
-
-class RoIHead(keras.layers.Layer):
-    """Optional 3x3 convolutions, fully connected layers, then class logits and class-specific box deltas."""
-
-    def __init__(self, options: config.RoIHead, num_classes: int, channels: int, name: str = "roi_head") -> None:
+    def __init__(
+        self,
+        options: config.RoIHead,
+        num_classes: int,
+        channels: int,
+        *,
+        class_agnostic: bool = False,
+        name: str = "roi_head",
+    ) -> None:
         super().__init__(name=name)
-        self.num_classes = num_classes
+        self.options = options
+        self.box_classes = 1 if class_agnostic else num_classes
         self.convs = [
             conv(channels, 3, use_bias=False, initializer="he_normal", name=f"conv{i + 1}")
             for i in range(options.convs)
         ]
-        self.norms = [norm("bn", NORM_EPS, name=f"norm{i + 1}") for i in range(options.convs)]
+        kind: config.Norm = "gn" if options.norm == "gn" else "bn"  # sync_bn: see FasterRCNN.synchronize_batch_norm
+        self.norms = [norm(kind, NORM_EPS, name=f"norm{i + 1}") for i in range(options.convs)]
         self.dense = [
             keras.layers.Dense(
                 options.fc_channels, activation="relu", kernel_initializer="glorot_uniform", name=f"fc{i + 1}"
@@ -73,17 +77,22 @@ class RoIHead(keras.layers.Layer):
         ]
         small, smaller = (keras.initializers.RandomNormal(stddev=stddev) for stddev in (0.01, 0.001))
         self.class_logits = keras.layers.Dense(num_classes + 1, kernel_initializer=small, name="class_logits")
-        self.box_deltas = keras.layers.Dense(4 * num_classes, kernel_initializer=smaller, name="box_deltas")
+        self.box_deltas = keras.layers.Dense(4 * self.box_classes, kernel_initializer=smaller, name="box_deltas")
+
+    @property
+    def stages(self) -> list[RoIHead]:
+        """The heads through which a proposal passes, as in :class:`frcnn.modeling.cascade.CascadeHead`: this one."""
+        return [self]
 
     def call(self, pooled: tf.Tensor, training: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
-        """Pooled RoIs ``[N, P, P, C]`` to logits ``[N, K + 1]`` and deltas ``[N, K, 4]``, float32."""
+        """Pooled RoIs ``[N, P, P, C]`` to logits ``[N, K + 1]`` and deltas ``[N, K or 1, 4]``, float32."""
         outputs = pooled
         for layer, normalize in zip(self.convs, self.norms, strict=True):
             outputs = tf.nn.relu(conv_norm(layer, normalize, outputs, training))
         outputs = tf.reshape(outputs, [-1, outputs.shape[1] * outputs.shape[2] * outputs.shape[3]])
         for layer in self.dense:
             outputs = layer(outputs)
-        deltas = tf.reshape(self.box_deltas(outputs), [-1, self.num_classes, 4])
+        deltas = tf.reshape(self.box_deltas(outputs), [-1, self.box_classes, 4])
         return tf.cast(self.class_logits(outputs), tf.float32), tf.cast(deltas, tf.float32)
 
 
@@ -123,14 +132,17 @@ def assign(
         low_quality=False,
     )
     sampled = sample(matches, usable, count=options.samples, positive_fraction=options.positive_fraction, seed=seed)
-    matched = tf.maximum(tf.gather(matches, sampled.indices, batch_dims=1), 0)
+    boxes = tf.gather(candidates, sampled.indices, batch_dims=1)
+    return label(boxes, tf.gather(matches, sampled.indices, batch_dims=1), sampled, gt_boxes, gt_labels)
+
+
+def label(
+    boxes: tf.Tensor, matches: tf.Tensor, sampled: Sample, gt_boxes: tf.Tensor, gt_labels: tf.Tensor
+) -> RoISample:
+    """Targets of boxes ``[B, S, 4]`` that match the ground truth of indices ``[B, S]``."""
+    matched = tf.maximum(matches, 0)
     labels = tf.where(sampled.positive, tf.gather(tf.cast(gt_labels, tf.int64), matched, batch_dims=1), 0)
-    return RoISample(
-        tf.gather(candidates, sampled.indices, batch_dims=1),
-        labels,
-        tf.gather(gt_boxes, matched, batch_dims=1),
-        sampled,
-    )
+    return RoISample(boxes, labels, tf.gather(gt_boxes, matched, batch_dims=1), sampled)
 
 
 def roi_losses(logits: tf.Tensor, deltas: tf.Tensor, rois: RoISample, options: config.RoIHead) -> dict[str, tf.Tensor]:
@@ -138,52 +150,23 @@ def roi_losses(logits: tf.Tensor, deltas: tf.Tensor, rois: RoISample, options: c
     labels = tf.reshape(rois.labels, [-1])
     valid = tf.reshape(rois.sample.valid, [-1])
     divisor = tf.maximum(tf.reduce_sum(tf.cast(valid, tf.float32)), 1.0)
-    label_deltas = tf.gather(deltas, tf.maximum(labels - 1, 0), batch_dims=1)
-    targets = tf.reshape(box_ops.encode(rois.gt_boxes, rois.boxes, options.box_weights), [-1, 4])
-    box = losses.smooth_l1(label_deltas, targets, options.smooth_l1_beta)
+    agnostic = deltas.shape[1] == 1
+    label_deltas = deltas[:, 0] if agnostic else tf.gather(deltas, tf.maximum(labels - 1, 0), batch_dims=1)
+    box = _box_loss(label_deltas, rois, (labels > 0)[:, None], options)
     return {
         "roi_class": losses.masked_sum(losses.cross_entropy(logits, labels), valid) / divisor,
         "roi_box": losses.masked_sum(box, (labels > 0)[:, None]) / divisor,
     }
 
 
-def detect(
-    logits: tf.Tensor,
-    deltas: tf.Tensor,
-    proposals: Proposals,
-    image_sizes: tf.Tensor,
-    original_sizes: tf.Tensor,
-    options: config.RoIHead,
-    kernel: ops.Kernel,
-) -> BatchDetections:
-    """Detections from the head's outputs, as in torchvision.
-
-    Softmax, decode per class, clip, score threshold, NMS per class, best ``max_detections``, scale to original size.
-    """
-    batch, number = proposals.boxes.shape[:2]
-    classes = deltas.shape[1]
-    scores = tf.reshape(tf.nn.softmax(logits)[:, 1:], [batch, number * classes])
-    boxes = box_ops.decode(
-        tf.reshape(deltas, [batch, number, classes, 4]), proposals.boxes[:, :, None], options.box_weights
+def _box_loss(deltas: tf.Tensor, rois: RoISample, positive: tf.Tensor, options: config.RoIHead) -> tf.Tensor:
+    """Loss terms ``[B * S, 4]`` of the deltas, or ``[B * S, 1]`` of the decoded boxes; meaningless if not positive."""
+    if options.box_loss == "smooth_l1":
+        targets = tf.reshape(box_ops.encode(rois.gt_boxes, rois.boxes, options.box_weights), [-1, 4])
+        return losses.smooth_l1(deltas, targets, options.smooth_l1_beta)
+    loss, weight = IOU_LOSSES[options.box_loss]
+    # Boxes without area have no finite gradient, not even where it is masked afterwards.
+    anchors, targets = (
+        tf.where(positive, tf.reshape(boxes, [-1, 4]), UNIT_BOX) for boxes in (rois.boxes, rois.gt_boxes)
     )
-    boxes = box_ops.clip(tf.reshape(boxes, [batch, number * classes, 4]), image_sizes)
-    sides = boxes[..., 2:] - boxes[..., :2]
-    usable = tf.repeat(proposals.valid, classes, axis=1)
-    usable &= (scores > options.score_threshold) & tf.reduce_all(sides > options.min_box_size, axis=-1)
-    labels = tf.tile(tf.range(1, classes + 1)[None], [batch, number])
-    indices, counts = ops.nms(
-        boxes, tf.where(usable, scores, -float("inf")), labels,
-        iou_threshold=options.nms_iou, max_outputs=options.max_detections, kernel=kernel,
-    )  # fmt: skip
-    indices = tf.cast(indices, tf.int64)  # TensorFlow computes with int32 on the host
-    valid = indices >= 0
-    chosen = tf.maximum(indices, 0)
-    ratio = tf.cast(original_sizes, tf.float32) / tf.cast(tf.maximum(image_sizes, 1), tf.float32)
-    ratio = tf.reverse(ratio, axis=[-1])[:, None, :]
-    scaled = tf.gather(boxes, chosen, batch_dims=1) * tf.concat([ratio, ratio], axis=-1)
-    return BatchDetections(
-        tf.where(valid[..., None], scaled, 0.0),
-        tf.where(valid, tf.gather(scores, chosen, batch_dims=1), 0.0),
-        tf.where(valid, tf.gather(labels, chosen, batch_dims=1), 0),
-        counts,
-    )
+    return weight * loss(box_ops.decode(deltas, anchors, options.box_weights), targets)[:, None]

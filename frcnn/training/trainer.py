@@ -101,7 +101,7 @@ class Trainer:
         # exchange the lists, see _check_images.
         self.bad_reads = self.bad_reads_checked = 0.0
         self.model = build_model(len(self.train_index.class_names), config)
-        if config.distributed.sync_batch_norm and world.size > 1:
+        if world.size > 1:
             self.model.synchronize_batch_norm(world.allreduce_sum)
         self.steps_per_epoch = self.shard.epoch_steps
         self.total_steps = max(1, round(config.training.epochs * self.steps_per_epoch))

@@ -120,13 +120,13 @@ def convert(
         if path not in shapes:
             raise UserError(
                 f"tensor {name!r} {tensors[name].shape} belongs to {path!r}, "
-                f"which a {_network(translation)} does not have"
+                f"which a {network_name(translation)} does not have"
             )
         if values.shape != shapes[path]:
             laid_out = f", laid out as {values.shape}" if values.shape != tensors[name].shape else ""
             raise UserError(
                 f"tensor {name!r} has shape {tensors[name].shape}{laid_out}, which does not fit "
-                f"{path!r} {shapes[path]} of a {_network(translation)}"
+                f"{path!r} {shapes[path]} of a {network_name(translation)}"
             )
         if not np.isfinite(values).all():
             raise UserError(
@@ -138,7 +138,7 @@ def convert(
     missing = sorted(shapes.keys() - converted.keys())
     if missing:
         raise UserError(
-            f"tensors for {len(missing)} variables of a {_network(translation)} are missing: {first_few(missing)}"
+            f"tensors for {len(missing)} variables of a {network_name(translation)} are missing: {first_few(missing)}"
         )
     return converted
 
@@ -170,5 +170,7 @@ def kernel_or_bias(layer: str, kind: str, layout: Layout, bias_layout: Layout = 
     return Target(f"{layer}/kernel", layout) if kind == "weight" else Target(f"{layer}/bias", bias_layout)
 
 
-def _network(translation: Translation) -> str:
-    return translation.options["backbone"]["name"] + ("" if translation.backbone_only else " Faster R-CNN")
+def network_name(translation: Translation) -> str:
+    """Description for messages, such as ``resnet50 Faster R-CNN``; a backbone only has just its name."""
+    kind = "Cascade" if translation.options.get("roi_head", {}).get("cascade") else "Faster"
+    return translation.options["backbone"]["name"] + ("" if translation.backbone_only else f" {kind} R-CNN")

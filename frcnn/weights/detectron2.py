@@ -1,8 +1,9 @@
-"""Translation of Detectron2's ResNet-FPN Faster R-CNN and of MSRA's ResNets (with Caffe2's names).
+"""Translation of Detectron2's ResNet-FPN Faster and Cascade R-CNN and of MSRA's ResNets (with Caffe2's names).
 
 The network is inferred from names and shapes of the tensors. What they do not show (BGR, stride in the 1x1 convolution,
-aligned pooling, fixed anchor strides, L1) is taken from the model zoo's ``faster_rcnn_R_50_FPN`` and ``R_101_FPN``.
-Names follow Detectron2 0.6: ``modeling/backbone/{resnet,fpn}.py``, ``modeling/roi_heads/fast_rcnn.py``,
+aligned pooling, fixed anchor strides, L1) is taken from the model zoo's ``faster_rcnn_R_50_FPN``, ``R_101_FPN`` and
+``cascade_mask_rcnn_R_50_FPN``, of which the mask branch is left out. Names follow Detectron2 0.6:
+``modeling/backbone/{resnet,fpn}.py``, ``modeling/roi_heads/{fast,cascade}_rcnn.py`` and
 ``checkpoint/c2_model_loading.py``.
 """
 
@@ -30,6 +31,7 @@ from frcnn.weights.conversion import (
 )
 
 PREDICTOR, LATERAL = "roi_heads.box_predictor.cls_score.weight", "backbone.fpn_lateral2.weight"
+CASCADE_PREDICTOR = "roi_heads.box_predictor.0.cls_score.weight"
 
 # Caffe2's names, for example res2_0_branch2a_w, res2_0_branch2a_bn_s, res_conv1_bn_b, conv1_w.
 CAFFE2_CONVS = {"1": "shortcut", "2a": "conv1", "2b": "conv2", "2c": "conv3"}
@@ -45,12 +47,16 @@ RESNET = re.compile(
 PYRAMID = re.compile(r"backbone\.fpn_(?P<layer>lateral|output)(?P<level>[2-5])\.(?P<kind>weight|bias)")
 RPN = re.compile(r"proposal_generator\.rpn_head\.(?P<part>conv|objectness_logits|anchor_deltas)\.(?P<kind>weight|bias)")
 RPN_PARTS = {"conv": "conv1", "objectness_logits": "objectness", "anchor_deltas": "deltas"}
-HEAD = re.compile(r"roi_heads\.box_head\.fc(?P<number>\d+)\.(?P<kind>weight|bias)")
-CLASSES = re.compile(r"roi_heads\.box_predictor\.(?P<part>cls_score|bbox_pred)\.(?P<kind>weight|bias)")
+STAGE = r"(?:(?P<stage>\d+)\.)?"  # of a cascade
+HEAD = re.compile(rf"roi_heads\.box_head\.{STAGE}fc(?P<number>\d+)\.(?P<kind>weight|bias)")
+CLASSES = re.compile(rf"roi_heads\.box_predictor\.{STAGE}(?P<part>cls_score|bbox_pred)\.(?P<kind>weight|bias)")
 PIXELS = re.compile(r"pixel_(?P<kind>mean|std)")
 CELL_ANCHORS = re.compile(r"proposal_generator\.anchor_generator\.cell_anchors\.(?P<level>[0-4])")
 
+MASK_BRANCH = "roi_heads.mask_head."
+
 CLASSIFIER = "classifier of ImageNet's classes"
+MASKS = "mask branch: frcnn detects boxes only"
 UNKNOWN = "not part of a Faster R-CNN with FPN"
 
 # Options of the model zoo's networks that differ from the defaults, which are torchvision's.
@@ -66,17 +72,24 @@ ZOO: dict[str, dict[str, Any]] = {
         "sampling_ratio": 0, "aligned": True, "level_rule": "detectron2", "smooth_l1_beta": 0.0, "min_box_size": 0.0,
     },
 }  # fmt: skip
+# Options of the zoo's cascade_mask_rcnn_R_50_FPN_3x that differ from ZOO; a file of another cascade must have as many
+# stages, because its thresholds are not in it.
+ZOO_CASCADE: dict[str, dict[str, Any]] = {
+    "rpn": {"post_nms_train": 2000},
+    "roi_head": {"cascade": (0.5, 0.6, 0.7)},
+}
 
 
 def translate(tensors: Mapping[str, np.ndarray]) -> Translation:
     """How to read a Detectron2 checkpoint.
 
     Raises:
-        UserError: it is neither a Caffe2 ResNet nor a Faster R-CNN with FPN.
+        UserError: it is neither a Caffe2 ResNet nor a Faster or Cascade R-CNN with FPN.
     """
     if "res2_0_branch2a_w" in tensors:
         return _translate_caffe2(tensors)
-    if PREDICTOR not in tensors or LATERAL not in tensors:
+    predictor = CASCADE_PREDICTOR if CASCADE_PREDICTOR in tensors else PREDICTOR
+    if predictor not in tensors or LATERAL not in tensors:
         raise UserError(
             f"not a supported network of Detectron2: it has neither 'res2_0_branch2a_w' (a ResNet of MSRA) nor "
             f"{PREDICTOR!r} and {LATERAL!r} (Faster R-CNN with FPN); its first tensor is {min(tensors)!r}"
@@ -84,11 +97,7 @@ def translate(tensors: Mapping[str, np.ndarray]) -> Translation:
     targets: dict[str, Target] = {}
     settings: dict[str, str] = {}
     left_out: dict[str, str] = {}
-    options = {section: dict(changes) for section, changes in ZOO.items()}
-    options["backbone"]["name"] = resnet_name(tensors, BLOCK)
-    options["fpn"] = {"channels": shape_of(tensors, LATERAL, 4)[0]}
-    layers = [name for name in tensors if HEAD.fullmatch(name) and name.endswith("weight")]
-    options["roi_head"] |= {"fc_layers": len(layers), "fc_channels": shape_of(tensors, PREDICTOR, 2)[1]}
+    options = _network_options(tensors, predictor)
     for name, values in tensors.items():
         if target := _target(name, options["fpn"]["channels"]):
             targets[name] = target
@@ -98,13 +107,31 @@ def translate(tensors: Mapping[str, np.ndarray]) -> Translation:
         elif CELL_ANCHORS.fullmatch(name):
             settings[name] = "anchors.sizes and anchors.aspect_ratios"
         else:
-            left_out[name] = UNKNOWN
+            left_out[name] = MASKS if name.startswith(MASK_BRANCH) else UNKNOWN
     cells = {int(match["level"]): name for name in tensors if (match := CELL_ANCHORS.fullmatch(name))}
     options["anchors"] |= _anchors(
         {level: tensors[name].reshape(shape_of(tensors, name, 2)) for level, name in cells.items()}
     )
-    names, ids = classes_of(len(tensors[PREDICTOR]) - 1)
+    names, ids = classes_of(len(tensors[predictor]) - 1)
     return Translation(options, names, ids, targets, settings=settings, left_out=left_out)
+
+
+def _network_options(tensors: Mapping[str, np.ndarray], predictor: str) -> dict[str, dict[str, Any]]:
+    """Options by section: those of the model zoo, and what the shapes of the tensors show."""
+    options = {section: dict(changes) for section, changes in ZOO.items()}
+    options["backbone"]["name"] = resnet_name(tensors, BLOCK)
+    options["fpn"] = {"channels": shape_of(tensors, LATERAL, 4)[0]}
+    layers = [match for match in map(HEAD.fullmatch, tensors) if match and match["kind"] == "weight"]
+    options["roi_head"]["fc_channels"] = shape_of(tensors, predictor, 2)[1]
+    options["roi_head"]["fc_layers"] = len({match["number"] for match in layers})
+    if predictor == CASCADE_PREDICTOR:
+        stages = {match["stage"] for match in layers}
+        expected = len(ZOO_CASCADE["roi_head"]["cascade"])
+        if len(stages) != expected:
+            raise UserError(f"it is a cascade of {len(stages)} stages; expected {expected}, as in Detectron2's zoo")
+        for section, changes in ZOO_CASCADE.items():
+            options[section] |= changes
+    return options
 
 
 def _target(name: str, channels: int) -> Target | None:
@@ -124,16 +151,19 @@ def _target(name: str, channels: int) -> Target | None:
         return kernel_or_bias(f"rpn/{RPN_PARTS[match['part']]}", match["kind"], convolution)
     if match := HEAD.fullmatch(name):
         first = match["number"] == "1"
-        return kernel_or_bias(
-            f"roi_head/fc{match['number']}", match["kind"], dense_after_pooling(channels) if first else dense
-        )
+        layout = dense_after_pooling(channels) if first else dense
+        return kernel_or_bias(f"{_head(match['stage'])}/fc{match['number']}", match["kind"], layout)
     if match := CLASSES.fullmatch(name):
         if match["part"] == "bbox_pred":
-            return kernel_or_bias("roi_head/box_deltas", match["kind"], dense)
-        return kernel_or_bias(
-            "roi_head/class_logits", match["kind"], lambda kernel: dense(_background_first(kernel)), _background_first
-        )
+            return kernel_or_bias(f"{_head(match['stage'])}/box_deltas", match["kind"], dense)
+        layer = f"{_head(match['stage'])}/class_logits"
+        return kernel_or_bias(layer, match["kind"], lambda kernel: dense(_background_first(kernel)), _background_first)
     return None
+
+
+def _head(stage: str | None) -> str:
+    """Path of our head of a stage, which Detectron2 counts from 0; None without a cascade."""
+    return "roi_head" if stage is None else f"roi_head/stage{int(stage) + 1}"
 
 
 def _background_first(rows: np.ndarray) -> np.ndarray:

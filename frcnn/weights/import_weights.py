@@ -13,7 +13,7 @@ from frcnn.errors import UserError
 from frcnn.modeling.faster_rcnn import build_model
 from frcnn.weights import detectron2, torchvision
 from frcnn.weights.checkpoint_file import read_checkpoint
-from frcnn.weights.conversion import Translation, convert
+from frcnn.weights.conversion import Translation, convert, network_name
 from frcnn.weights.model_folder import BACKBONE, write_backbone_folder, write_model_folder
 
 FRAMEWORKS: dict[str, Callable[[Mapping[str, np.ndarray]], Translation]] = {
@@ -69,9 +69,12 @@ def import_weights(file: Path, framework: str, folder: Path) -> ImportReport:
             folder, model, config, translation.class_names, translation.category_ids, {"imported_from": file.name}
         )
     kept = {name: f"not a tensor: {value}" for name, value in checkpoint.others.items()}
-    network = config.backbone.name + ("" if translation.backbone_only else " Faster R-CNN")
     return ImportReport(
-        network, translation.class_names, len(translation.targets), translation.settings, translation.left_out | kept
+        network_name(translation),
+        translation.class_names,
+        len(translation.targets),
+        translation.settings,
+        translation.left_out | kept,
     )
 
 

@@ -11,7 +11,7 @@ from frcnn.config import Config, load_config
 from frcnn.data.problems import first_few
 from frcnn.errors import UserError
 from frcnn.weights.model_files import CONFIG, LABELS, WEIGHTS
-from frcnn.weights.model_folder import PREDICTORS, ModelFolder, load_weights, read_model_folder
+from frcnn.weights.model_folder import PREDICTOR, ModelFolder, load_weights, read_model_folder
 from frcnn.weights.published import resolve_weights
 
 # Options that change what the network computes but not the shapes of its tensors, so that no error would show. Norms
@@ -88,7 +88,7 @@ def check_random_initialization(config: Config) -> list[str]:
 
 def _backbone_only(kept: list[str]) -> bool:
     """``load_weights`` returns tensors of the predictors, or, for a backbone only, whole layers."""
-    return bool(kept) and not kept[0].startswith(PREDICTORS)
+    return bool(kept) and not PREDICTOR.match(kept[0])
 
 
 def _loaded(kept: list[str], saved: ModelFolder | None) -> str:
@@ -97,7 +97,7 @@ def _loaded(kept: list[str], saved: ModelFolder | None) -> str:
     if _backbone_only(kept):
         return f"only the backbone, which is all it contains; {', '.join(kept)} initialized randomly"
     classes = f" ({first_few(list(saved.class_names))})" if saved else ""
-    layers = ", ".join(name.rstrip("/") for name in PREDICTORS)
+    layers = ", ".join(dict.fromkeys(name.rpartition("/")[0] for name in kept))
     return (
         f"all tensors but the predictors of its classes{classes}; {layers} initialized randomly for this run's classes"
     )

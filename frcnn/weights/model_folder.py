@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,7 +31,8 @@ from frcnn.weights.model_files import CONFIG, HASHES, LABELS, METRICS, REQUIRED,
 from frcnn.weights.model_hashes import verify_hashes, write_hashes
 
 BACKBONE = "backbone/"  # prefix of all tensors in a file with a pretrained backbone only
-PREDICTORS = ("roi_head/class_logits/", "roi_head/box_deltas/")  # layers whose shapes depend on the classes
+# Variables that belong to the classes: all predictors of a single head, the scores of a cascade's stages.
+PREDICTOR = re.compile(r"roi_head/(class_logits|box_deltas|stage\d+/class_logits)/")
 
 
 @dataclass(frozen=True)
@@ -204,7 +206,7 @@ def load_weights(
             )
     for name, variable in wanted.items():
         fits = tensors[name].shape == tuple(variable.shape)
-        if name.startswith(PREDICTORS) and (own_predictors or (new_classes and not fits)):
+        if PREDICTOR.match(name) and (own_predictors or (new_classes and not fits)):
             kept.append(name)
         elif fits:
             variable.assign(tensors[name])

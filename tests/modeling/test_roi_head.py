@@ -8,7 +8,8 @@ import tensorflow as tf
 from slow_boxes import slow_iou
 
 from frcnn.config import RoIHead
-from frcnn.modeling import roi_head
+from frcnn.modeling import losses, roi_head
+from frcnn.modeling.detections import detect
 from frcnn.modeling.matching import Sample
 from frcnn.modeling.rpn import Proposals
 
@@ -52,8 +53,8 @@ def test_detections_equal_torchvisions_algorithm(max_detections: int) -> None:
     deltas = rng.normal(0, 1, (batch * number, classes, 4)).astype(np.float32)
     sizes, originals = np.array([[70, 90], [80, 64]]), np.array([[140, 181], [40, 32]])
     options = RoIHead(max_detections=max_detections, score_threshold=0.15)
-    got = roi_head.detect(
-        tf.constant(logits), tf.constant(deltas), Proposals(tf.constant(boxes), tf.constant(valid)),
+    got = detect(
+        tf.nn.softmax(logits), tf.constant(deltas), Proposals(tf.constant(boxes), tf.constant(valid)),
         tf.constant(sizes, tf.int32), tf.constant(originals, tf.int32), options, "reference",
     )  # fmt: skip
     for row in range(batch):
@@ -112,3 +113,27 @@ def test_ground_truth_boxes_are_added_to_the_proposals() -> None:
     # Only the crowd region and the padded proposal are excluded: one background RoI remains.
     assert rois.sample.valid.numpy()[0].tolist() == [True, True, False, False]
     assert rois.boxes.numpy()[0, 1].tolist() == [0, 0, 5, 5]
+
+
+@pytest.mark.parametrize(("kind", "weight"), [("giou", 10.0), ("ciou", 12.0)])
+def test_iou_losses_are_those_of_decoded_boxes_and_finite_where_nothing_matches(kind: str, weight: float) -> None:
+    boxes = np.array([[[0, 0, 10, 10], [5, 5, 25, 15], [0, 0, 0, 0]]], np.float32)
+    gt = np.array([[[1, 0, 12, 10], [0, 0, 0, 0], [0, 0, 0, 0]]], np.float32)
+    deltas = tf.constant(np.random.default_rng(1).normal(size=(3, 2, 4)), tf.float32)
+    sampled = Sample(
+        tf.zeros([1, 3], tf.int64),
+        positive=tf.constant([[True, False, False]]),
+        valid=tf.constant([[True, True, False]]),
+    )
+    sample = roi_head.RoISample(tf.constant(boxes), tf.constant([[2, 0, 0]]), tf.constant(gt), sampled)
+    with tf.GradientTape() as tape:
+        tape.watch(deltas)
+        got = roi_head.roi_losses(tf.zeros([3, 3]), deltas, sample, RoIHead(box_loss=kind))["roi_box"]
+    dx, dy, dw, dh = deltas[0, 1].numpy() / [10, 10, 5, 5]
+    x, y, width, height = 5 + 10 * dx, 5 + 10 * dy, 10 * np.exp(dw), 10 * np.exp(dh)
+    decoded = np.array([x - width / 2, y - height / 2, x + width / 2, y + height / 2])
+    expected = {"giou": losses.giou, "ciou": losses.ciou}[kind](tf.constant(decoded, tf.float32), tf.constant(gt[0, 0]))
+    assert float(got) == pytest.approx(weight * float(expected) / 2, rel=1e-5)
+    gradient = tape.gradient(got, deltas).numpy()
+    assert np.isfinite(gradient).all()
+    assert np.flatnonzero(np.abs(gradient).max(axis=-1)).tolist() == [1]

@@ -85,6 +85,24 @@ def detectron2_detector(depth: int = 50, classes: int = 80, channels: int = 256,
     return shapes | _layer("roi_heads.box_predictor.bbox_pred", 4 * classes, width)
 
 
+def detectron2_cascade(classes: int = 80, channels: int = 256, width: int = 1024) -> Shapes:
+    """A Cascade Mask R-CNN of the model zoo: three box heads, one box regression for all classes, a mask branch."""
+    head = ("roi_heads.box_head.", "roi_heads.box_predictor.")
+    shapes: Shapes = {}
+    for name, shape in detectron2_detector(50, classes, channels, width).items():
+        part = next((part for part in head if name.startswith(part)), None)
+        if part is None:
+            shapes[name] = shape
+            continue
+        shape = (4, *shape[1:]) if "bbox_pred" in name else shape
+        shapes |= {name.replace(part, f"{part}{stage}."): shape for stage in range(3)}
+    for number in range(1, 5):
+        shapes |= _layer(f"roi_heads.mask_head.mask_fcn{number}", channels, channels, 3, 3)
+    deconvolution = "roi_heads.mask_head.deconv"
+    shapes |= {f"{deconvolution}.weight": (channels, channels, 2, 2), f"{deconvolution}.bias": (channels,)}
+    return shapes | _layer("roi_heads.mask_head.predictor", classes, channels, 1, 1)
+
+
 def caffe2_resnet(depth: int) -> Shapes:
     """MSRA's ResNets as published for Detectron and Detectron2."""
     branches = {"conv1": "2a", "conv2": "2b", "conv3": "2c", "shortcut": "1"}

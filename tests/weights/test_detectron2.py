@@ -81,6 +81,38 @@ def test_values_of_the_variables_with_the_background_first() -> None:
         np.testing.assert_array_equal(ours[path], values, err_msg=path)
 
 
+def test_the_box_branch_of_a_cascade_is_translated_and_its_masks_are_left_out() -> None:
+    tensors = foreign_names.random_tensors(foreign_names.detectron2_cascade(classes=3, channels=16, width=32))
+    translation = translate(tensors)
+    masks = {name for name in tensors if name.startswith("roi_heads.mask_head.")}
+    assert len(masks) == 12
+    assert translation.left_out == dict.fromkeys(masks, "mask branch: frcnn detects boxes only")
+    assert translation.targets.keys() == tensors.keys() - masks
+    config = Config.model_validate(translation.options)
+    assert config.roi_head.cascade == (0.5, 0.6, 0.7)
+    assert (config.roi_head.fc_layers, config.roi_head.fc_channels, config.rpn.post_nms_train) == (2, 32, 2000)
+    model = build_model(3, config)
+    assert [stage.options.box_weights for stage in model.roi_head.stages] == [
+        (10, 10, 5, 5), (20, 20, 10, 10), (30, 30, 15, 15),
+    ]  # fmt: skip
+    ours = convert(tensors, translation, {variable.path: tuple(variable.shape) for variable in model.variables})
+    for stage in range(3):
+        scores = tensors[f"roi_heads.box_predictor.{stage}.cls_score.weight"]
+        at = f"roi_head/stage{stage + 1}"
+        np.testing.assert_array_equal(ours[f"{at}/class_logits/kernel"], scores[[3, 0, 1, 2]].T)
+        np.testing.assert_array_equal(
+            ours[f"{at}/box_deltas/bias"], tensors[f"roi_heads.box_predictor.{stage}.bbox_pred.bias"]
+        )
+        np.testing.assert_array_equal(ours[f"{at}/fc2/kernel"], tensors[f"roi_heads.box_head.{stage}.fc2.weight"].T)
+
+
+def test_a_cascade_of_another_number_of_stages_is_refused() -> None:
+    tensors = shapes_only(foreign_names.detectron2_cascade(classes=3, channels=16, width=32))
+    two = {name: values for name, values in tensors.items() if ".2.fc" not in name and ".2.cls" not in name}
+    with pytest.raises(UserError, match="a cascade of 2 stages; expected 3, as in Detectron2's zoo"):
+        translate(two)
+
+
 def test_pixel_statistics_and_anchors_of_older_files_become_options() -> None:
     sizes, ratios = (16, 32, 64, 128, 256), (0.5, 1.0, 2.0)
     extra = {
