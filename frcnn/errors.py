@@ -19,7 +19,19 @@ class UserError(Exception):
 _CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 
+# A line of a message that quotes a value of megabytes is shortened to its start and its end, which says what to do.
+_MAX_LINE, _LINE_START, _LINE_END = 2000, 1200, 600
+
+
 def print_message(message: str) -> None:
     """Print ``frcnn: message`` on standard error in one write, so that lines of several processes do not mix."""
-    sys.stderr.write(f"frcnn: {message.translate(_CONTROL)}\n")
+    text = "\n".join(map(_shorten, message.split("\n"))).translate(_CONTROL)
+    sys.stderr.write(f"frcnn: {text}\n")
     sys.stderr.flush()
+
+
+def _shorten(line: str) -> str:
+    if len(line) <= _MAX_LINE:
+        return line
+    left_out = len(line) - _LINE_START - _LINE_END
+    return f"{line[:_LINE_START]}… ({left_out:,} characters left out) …{line[-_LINE_END:]}"
