@@ -60,11 +60,15 @@ def draw_comparison(
 
 
 def draw_comparisons(
-    records: Sequence[ImageRecord], results: Mapping[int, Detections], class_names: Sequence[str], folder: Path
+    records: Sequence[ImageRecord],
+    results: Mapping[int, Detections],
+    class_names: Sequence[str],
+    folder: Path,
+    max_pixels: int,
 ) -> list[np.ndarray]:
     """A sheet per image, annotated beside detected, ``[H, W, 3]`` uint8; also written as ``folder/validation_ID.jpg``.
 
-    Images that cannot be read are skipped.
+    Images that cannot be read, or have more than ``max_pixels``, are skipped.
 
     Raises:
         OSError: the folder cannot be written.
@@ -73,7 +77,7 @@ def draw_comparisons(
     sheets = []
     for record in records:
         try:
-            pixels = decode_image(record.path)
+            pixels = decode_image(record.path, max_pixels)
         except UnreadableImage:
             continue
         sheet = draw_comparison(pixels, record, results[record.image_id], class_names)

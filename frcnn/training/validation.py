@@ -94,7 +94,8 @@ class Validation:
         record = {"best_AP": best_ap, "unreadable_images": len(unread), "data": self.index.fingerprint[:12]}
         progress.evaluation(step, {**metrics.to_json(), **record})
         first, class_names = self.index.images[:DRAWN_IMAGES], self.detector.class_names
-        progress.images(step, "validation", lambda folder: draw_comparisons(first, results, class_names, folder))
+        limit = self.config.data.max_pixels
+        progress.images(step, "validation", lambda folder: draw_comparisons(first, results, class_names, folder, limit))
         return best_ap
 
     def _detect(self, index: Index, unreadable_images: UnreadableImages) -> dict[int, Detections]:

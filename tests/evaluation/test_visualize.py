@@ -82,9 +82,13 @@ def test_a_comparison_of_a_very_wide_image_can_be_saved(tmp_path: Path) -> None:
 def test_images_that_cannot_be_read_are_skipped(tmp_path: Path) -> None:
     Image.fromarray(grey(600, 800)).save(tmp_path / "whole.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:60])
-    whole = dataclasses.replace(one_object(False), image_id=0, path=tmp_path / "whole.png")
-    cut = dataclasses.replace(one_object(False), image_id=1, path=tmp_path / "cut.png")
-    sheets = draw_comparisons([whole, cut], {0: found(), 1: found()}, ["cat"], tmp_path / "images")
+    Image.fromarray(grey(601, 800)).save(tmp_path / "large.png")
+    records = [
+        dataclasses.replace(one_object(False), image_id=number, path=tmp_path / name)
+        for number, name in enumerate(("whole.png", "cut.png", "large.png"))
+    ]
+    results = dict.fromkeys(range(3), found())
+    sheets = draw_comparisons(records, results, ["cat"], tmp_path / "images", max_pixels=600 * 800)
     assert len(sheets) == 1
     assert [file.name for file in (tmp_path / "images").iterdir()] == ["validation_0.jpg"]
 
