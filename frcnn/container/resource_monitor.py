@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, TextIO
@@ -14,8 +15,10 @@ from typing import Any, NamedTuple, TextIO
 import psutil
 import tensorflow as tf
 
+from frcnn.errors import print_message
 from frcnn.gpus import Gpu, management_library, read_gpus
 from frcnn.training.metric_lines import metric_line
+from frcnn.training.optional_output import OptionalOutput
 from frcnn.training.progress import TENSORBOARD_FOLDER
 
 RECORD_SECONDS = 30.0
@@ -35,6 +38,8 @@ class Counters(NamedTuple):
 class ResourceMonitor:
     """While entered, a thread records the utilisation of CPUs, memory, disk, network and GPUs every half minute.
 
+    If TensorBoard's folder cannot be written, one warning is printed; the metric lines continue.
+
     Args:
         folder: TensorBoard scalars go to ``tensorboard/resources-HOST`` in it; the disk usage is that of its disk.
         step: returns the step that training has reached.
@@ -53,6 +58,8 @@ class ResourceMonitor:
     ) -> None:
         self._folder, self._host, self._step, self._seconds = folder, host, step, seconds
         self._stream = stream or sys.stdout
+        self._optional = OptionalOutput(print_message)
+        self._summaries = tf.summary.create_noop_writer()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="resources", daemon=True) if watch else None
 
@@ -70,8 +77,9 @@ class ResourceMonitor:
             self._thread.join()
 
     def _watch(self) -> None:
-        writer = tf.summary.create_file_writer(str(self._folder / TENSORBOARD_FOLDER / f"resources-{self._host}"))
-        with management_library() as library, writer.as_default():
+        with self._tensorboard():
+            self._summaries = tf.summary.create_file_writer(str(self._tensorboard_folder))
+        with management_library() as library:
             psutil.cpu_percent()  # reports the time since the previous call, so the first result is meaningless
             before, samples = read_counters(), [read_gpus(library)]
             while not self._stop.wait(min(SAMPLE_SECONDS, self._seconds)):
@@ -81,7 +89,15 @@ class ResourceMonitor:
                     self._record(before, now, samples)
                     before, samples = now, []
             self._record(before, read_counters(), samples)  # for short jobs as well
-        writer.close()
+        with self._tensorboard():
+            self._summaries.close()
+
+    @property
+    def _tensorboard_folder(self) -> Path:
+        return self._folder / TENSORBOARD_FOLDER / f"resources-{self._host}"
+
+    def _tensorboard(self) -> AbstractContextManager[None]:
+        return self._optional.writing(str(self._tensorboard_folder))
 
     def _record(self, before: Counters, now: Counters, samples: list[list[Gpu]]) -> None:
         values: Mapping[str, Any] = {
@@ -94,8 +110,9 @@ class ResourceMonitor:
         # A single write per line, so that lines of several processes do not interleave.
         self._stream.write(metric_line("resources", {"host": self._host, **values}) + "\n")
         self._stream.flush()
-        for name, value in values.items():
-            tf.summary.scalar(f"resources/{name}", value, step=self._step())
+        with self._tensorboard(), self._summaries.as_default():
+            for name, value in values.items():
+                tf.summary.scalar(f"resources/{name}", value, step=self._step())
 
 
 def rates(before: Counters, now: Counters) -> dict[str, float]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 
+from frcnn.training.checkpoint import without_internals
+
 
 class OptionalOutput:
     """Turns exceptions of optional outputs into warnings, one per kind of output.
@@ -22,13 +24,13 @@ class OptionalOutput:
         """Context manager that reports any exception as "WHAT cannot be written".
 
         A broad ``except`` is right here: a full disk, a font, TensorFlow's file system and a bug in a plotting library
-            raise
-        different things, and none of them is worth losing a training for.
+        raise different things, and none of them is worth losing a training for.
         """
         try:
             yield
         except Exception as error:
             if what not in self._failed:
                 self._failed.add(what)
-                reason = " ".join(str(error).split()) or type(error).__name__
-                self._warn(f"warning: {what} cannot be written ({reason}); training continues without it")
+                self._warn(
+                    f"warning: {what} cannot be written ({without_internals(error)}); training continues without it"
+                )
