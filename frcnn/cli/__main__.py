@@ -1,5 +1,5 @@
 """``python -m frcnn.cli`` is the command ``frcnn``."""
 
-from frcnn.cli import main
+from frcnn.cli import run
 
-main(prog_name="frcnn")
+run()
