@@ -3,11 +3,11 @@
     python tools/parity.py --peer torchvision --data ../shared/data/coco128 --images 20
     python tools/parity.py --peer detectron2 --data ../shared/data/coco128 --images 20 --training 2 --json parity.json
 
-The peers are torchvision, torchvision_v2 (both: pip install -e '.[bench]'), detectron2 and detectron2_r101 (built from
-its source, see docs/numerics.md). Weights are random by tensor name (tools/peers/random_weights.py), so that no
-pretrained file is needed; --weights takes one. The exit code is 1 if a detection has no partner within 0.5 pixels and
-0.001 in score, a loss differs by more than 1e-4 or a gradient by more than 1e-3, relative (with --double: unless it
-agrees to 1e-6 in float64).
+The peers are torchvision, torchvision_v2 (both: pip install -e '.[bench]'), detectron2, detectron2_r101 and
+detectron2_cascade (built from its source, see docs/numerics.md). Weights are random by tensor name
+(tools/peers/random_weights.py), so that no pretrained file is needed; --weights takes one. The exit code is 1 if a
+detection has no partner within 0.5 pixels and 0.001 in score, a loss differs by more than 1e-4 or a gradient by more
+than 1e-3, relative (with --double: unless it agrees to 1e-6 in float64).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-PEERS = ("torchvision", "torchvision_v2", "detectron2", "detectron2_r101")
+PEERS = ("torchvision", "torchvision_v2", "detectron2", "detectron2_r101", "detectron2_cascade")
 
 
 def main() -> int:

@@ -1,6 +1,7 @@
 """Run a peer on random weights and images, and store the expected values of tests/modeling and tests/weights.
 
-    python tools/store_parity.py --peer torchvision --peer torchvision_v2 --peer detectron2 --peer detectron2_r101
+    python tools/store_parity.py --peer torchvision --peer torchvision_v2 --peer detectron2 --peer detectron2_r101 \
+        --peer detectron2_cascade
 
 Writes the names and shapes of the peer's tensors to tests/weights/golden/PEER.json and its reduced outputs to
 tests/modeling/golden/PEER.npz (not for detectron2_r101, which runs the code of detectron2). Requirements are those of
@@ -19,7 +20,7 @@ import numpy as np
 from parity import PEERS, build_peer
 
 TESTS = Path(__file__).resolve().parent.parent / "tests"
-PEERS_WITH_OUTPUTS = PEERS[:3]
+PEERS_WITH_OUTPUTS = ("torchvision", "torchvision_v2", "detectron2", "detectron2_cascade")
 
 
 def store(peer: Any, name: str) -> None:

@@ -1,4 +1,4 @@
-"""Detectron2's Faster R-CNN, with the outputs of every stage."""
+"""Detectron2's Faster and Cascade R-CNN, with the outputs of every stage."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from detectron2.modeling import build_model
 from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import EventStorage
 
-from peers.hooks import capture, nhwc
+from peers.hooks import capture, capture_all, nhwc
 
 FILES = {
     "detectron2": "COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml",
     "detectron2_r101": "COCO-Detection/faster_rcnn_R_101_FPN_3x.yaml",
+    "detectron2_cascade": "Misc/cascade_mask_rcnn_R_50_FPN_3x.yaml",
 }
 
 LOSSES = {
@@ -40,6 +41,7 @@ class Detectron2Peer:
         self.options = model_zoo.get_config(FILES[name])
         self.options.MODEL.DEVICE, self.options.MODEL.WEIGHTS = "cpu", ""
         self.model = build_model(self.options).eval()
+        self.model.roi_heads.mask_on = False  # the mask branch has weights but does not run
         self.set_sizes(self.options.INPUT.MIN_SIZE_TEST, self.options.INPUT.MAX_SIZE_TEST)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -71,10 +73,12 @@ class Detectron2Peer:
         generator, heads = model.proposal_generator, model.roi_heads
         parts = {
             "body": model.backbone.bottom_up, "pyramid": model.backbone, "anchors": generator.anchor_generator,
-            "head": generator.rpn_head, "rpn": generator, "pooled": heads.box_pooler, "predictor": heads.box_predictor,
+            "head": generator.rpn_head, "rpn": generator,
         }  # fmt: skip
+        predictors = self._predictors()
+        parts |= {f"predictor{stage}": predictor for stage, predictor in enumerate(predictors)}
         images, inputs = self._images([image])
-        with capture(parts) as outputs:
+        with capture(parts) as outputs, capture_all(heads.box_pooler) as pooled:
             (result,) = model([{**inputs[0], "height": image.shape[0], "width": image.shape[1]}])
         found = {"image": nhwc(images.tensor)[0], "image_size": np.array(images.image_sizes[0])}
         found |= {f"C{name[-1]}": nhwc(features)[0] for name, features in outputs["body"].items()}
@@ -83,16 +87,23 @@ class Detectron2Peer:
         found["logits"] = np.concatenate([nhwc(level).reshape(-1) for level in outputs["head"][0]])
         found["deltas"] = np.concatenate([nhwc(level).reshape(-1, 4) for level in outputs["head"][1]])
         found["proposals"] = outputs["rpn"][0][0].proposal_boxes.tensor.numpy()
-        found["roi_features"] = nhwc(outputs["pooled"])
-        logits, deltas = outputs["predictor"]
-        found["class_scores"] = np.roll(torch.softmax(logits, -1).numpy(), 1, axis=1)
-        found["box_deltas"] = deltas.reshape(len(deltas), -1, 4).numpy()
+        for stage in range(len(predictors)):
+            suffix = f"_{stage + 1}" if stage else ""
+            logits, deltas = outputs[f"predictor{stage}"]
+            found[f"roi_features{suffix}"] = nhwc(pooled[stage])
+            found[f"class_scores{suffix}"] = np.roll(torch.softmax(logits, -1).numpy(), 1, axis=1)
+            found[f"box_deltas{suffix}"] = deltas.reshape(len(deltas), -1, 4).numpy()
         result = result["instances"]
         return found | {
             "boxes": result.pred_boxes.tensor.numpy(),
             "scores": result.scores.numpy(),
             "labels": result.pred_classes.numpy() + 1,
         }
+
+    def _predictors(self) -> list[torch.nn.Module]:
+        """The predictor of each stage; one without a cascade."""
+        predictor = self.model.roi_heads.box_predictor
+        return list(predictor) if isinstance(predictor, torch.nn.ModuleList) else [predictor]
 
     def training(
         self,
@@ -132,11 +143,20 @@ class Detectron2Peer:
             "anchors": [((mark == 1).numpy(), (mark == 0).numpy()) for mark in samples["marks"][0]],
             "rois": [rois.proposal_boxes.tensor.detach().numpy() for rois in samples["sampled_rois"]],
             "roi_labels": [np.where(marks == model.roi_heads.num_classes, 0, marks + 1) for marks in classes],
-            "losses": {LOSSES[name]: float(value.detach()) for name, value in losses.items()},
+            "losses": _sums_over_stages(losses),
             "gradients": {
                 name: value.grad.numpy().copy() for name, value in model.named_parameters() if value.grad is not None
             },
         }
+
+
+def _sums_over_stages(losses: dict[str, torch.Tensor]) -> dict[str, float]:
+    """Losses by our names; a cascade has ``loss_cls_stage0`` to ``loss_cls_stage2``."""
+    sums: dict[str, float] = {}
+    for name, value in losses.items():
+        ours = LOSSES[name.partition("_stage")[0]]
+        sums[ours] = sums.get(ours, 0.0) + float(value.detach())
+    return sums
 
 
 def _truth(image: tuple[int, ...], size: tuple[int, int], boxes: np.ndarray, labels: np.ndarray) -> Instances:

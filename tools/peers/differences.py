@@ -25,6 +25,8 @@ ARRAYS = (
     "class_scores",
     "box_deltas",
 )
+# Of the later stages of a cascade; the first stage has the names above.
+CASCADE_ARRAYS = tuple(f"{name}_{stage}" for stage in (2, 3) for name in ("roi_features", "class_scores", "box_deltas"))
 SIDE, SCORE = 0.5, 1e-3  # tolerances in pixels and probability for two detections to be the same
 SAME_PROPOSAL = 0.99  # IoU
 
@@ -48,7 +50,7 @@ class Detections(NamedTuple):
 def stage_differences(peer: Mapping[str, np.ndarray], ours: Mapping[str, np.ndarray]) -> dict[str, float]:
     """Largest absolute difference of each stage over the largest absolute value of the peer's (anchors: pixels)."""
     found = {}
-    for name in ARRAYS:
+    for name in [name for name in (*ARRAYS, *CASCADE_ARRAYS) if name in peer]:
         if peer[name].shape != ours[name].shape:
             raise SystemExit(f"{name}: the peer's shape is {peer[name].shape}, ours {ours[name].shape}")
         scale = 1.0 if name == "anchors" else np.abs(peer[name]).max()

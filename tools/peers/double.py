@@ -64,5 +64,12 @@ class DoubleSide(OurSide):
             gt_boxes = tf.constant(padded(exact["gt_boxes"]), tf.float64)
             gt_labels = tf.constant(padded(labels), tf.int32)
             return self.step(
-                tf.constant(exact["images"]), anchors, gt_boxes, gt_labels, own["matches"], own["objects"], exact
+                tf.constant(exact["images"]),
+                own["image_sizes"],
+                anchors,
+                gt_boxes,
+                gt_labels,
+                own["matches"],
+                own["objects"],
+                exact,
             )

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from peers.differences import ARRAYS, gradient_differences
+from peers.differences import ARRAYS, CASCADE_ARRAYS, gradient_differences
 
 MIN_SIZE, MAX_SIZE = 160, 267  # of the stored run: the smallest at which all five levels have several rows
 IMAGE_SIZE, SEED = (210, 277), 7  # 210 x 277 is resized to 160 x 211, which needs truncation
@@ -44,7 +44,7 @@ def sampled(values: np.ndarray) -> np.ndarray:
 
 def reduce_inference(stages: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Samples of every stage; all proposals and detections."""
-    reduced = {name: sampled(stages[name]) for name in ARRAYS}
+    reduced = {name: sampled(stages[name]) for name in (*ARRAYS, *CASCADE_ARRAYS) if name in stages}
     return reduced | {name: stages[name] for name in ("proposals", "boxes", "scores", "labels")}
 
 

@@ -25,6 +25,17 @@ def capture(modules: Mapping[str, torch.nn.Module]) -> Iterator[dict[str, Any]]:
             hook.remove()
 
 
+@contextlib.contextmanager
+def capture_all(module: torch.nn.Module) -> Iterator[list[Any]]:
+    """Yield a list that receives every output of a module while the block runs."""
+    outputs: list[Any] = []
+    hook = module.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
+    try:
+        yield outputs
+    finally:
+        hook.remove()
+
+
 def nhwc(tensor: torch.Tensor) -> np.ndarray:
     """``[B, C, H, W]`` to a contiguous array ``[B, H, W, C]``."""
     return np.ascontiguousarray(tensor.detach().permute(0, 2, 3, 1).numpy())

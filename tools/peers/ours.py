@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from frcnn.data.plan import STRIDE
 from frcnn.data.transforms import resize_bilinear, resize_pillow, resized_size, to_canvas
 from frcnn.modeling import roi_head, rpn
 from frcnn.modeling.anchors import FIXED_STRIDES
+from frcnn.modeling.cascade import CascadeHead, refine
 from frcnn.modeling.faster_rcnn import FasterRCNN, build_model
 from frcnn.modeling.matching import Sample, match
 from frcnn.weights import detectron2, torchvision
@@ -84,10 +86,22 @@ class OurSide:
             "proposals": proposals.boxes[0][proposals.valid[0]],
         }
         shown = found["proposals"] if peer_proposals is None else tf.constant(peer_proposals)
-        pooled = roi_head.pool(pyramid, shown[None], options.roi_head, options.ops.kernel)
-        logits, deltas = model.roi_head(pooled)
-        found |= {"roi_features": pooled, "class_scores": tf.nn.softmax(logits), "box_deltas": deltas}
+        found |= self._head_stages(pyramid, shown[None], tf.constant([size]))
         return {name: np.asarray(value) for name, value in found.items()} | self.detect(image)
+
+    def _head_stages(self, pyramid: list[tf.Tensor], boxes: tf.Tensor, image_sizes: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Outputs of the RoI head, or of each stage of a cascade, whose later ones have names with a number."""
+        model, options = self.model, self.options
+        found: dict[str, tf.Tensor] = {}
+        for number, stage in enumerate(model.roi_head.stages, start=1):
+            suffix = f"_{number}" if number > 1 else ""
+            pooled = roi_head.pool(pyramid, boxes, options.roi_head, options.ops.kernel)
+            logits, deltas = stage(pooled)
+            outputs = {"roi_features": pooled, "class_scores": tf.nn.softmax(logits), "box_deltas": deltas}
+            found |= {f"{name}{suffix}": value for name, value in outputs.items()}
+            if isinstance(model.roi_head, CascadeHead):
+                boxes, _ = refine(boxes, tf.fill(boxes.shape[:2], True), deltas, image_sizes, stage.options)
+        return found
 
     def detect(self, image: np.ndarray, canvas: Sequence[int] | None = None) -> dict[str, np.ndarray]:
         """Boxes, scores and labels; ``canvas`` as for :func:`prepare`."""
@@ -116,8 +130,10 @@ class OurSide:
         rois = tf.constant(padded(samples["rois"]), tf.float32)
         threshold = options.roi_head.foreground_iou
         objects = match(rois, gt_boxes, gt_valid, foreground_iou=threshold, background_iou=threshold, low_quality=False)
-        found = self.step(canvases, anchors, gt_boxes, gt_labels, matches, objects, samples)
+        sizes = tf.constant([size for _, size in prepared])
+        found = self.step(canvases, sizes, anchors, gt_boxes, gt_labels, matches, objects, samples)
         return found | {
+            "image_sizes": sizes,
             "matches": matches,
             "objects": objects,
             "mismatched": _mismatched(matches, found.pop("roi_labels"), samples),
@@ -131,6 +147,7 @@ class OurSide:
     def step(
         self,
         images: tf.Tensor,
+        image_sizes: tf.Tensor,
         anchors: tf.Tensor,
         gt_boxes: tf.Tensor,
         gt_labels: tf.Tensor,
@@ -146,8 +163,13 @@ class OurSide:
             losses = rpn.rpn_losses(
                 *model.rpn.at(pyramid, sample.indices), anchors, gt_boxes, matches, sample, options.rpn
             )
-            pooled = roi_head.pool(pyramid, rois.boxes, options.roi_head, options.ops.kernel)
-            losses |= roi_head.roi_losses(*model.roi_head(pooled, training=True), rois, options.roi_head)
+            if isinstance(model.roi_head, CascadeHead):
+                pool = functools.partial(roi_head.pool, pyramid, options=options.roi_head, kernel=options.ops.kernel)
+                truth = (gt_boxes, gt_labels, gt_labels > 0)
+                losses |= model.roi_head.losses(pool, rois, image_sizes, *truth)
+            else:
+                pooled = roi_head.pool(pyramid, rois.boxes, options.roi_head, options.ops.kernel)
+                losses |= roi_head.roi_losses(*model.roi_head(pooled, training=True), rois, options.roi_head)
             total = tf.add_n(list(losses.values()))
         variables = model.trainable_variables
         gradients = {v.path: g.numpy() for v, g in zip(variables, tape.gradient(total, variables), strict=True)}
