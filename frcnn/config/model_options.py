@@ -120,6 +120,11 @@ class RoIHead(Options):
         "smooth_l1", description="box loss: smooth L1 of the deltas, or generalized or complete IoU of the boxes"
     )
     smooth_l1_beta: NonNegative = Field(1 / 9, description="transition from quadratic to linear box loss; 0 is L1")
+    dynamic: bool = Field(
+        False,
+        description="Dynamic R-CNN: foreground_iou and smooth_l1_beta start at 0.4 and 1, and follow statistics of the "
+        "proposals every 100 steps",
+    )
     score_threshold: Fraction = Field(0.05, description="minimum score of detections (exclusive)")
     nms_iou: Fraction = Field(0.5, description="NMS threshold, per class")
     min_box_size: NonNegative = Field(
@@ -138,6 +143,11 @@ class RoIHead(Options):
             raise ValueError(
                 f"cascade starts with {self.cascade[0]}, but foreground_iou is {self.foreground_iou}; both are the "
                 "threshold of the first stage, so set them to the same value"
+            )
+        if self.dynamic and (self.cascade or self.box_loss != "smooth_l1"):
+            raise ValueError(
+                "dynamic schedules the IoU threshold of a single head and the beta of smooth_l1; leave out cascade and "
+                "set box_loss to smooth_l1, or set dynamic to false"
             )
         if self.norm != "bn" and not self.convs:
             raise ValueError(f"norm {self.norm} needs convolutions to normalize; set convs, for example to 4")

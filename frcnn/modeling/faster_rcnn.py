@@ -20,6 +20,7 @@ from frcnn.modeling import roi_head, rpn
 from frcnn.modeling.anchors import level_anchors
 from frcnn.modeling.cascade import CascadeHead
 from frcnn.modeling.detections import BatchDetections, detect
+from frcnn.modeling.dynamic import DynamicSchedule
 from frcnn.modeling.fpn import FPN, PyramidConv
 from frcnn.modeling.layers import BatchNorm, Conv2D
 from frcnn.modeling.resnet import ConvNorm, ResNet
@@ -43,6 +44,9 @@ class FasterRCNN(keras.Model):
         self.rpn = rpn.RPNHead(options.rpn, options.fpn.channels, len(options.anchors.aspect_ratios))
         head = CascadeHead if options.roi_head.cascade else roi_head.RoIHead
         self.roi_head: CascadeHead | roi_head.RoIHead = head(options.roi_head, num_classes, options.fpn.channels)
+        # Absent, not None, without the option: checkpoints hold every attribute.
+        if options.roi_head.dynamic:
+            self.dynamic_schedule = DynamicSchedule()
         self._create_variables()
 
     def _create_variables(self) -> None:
@@ -57,12 +61,19 @@ class FasterRCNN(keras.Model):
             self.roi_head(pooled)
         self.built = True
 
-    def synchronize_batch_norm(self, allreduce_sum: Callable[[tf.Tensor, str], tf.Tensor]) -> None:
-        """Compute the statistics of batch norms that the options say so over all ranks.
+    @property
+    def training_state(self) -> list[tf.Variable]:
+        """Variables that only training needs: in checkpoints, but neither in ``variables`` nor in model folders."""
+        return list(self.dynamic_schedule.variables) if self.options.roi_head.dynamic else []
+
+    def synchronize(self, allreduce_sum: Callable[[tf.Tensor, str], tf.Tensor]) -> None:
+        """Compute statistics over all ranks: those of batch norms whose option says so, and of the dynamic schedule.
 
         Args:
             allreduce_sum: ``allreduce_sum(tensor, name)`` sums a tensor over the ranks.
         """
+        if self.options.roi_head.dynamic:
+            self.dynamic_schedule.allreduce_sum = allreduce_sum
         everywhere, in_head = self.options.distributed.sync_batch_norm, self.options.roi_head.norm == "sync_bn"
         for layer in self._flatten_layers():
             if isinstance(layer, BatchNorm) and (everywhere or (in_head and layer.path.startswith("roi_head/"))):
@@ -125,11 +136,16 @@ class FasterRCNN(keras.Model):
         predictions = self.rpn([tf.stop_gradient(features) for features in pyramid])
         proposals = rpn.propose(predictions, anchors, batch.image_sizes, options.rpn, options.ops.kernel, training=True)
         truth = (batch.boxes, batch.labels, gt_valid)
-        rois = roi_head.assign(proposals, *truth, options.roi_head, roi_seeds)
+        head_options = options.roi_head
+        if head_options.dynamic:
+            head_options = self.dynamic_schedule.current(head_options)
+        rois = roi_head.assign(proposals, *truth, head_options, roi_seeds)
+        if head_options.dynamic:
+            self.dynamic_schedule.observe(proposals, batch.boxes, gt_valid, rois, head_options.box_weights)
         if isinstance(self.roi_head, CascadeHead):
             return losses | self.roi_head.losses(self._pool(pyramid), rois, batch.image_sizes, *truth)
         logits, deltas = self.roi_head(self._pool(pyramid)(rois.boxes), training=True)
-        return losses | roi_head.roi_losses(logits, deltas, rois, options.roi_head)
+        return losses | roi_head.roi_losses(logits, deltas, rois, head_options)
 
     def _pool(self, pyramid: list[tf.Tensor]) -> Callable[[tf.Tensor], tf.Tensor]:
         """RoIAlign of boxes ``[B, N, 4]`` on this pyramid."""

@@ -9,10 +9,10 @@ import tensorflow as tf
 EPSILON = 1e-7  # of torchvision's IoU losses
 
 
-def smooth_l1(predictions: tf.Tensor, targets: tf.Tensor, beta: float) -> tf.Tensor:
+def smooth_l1(predictions: tf.Tensor, targets: tf.Tensor, beta: float | tf.Tensor) -> tf.Tensor:
     """Smooth L1 loss of the inputs' shape: ``d**2 / (2 beta)`` below ``beta``, else ``|d| - beta / 2``; 0 gives L1."""
     distance = tf.abs(predictions - targets)
-    if beta == 0:
+    if not tf.is_tensor(beta) and beta == 0:
         return distance
     return tf.where(distance < beta, 0.5 / beta * tf.square(distance), distance - 0.5 * beta)
 

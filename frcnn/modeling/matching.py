@@ -37,8 +37,8 @@ def match(
     gt_boxes: tf.Tensor,
     gt_valid: tf.Tensor,
     *,
-    foreground_iou: float,
-    background_iou: float,
+    foreground_iou: float | tf.Tensor,
+    background_iou: float | tf.Tensor,
     low_quality: bool,
 ) -> tf.Tensor:
     """Match every candidate box to a ground-truth box, as torchvision's ``Matcher`` does.
@@ -57,6 +57,21 @@ def match(
         ``[B, N]`` int64: index of the ground-truth box (the first of several with the same IoU), ``BACKGROUND``, or
         ``IGNORED`` (IoU between the two thresholds).
     """
+    best, index, tied = _best_matches(candidates, gt_boxes, gt_valid, low_quality)
+    unmatched = tf.where(best >= background_iou, float(IGNORED), float(BACKGROUND))
+    matches = tf.where(tied | (best >= foreground_iou), index, unmatched)
+    return tf.cast(matches, tf.int64)
+
+
+def best_iou(candidates: tf.Tensor, gt_boxes: tf.Tensor, gt_valid: tf.Tensor) -> tf.Tensor:
+    """Highest IoU ``[B, N]`` of candidates with ground-truth boxes, -1 without one; arguments as for :func:`match`."""
+    return _best_matches(candidates, gt_boxes, gt_valid, low_quality=False)[0]
+
+
+def _best_matches(
+    candidates: tf.Tensor, gt_boxes: tf.Tensor, gt_valid: tf.Tensor, low_quality: bool
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Fields of :class:`_ChunkMatch` over all ground truth, chunk by chunk."""
     batch, slots = gt_valid.shape
     chunks = -(-slots // CHUNK)
     missing = chunks * CHUNK - slots
@@ -76,9 +91,7 @@ def match(
     initial = (tf.constant(0), tf.fill(shape, -1.0), tf.zeros(shape), tf.zeros(shape, tf.bool))
     # Parallel iterations would need the memory of several chunks.
     _, best, index, tied = tf.while_loop(lambda number, *_: number < filled, add_chunk, initial, parallel_iterations=1)
-    unmatched = tf.where(best >= background_iou, float(IGNORED), float(BACKGROUND))
-    matches = tf.where(tied | (best >= foreground_iou), index, unmatched)
-    return tf.cast(matches, tf.int64)
+    return best, index, tied
 
 
 class _ChunkMatch(NamedTuple):

@@ -67,7 +67,7 @@ class RoIHead(keras.layers.Layer):
             conv(channels, 3, use_bias=False, initializer="he_normal", name=f"conv{i + 1}")
             for i in range(options.convs)
         ]
-        kind: config.Norm = "gn" if options.norm == "gn" else "bn"  # sync_bn: see FasterRCNN.synchronize_batch_norm
+        kind: config.Norm = "gn" if options.norm == "gn" else "bn"  # sync_bn: see FasterRCNN.synchronize
         self.norms = [norm(kind, NORM_EPS, name=f"norm{i + 1}") for i in range(options.convs)]
         self.dense = [
             keras.layers.Dense(

@@ -102,7 +102,7 @@ class Trainer:
         self.bad_reads = self.bad_reads_checked = 0.0
         self.model = build_model(len(self.train_index.class_names), config)
         if world.size > 1:
-            self.model.synchronize_batch_norm(world.allreduce_sum)
+            self.model.synchronize(world.allreduce_sum)
         self.steps_per_epoch = self.shard.epoch_steps
         self.total_steps = max(1, round(config.training.epochs * self.steps_per_epoch))
         self.optimizer = build_optimizer(config, self.total_steps, self.model.trainable_variables)
@@ -216,7 +216,7 @@ class Trainer:
                 keep = self.config.training.keep_checkpoints
                 check_disk_space(self.folders, self.model.variables, self.optimizer.variables, keep)
         state = ResumeState(*self.world.broadcast_object(state))
-        self.world.broadcast([*self.model.variables, *self.optimizer.variables])
+        self.world.broadcast([*self.model.variables, *self.model.training_state, *self.optimizer.variables])
         return state
 
     def _start_step(self, batch: Batch, progress: Progress | NullProgress) -> None:
