@@ -17,7 +17,7 @@ from frcnn.data.transforms import to_canvas
 from frcnn.errors import UserError
 from frcnn.modeling.faster_rcnn import FasterRCNN, build_model
 from frcnn.ops import compiled
-from frcnn.weights.model_files import CONFIG, LABELS
+from frcnn.weights.model_files import CONFIG, LABELS, THRESHOLDS
 from frcnn.weights.model_folder import ModelFolder, load_weights, read_model_folder
 
 EXTRA = "assets.extra"  # folder of the SavedModel format for files that TensorFlow does not read
@@ -99,7 +99,8 @@ def export_savedmodel(model: Path, out: Path, kernel: Literal["reference", "comp
 
 def _add_extras(saved: ModelFolder, folder: Path, kernels: list[Path]) -> None:
     folder.mkdir()
-    for name in (LABELS, CONFIG):
-        shutil.copy(saved.path / name, folder / name)
+    for name in (LABELS, CONFIG, THRESHOLDS):
+        if (saved.path / name).exists():  # the thresholds are optional
+            shutil.copy(saved.path / name, folder / name)
     for file in kernels:
         shutil.copy(file, folder / file.name)

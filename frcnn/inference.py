@@ -31,6 +31,7 @@ from frcnn.errors import UserError
 from frcnn.modeling.detections import BatchDetections
 from frcnn.modeling.faster_rcnn import FasterRCNN, build_model
 from frcnn.weights.model_folder import load_weights, read_model_folder
+from frcnn.weights.score_thresholds import ScoreThresholds, read_thresholds
 
 # An RGB array [H, W, 3] uint8, an image file, or a Pillow image.
 ImageSource = np.ndarray | Image.Image | str | os.PathLike[str]
@@ -61,20 +62,30 @@ class Detections:
         """Class name of each detection."""
         return [self.class_names[label - 1] for label in self.labels]
 
+    def at_least(self, minimum: float | ScoreThresholds) -> np.ndarray:
+        """``[D]`` bool: the detections of a minimum score, or of the one of their class."""
+        limits = minimum.of(self.labels) if isinstance(minimum, ScoreThresholds) else minimum
+        return self.scores >= limits
+
     def draw(
-        self, image: ImageSource, score_threshold: float = 0.5, max_side: int = MAX_SIDE, zoom: float = 1.0
+        self,
+        image: ImageSource,
+        score_threshold: float | ScoreThresholds = 0.5,
+        max_side: int = MAX_SIDE,
+        zoom: float = 1.0,
     ) -> Image.Image:
         """A copy of the image with boxes, class names and scores of detections of at least ``score_threshold``.
 
         Args:
             image: the image in which the detections were made.
+            score_threshold: minimum score, or one for each class.
             max_side: pixels; larger images are reduced to it.
             zoom: factor of line widths and captions.
 
         Raises:
             UserError: the image cannot be read.
         """
-        shown = np.flatnonzero(self.scores >= score_threshold)[::-1]  # the best is drawn last, on top
+        shown = np.flatnonzero(self.at_least(score_threshold))[::-1]  # the best is drawn last, on top
         names = self.names
         captions = [f"{names[i]} {self.scores[i]:.2f}" for i in shown]
         colors = [class_color(int(label)) for label in self.labels[shown]]
@@ -96,15 +107,25 @@ class Prepared(NamedTuple):
 
 
 class Detector:
-    """A model and its classes, for images of any size. TensorFlow traces once per canvas and batch size."""
+    """A model and its classes, for images of any size. TensorFlow traces once per canvas and batch size.
+
+    Attributes:
+        thresholds: the model folder's minimum scores, if it has any; detections of all scores are returned.
+    """
 
     def __init__(
-        self, model: FasterRCNN, config: Config, class_names: Sequence[str], category_ids: Sequence[int]
+        self,
+        model: FasterRCNN,
+        config: Config,
+        class_names: Sequence[str],
+        category_ids: Sequence[int],
+        thresholds: ScoreThresholds | None = None,
     ) -> None:
         self.model = model
         self.config = config
         self.class_names = tuple(class_names)
         self.category_ids = tuple(category_ids)
+        self.thresholds = thresholds
         self._detect = tf.function(model.detect)
         self._features = tf.function(self._pool_features)
 
@@ -119,7 +140,8 @@ class Detector:
         model = build_model(len(saved.class_names), saved.config)
         load_weights(model, saved.weights)
         model.fold_batch_norm()
-        return cls(model, saved.config, saved.class_names, saved.category_ids)
+        thresholds = read_thresholds(folder, saved.class_names)
+        return cls(model, saved.config, saved.class_names, saved.category_ids, thresholds)
 
     def detect(self, images: ImageSource | Sequence[ImageSource], batch_size: int = 1) -> list[Detections]:
         """Detect objects in one image or several.

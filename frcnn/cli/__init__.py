@@ -22,6 +22,7 @@ from frcnn.cli.predict import predict
 from frcnn.cli.register import register
 from frcnn.cli.serve import serve
 from frcnn.cli.split import split
+from frcnn.cli.thresholds import thresholds
 from frcnn.cli.weights import import_weights
 
 
@@ -33,6 +34,7 @@ def main() -> None:
 
 main.add_command(train)
 main.add_command(evaluate)
+main.add_command(thresholds)
 main.add_command(predict)
 main.add_command(serve)
 main.add_command(check_dataset)

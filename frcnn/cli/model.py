@@ -99,7 +99,7 @@ def evaluate(
             saved = read_model_folder(model)
 
         def find_index() -> Index:
-            return _find_index(saved.config, data, split, images, annotations, box_format)
+            return find_index_of(saved.config, data, split, images, annotations, box_format)
 
         metrics, index, unread = evaluate_model(saved, find_index, world, batch_size, counted)
     if metrics is None:  # not rank 0
@@ -126,7 +126,7 @@ def evaluate(
         )
 
 
-def _find_index(
+def find_index_of(
     config: Config,
     root: Path | None,
     split: str,

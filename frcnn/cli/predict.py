@@ -11,6 +11,7 @@ from frcnn.errors import EXIT_FAILURE, UserError, print_message
 from frcnn.startup import import_tensorflow
 
 LABEL_FORMATS = ("coco-dataset", "yolo", "voc", "manifest", "label-studio")
+DEFAULT_SCORE = 0.5  # minimum score of drawn detections, for models without thresholds
 ABOVE = 0.3  # default minimum score of labels
 
 
@@ -26,9 +27,7 @@ ABOVE = 0.3  # default minimum score of labels
 @click.option(
     "--score",
     type=click.FloatRange(0, 1),
-    default=0.5,
-    show_default=True,
-    help="Minimum score of the detections that are drawn.",
+    help="Minimum score of the detections that are drawn.  [default: the model's thresholds.json; without it 0.5]",
 )
 @click.option(
     "--format",
@@ -56,7 +55,7 @@ def predict(
     paths: tuple[Path, ...],
     model: Path,
     out: Path,
-    score: float,
+    score: float | None,
     label_format: str | None,
     above: float | None,
     images_uri: str | None,
@@ -86,9 +85,11 @@ def predict(
     from frcnn.inference import Detector
 
     detector = Detector.load(model)
+    threshold = (detector.thresholds or DEFAULT_SCORE) if score is None else score
     with counted(len(tasks), "predicting") as count:
-        unreadable, not_drawn, images = predict_images(detector, tasks, out, score, print_message, count)
+        unreadable, not_drawn, images = predict_images(detector, tasks, out, threshold, print_message, count)
     click.echo(f"{out}: {len(tasks) - unreadable - not_drawn} drawn images and {RESULTS_FILE}")
+    click.echo(f"minimum score of drawn detections: {threshold}")
     if label_format:
         boxes = write_label_folder(detector, images, out, label_format, above, images_uri)
         click.echo(f"{out / LABELS_FOLDER}: {boxes} boxes of score {above:g} or more in {len(images)} images")
@@ -96,7 +97,7 @@ def predict(
         from frcnn.prediction.uncertain import LIST_FILE, SHEET_FILE, DetectedImage, write_uncertain
 
         detected = [DetectedImage(image.task.source, image.detections) for image in images]
-        number = write_uncertain(detector, detected, score, uncertain, out)
+        number = write_uncertain(detector, detected, threshold, uncertain, out)
         click.echo(f"{out}: {number} images to label next in {LIST_FILE} and {SHEET_FILE}")
     for number, problem in ((unreadable, "read"), (not_drawn, "drawn")):
         if number:

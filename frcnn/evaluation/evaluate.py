@@ -11,7 +11,7 @@ from frcnn.data.unreadable_images import UnreadableImages
 from frcnn.distributed import World
 from frcnn.evaluation.coco import Metrics, evaluate_detections
 from frcnn.evaluation.split import check_headers, detect_split, unreadable
-from frcnn.inference import Detector
+from frcnn.inference import Detections, Detector
 from frcnn.weights.model_folder import ModelFolder
 
 # Opens a progress bar for (total, description, unit); yields the callback (done, total).
@@ -32,18 +32,32 @@ class Evaluation(NamedTuple):
     unreadable: dict[str, str]
 
 
+class DetectedSplit(NamedTuple):
+    """Detections of a model in a split.
+
+    Attributes:
+        split: the index of the split, with the model's classes.
+        results: detections by image id, the same on all ranks.
+        unreadable: path and reason of the images that counted as blank, of all ranks.
+    """
+
+    split: Index
+    results: dict[int, Detections]
+    unreadable: dict[str, str]
+
+
 def no_progress_bar(total: int, description: str, unit: str) -> AbstractContextManager[Callable[[int, int], None]]:
     return nullcontext(lambda done, total: None)
 
 
-def evaluate_model(
+def detect_model(
     model: ModelFolder,
     find_index: Callable[[], Index],
     world: World,
     batch_size: int = 1,
     progress_bar: ProgressBar = no_progress_bar,
-) -> Evaluation:
-    """Detect the images of a split on all ranks and compute the COCO metrics on rank 0.
+) -> DetectedSplit:
+    """Detect the images of a split on all ranks.
 
     Args:
         find_index: loads the split; called on every rank.
@@ -60,7 +74,18 @@ def evaluate_model(
         detector = Detector.load(model.path)
     with progress_bar(len(index.images), "detecting", "image") as progress:
         results = detect_split(detector, index, world, unreadable_images, batch_size, progress)
-    unread = unreadable(unreadable_images, world)
+    return DetectedSplit(index, results, unreadable(unreadable_images, world))
+
+
+def evaluate_model(
+    model: ModelFolder,
+    find_index: Callable[[], Index],
+    world: World,
+    batch_size: int = 1,
+    progress_bar: ProgressBar = no_progress_bar,
+) -> Evaluation:
+    """Detect the images of a split on all ranks and compute the COCO metrics on rank 0; see :func:`detect_model`."""
+    index, results, unread = detect_model(model, find_index, world, batch_size, progress_bar)
     if not world.is_main:
         return Evaluation(None, index, unread)
     with progress_bar(len(index.class_names), "evaluating", "class") as progress:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # finding the images takes no import of TensorFlow
     import numpy as np
 
     from frcnn.inference import Detections, Detector
+    from frcnn.weights.score_thresholds import ScoreThresholds
 
 RESULTS_FILE = "detections.json"
 LABELS_FOLDER = "labels"
@@ -102,7 +103,7 @@ def predict_images(
     detector: Detector,
     tasks: Sequence[PredictionTask],
     out: Path,
-    score_threshold: float,
+    score_threshold: float | ScoreThresholds,
     report: Callable[[str], None],
     progress: Callable[[int, int], None],
 ) -> PredictionSummary:
@@ -114,7 +115,8 @@ def predict_images(
     Args:
         out: gets ``detections.json``: all detections in the COCO results format, with the image's ``file_name``; images
             are numbered from 1 as ``image_id``.
-        score_threshold: detections of at least this score are drawn; all are in ``detections.json``.
+        score_threshold: detections of at least this score, or that of their class, are drawn; ``detections.json`` has
+            all.
         report: called with a message for each image that cannot be read, or drawn.
         progress: called with (images done, number of images).
 
@@ -175,7 +177,7 @@ def write_label_folder(
     return sum(len(image.boxes) for image in labeled)
 
 
-def _draw(image: np.ndarray, detections: Detections, score_threshold: float, target: Path) -> str:
+def _draw(image: np.ndarray, detections: Detections, score_threshold: float | ScoreThresholds, target: Path) -> str:
     """Write the drawn copy; returns the reason if that is impossible."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

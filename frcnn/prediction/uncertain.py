@@ -14,6 +14,7 @@ from frcnn.atomic import atomic_file
 from frcnn.data.decode import UnreadableImage, decode_image
 from frcnn.drawing import arrange, class_color, draw_boxes, with_heading
 from frcnn.inference import Detections, Detector
+from frcnn.weights.score_thresholds import ScoreThresholds
 
 LIST_FILE = "uncertain.csv"
 SHEET_FILE = "uncertain.png"
@@ -73,7 +74,7 @@ def choose(uncertainties: np.ndarray, features: np.ndarray, count: int) -> list[
 
 
 def write_uncertain(
-    detector: Detector, images: Sequence[DetectedImage], threshold: float, count: int, out: Path
+    detector: Detector, images: Sequence[DetectedImage], threshold: float | ScoreThresholds, count: int, out: Path
 ) -> int:
     """Write ``uncertain.csv`` and ``uncertain.png``: the ``count`` images to label next, and what was detected there.
 
@@ -86,7 +87,13 @@ def write_uncertain(
     Raises:
         OSError: the files cannot be written.
     """
-    all_uncertain = np.array([uncertainty(image.detections.scores, threshold) for image in images])
+    limits = [
+        threshold.of(image.detections.labels) if isinstance(threshold, ScoreThresholds) else threshold
+        for image in images
+    ]
+    all_uncertain = np.array(
+        [uncertainty(image.detections.scores, limit) for image, limit in zip(images, limits, strict=True)]
+    )
     order = np.argsort(-all_uncertain, kind="stable")[: CANDIDATES * count]
     rows, features = [], []
     for row in order.tolist():
@@ -97,22 +104,25 @@ def write_uncertain(
         rows.append(row)
         features.append(detector.features(detector.prepare(pixels)))
     picked = choose(all_uncertain[rows], np.array(features), count) if rows else []
-    chosen = [(images[rows[position]], float(all_uncertain[rows[position]])) for position in picked]
+    chosen_rows = [rows[position] for position in picked]
+    chosen = [(images[row], float(all_uncertain[row])) for row in chosen_rows]
     with atomic_file(out / LIST_FILE) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["image", "uncertainty"])
         writer.writerows([str(image.path), f"{value:.4f}"] for image, value in chosen)
     tiles = [
         tile
-        for rank, (image, value) in enumerate(chosen, start=1)
-        if (tile := _tile(image, threshold, f"{rank}. {value:.2f} {image.path.name}", detector.config.data.max_pixels))
+        for rank, (row, (image, value)) in enumerate(zip(chosen_rows, chosen, strict=True), start=1)
+        if (
+            tile := _tile(image, limits[row], f"{rank}. {value:.2f} {image.path.name}", detector.config.data.max_pixels)
+        )
     ]
     with atomic_file(out / SHEET_FILE) as temporary:
         arrange(tiles, min(COLUMNS, max(len(tiles), 1)), CELL).save(temporary, format="PNG")
     return len(chosen)
 
 
-def _tile(image: DetectedImage, threshold: float, heading: str, max_pixels: int) -> Image.Image | None:
+def _tile(image: DetectedImage, threshold: float | np.ndarray, heading: str, max_pixels: int) -> Image.Image | None:
     """The image with the detections of at least half of the threshold, under its heading."""
     try:
         whole = Image.fromarray(decode_image(image.path, max_pixels))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeout
+from typing import Any
 
 import numpy as np
 from flask import Request, Response
@@ -21,6 +22,7 @@ from frcnn.serving.request_log import RequestRecord
 from frcnn.serving.response import DRAWING_THRESHOLD, ImageResult, ResponseFormat, draw, negotiate, to_json, write_json
 from frcnn.serving.selection import Selection, read_selection
 
+MODEL_THRESHOLDS = "model"  # said in the log and the response's attributes when the model's thresholds were applied
 Job = tuple[tuple[int, int], "Future[Outcome]"]  # height and width of an image, and its detections
 
 
@@ -136,7 +138,8 @@ def _write(
     deadline: float,
     record: RequestRecord,
 ) -> bytes:
-    threshold = DRAWING_THRESHOLD if accepted.is_image else 0.0
+    thresholds = engine.detector.thresholds
+    threshold = thresholds or (DRAWING_THRESHOLD if accepted.is_image else 0.0)
     selected = [
         result
         if isinstance(result, RequestError)
@@ -147,6 +150,12 @@ def _write(
     record.fields["detections"] = sum(len(result.detections.scores) for result in detected)
     metrics.IMAGES.labels(engine.model_version).inc(len(detected))
     metrics.DETECTIONS.labels(engine.model_version).inc(record.fields["detections"])
+    identity: dict[str, Any] = {"model_version": engine.model_version}
+    if options.variant:
+        identity["variant"] = options.variant
+    if thresholds and selection.score_threshold is None:
+        identity["score_thresholds"] = dict(thresholds.by_class)
+        record.fields["score_threshold"] = MODEL_THRESHOLDS
     if accepted.is_image:
         # Decoded a second time: pixels kept while requests wait would be most of the worker's memory.
         (image,), (result,) = body.images, detected
@@ -156,7 +165,6 @@ def _write(
                 return draw(_decode(image, engine, deadline), result.detections, accepted.media)
         except DeadlineExceeded:
             raise _timeout_error() from None
-    identity = {"model_version": engine.model_version} | ({"variant": options.variant} if options.variant else {})
     documents = [
         {"error": str(result), "status": result.status}
         if isinstance(result, RequestError)

@@ -144,6 +144,8 @@ def _finish(response: Response, record: RequestRecord, options: ServeOptions, en
     response.headers["X-Model-Version"] = version
     # The only header that SageMaker passes on to the client.
     own = {"model_version": version} | ({"variant": options.variant} if options.variant else {})
+    if "score_threshold" in record.fields:
+        own["score_threshold"] = record.fields["score_threshold"]
     response.headers[CUSTOM_ATTRIBUTES] = response_attributes(request.headers.get(CUSTOM_ATTRIBUTES, ""), own)
     record.fields |= {"bytes_out": response.content_length, "model_version": version}
     if options.variant:

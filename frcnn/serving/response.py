@@ -113,11 +113,12 @@ def _specificity(entry: _MediaRange, offered: ResponseFormat) -> int:
     return {f"{offered.media.partition('/')[0]}/*": 2, "*/*": 1}.get(entry.media, 0)
 
 
-def to_json(result: ImageResult, style: Style, identity: dict[str, str]) -> dict[str, Any]:
+def to_json(result: ImageResult, style: Style, identity: dict[str, Any]) -> dict[str, Any]:
     """Detections of one image as a JSON object.
 
     Args:
-        identity: model version and variant; the built-in algorithm's styles have no fields for them.
+        identity: model version, variant and the model's thresholds if they were applied; the built-in algorithm's
+            styles have no fields for them.
     """
     detections = result.detections
     boxes, scores, labels = detections.boxes, detections.scores, detections.labels

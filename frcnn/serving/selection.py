@@ -12,6 +12,7 @@ import numpy as np
 from frcnn.inference import Detections
 from frcnn.serving.custom_attributes import parse_attributes
 from frcnn.serving.request_error import RequestError
+from frcnn.weights.score_thresholds import ScoreThresholds
 
 PARAMETERS = ("score_threshold", "max_detections", "classes")
 MAX_NAMES_SHOWN = 20  # class names listed in an error message
@@ -21,7 +22,7 @@ class Selection(NamedTuple):
     """A filter of detections.
 
     Attributes:
-        score_threshold: minimum score; None for the default of the response format.
+        score_threshold: minimum score; None for the default of the model, or of the response format.
         max_detections: keep only the best.
         labels: classes 1..K to keep; None for all.
     """
@@ -30,9 +31,9 @@ class Selection(NamedTuple):
     max_detections: int | None = None
     labels: frozenset[int] | None = None
 
-    def apply(self, detections: Detections, default_threshold: float = 0.0) -> Detections:
+    def apply(self, detections: Detections, default_threshold: float | ScoreThresholds = 0.0) -> Detections:
         """The selected detections, best first."""
-        selected = detections.scores >= (default_threshold if self.score_threshold is None else self.score_threshold)
+        selected = detections.at_least(default_threshold if self.score_threshold is None else self.score_threshold)
         if self.labels is not None:
             selected &= np.isin(detections.labels, sorted(self.labels))
         rows = np.flatnonzero(selected)[: self.max_detections]

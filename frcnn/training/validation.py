@@ -16,7 +16,9 @@ from frcnn.data.unreadable_images import UnreadableImages
 from frcnn.distributed import World
 from frcnn.distributed.watchdog import Watchdog
 from frcnn.evaluation.coco import Metrics, evaluate_detections
+from frcnn.evaluation.matching import match_detections
 from frcnn.evaluation.split import detect_split, unreadable
+from frcnn.evaluation.thresholds import thresholds_document
 from frcnn.evaluation.visualize import draw_comparisons
 from frcnn.inference import Detections, Detector
 from frcnn.training.folders import Folders
@@ -88,7 +90,8 @@ class Validation:
         ap = _ap_or_zero(metrics)
         if best_ap is None or ap >= best_ap:
             # Before all reports, which are optional.
-            self._write_model({**metrics.to_json(), "split": "validation", "step": step})
+            thresholds = self._choose_thresholds(self.index, results)
+            self._write_model({**metrics.to_json(), "split": "validation", "step": step}, thresholds)
             best_ap = ap
         # Hyperparameter tuning takes a job's last value as its result, and the model folder keeps the best.
         record = {"best_AP": best_ap, "unreadable_images": len(unread), "data": self.index.fingerprint[:12]}
@@ -114,7 +117,10 @@ class Validation:
             self.stopped,
         )
 
-    def _write_model(self, metrics: dict[str, Any]) -> None:
+    def _choose_thresholds(self, index: Index, results: Mapping[int, Detections]) -> dict[str, Any] | None:
+        return thresholds_document(match_detections(index, results, self.watchdog.tick), index, "validation")
+
+    def _write_model(self, metrics: dict[str, Any], thresholds: dict[str, Any] | None = None) -> None:
         if not self.world.is_main:
             return
         versions = {"tensorflow": tf.__version__, "keras": keras.__version__, "numpy": np.__version__}
@@ -122,7 +128,7 @@ class Validation:
         detector = self.detector
         for folder in self.folders.models:
             write_model_folder(
-                folder, detector.model, self.config, detector.class_names, detector.category_ids, metrics
+                folder, detector.model, self.config, detector.class_names, detector.category_ids, metrics, thresholds
             )
         self.model_sha256 = hash_model(self.folders.model)
 

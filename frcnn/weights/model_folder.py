@@ -4,6 +4,7 @@ model/weights.safetensors   all variables by path, float32
 model/config.yaml           the complete configuration
 model/labels.json           classes by label
 model/metrics.json          COCO metrics, dataset fingerprint, versions
+model/thresholds.json       score thresholds by class, if there was a validation split; see score_thresholds.py
 model/SHA256SUMS            hashes of these files, verified when they are read
 """
 
@@ -27,7 +28,7 @@ from frcnn.atomic import PREFIX, flush_to_disk, remove_incomplete
 from frcnn.config import Config, load_config, save_config
 from frcnn.errors import UserError
 from frcnn.weights.checkpoint_file import PICKLED
-from frcnn.weights.model_files import CONFIG, HASHES, LABELS, METRICS, REQUIRED, WEIGHTS
+from frcnn.weights.model_files import CONFIG, HASHES, LABELS, METRICS, REQUIRED, THRESHOLDS, WEIGHTS
 from frcnn.weights.model_hashes import verify_hashes, write_hashes
 
 BACKBONE = "backbone/"  # prefix of all tensors in a file with a pretrained backbone only
@@ -61,8 +62,12 @@ def write_model_folder(
     class_names: Sequence[str],
     category_ids: Sequence[int],
     metrics: dict[str, Any],
+    thresholds: dict[str, Any] | None = None,
 ) -> None:
     """Write all files; the hashes are the last, which completes the model.
+
+    Args:
+        thresholds: content of ``thresholds.json``; None for a model without the file.
 
     Raises:
         UserError: the folder cannot be written; a previous model in it is unchanged.
@@ -78,7 +83,9 @@ def write_model_folder(
             CONFIG: lambda path: save_config(config, path),
             LABELS: lambda path: _write_json(labels, path),
             METRICS: lambda path: _write_json(metrics, path),
+            **({THRESHOLDS: lambda path: _write_json(thresholds, path)} if thresholds else {}),
         },
+        obsolete=() if thresholds else (THRESHOLDS,),  # of the weights that are replaced
     )
 
 
@@ -94,7 +101,7 @@ def write_backbone_folder(folder: Path, tensors: dict[str, np.ndarray], config: 
             WEIGHTS: lambda path: _write_tensors(tensors, path),
             CONFIG: lambda path: save_config(config, path),
         },
-        obsolete=(LABELS, METRICS),  # of a detector that was in this folder
+        obsolete=(LABELS, METRICS, THRESHOLDS),  # of a detector that was in this folder
     )
 
 

@@ -28,7 +28,7 @@ async function detect(image) {
   showStatus(`Detecting objects in ${image.name} …`);
   const started = performance.now();
   try {
-    const response = await fetch("invocations", {
+    const response = await fetch("invocations?score_threshold=0", {
       method: "POST",
       headers: { "Content-Type": image.type.startsWith("image/") ? image.type : "application/x-image", Accept: "application/json" },
       body: image,

@@ -1,0 +1,116 @@
+"""``frcnn thresholds``: choose the score thresholds of a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from frcnn.cli.console import BOX_FORMATS, PATH, SPLITS, counted, example
+from frcnn.cli.model import find_index_of
+from frcnn.data.box_format import BoxFormat
+from frcnn.data.coco import Index
+from frcnn.errors import UserError, print_message
+from frcnn.startup import import_tensorflow
+
+
+@click.command(
+    epilog=example(
+        "frcnn thresholds --model runs/bccd/model",
+        "frcnn thresholds --model runs/bccd/model --precision 0.95",
+    )
+)
+@click.option("--model", type=PATH, required=True, help="Model folder that train wrote.")
+@click.option("--data", type=PATH, help="COCO folder.  [default: the one that the model was trained on]")
+@click.option("--split", type=click.Choice(SPLITS), default="validation", show_default=True)
+@click.option("--images", type=PATH, help="Folder of images, with --annotations, instead of --data and --split.")
+@click.option("--annotations", type=PATH, help="COCO instances JSON file.")
+@click.option("--box-format", type=click.Choice(BOX_FORMATS), help="Format of the boxes, as data.box_format.")
+@click.option("--batch-size", type=click.IntRange(1), default=1, show_default=True, help="Images per batch.")
+@click.option("--precision", type=click.FloatRange(0, 1), help="Keep at least this precision, with the best recall.")
+@click.option("--recall", type=click.FloatRange(0, 1), help="Keep at least this recall, with the best precision.")
+def thresholds(
+    model: Path,
+    data: Path | None,
+    split: str,
+    images: Path | None,
+    annotations: Path | None,
+    box_format: BoxFormat | None,
+    batch_size: int,
+    precision: float | None,
+    recall: float | None,
+) -> None:
+    """Choose the minimum scores of a model.
+
+    Stores a threshold for each class in thresholds.json of the model folder, which predict, serve and drawn images then
+    use unless a score is given. By default it is the one with the best F1, as training stores it. All values are
+    counted at IoU 0.5 on the split.
+    """
+    if (images is None) != (annotations is None):
+        raise UserError("--images and --annotations must be given together, or neither to use --data and --split")
+    if precision is not None and recall is not None:
+        raise UserError("--precision and --recall exclude each other: a threshold can meet one of them; give one")
+    import_tensorflow()
+    from frcnn.distributed import connect
+    from frcnn.evaluation.evaluate import detect_model
+    from frcnn.evaluation.matching import match_detections
+    from frcnn.evaluation.thresholds import BEST_F1, Goal, thresholds_document
+    from frcnn.weights.model_folder import read_model_folder
+    from frcnn.weights.score_thresholds import store_thresholds
+
+    goal = BEST_F1
+    if precision is not None:
+        goal = Goal("precision", precision)
+    elif recall is not None:
+        goal = Goal("recall", recall)
+    world = connect()
+    with world.abort_together():
+        world.init()
+        with world.raise_together():
+            saved = read_model_folder(model)
+
+        def find_index() -> Index:
+            return find_index_of(saved.config, data, split, images, annotations, box_format)
+
+        index, results, _ = detect_model(saved, find_index, world, batch_size, counted)
+    if not world.is_main:
+        return
+    name = str(annotations) if annotations else split
+    document = thresholds_document(match_detections(index, results), index, name, goal)
+    if document is None:
+        raise UserError(
+            f"no detection of {model} is correct in {index.source}, so that no threshold can be chosen; train longer, "
+            "or check that the model and the data belong together"
+        )
+    store_thresholds(model, document)
+    for line in _table(document):
+        click.echo(line)
+    for missed in _goals_missed(document):
+        print_message(missed)
+
+
+def _table(document: dict[str, Any]) -> list[str]:
+    rows = {"all classes": document["overall"], **document["classes"]}
+    width = max(map(len, rows))
+    lines = [
+        f"{document['goal']} at IoU {document['iou']:g}, {document['images']} images of {document['split']}",
+        f"{'':<{width}}  threshold  precision  recall      F1  objects",
+    ]
+    for name, point in rows.items():
+        if point is None:
+            lines.append(f"{name:<{width}}  as for all classes: no object, or none found")
+            continue
+        values = (point["precision"], point["recall"], point["f1"])
+        shown = f"{values[0]:>9.4f}  {values[1]:>6.4f}  {values[2]:>6.4f}"
+        lines.append(f"{name:<{width}}  {point['threshold']:>9g}  {shown}  {point['objects']:>7}")
+    return lines
+
+
+def _goals_missed(document: dict[str, Any]) -> list[str]:
+    rows = {"all classes": document["overall"], **document["classes"]}
+    return [
+        f"{name}: no threshold reaches a {document['goal']}; stored the one that comes closest"
+        for name, point in rows.items()
+        if point and not point["goal_met"]
+    ]
