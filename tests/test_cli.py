@@ -12,7 +12,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -22,8 +24,10 @@ from PIL import Image
 
 from frcnn.cli import main
 from frcnn.cli.console import Commands
+from frcnn.data.coco import Index
 from frcnn.data.formats.label_files import FORMATS
-from frcnn.inference import Detector
+from frcnn.evaluation import evaluate
+from frcnn.inference import Detections, Detector
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 FRCNN = (sys.executable, "-m", "frcnn.cli")
@@ -193,6 +197,36 @@ def test_predict_draws_every_image_and_reports_those_it_cannot_read(model: Path,
         assert entry["category_id"] in range(1, 6)
         assert len(entry["bbox"]) == 4
     assert frcnn("predict", shapes / "val" / "000008.jpg", "--model", model, "--out", out).exit_code == 0
+
+
+def test_thresholds_are_stored_and_predict_draws_by_them(
+    model: Path, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = Path(shutil.copytree(model, tmp_path / "model"))
+    (copy / "thresholds.json").unlink(missing_ok=True)
+
+    def ground_truth(saved: Any, find_index: Callable[[], Index], *others: Any) -> evaluate.DetectedSplit:
+        index = find_index()
+        results = {
+            record.image_id: Detections(record.boxes, np.full(len(record.boxes), 0.625, np.float32), record.labels)
+            for record in index.images
+        }
+        return evaluate.DetectedSplit(index, results, {})
+
+    monkeypatch.setattr(evaluate, "detect_model", ground_truth)
+    result = frcnn("thresholds", "--model", copy, "--precision", "0.95")
+    assert result.exit_code == 0, result.output
+    assert re.search(r"precision of at least 0\.95 at IoU 0\.5, \d+ images of validation", result.stdout)
+    assert re.search(r"^all classes +0\.62 +1\.0000 +1\.0000 +1\.0000", result.stdout, re.M)
+    drawn = frcnn("predict", shapes / "val" / "000008.jpg", "--model", copy, "--out", tmp_path / "out")
+    assert re.search(r"minimum score of drawn detections: .*circle 0\.62.*precision of at least 0\.95", drawn.stdout)
+    explicit = frcnn(
+        "predict", shapes / "val" / "000008.jpg", "--model", copy, "--out", tmp_path / "out", "--score", 0.7
+    )
+    assert "minimum score of drawn detections: 0.7\n" in explicit.stdout
+    both = frcnn("thresholds", "--model", copy, "--precision", 0.9, "--recall", 0.9)
+    assert both.exit_code == 2
+    assert "exclude each other" in both.stderr
 
 
 def test_predict_writes_what_it_has_when_an_image_cannot_be_drawn_or_ctrl_c_is_pressed(

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from frcnn.cli.console import BOX_FORMATS, PATH, SPLITS, counted, example
 from frcnn.cli.model import find_index_of
-from frcnn.data.box_format import BoxFormat
-from frcnn.data.coco import Index
 from frcnn.errors import UserError, print_message
 from frcnn.startup import import_tensorflow
+
+if TYPE_CHECKING:
+    from frcnn.data.box_format import BoxFormat
+    from frcnn.data.coco import Index
 
 
 @click.command(

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
-from serving_client import make_image
+from serving_client import CLASSES, encode, make_image
+from werkzeug.test import TestResponse
 
 from frcnn.inference import Detections, Detector, Prepared
+from frcnn.serving.custom_attributes import CUSTOM_ATTRIBUTES
 from frcnn.serving.engine import Engine, weights_digest
 from frcnn.serving.health import Health
 from frcnn.serving.options import ServeOptions
+from frcnn.serving.predictor import create_app
+from frcnn.weights.score_thresholds import ScoreThresholds
 
 FOREVER = float("inf")
 
@@ -41,6 +47,37 @@ def test_loaded_engine(engine: Engine, served_model: Path, detector: Detector) -
     found = engine.batcher.submit(engine.detector.prepare(make_image()), FOREVER).result(60).detections
     expected = detector.detect([make_image()])[0]
     assert found.scores.tolist() == pytest.approx(expected.scores.tolist(), abs=1e-5)
+
+
+def test_the_models_thresholds_are_the_default_and_the_response_says_so(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    scores = engine.detector.detect([make_image()])[0].scores
+    middle = float(np.median(scores))
+    client = create_app(ServeOptions(model=tmp_path), engine, Health(tmp_path, 0, 1), tmp_path).test_client()
+
+    def post(query: str = "", accept: str = "application/json") -> TestResponse:
+        with socket.socket() as connection:  # gunicorn's
+            return client.post(
+                f"/invocations{query}",
+                data=encode(make_image()),
+                headers={"Accept": accept},
+                environ_overrides={"gunicorn.socket": connection},
+            )
+
+    assert len(post().json["scores"]) == len(scores)
+    assert "score_thresholds" not in post().json
+    monkeypatch.setattr(engine.detector, "thresholds", ScoreThresholds(dict.fromkeys(CLASSES, middle), "maximum F1"))
+    answer = post()
+    assert answer.json["score_thresholds"] == dict.fromkeys(CLASSES, middle)
+    assert 0 < len(answer.json["scores"]) == (scores >= np.float32(middle)).sum() < len(scores)
+    styled = post(accept="application/json;prediction=1")
+    assert len(styled.json["prediction"]) == len(answer.json["scores"])
+    assert "score_threshold=model" in styled.headers[CUSTOM_ATTRIBUTES]
+    explicit = post("?score_threshold=0")
+    assert len(explicit.json["scores"]) == len(scores)
+    assert "score_thresholds" not in explicit.json
+    assert "score_threshold" not in explicit.headers[CUSTOM_ATTRIBUTES]
 
 
 def test_a_failing_image_is_not_a_failing_model(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
