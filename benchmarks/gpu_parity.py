@@ -65,7 +65,7 @@ def run(device: str, config: Config, index: Index, steps: int) -> dict[str, Any]
 
 def forward(model: FasterRCNN, batch: Batch) -> dict[str, tf.Tensor]:
     """Outputs of every stage; the RoI head gets fixed boxes, because proposals are discontinuous in the weights."""
-    pyramid = model.pyramid(batch.images)
+    pyramid = model.pyramid(model.normalized(batch.images, batch.image_sizes))
     predictions: rpn.Predictions = model.rpn(pyramid)
     pooled = roi_head.pool(pyramid, batch.boxes, model.options.roi_head, model.options.ops.kernel)
     logits, deltas = model.roi_head(pooled)

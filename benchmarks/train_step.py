@@ -181,7 +181,7 @@ def torchvision_step(config: Config, batch: Batch, classes: int, threads: int) -
     for image, size, boxes, labels in zip(
         batch.images, batch.image_sizes.numpy(), batch.boxes.numpy(), batch.labels.numpy(), strict=True
     ):
-        pixels = image.numpy()[: size[0], : size[1]] * np.array(config.image.std) + np.array(config.image.mean)
+        pixels = image.numpy()[: size[0], : size[1]]
         images.append(torch.from_numpy((pixels / 255).astype(np.float32)).permute(2, 0, 1).contiguous())
         real = labels > 0
         targets.append({"boxes": torch.from_numpy(boxes[real]), "labels": torch.from_numpy(labels[real]).long()})

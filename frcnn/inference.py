@@ -96,7 +96,7 @@ class Prepared(NamedTuple):
     """One image as the model takes it.
 
     Attributes:
-        canvas: ``[H, W, 3]`` float32, normalized, zero-padded right and bottom.
+        canvas: ``[H, W, 3]``, as ``Batch.images``.
         size: ``[2]`` int32, height and width before padding.
         original_size: height and width of the upright original, pixels.
     """

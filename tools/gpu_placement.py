@@ -167,7 +167,7 @@ def trace_training_step(config: Config, num_classes: int, batch_size: int, slots
     height, width = canvases(config.image)[0]
     spec = tf.TensorSpec
     batch = Batch(
-        images=spec([batch_size, height, width, 3], tf.float32),
+        images=spec([batch_size, height, width, 3], tf.uint8),
         image_sizes=spec([batch_size, 2], tf.int32),
         original_sizes=spec([batch_size, 2], tf.int32),
         boxes=spec([batch_size, slots, 4], tf.float32),

@@ -11,7 +11,8 @@ class Batch(NamedTuple):
     """Images of one static canvas with their ground truth; shapes are those of ``docs/architecture.md``.
 
     Attributes:
-        images: ``[B, H, W, 3]`` float32, normalized, zero-padded right and bottom.
+        images: ``[B, H, W, 3]``, zero-padded right and bottom: uint8 pixel values, which the model normalizes, or
+            float32, normalized. Training batches are uint8; see :func:`frcnn.data.example.inference_dtype`.
         image_sizes: ``[B, 2]`` int32, height and width before padding.
         original_sizes: ``[B, 2]`` int32, height and width of the upright original image.
         boxes: ``[B, G, 4]`` float32 in canvas pixels, padded with zero boxes.

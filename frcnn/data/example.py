@@ -66,8 +66,21 @@ def load_example(
     return pixels, np.array(placed, np.int32), boxes, labels, crowd, numbers
 
 
+def inference_dtype(image: config.Image) -> tf.DType:
+    """Type of the images that inference takes.
+
+    Pillow's resize yields uint8. The bilinear one is torchvision's on floating-point pixels, and inference keeps their
+    fractions, so that detections equal torchvision's.
+    """
+    return tf.uint8 if image.resize == "pillow" else tf.float32
+
+
 def prepare_image(pixels: np.ndarray, image: config.Image) -> tuple[np.ndarray, np.ndarray]:
-    """Prepare an image ``[h, w, 3]`` uint8 RGB for inference: canvas ``[H, W, 3]`` float32 and image size ``[2]``."""
+    """Prepare an image ``[h, w, 3]`` uint8 RGB for inference.
+
+    Returns:
+        Canvas ``[H, W, 3]``: float32 and normalized, or uint8, see :func:`inference_dtype`; image size ``[2]`` int32.
+    """
     height, width = pixels.shape[:2]
     canvas = canvases(image)[canvas_number(height, width, image)]
     geometry = compute_geometry(height, width, image, Augmentation(image.min_size[-1]), canvas)
@@ -75,17 +88,19 @@ def prepare_image(pixels: np.ndarray, image: config.Image) -> tuple[np.ndarray, 
         pixels = resize_pillow(pixels, geometry.resized)
     with tf.device("CPU:0"):
         resized, offset = tf.constant(geometry.resized), tf.constant(geometry.offset)
-        prepared = resize_to_canvas(tf.convert_to_tensor(pixels), resized, offset, canvas, image)
+        prepared = resize_to_canvas(
+            tf.convert_to_tensor(pixels), resized, offset, canvas, image, inference_dtype(image)
+        )
     return prepared.numpy(), np.array(geometry.visible, np.int32)
 
 
 def resize_to_canvas(
-    pixels: tf.Tensor, resized: tf.Tensor, offset: tf.Tensor, canvas: tf.Tensor, image: config.Image
+    pixels: tf.Tensor, resized: tf.Tensor, offset: tf.Tensor, canvas: tf.Tensor, image: config.Image, dtype: tf.DType
 ) -> tf.Tensor:
-    """Resize (unless Pillow already did), crop, normalize and pad: the TensorFlow part of preparing an image."""
+    """The TensorFlow part of preparing an image: :func:`to_canvas` after the resize, unless Pillow already did it."""
     if image.resize == "bilinear":
         pixels = resize_bilinear(pixels, resized)
-    return to_canvas(pixels, offset, canvas, image)
+    return to_canvas(pixels, offset, canvas, image, dtype)
 
 
 def _decode(record: ImageRecord, max_pixels: int) -> np.ndarray:

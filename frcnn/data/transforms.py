@@ -2,7 +2,8 @@
 
 Sizes and boxes are computed in NumPy. Resizing, normalization and padding of pixels run in TensorFlow, so that
 tf.data's threads do not hold the GIL. The order is: flips and colors on the decoded uint8 image, resize, crop
-(large-scale jitter only), normalization, zero padding right and bottom.
+(large-scale jitter only), normalization, zero padding right and bottom. Where the resized pixels are uint8, the model
+normalizes (:func:`normalize`), so that a batch has a quarter of the bytes.
 """
 
 from __future__ import annotations
@@ -142,24 +143,54 @@ def resize_bilinear(pixels: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
     return tf.raw_ops.ResizeBilinear(images=pixels[None], size=size, align_corners=False, half_pixel_centers=True)[0]
 
 
-def to_canvas(pixels: tf.Tensor, offset: tf.Tensor, canvas: tf.Tensor, image: config.Image) -> tf.Tensor:
-    """Crop, normalize and pad a resized image.
+def to_canvas(
+    pixels: tf.Tensor, offset: tf.Tensor, canvas: tf.Tensor, image: config.Image, dtype: tf.DType = tf.float32
+) -> tf.Tensor:
+    """Crop and pad a resized image, and normalize it unless ``dtype`` is uint8.
 
     Args:
         pixels: ``[h, w, 3]`` RGB, 0..255, uint8 or float32.
         offset: ``[2]`` (y, x), upper left corner of the crop.
         canvas: ``[2]`` height and width.
+        dtype: float32, or uint8: rounded pixel values, which the model normalizes.
 
     Returns:
-        ``[H, W, 3]`` float32 in ``image.channel_order``.
+        ``[H, W, 3]`` in ``image.channel_order``.
     """
     pixels = pixels[offset[0] : offset[0] + canvas[0], offset[1] : offset[1] + canvas[1]]
     if image.channel_order == "bgr":
         pixels = tf.reverse(pixels, axis=[-1])
     height, width = tf.shape(pixels)[0], tf.shape(pixels)[1]
+    if dtype == tf.uint8 and pixels.dtype != tf.uint8:
+        pixels = pixels + 0.5  # the cast truncates
     # Rows of 3w values: broadcasting over an innermost axis of 3 takes four times as long.
-    rows = tf.reshape(tf.cast(pixels, tf.float32), [height, 3 * width])
-    mean, inverse_std = np.array(image.mean, np.float32), 1 / np.array(image.std, np.float32)
-    rows = (rows - tf.tile(mean, [width])) * tf.tile(inverse_std, [width])
+    rows = tf.reshape(tf.cast(pixels, dtype), [height, 3 * width])
+    if dtype == tf.float32:
+        mean, inverse_std = _mean_and_inverse_std(image)
+        rows = (rows - tf.tile(mean, [width])) * tf.tile(inverse_std, [width])
     rows = tf.pad(rows, [[0, canvas[0] - height], [0, 3 * (canvas[1] - width)]])
     return tf.reshape(rows, [canvas[0], canvas[1], 3])
+
+
+def normalize(images: tf.Tensor, sizes: tf.Tensor, image: config.Image) -> tf.Tensor:
+    """Normalize images of one canvas as :func:`to_canvas` does.
+
+    Args:
+        images: ``[B, H, W, 3]`` uint8 in ``image.channel_order``, of static shape.
+        sizes: ``[B, 2]`` int32, height and width before padding.
+
+    Returns:
+        ``[B, H, W, 3]`` float32, zero in the padding.
+    """
+    batch, height, width, _ = images.shape
+    mean, inverse_std = (np.tile(values, width) for values in _mean_and_inverse_std(image))
+    rows = tf.reshape(tf.cast(images, tf.float32), [batch, height, 3 * width])
+    # Compared as float32: a GPU build of TensorFlow compares int32 in host memory.
+    limits = tf.cast(sizes, tf.float32)
+    row, column = np.arange(height, dtype=np.float32), np.repeat(np.arange(width, dtype=np.float32), 3)
+    inside = (row < limits[:, :1])[:, :, None] & (column < limits[:, 1:])[:, None, :]
+    return tf.reshape(tf.where(inside, (rows - mean) * inverse_std, 0.0), images.shape)
+
+
+def _mean_and_inverse_std(image: config.Image) -> tuple[np.ndarray, np.ndarray]:
+    return np.array(image.mean, np.float32), 1 / np.array(image.std, np.float32)

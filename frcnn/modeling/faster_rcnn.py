@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from frcnn.config import Config
 from frcnn.data.batch import Batch
+from frcnn.data.transforms import normalize
 from frcnn.modeling import roi_head, rpn
 from frcnn.modeling.anchors import level_anchors
 from frcnn.modeling.cascade import CascadeHead
@@ -100,6 +101,10 @@ class FasterRCNN(keras.Model):
         pairs = [(layer.conv, layer.norm) for layer in layers if layer.norm is not None]
         return pairs + [pair for head in self.roi_head.stages for pair in zip(head.convs, head.norms, strict=True)]
 
+    def normalized(self, images: tf.Tensor, image_sizes: tf.Tensor) -> tf.Tensor:
+        """Images of a :class:`Batch` as the network takes them: uint8 ones are normalized, float32 ones already are."""
+        return normalize(images, image_sizes, self.options.image) if images.dtype == tf.uint8 else images
+
     def pyramid(self, images: tf.Tensor, training: bool = False) -> list[tf.Tensor]:
         """Images ``[B, H, W, 3]`` to P2..P6, ``[B, Hl, Wl, C]``; ``H`` and ``W`` are multiples of 32."""
         return self.fpn(self.backbone(images, training=training), training=training)
@@ -123,7 +128,7 @@ class FasterRCNN(keras.Model):
         """
         options = self.options
         gt_valid = (batch.labels > 0) & ~batch.crowd
-        pyramid = self.pyramid(batch.images, training=True)
+        pyramid = self.pyramid(self.normalized(batch.images, batch.image_sizes), training=True)
         anchors = self.anchors((batch.images.shape[1], batch.images.shape[2]), pyramid)
         # Seeds are consumed in host memory: computed on a GPU, each would be copied back.
         with tf.device("CPU:0"):
@@ -154,7 +159,7 @@ class FasterRCNN(keras.Model):
     def detect(self, images: tf.Tensor, image_sizes: tf.Tensor, original_sizes: tf.Tensor) -> BatchDetections:
         """Detections in pixels of the original images; arguments as in :class:`frcnn.data.batch.Batch`."""
         options = self.options
-        pyramid = self.pyramid(images)
+        pyramid = self.pyramid(self.normalized(images, image_sizes))
         anchors = self.anchors((images.shape[1], images.shape[2]), pyramid)
         proposals = rpn.propose(
             self.rpn(pyramid), anchors, image_sizes, options.rpn, options.ops.kernel, training=False

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from frcnn.data.example import inference_dtype
 from frcnn.data.plan import canvases
 from frcnn.errors import UserError
 from frcnn.inference import Detections, Detector, Prepared
@@ -121,10 +122,12 @@ class Engine:
                 self.detector.detect_batch([image] * size)
 
     def _blank_images(self) -> list[Prepared]:
-        """An image of the mean color for each canvas of the model."""
+        """An image of one color for each canvas of the model."""
+        image = self.detector.config.image
+        dtype = inference_dtype(image).as_numpy_dtype
         return [
-            Prepared(np.zeros([*canvas, 3], np.float32), np.array(canvas, np.int32), (int(canvas[0]), int(canvas[1])))
-            for canvas in canvases(self.detector.config.image)
+            Prepared(np.zeros([*canvas, 3], dtype), np.array(canvas, np.int32), (int(canvas[0]), int(canvas[1])))
+            for canvas in canvases(image)
         ]
 
     def _check_model(self) -> None:

@@ -120,7 +120,7 @@ def test_batch_matches_its_definition(root: Path, index: Index) -> None:
     assert slots == 8
     assert batch.boxes.shape == (4, slots, 4)
     assert [value.dtype for value in batch] == [
-        np.float32,
+        np.uint8,
         np.int32,
         np.int32,
         np.float32,

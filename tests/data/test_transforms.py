@@ -15,6 +15,7 @@ from frcnn.data.transforms import (
     Geometry,
     augment_pixels,
     compute_geometry,
+    normalize,
     resize_bilinear,
     resize_pillow,
     resized_size,
@@ -107,6 +108,24 @@ def test_normalization_and_padding_by_hand() -> None:
     np.testing.assert_allclose(
         to_canvas(pixels, [0, 0], [4, 5], detectron2)[0, 0], [128 - 103.53, -116.28, 255 - 123.675], rtol=1e-6
     )
+
+
+@pytest.mark.parametrize("conventions", ["torchvision", "detectron2"])
+def test_the_model_normalizes_a_batch_as_the_pipeline_does_an_image(conventions: str) -> None:
+    image = options(f"conventions={conventions}").image
+    rng = np.random.default_rng(1)
+    originals = [rng.integers(0, 256, (*size, 3), np.uint8) for size in [(4, 5), (2, 3), (3, 5)]]
+    stored = tf.stack([to_canvas(tf.constant(pixels), [0, 0], [4, 5], image, tf.uint8) for pixels in originals])
+    assert stored.dtype == tf.uint8
+    sizes = tf.constant([pixels.shape[:2] for pixels in originals])
+    expected = [to_canvas(tf.constant(pixels), [0, 0], [4, 5], image) for pixels in originals]
+    np.testing.assert_array_equal(normalize(stored, sizes, image), expected)
+
+
+def test_resized_pixels_are_rounded_to_uint8() -> None:
+    pixels = tf.constant([[[0.0, 0.49, 0.51], [127.4, 254.6, 255.00002]]])
+    stored = to_canvas(pixels, [0, 0], [2, 2], options().image, tf.uint8)
+    assert stored.numpy().tolist() == [[[0, 0, 1], [127, 255, 255]], [[0, 0, 0], [0, 0, 0]]]
 
 
 def test_crop_takes_the_pixels_at_its_offset() -> None:
