@@ -2,6 +2,7 @@
 
     python benchmarks/serving.py --json serving.json            # about 4 minutes
     python benchmarks/serving.py --soak 20 --json soak.json     # memory over 20 minutes of mixed load
+    python benchmarks/serving.py --split                        # where the time of one request goes
 
 The baseline is decode, prepare and detect in a loop in one thread. The endpoint is `frcnn serve` with nginx; the load
 comes from another process (http_load.py). Latency at 80 % of the measured throughput is that of an open loop with
@@ -87,8 +88,8 @@ def baseline_rates(model: Path, images: Path, batch: int, seconds: float) -> dic
 
 
 @contextmanager
-def endpoint(model: Path, *flags: str) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
-    """Port and process of a healthy `frcnn serve`."""
+def endpoint(model: Path, *flags: str, log: Path = Path(os.devnull)) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+    """Port and process of a healthy `frcnn serve`, whose request log goes to the file ``log``."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -104,7 +105,8 @@ def endpoint(model: Path, *flags: str) -> Iterator[tuple[int, subprocess.Popen[b
         "--no-page",
         *flags,
     ]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output)
     try:
         while not ping(port):
             if process.poll() is not None:
@@ -174,6 +176,23 @@ def compare(model: Path, images: Path, seconds: float, batch: int) -> dict[str, 
     return result
 
 
+def split(model: Path, images: Path, seconds: float, folder: Path) -> dict[str, float]:
+    """Median milliseconds of a request's stages with one client, from the endpoint's log.
+
+    ``decode`` includes the transfer from the decoder's process, the resize and the padding; ``detect`` is the model;
+    ``answer`` is the JSON; ``other`` is everything between the stages.
+    """
+    log = folder / "requests.log"
+    with endpoint(model, "--max-batch", "1", log=log) as (port, _):
+        load(port, images, "--concurrency", "1", "--seconds", str(seconds))
+    lines = [json.loads(line)["ms"] for line in log.read_text().splitlines() if '"ms"' in line]
+    lines = [{**line, "other": line["total"] - sum(line.values()) + line["total"]} for line in lines]
+    medians = {stage: float(np.median([line[stage] for line in lines])) for stage in lines[0]}
+    for stage, milliseconds in medians.items():
+        print(f"{stage:<8} {milliseconds:8.1f} ms  {milliseconds / medians['total']:5.1%}")
+    return medians
+
+
 def soak(model: Path, images: Path, minutes: float) -> dict[str, Any]:
     """Memory of all processes of the server under load of varying concurrency, with damaged images in it."""
     for number in range(4):
@@ -213,17 +232,19 @@ def main() -> None:
     )
     parser.add_argument("--seconds", type=float, default=10.0, help="duration of each measurement")
     parser.add_argument("--batch", type=int, default=4, help="largest batch")
+    parser.add_argument("--split", action="store_true", help="measure the stages of a request instead")
     parser.add_argument("--soak", type=float, metavar="MINUTES", help="measure memory instead")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         model = options.model or make_model(options.recipe, Path(folder) / "model")
         images = make_images(Path(folder) / "images")
-        result = (
-            soak(model, images, options.soak)
-            if options.soak
-            else compare(model, images, options.seconds, options.batch)
-        )
+        if options.soak:
+            result = soak(model, images, options.soak)
+        elif options.split:
+            result = {"milliseconds": split(model, images, options.seconds, Path(folder))}
+        else:
+            result = compare(model, images, options.seconds, options.batch)
     if options.json:
         options.json.write_text(json.dumps({**result, "cores": os.cpu_count()}, indent=1) + "\n")
 

@@ -18,6 +18,7 @@ from frcnn.data.transforms import (
     augment_pixels,
     compute_geometry,
     resize_bilinear,
+    resize_bilinear_to_uint8,
     resize_pillow,
     to_canvas,
     transform_boxes,
@@ -99,7 +100,7 @@ def resize_to_canvas(
 ) -> tf.Tensor:
     """The TensorFlow part of preparing an image: :func:`to_canvas` after the resize, unless Pillow already did it."""
     if image.resize == "bilinear":
-        pixels = resize_bilinear(pixels, resized)
+        pixels = (resize_bilinear_to_uint8 if dtype == tf.uint8 else resize_bilinear)(pixels, resized)
     return to_canvas(pixels, offset, canvas, image, dtype)
 
 

@@ -143,16 +143,22 @@ def resize_bilinear(pixels: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
     return tf.raw_ops.ResizeBilinear(images=pixels[None], size=size, align_corners=False, half_pixel_centers=True)[0]
 
 
+def resize_bilinear_to_uint8(pixels: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+    """:func:`resize_bilinear` of uint8 pixels, rounded to uint8."""
+    # The cast truncates. The half that rounds is added before the resize, where there are usually fewer pixels.
+    return tf.cast(resize_bilinear(tf.cast(pixels, tf.float32) + 0.5, size), tf.uint8)
+
+
 def to_canvas(
     pixels: tf.Tensor, offset: tf.Tensor, canvas: tf.Tensor, image: config.Image, dtype: tf.DType = tf.float32
 ) -> tf.Tensor:
     """Crop and pad a resized image, and normalize it unless ``dtype`` is uint8.
 
     Args:
-        pixels: ``[h, w, 3]`` RGB, 0..255, uint8 or float32.
+        pixels: ``[h, w, 3]`` RGB, 0..255, uint8 or float32; uint8 if ``dtype`` is.
         offset: ``[2]`` (y, x), upper left corner of the crop.
         canvas: ``[2]`` height and width.
-        dtype: float32, or uint8: rounded pixel values, which the model normalizes.
+        dtype: float32, or uint8: pixel values, which the model normalizes.
 
     Returns:
         ``[H, W, 3]`` in ``image.channel_order``.
@@ -161,8 +167,6 @@ def to_canvas(
     if image.channel_order == "bgr":
         pixels = tf.reverse(pixels, axis=[-1])
     height, width = tf.shape(pixels)[0], tf.shape(pixels)[1]
-    if dtype == tf.uint8 and pixels.dtype != tf.uint8:
-        pixels = pixels + 0.5  # the cast truncates
     # Rows of 3w values: broadcasting over an innermost axis of 3 takes four times as long.
     rows = tf.reshape(tf.cast(pixels, dtype), [height, 3 * width])
     if dtype == tf.float32:

@@ -60,6 +60,7 @@ class Progress:
         self._stream = stream or sys.stdout
         self._pending: list[Mapping[str, Any]] = []  # losses since the last record
         self._pending_seconds = 0.0
+        self._status = ""
         self._optional = OptionalOutput(self.message)
 
     def __enter__(self) -> Progress:
@@ -115,6 +116,12 @@ class Progress:
             self._bar.update(step - self._bar.n)
         if self.is_due(step):
             self._record_steps(step, float(learning_rate))
+
+    def status(self, activity: str) -> None:
+        """Show in front of the progress bar what the run does between steps; empty: nothing."""
+        if self._bar is not None and activity != self._status:
+            self._status = activity
+            self._bar.set_description(activity)
 
     def evaluation(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Record an evaluation and draw the curves so far.
@@ -231,6 +238,9 @@ class NullProgress:
 
     def is_due(self, step: int) -> bool:
         return False
+
+    def status(self, activity: str) -> None:
+        pass
 
     def step(self, step: int, losses: Mapping[str, Any], learning_rate: Any) -> None:
         pass

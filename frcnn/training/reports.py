@@ -71,6 +71,12 @@ class StepReports:
         self._may_overflow = scales_loss(config)
         self._unread: deque[_Unread] = deque()
         self._thread: ThreadPoolExecutor | None = None
+        self._compiled: set[tuple[int, int]] = set()
+
+    def compiling(self, batch: Batch) -> str:
+        """What :meth:`start` does first, which takes a while; empty if the step was compiled for this canvas before."""
+        height, width = batch.images.shape[1:3]
+        return "" if (height, width) in self._compiled else f"compiling the step for {height} x {width}"
 
     def start(self, batch: Batch, step: int, flags: Sequence[float], learning_rate: Any) -> None:
         """Start a step after ``step`` steps.
@@ -86,6 +92,7 @@ class StepReports:
             report = self.train_step(batch, number, told)
         except tf.errors.ResourceExhaustedError as error:
             raise UserError(out_of_memory_message(error, step, batch.images.shape)) from None
+        self._compiled.add(tuple(batch.images.shape[1:3]))
         values = self._thread.submit(report.numpy).result if self._thread else report.numpy
         # Not the batch itself, whose images would stay in memory.
         self._unread.append(_Unread(step, batch.images.shape, batch.image_ids, learning_rate, values))

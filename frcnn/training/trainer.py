@@ -224,6 +224,7 @@ class Trainer:
         self.watchdog.tick(self.step)
         # Before the step, which changes it, and only where it is recorded: reading a variable waits for the device.
         rate = self.optimizer.learning_rate if progress.is_due(self.step + 1) else None
+        progress.status(self.reports.compiling(batch))
         overdue = time.monotonic() - self.saved_at > 60 * self.config.training.checkpoint_minutes
         flags = (self.stop.received is not None, len(self.unreadable_images), self.world.is_main and overdue)
         self.reports.start(batch, self.step, flags, rate)
@@ -263,6 +264,7 @@ class Trainer:
 
     def _evaluate(self, progress: Progress | NullProgress) -> None:
         """Evaluate the averaged weights. A signal interrupts the evaluation, which the resumed run then repeats."""
+        progress.status("evaluating")
         with AveragedWeights(self.optimizer, self.model.trainable_variables):
             try:
                 self.best_ap = self.validation.run(self.step, self.best_ap, self.unreadable_images, progress)
@@ -270,6 +272,7 @@ class Trainer:
                 self.stopping = True
                 return
         self.evaluation_pending = False
+        progress.status("")
         self._save(progress)
 
     def _save(self, progress: Progress | NullProgress) -> None:

@@ -225,6 +225,8 @@ def test_a_terminal_shows_a_bar_with_throughput_losses_and_rate(tmp_path: Path) 
     script = (
         "import sys; from pathlib import Path; from frcnn.training.progress import Progress\n"
         "with Progress(Path(sys.argv[1]), 4, batch_size=2, log_every=2) as progress:\n"
+        "    progress.status('compiling the step for 64 x 96')\n"
+        "    progress.status('')\n"
         "    for step in range(1, 5): progress.step(step, {'loss': 1.5}, 0.02)\n"
         "    progress.message('saved')\n"
     )
@@ -236,6 +238,8 @@ def test_a_terminal_shows_a_bar_with_throughput_losses_and_rate(tmp_path: Path) 
     while chunk := _read(ours):
         shown += chunk
     text = shown.decode()
+    assert "compiling the step for 64 x 96: 0%" in re.sub(r" +", " ", text)
+    assert "compiling" not in text[text.index("4/4") :]
     assert "4/4" in text
     assert "loss=1.500" in text
     assert "lr=0.02" in text

@@ -85,6 +85,14 @@ def test_a_step_that_is_not_finite_is_named_with_its_images(lag: int, value: str
         next(found)
 
 
+def test_the_first_step_of_a_canvas_is_compiled() -> None:
+    reports, batch = reports_of(losses_of_step, lag=0), batch_of(1)
+    assert reports.compiling(batch) == "compiling the step for 32 x 64"
+    reports.start(batch, 0, (), None)
+    assert reports.compiling(batch) == ""
+    assert reports.compiling(batch._replace(images=tf.zeros([1, 64, 64, 3]))) == "compiling the step for 64 x 64"
+
+
 @pytest.mark.parametrize("when", ["start", "read"])
 def test_out_of_memory_names_the_step_and_its_batch(when: str) -> None:
     error = tf.errors.ResourceExhaustedError(None, None, "OOM when allocating")
