@@ -40,7 +40,6 @@ from frcnn.data.transforms import (
     transform_boxes,
 )
 
-
 DECODE_ONLY = "decoding alone"
 
 

@@ -10,6 +10,7 @@ import colorsys
 import json
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -97,11 +98,16 @@ def _write_split(root: Path, split: str, numbers: range, seed: int) -> None:
     (root / "annotations").mkdir(exist_ok=True)
     images: list[dict[str, object]] = []
     annotations: list[dict[str, object]] = []
-    for number in numbers:
+
+    def write_image(number: int) -> tuple[int, int, np.ndarray, np.ndarray]:
         image, boxes, labels = draw_image(seed, number)
-        name = f"{number:06d}.jpg"
-        image.save(root / split / name, quality=92)
-        images.append({"id": number, "file_name": name, "width": image.width, "height": image.height})
+        image.save(root / split / _file_name(number), quality=92)
+        return image.width, image.height, boxes, labels
+
+    with ThreadPoolExecutor() as threads:  # NumPy and Pillow release the GIL
+        written = list(threads.map(write_image, numbers))
+    for number, (width, height, boxes, labels) in zip(numbers, written, strict=True):
+        images.append({"id": number, "file_name": _file_name(number), "width": width, "height": height})
         for (x1, y1, x2, y2), label in zip(boxes.tolist(), labels.tolist(), strict=True):
             box = [x1, y1, x2 - x1, y2 - y1]
             annotations.append(
@@ -122,6 +128,10 @@ def _write_split(root: Path, split: str, numbers: range, seed: int) -> None:
         "categories": categories,
     }
     (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(tables))
+
+
+def _file_name(number: int) -> str:
+    return f"{number:06d}.jpg"
 
 
 def _place(
