@@ -149,7 +149,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     ):
         load_config(tmp_path / "nowhere.yaml")
     (tmp_path / "image.yaml").write_bytes(b"\xff\xd8\xff\xe0")
-    with pytest.raises(UserError, match=r"image\.yaml is not valid YAML"):
+    with pytest.raises(UserError, match=r"image\.yaml is not UTF-8 text \(byte 0 is 0xff\); save it as UTF-8"):
         load_config(tmp_path / "image.yaml")
 
 
@@ -237,7 +237,7 @@ class Outer(Options):
         ({}, "Outer: option 'name' is missing"),
         (
             {"name": 3, "nam": 4},
-            "option 'name' is 3; expected a valid string; unknown option 'nam'; did you mean 'name'?",
+            "option 'name' is 3; expected a text; unknown option 'nam'; did you mean 'name'?",
         ),
     ],
 )

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from frcnn.aws.autoscaling import Autoscaling, Call
 from frcnn.aws.instances import endpoint_ami
-from frcnn.aws.request_fields import ImageName, Network, S3Uri, tag_list
+from frcnn.aws.request_fields import ImageName, Network, RoleArn, S3Uri, tag_list
 from frcnn.aws.service_model import check_request
 from frcnn.config import Options
 
@@ -21,7 +21,7 @@ class Model(Options):
 
     name: str = Field(description="unique in account and region: letters, digits and hyphens, at most 63")
     image: ImageName = Field(description="full ECR name, or {repository, tag, account, region}")
-    role: str = Field(description="ARN of the execution role")
+    role: RoleArn = Field(description="ARN of the execution role")
     artifact: S3Uri = Field(
         description="model.tar.gz of a training job, or a folder, which must end in / (not for batch transform)"
     )
@@ -140,7 +140,7 @@ class Endpoint(Options):
     name: str = Field(description="of the endpoint and its configuration: letters, digits and hyphens, at most 63")
     variants: Annotated[tuple[Variant, ...], Field(min_length=1)] = Field(description="the models that answer")
     image: ImageName | None = Field(None, description="image that serves models given by their S3 address")
-    role: str | None = Field(None, description="ARN of the execution role of these models")
+    role: RoleArn | None = Field(None, description="ARN of the execution role of these models")
     network: Network = Field(Network(), description="VPC and isolation of these models")
     environment: dict[str, str] = Field({}, description="environment variables of these models' containers")
     disk_key: str | None = Field(None, description="KMS key of the instances' disks; not for types with NVMe disks")

@@ -5,6 +5,7 @@ Only requests use this table; containers count their devices.
 
 from __future__ import annotations
 
+import difflib
 import re
 from types import MappingProxyType
 
@@ -54,7 +55,12 @@ def processes_per_host(instance_type: str) -> int:
     if instance_type in GPUS:
         return GPUS[instance_type]
     if _ACCELERATED.match(instance_type):
-        raise UserError(f"the number of GPUs of {instance_type!r} is unknown; set processes_per_host")
+        near = difflib.get_close_matches(instance_type, GPUS, n=3, cutoff=0.85)
+        raise UserError(
+            f"instance_type is {instance_type!r}, which is not known; "
+            + (f"did you mean {' or '.join(near)}? For a new type, " if near else "")
+            + "set processes_per_host to its number of GPUs"
+        )
     return 1
 
 

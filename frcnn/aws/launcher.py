@@ -22,6 +22,19 @@ LOG_GROUP = "/aws/sagemaker/TrainingJobs"
 _FINAL_STATES = ("Completed", "Failed", "Stopped")
 
 
+def check_weights(job: TrainingJob) -> None:
+    """Check that a job's ``weights`` name published weights or an existing folder, before anything is downloaded.
+
+    Raises:
+        UserError: neither.
+    """
+    source = job.weights_source()
+    if source and not is_published(source) and not Path(source).is_dir():
+        raise UserError(
+            f"weights are {source!r}; expected a model folder, or a name that frcnn fetch-weights --list prints"
+        )
+
+
 class Launcher(EndpointClient):
     """An account in which jobs and endpoints are started."""
 
@@ -101,6 +114,7 @@ class Launcher(EndpointClient):
         Raises:
             UserError: the weights cannot be downloaded or do not exist, or AWS rejects the upload.
         """
+        check_weights(job)
         source = job.weights_source()
         if source is None:
             return
@@ -111,10 +125,6 @@ class Launcher(EndpointClient):
                 from frcnn.weights.download import fetch_file, import_published
 
                 import_published(source, fetch_file(source), folder)
-        if not folder.is_dir():
-            raise UserError(
-                f"weights are {source!r}; expected a model folder, or a name that frcnn fetch-weights --list prints"
-            )
         self.upload(folder, job.weights_uri())
 
     def follow(self, name: str, seconds: float = 15) -> Iterator[str]:

@@ -11,6 +11,8 @@ from frcnn.config import Options
 from frcnn.errors import UserError
 
 S3Uri = Annotated[str, Field(pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?$")]
+# The model's own pattern, so that an error says what is expected.
+RoleArn = Annotated[str, Field(pattern=r"^arn:aws[a-z\-]*:iam::\d{12}:role/?[a-zA-Z_0-9+=,.@\-_/]+$")]
 Hours = Annotated[float, Field(gt=0)]
 
 

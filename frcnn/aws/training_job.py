@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from frcnn.aws.image_uri import region_of_image
 from frcnn.aws.instances import LOCAL, has_nvme_disks, processes_per_host
-from frcnn.aws.request_fields import Hours, ImageName, Network, S3Uri, tag_list
+from frcnn.aws.request_fields import Hours, ImageName, Network, RoleArn, S3Uri, tag_list
 from frcnn.aws.service_model import check_request
 from frcnn.aws.tracking import Mlflow, tensorboard_member
 from frcnn.aws.training_channel import TrainingChannel
@@ -37,8 +37,10 @@ class TrainingJob(Options):
     image: ImageName = Field(
         description="full ECR name, as push_ecr.sh prints it, or {repository, tag, account, region}"
     )
-    role: str = Field(description="ARN of the containers' execution role")
-    channels: dict[str, S3Uri | TrainingChannel] = Field(description="channel name: S3 folder, or a TrainingChannel")
+    role: RoleArn = Field(description="ARN of the containers' execution role")
+    channels: dict[str, S3Uri | TrainingChannel] = Field(
+        min_length=1, description="channel name: S3 folder, or a TrainingChannel"
+    )
     output: S3Uri = Field(description="S3 folder; SageMaker writes below NAME/output/")
     instance_type: str = Field(
         "ml.g5.2xlarge", description="type of every host; local: this machine's Docker, with SDK 2 only"
@@ -114,6 +116,8 @@ class TrainingJob(Options):
             )
         if self.weights_source() and any(role_of(name) == "weights" for name in self.channels):
             raise ValueError("weights and a channel with weights are both given; remove one of them")
+        if not {"train", None} & {role_of(name) for name in self.channels}:
+            raise ValueError(f"channels {', '.join(self.channels)} have no training data; add a channel 'training'")
         self.config()
         return self
 

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from frcnn.aws.endpoint import S3, Model
 from frcnn.aws.instances import transform_ami
-from frcnn.aws.request_fields import ImageName, Network, S3Uri, tag_list
+from frcnn.aws.request_fields import ImageName, Network, RoleArn, S3Uri, tag_list
 from frcnn.aws.s3_uri import folder_uri
 from frcnn.aws.service_model import check_request
 from frcnn.config import Options
@@ -23,7 +23,7 @@ class Transform(Options):
     name: str = Field(description="of the job, unique: letters, digits and hyphens, at most 63")
     model: str = Field(description="S3 address of a model.tar.gz, or the name of an existing model")
     image: ImageName | None = Field(None, description="image that serves a model given by its S3 address")
-    role: str | None = Field(None, description="ARN of the execution role of such a model")
+    role: RoleArn | None = Field(None, description="ARN of the execution role of such a model")
     network: Network = Field(Network(), description="VPC and isolation of such a model")
     environment: dict[str, str] = Field({}, description="environment variables of such a model's containers")
     input: S3Uri = Field(description="S3 folder of images, or of files with one JSON request per line")

@@ -51,13 +51,14 @@ def launch_job(
     the account.
     """
     from frcnn.aws.cost import cost
-    from frcnn.aws.launcher import Launcher
+    from frcnn.aws.launcher import Launcher, check_weights
     from frcnn.aws.request_file import load_request
     from frcnn.aws.training_job import TrainingJob
 
     job = load_request(TrainingJob, file, overrides)
     request = job.request_for_aws()
     paid = cost(job.instance_count, job.instance_type, job.max_hours + job.keep_alive_minutes / 60, price)
+    check_weights(job)
     if source := job.weights_source():
         print_message(f"weights {source!r} are uploaded to {job.weights_uri()} before the job starts")
     print_message(f"{job.processes()} processes; maximum cost: {paid}{', less on spot' if job.spot else ''}")
@@ -96,12 +97,13 @@ def launch_tuning(
     Many training jobs search for the best values of options. The ranges are validated like the options of a recipe.
     """
     from frcnn.aws.cost import cost
-    from frcnn.aws.launcher import Launcher
+    from frcnn.aws.launcher import Launcher, check_weights
     from frcnn.aws.request_file import load_request
     from frcnn.aws.tuning_job import TuningJob
 
     tuning = load_request(TuningJob, file, overrides)
     request, job = tuning.request(), tuning.training_job()
+    check_weights(job)
     paid = cost(tuning.trials() * job.instance_count, job.instance_type, job.max_hours, price)
     print_message(f"{tuning.trials()} trials; maximum cost: {paid}{', less on spot' if job.spot else ''}")
     if dry_run:

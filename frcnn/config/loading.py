@@ -62,26 +62,43 @@ def read_yaml(file: Path, loader: type[yaml.SafeLoader] | None = None) -> dict[s
     """
     try:
         tree = yaml.load(file.read_text(encoding="utf-8-sig"), loader or UniqueKeyLoader)
+        _check_finite(tree)
     except OSError as error:
         raise UserError(
             f"config file {file} cannot be read ({error.strerror}); give the path of a YAML file such as "
             "configs/shapes_r18_fpn.yaml"
         ) from error
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"config file {file} is not UTF-8 text (byte {error.start} is 0x{error.object[error.start]:02x}); "
+            "save it as UTF-8"
+        ) from error
     except (
         yaml.YAMLError,
         ValueError,
-    ) as error:  # ValueError: not UTF-8, integers of thousands of digits
+    ) as error:  # ValueError: integers of thousands of digits
         raise UserError(f"config file {file} is not valid YAML: {_yaml_problem(error)}") from error
     except RecursionError:
-        raise UserError(f"config file {file} is nested too deeply; expected sections with options below them") from None
+        raise UserError(
+            f"config file {file} is nested too deeply, or contains itself; expected sections with options below them"
+        ) from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
         raise UserError(
-            f"config file {file} contains a {type(tree).__name__}; "
+            f"config file {file} contains a {'list' if isinstance(tree, list) else 'single value'}; "
             "expected sections such as 'training:' with options below them"
         )
     return tree
+
+
+def _check_finite(value: Any, around: tuple[int, ...] = ()) -> None:
+    """Raise RecursionError for a value that contains itself, which an anchor makes possible."""
+    if isinstance(value, (dict, list)):
+        if id(value) in around:
+            raise RecursionError
+        for inner in value.values() if isinstance(value, dict) else value:
+            _check_finite(inner, (*around, id(value)))
 
 
 class UniqueKeyLoader(yaml.SafeLoader):

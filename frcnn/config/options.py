@@ -29,12 +29,17 @@ _MESSAGES = (
     (r"^Input should be", "expected"),
     (r"a valid tuple", "a list such as [1, 2]"),
     (r"a valid dictionary or instance of \w+", "a section with options below it"),
+    (r"a valid dictionary", "a mapping such as {a: 1}"),
+    (r"a valid string", "a text"),
+    (r"^Input is not a valid path.*", "expected a path"),
     (r", (unable|got) .*", ""),
     (r"^expected (?=greater|less)", "expected a number "),
     (r"^Tuple should have (.*?) items? after validation, not \d+", r"expected \1 values"),
     (r"^Field required", "expected one more value"),
     (r"^Keys should be strings", "expected the name of an option"),
     (r"^String should match pattern '\^s3://.*", "expected an S3 URI such as s3://bucket/folder"),
+    (r"^String should match pattern '\^arn:.*iam.*", "expected an ARN such as arn:aws:iam::123456789012:role/NAME"),
+    (r"^Dictionary should have at least 1 item.*", "expected at least one entry"),
 )
 
 
@@ -188,7 +193,39 @@ def suggest_option(options: type[Options], name: str) -> str:
 
 def describe_errors(options: type[Options], source: str, error: pydantic.ValidationError) -> str:
     """All errors of a validation in one line: source, then option, value and what is allowed."""
-    return f"{source}: " + "; ".join(_describe(options, entry) for entry in error.errors(include_url=False))
+    entries = _relevant(error.errors(include_url=False))
+    return f"{source}: " + "; ".join(_describe(options, entry) for entry in entries)
+
+
+def _relevant(entries: list[Any]) -> list[Any]:
+    """Without consequences of other errors: the other members of a union, and the length of a list without bad items.
+
+    In the location of an error, pydantic puts the member of a union (``constrained-str``, or the name of a section's
+    class) after the option's name. A mapping was meant for the section, and anything else for the other members.
+    """
+    sections = {section.__name__ for section in _subclasses(Options)}
+    kept = []
+    for entry in entries:
+        labels = [part for part in entry["loc"] if part in sections or str(part).startswith("constrained-")]
+        location = tuple(part for part in entry["loc"] if part not in labels)
+        if labels:
+            as_section = labels[0] in sections
+            others = [other for other in entries if other is not entry and other["loc"][: len(location)] == location]
+            deeper = len(entry["loc"]) > entry["loc"].index(labels[0]) + 1
+            meant = deeper or isinstance(entry["input"], dict) if as_section else not isinstance(entry["input"], dict)
+            if others and not meant:
+                continue
+        kept.append({**entry, "loc": location})
+    return [
+        entry
+        for entry in kept
+        if entry["type"] != "too_short"
+        or not any(other is not entry and other["loc"][: len(entry["loc"])] == entry["loc"] for other in kept)
+    ]
+
+
+def _subclasses(kind: type[Options]) -> list[type[Options]]:
+    return [kind, *(below for child in kind.__subclasses__() for below in _subclasses(child))]
 
 
 def _describe(options: type[Options], error: Any) -> str:
@@ -197,7 +234,7 @@ def _describe(options: type[Options], error: Any) -> str:
         name += f"[{part}]" if isinstance(part, int) and name else f".{part}" if name else str(part)
     if error["type"] == "extra_forbidden":
         return f"unknown option {name!r}{suggest_option(options, name)}"
-    if error["type"] == "missing" and len(error["loc"]) == 1:
+    if error["type"] == "missing" and isinstance(error["loc"][-1], str):
         return f"option {name!r} is missing"
     if error["type"] == "value_error":
         return f"section {name!r}: {error['ctx']['error']}" if name else str(error["ctx"]["error"])

@@ -57,8 +57,13 @@ def test_every_gpu_type_that_sagemaker_trains_on_is_in_the_table() -> None:
 
 @pytest.mark.parametrize("instance_type", ["ml.trn1.32xlarge", "ml.g9.xlarge"])
 def test_unknown_accelerators_are_an_error(instance_type: str) -> None:
-    with pytest.raises(UserError, match=f"GPUs of '{instance_type}' is unknown; set processes_per_host"):
+    with pytest.raises(UserError, match=f"instance_type is '{instance_type}', which is not known; .*set proc"):
         processes_per_host(instance_type)
+
+
+def test_a_mistyped_type_gets_suggestions() -> None:
+    with pytest.raises(UserError, match=r"did you mean ml\.g5\.xlarge or .*\? For a new type, set processes_per_host"):
+        processes_per_host("ml.g5.xlagre")
 
 
 @pytest.mark.parametrize(

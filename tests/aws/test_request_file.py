@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from frcnn.aws.endpoint import Endpoint
+from frcnn.aws.launcher import check_weights
 from frcnn.aws.request_file import load_request
 from frcnn.aws.training_job import TrainingJob
 from frcnn.errors import UserError
@@ -108,13 +110,30 @@ def test_a_recipe_beside_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     [
         ({"nam": "a"}, [], "job.yaml: unknown option 'nam'; did you mean 'name'"),
         ({"name": None}, [], "job.yaml: option 'name' is missing"),
-        ({"role": "[a]"}, [], r"option 'role' is \['a'\]; expected a valid string"),
+        ({"role": "[a]"}, [], r"option 'role' is \['a'\]; expected a text"),
         ({"instance_count": "two"}, [], "option 'instance_count' is 'two'; expected a valid integer"),
         ({"instance_count": "1.5"}, [], "option 'instance_count' is 1.5"),
         ({"spot": "maybe"}, [], "option 'spot' is 'maybe'; expected a valid boolean"),
         ({"channels": "s3://bucket/a"}, [], "option 'channels' is 's3://bucket/a'"),
-        ({"channels": "{train: bucket/a}"}, [], "option 'channels.train.*' is 'bucket/a'; expected an S3 URI"),
-        ({"channels": "{train: {s3: s3://bucket/a, mode: Fast}}"}, [], "option 'channels.train.* is 'Fast'"),
+        (
+            {"channels": "{train: bucket/a}"},
+            [],
+            r"job.yaml: option 'channels.train' is 'bucket/a'; expected an S3 \S+ \S+ \S+ \S+$",
+        ),
+        (
+            {"channels": "{train: {s3: s3://bucket/a, mode: Fast}}"},
+            [],
+            "job.yaml: option 'channels.train.mode' is 'Fast'; [^;]*$",
+        ),
+        ({"channels": "{train: {uri: s3://bucket/a}}"}, [], "option 'channels.train.s3' is missing; unknown option"),
+        ({"channels": "{}"}, [], "option 'channels' is {}; expected at least one entry"),
+        ({"channels": "{val: s3://bucket/a}"}, [], "channels val have no training data; add a channel 'training'"),
+        (
+            {"role": "frcnn"},
+            [],
+            "option 'role' is 'frcnn'; expected an ARN such as arn:aws:iam::123456789012:role/NAME",
+        ),
+        ({"tags": "&a {b: *a}"}, [], "is nested too deeply, or contains itself"),
         ({"network": "{subnet: [a]}"}, [], "unknown option 'network.subnet'; did you mean 'network.subnets'"),
         ({"image": "{repo: frcnn, tag: 1}"}, [], "image: option 'repository' is missing; unknown option 'repo'"),
         ({"image": "{repository: frcnn, tag: a/b, account: 1, region: us-east-1}"}, [], "tag 'a/b' is neither"),
@@ -141,3 +160,20 @@ def test_unreadable_files(tmp_path: Path) -> None:
     (tmp_path / "list.yaml").write_text("- a\n")
     with pytest.raises(UserError, match=r"list\.yaml contains a list"):
         load_request(TrainingJob, tmp_path / "list.yaml")
+    (tmp_path / "text.yaml").write_text("hello\n")
+    with pytest.raises(UserError, match=r"text\.yaml contains a single value; expected sections"):
+        load_request(TrainingJob, tmp_path / "text.yaml")
+
+
+def test_the_length_of_a_list_is_not_reported_for_a_bad_entry() -> None:
+    values = {"name": "cells", "variants": [{"model": "s3://bucket/m.tar.gz", "instance_type": ["a"]}]}
+    with pytest.raises(UserError) as error:
+        Endpoint.from_tree(values, "e.yaml")
+    assert str(error.value) == "e.yaml: option 'variants[0].instance_type' is ['a']; expected a text"
+
+
+def test_weights_must_exist_before_a_job_starts(tmp_path: Path) -> None:
+    job = load(tmp_path, weights="torchvision_v3")
+    with pytest.raises(UserError, match="weights are 'torchvision_v3'; expected a model folder, or a name"):
+        check_weights(job)
+    check_weights(load(tmp_path, weights="torchvision_v2"))
