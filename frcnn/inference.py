@@ -201,7 +201,7 @@ class Detector:
         return self._features(image.canvas[None], image.size).numpy()
 
     def _pool_features(self, canvas: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
-        level = self.model.pyramid(canvas)[3][0]
+        level = self.model.pyramid(self.model.normalized(canvas, size[None]))[3][0]
         height, width = level.shape[:2]
         # Cells that begin within the image; the others see padding only.
         rows = -(-size[0] * height // canvas.shape[1])
