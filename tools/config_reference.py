@@ -95,7 +95,7 @@ def _type(field: dict[str, Any]) -> str:
         return _list_type(field)
     if field.get("format") == "path":
         return "path"
-    return {"integer": "integer", "number": "number", "boolean": "true or false", "null": "null"}[
+    return {"integer": "integer", "number": "number", "string": "text", "boolean": "true or false", "null": "null"}[
         field["type"]
     ] + _range(field)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from frcnn.config.options import Count, Fraction, NonNegative, Options, Positive
 
@@ -37,6 +37,11 @@ class Optimizer(Options):
     accumulation: Count = Field(1, description="batches whose gradients are averaged into one update")
 
 
+# The 12 COCO metrics, in the order of pycocotools.
+COCO_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+CLASS_AP = "AP of "  # prefix of a class's name
+
+
 class Training(Options):
     epochs: Positive = Field(26, description="passes over the training images; may be fractional")
     batch_size: Count = Field(16, description="global batch size, split evenly across the ranks")
@@ -46,6 +51,17 @@ class Training(Options):
     evaluate_every: Positive | None = Field(
         1, description="epochs between evaluations on the validation split; null: only at the end"
     )
+    best_metric: str = Field(
+        "AP",
+        description="metric whose best evaluation is kept in the model folder: AP, AP50, another of the 12 COCO "
+        "metrics, or `AP of CLASS`",
+    )
+    patience: Count | None = Field(
+        None,
+        description="early stopping: evaluations in a row without an improvement of best_metric after which the run "
+        "ends; null: never",
+    )
+    min_delta: NonNegative = Field(0.0, description="early stopping: smaller gains than this are no improvement")
     checkpoint_minutes: Positive = Field(
         10, description="minutes between checkpoints, in addition to one at each evaluation"
     )
@@ -60,6 +76,17 @@ class Training(Options):
     tf32: bool = Field(
         True, description="let float32 convolutions and products use TF32 on GPUs from Ampere on (10 bits of mantissa)"
     )
+
+    @model_validator(mode="after")
+    def _check_best_metric(self) -> Training:
+        if self.best_metric not in COCO_METRICS and not self.best_metric.startswith(CLASS_AP):
+            raise ValueError(
+                f"best_metric {self.best_metric!r} must be one of {', '.join(COCO_METRICS)}, or {CLASS_AP!r} and the "
+                "name of a class"
+            )
+        if self.patience is not None and self.evaluate_every is None:
+            raise ValueError(f"patience {self.patience} needs evaluations during training: set evaluate_every")
+        return self
 
 
 class Distributed(Options):

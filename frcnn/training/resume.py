@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from frcnn.config import Config, changed_options
 from frcnn.errors import UserError
+from frcnn.training.best_model import Best
 from frcnn.training.checkpoint import Checkpoint, Checkpoints
 from frcnn.training.run_state import ResumeState, model_problem
 from frcnn.weights.initial_weights import check_random_initialization, start_from
@@ -26,6 +27,9 @@ NOT_LEARNED_FROM = (
     "distributed.",
     "training.epochs",
     "training.evaluate_every",
+    "training.best_metric",
+    "training.patience",
+    "training.min_delta",
     "training.checkpoint_minutes",
     "training.keep_checkpoints",
     "training.log_every",
@@ -69,7 +73,7 @@ class RunStart:
                 self.messages.extend(start_from(self.tracked.model, self.config, self.class_names))
             else:
                 self.messages.extend(check_random_initialization(self.config))
-            return ResumeState()
+            return ResumeState(best=Best(self.config.training.best_metric))
         if checkpoint.state["data"] != self.fingerprint:
             raise UserError(
                 f"the training data differ from those of checkpoint {checkpoint.folder}; restore the data, or set "
@@ -77,38 +81,46 @@ class RunStart:
             )
         self.checkpoints.restore(checkpoint, self.tracked)
         step = self._rescaled_step(checkpoint)
-        keeps_model = self._keeps_model(checkpoint)
+        best, keeps_model = self._comparable_best(checkpoint)
         # The evaluation is pending if the run was interrupted in it, if the run was shortened to this step, or if a
         # finished run has no valid model.
-        done = step >= self.total_steps
+        done = step >= self.total_steps or best.exhausted(self.config.training)
         evaluation_pending = checkpoint.state.get("evaluation_pending", False) or (done and not keeps_model)
         self._report_changes(checkpoint, step, finished=done and not evaluation_pending)
         return ResumeState(
             step,
             step if step == checkpoint.step else None,
-            checkpoint.state["best_AP"] if keeps_model else None,
+            best,
             evaluation_pending,
             checkpoint.state.get("model_sha256", {}),
         )
 
-    def _keeps_model(self, checkpoint: Checkpoint) -> bool:
-        """Whether the model folder is intact and its AP comparable; if not, the next evaluation writes it."""
+    def _comparable_best(self, checkpoint: Checkpoint) -> tuple[Best, bool]:
+        """The best so far, as far as the next evaluation compares with it, and whether the model folder is kept.
+
+        If the folder is damaged or its value is not comparable, the next evaluation writes the folder.
+        """
         state = checkpoint.state
+        best, wanted = Best.from_state(state), self.config.training.best_metric
+        changed = []
+        if state.get("validation_data", self.validation_fingerprint) != self.validation_fingerprint:
+            changed.append("the validation data changed")
+        if best.metric != wanted:
+            changed.append(f"training.best_metric was {best.metric} and is {wanted}")
+        if changed and best.value is not None:
+            self.messages.append(
+                f"{' and '.join(changed)}, so the best {best.metric} so far ({best.value:.4f}) is not comparable and "
+                "is forgotten; the next evaluation writes its model"
+            )
+            return Best(wanted), False
         if problem := model_problem(self.model_folder, state.get("model_sha256", {})):
             if state.get("model_sha256"):
                 self.messages.append(
                     f"warning: model folder {self.model_folder} is damaged ({problem}); the next evaluation writes it "
                     "again"
                 )
-            return False
-        before = state.get("validation_data", self.validation_fingerprint)
-        if before != self.validation_fingerprint and state["best_AP"] is not None:
-            self.messages.append(
-                f"the validation data changed, so the best AP so far ({state['best_AP']:.4f}) is not comparable and is "
-                "forgotten; the next evaluation writes its model"
-            )
-            return False
-        return True
+            return best._replace(metric=wanted, value=None, ap=None), False
+        return best._replace(metric=wanted), True
 
     def _rescaled_step(self, checkpoint: Checkpoint) -> int:
         """The checkpoint's step, or, if an epoch has another number of steps now, the step with as many images seen."""

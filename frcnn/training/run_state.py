@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from frcnn.training.best_model import Best
 from frcnn.training.manifest import hash_file
 from frcnn.weights.model_files import CONFIG, LABELS, METRICS, WEIGHTS
 
@@ -21,8 +22,9 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
     "validation_data": (str, type(None)),
     "class_names": (list,),
     "model_sha256": (dict,),
+    "best": (dict,),
 }
-_OPTIONAL = ("evaluation_pending", "steps_per_epoch", "validation_data", "class_names", "model_sha256")
+_OPTIONAL = ("evaluation_pending", "steps_per_epoch", "validation_data", "class_names", "model_sha256", "best")
 
 
 class ResumeState(NamedTuple):
@@ -31,15 +33,14 @@ class ResumeState(NamedTuple):
     Attributes:
         step: steps taken.
         saved_step: step of the checkpoint that holds exactly these variables, if there is one.
-        best_ap: validation AP of the model in the model folder; None if there is no model yet, or if the AP is of other
-            validation data.
+        best: the best evaluation so far.
         evaluation_pending: the variables of this step are still to be evaluated.
         model_sha256: hashes of the files in the model folder; empty if there is no model yet.
     """
 
     step: int = 0
     saved_step: int | None = None
-    best_ap: float | None = None
+    best: Best = Best()
     evaluation_pending: bool = False
     model_sha256: Mapping[str, str] = {}
 
@@ -57,6 +58,7 @@ def check_state(state: Mapping[str, Any]) -> None:
     best_ap = state["best_AP"]
     if best_ap is not None and not (math.isfinite(best_ap) and 0 <= best_ap <= 1):
         raise ValueError("best_AP of its state is not between 0 and 1")
+    Best.from_state(state)
     if state.get("steps_per_epoch", 1) < 1:
         raise ValueError("steps_per_epoch of its state is less than 1")
 

@@ -47,3 +47,13 @@ def warmup_steps(options: config.Optimizer, total_steps: int) -> int:
     Capped at a third of the run, so that a warm-up sized for COCO still reaches the peak rate on 200 images.
     """
     return min(options.warmup_steps, total_steps // 3)
+
+
+def shortened_warmup(options: config.Optimizer, total_steps: int) -> list[str]:
+    """A message for the log if the warm-up is shorter than ``optimizer.warmup_steps``."""
+    if (steps := warmup_steps(options, total_steps)) == options.warmup_steps:
+        return []
+    return [
+        f"optimizer.warmup_steps={options.warmup_steps} is more than a third of the run's {total_steps} steps: using "
+        f"{steps} warm-up steps"
+    ]

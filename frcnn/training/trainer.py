@@ -26,6 +26,7 @@ from frcnn.evaluation.split import Stopped, unreadable
 from frcnn.inference import Detector
 from frcnn.modeling.faster_rcnn import build_model
 from frcnn.ops import describe_kernels
+from frcnn.training.best_model import Best, check_best_metric
 from frcnn.training.checkpoint import Checkpoints
 from frcnn.training.disk_space import bytes_of, check_disk_space
 from frcnn.training.folders import Folders
@@ -37,7 +38,7 @@ from frcnn.training.reports import StepReports
 from frcnn.training.resume import RunStart
 from frcnn.training.run_signature import run_signature
 from frcnn.training.run_state import ResumeState, check_state
-from frcnn.training.schedule import warmup_steps
+from frcnn.training.schedule import shortened_warmup
 from frcnn.training.shard import Shard, load_splits, round_batch_size
 from frcnn.training.step import build_train_step
 from frcnn.training.stop import StopRequest
@@ -57,7 +58,7 @@ def train(
         stop: an entered :class:`StopRequest`, if the caller already watches for signals.
 
     Returns:
-        The model folder: the best model by validation AP, or the last one without a validation split.
+        The model folder: the best model by ``training.best_metric``, or the last one without a validation split.
 
     Raises:
         UserError: the data, the configuration or a checkpoint cannot be used, or the loss became non-finite.
@@ -70,8 +71,9 @@ class Trainer:
 
     Attributes:
         messages: what the user should know before the first step; printed by :meth:`run`.
-        step: optimizer steps started; the variables are those after this step.
-        best_ap: validation AP of the model in the model folder; known to rank 0 only.
+        step: optimizer steps taken.
+        best: the best evaluation so far; the same on all ranks.
+        self.saved_at = time.monotonic()
         evaluation_pending: the variables of this step are still to be evaluated.
         stopping: some rank got a signal; the same on all ranks.
     """
@@ -90,6 +92,7 @@ class Trainer:
         with world.raise_together():
             splits = load_splits(config, self.messages, compare_files=world.is_main)
             self.train_index, self.validation_index = splits
+            check_best_metric(config.training, self.train_index.class_names, self.validation_index is not None)
             if world.is_main:
                 self.folders.make()
                 self.lock = RunLock.acquire(self.folders.output)
@@ -106,11 +109,7 @@ class Trainer:
         self.steps_per_epoch = self.shard.epoch_steps
         self.total_steps = max(1, round(config.training.epochs * self.steps_per_epoch))
         self.optimizer = build_optimizer(config, self.total_steps, self.model.trainable_variables)
-        if (warmup := warmup_steps(config.optimizer, self.total_steps)) < config.optimizer.warmup_steps:
-            self.messages.append(
-                f"optimizer.warmup_steps={config.optimizer.warmup_steps} is more than a third of the run's "
-                f"{self.total_steps} steps: using {warmup} warm-up steps"
-            )
+        self.messages += shortened_warmup(config.optimizer, self.total_steps)
         self.train_step = build_train_step(self.model, self.optimizer, config, world)
         self.reports = StepReports(self.train_step, config, world)
         self.detector = Detector(self.model, config, self.train_index.class_names, self.train_index.category_ids)
@@ -121,7 +120,7 @@ class Trainer:
             self.folders.checkpoints, config.training.keep_checkpoints, self._report, check_state, size
         )
         state = self._restore_or_initialize()
-        self.step, self.saved_step, self.best_ap, self.evaluation_pending, model_sha256 = state
+        self.step, self.saved_step, self.best, self.evaluation_pending, model_sha256 = state
         self.saved_at = time.monotonic()
         self.stop = StopRequest()
         self.stopping = False
@@ -177,8 +176,12 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        """Whether all steps and the evaluation after the last one are done."""
-        return self.step >= self.total_steps and not self.evaluation_pending
+        """Whether training has ended, after all steps or early, and the evaluation after the last step is done."""
+        return self._trained and not self.evaluation_pending
+
+    @property
+    def _trained(self) -> bool:
+        return self.step >= self.total_steps or self.best.exhausted(self.config.training)
 
     def _report(self, text: str) -> None:
         """Print a message, or keep it for the start of :meth:`run`."""
@@ -216,6 +219,7 @@ class Trainer:
                 keep = self.config.training.keep_checkpoints
                 check_disk_space(self.folders, self.model.variables, self.optimizer.variables, keep)
         state = ResumeState(*self.world.broadcast_object(state))
+        state = state._replace(best=Best(*state.best))
         self.world.broadcast([*self.model.variables, *self.model.training_state, *self.optimizer.variables])
         return state
 
@@ -267,13 +271,16 @@ class Trainer:
         progress.status("evaluating")
         with AveragedWeights(self.optimizer, self.model.trainable_variables):
             try:
-                self.best_ap = self.validation.run(self.step, self.best_ap, self.unreadable_images, progress)
+                best = self.validation.run(self.step, self.best, self.unreadable_images, progress)
             except Stopped:
                 self.stopping = True
                 return
+        self.best = Best(*self.world.broadcast_object(best))
         self.evaluation_pending = False
         progress.status("")
         self._save(progress)
+        if self.step < self.total_steps and self._trained:
+            progress.message(f"{self.best.why_stopped()}, at step {self.step}/{self.total_steps}")
 
     def _save(self, progress: Progress | NullProgress) -> None:
         self.saved_at = time.monotonic()
@@ -282,7 +289,8 @@ class Trainer:
         if self.lock:
             self.lock.check()
         state = {
-            "best_AP": self.best_ap,
+            "best_AP": self.best.ap,
+            "best": self.best._asdict(),
             "evaluation_pending": self.evaluation_pending,
             "data": self.shard.fingerprint,
             "validation_data": self.validation_index.fingerprint if self.validation_index else None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,12 +14,13 @@ from frcnn.data.coco import Index
 from frcnn.data.unreadable_images import UnreadableImages
 from frcnn.distributed import World
 from frcnn.distributed.watchdog import Watchdog
-from frcnn.evaluation.coco import Metrics, evaluate_detections
+from frcnn.evaluation.coco import evaluate_detections
 from frcnn.evaluation.matching import match_detections
 from frcnn.evaluation.split import detect_split, unreadable
 from frcnn.evaluation.thresholds import thresholds_document
 from frcnn.evaluation.visualize import draw_comparisons
 from frcnn.inference import Detections, Detector
+from frcnn.training.best_model import Best
 from frcnn.training.folders import Folders
 from frcnn.training.progress import NullProgress, Progress
 from frcnn.training.run_state import hash_model
@@ -62,17 +62,15 @@ class Validation:
         self.stopped = stopped
         self.model_sha256: Mapping[str, str] = {}  # hashes of the model folder's files
 
-    def run(
-        self, step: int, best_ap: float | None, train_images: UnreadableImages, progress: Progress | NullProgress
-    ) -> float | None:
-        """Evaluate the model as it is, and write it if it is at least as good as ``best_ap``.
+    def run(self, step: int, best: Best, train_images: UnreadableImages, progress: Progress | NullProgress) -> Best:
+        """Evaluate the model as it is, and write it if it is at least as good as the best so far.
 
         Args:
             train_images: unreadable training images, which the report counts together with those of the validation
                 split.
 
         Returns:
-            The best AP, which only rank 0 knows. If the model was written, ``model_sha256`` is set.
+            The best so far, which only rank 0 knows. If the model was written, ``model_sha256`` is set.
 
         Raises:
             Stopped: some rank got a signal; nothing was measured.
@@ -80,26 +78,25 @@ class Validation:
         """
         if self.index is None:
             self._write_model({"step": step})
-            return best_ap
+            return best
         unreadable_images = UnreadableImages(self.index, self.config.data.max_bad_image_share)
         results = self._detect(self.index, unreadable_images)
         unread = unreadable(unreadable_images, self.world) | unreadable(train_images, self.world)
         if not self.world.is_main:
-            return best_ap
+            return best
         metrics = evaluate_detections(self.index, results, lambda *_: self.watchdog.tick())
-        ap = _ap_or_zero(metrics)
-        if best_ap is None or ap >= best_ap:
+        best, is_best = best.updated(metrics, self.config.training.min_delta)
+        if is_best:
             # Before all reports, which are optional.
             thresholds = self._choose_thresholds(self.index, results)
             self._write_model({**metrics.to_json(), "split": "validation", "step": step}, thresholds)
-            best_ap = ap
         # Hyperparameter tuning takes a job's last value as its result, and the model folder keeps the best.
-        record = {"best_AP": best_ap, "unreadable_images": len(unread), "data": self.index.fingerprint[:12]}
+        record = {**best.records(), "unreadable_images": len(unread), "data": self.index.fingerprint[:12]}
         progress.evaluation(step, {**metrics.to_json(), **record})
         first, class_names = self.index.images[:DRAWN_IMAGES], self.detector.class_names
         limit = self.config.data.max_pixels
         progress.images(step, "validation", lambda folder: draw_comparisons(first, results, class_names, folder, limit))
-        return best_ap
+        return best
 
     def _detect(self, index: Index, unreadable_images: UnreadableImages) -> dict[int, Detections]:
         # Batch norm statistics that each rank keeps on its own would make the ranks detect with different models.
@@ -131,8 +128,3 @@ class Validation:
                 folder, detector.model, self.config, detector.class_names, detector.category_ids, metrics, thresholds
             )
         self.model_sha256 = hash_model(self.folders.model)
-
-
-def _ap_or_zero(metrics: Metrics) -> float:
-    ap = metrics.summary["AP"]
-    return 0.0 if math.isnan(ap) else ap

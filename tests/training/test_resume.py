@@ -81,7 +81,7 @@ def test_a_signal_during_an_evaluation_loses_no_step_and_the_resumed_run_evaluat
     ]
     again = Trainer(config)
     assert again.finished
-    assert again.best_ap == unbroken.best_ap
+    assert again.best.ap == unbroken.best.ap
 
 
 def test_damaged_newest_checkpoint_falls_back_to_the_one_before(
@@ -160,7 +160,7 @@ def test_a_damaged_model_folder_is_written_again_even_if_nothing_can_be_drawn(
     model = tmp_path / "model"
     (model / "weights.safetensors").write_bytes(b"")
     trainer = Trainer(tiny_config(tmp_path))
-    assert (trainer.step, trainer.best_ap, trainer.finished) == (12, None, False)
+    assert (trainer.step, trainer.best.ap, trainer.finished) == (12, None, False)
     assert (
         f"warning: model folder {model} is damaged (weights.safetensors is empty); the next evaluation writes it again"
         in (trainer.messages)
@@ -203,10 +203,10 @@ def test_the_best_ap_of_other_validation_data_is_forgotten(
     content["annotations"][0]["bbox"][2] -= 1
     annotations.write_text(json.dumps(content))
     trainer = Trainer(tiny_config(tmp_path / "run", f"data.root={data}"))
-    assert (trainer.best_ap, trainer.finished) == (None, False)
+    assert (trainer.best.ap, trainer.finished) == (None, False)
     assert any(
         message.startswith(
-            f"the validation data changed, so the best AP so far ({unbroken.best_ap:.4f}) is not comparable"
+            f"the validation data changed, so the best AP so far ({unbroken.best.ap:.4f}) is not comparable"
         )
         for message in trainer.messages
     )
