@@ -47,6 +47,14 @@ class Data(Options):
         description="the training folder of each host holds only its shard of the images (SageMaker's ShardedByS3Key)",
     )
     keep_images_without_objects: bool = Field(True, description="train on images without objects as background")
+    repeat_threshold: Annotated[float, Field(gt=0.0, le=1.0)] | None = Field(
+        None,
+        description="repeat-factor sampling: images of classes in less than this share f of the images are repeated "
+        "about sqrt(repeat_threshold / f) times an epoch, which becomes longer; null: none",
+    )
+    fraction: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        1.0, description="train on this share of the training images, chosen at random by the seed"
+    )
     workers: Count | None = Field(
         None, description="decoding and augmentation threads; null: one per available core, at most 16"
     )

@@ -24,6 +24,7 @@ from frcnn.data.coco import ImageRecord, Index
 from frcnn.data.example import inference_dtype, load_example, prepare_image, resize_to_canvas
 from frcnn.data.plan import Plan, batches_per_epoch, canvas_numbers, canvases, plan_epoch, plan_inference
 from frcnn.data.problems import first_few
+from frcnn.data.sampling import repeat_factors
 from frcnn.data.transforms import Augmentation, sample_augmentation
 from frcnn.data.unreadable_images import UnreadableImages
 from frcnn.errors import UserError
@@ -52,7 +53,9 @@ def steps_per_epoch(index: Index, options: config.Config) -> int:
     """Training steps of every epoch, the same on every rank."""
     records = _training_records(index, options)
     numbers = canvas_numbers(records, options.image)
-    return batches_per_epoch(numbers, canvases(options.image), options.training.batch_size)
+    return batches_per_epoch(
+        numbers, canvases(options.image), options.training.batch_size, _repeat_factors(records, options)
+    )
 
 
 def training_batches(
@@ -92,11 +95,12 @@ def training_batches(
     sizes = canvases(options.image)
     numbers = canvas_numbers(records, options.image)
     rows_per_rank = options.training.batch_size // size
-    steps = batches_per_epoch(numbers, sizes, options.training.batch_size)
+    factors = _repeat_factors(records, options)
+    steps = batches_per_epoch(numbers, sizes, options.training.batch_size, factors)
 
     @functools.lru_cache(maxsize=1)
     def plan(epoch: int) -> Plan:
-        return plan_epoch(numbers, sizes, options.training.batch_size, options.seed, epoch)
+        return plan_epoch(numbers, sizes, options.training.batch_size, options.seed, epoch, factors)
 
     def rows(step: int) -> np.ndarray:
         epoch, batch = divmod(int(step), epoch_steps or steps)
@@ -147,6 +151,11 @@ def _training_records(index: Index, options: config.Config) -> Index:
         )
         raise UserError(f"no image in {index.source} has an object to train on: {reasons}")
     return index if options.data.keep_images_without_objects else dataclasses.replace(index, images=with_objects)
+
+
+def _repeat_factors(records: Index, options: config.Config) -> np.ndarray | None:
+    threshold = options.data.repeat_threshold
+    return None if threshold is None else repeat_factors(records, threshold)
 
 
 def _rows(positions: np.ndarray, epoch: int, canvas: tuple[int, int]) -> np.ndarray:

@@ -14,6 +14,7 @@ import numpy as np
 
 from frcnn import config
 from frcnn.data.coco import Index
+from frcnn.data.sampling import draw_repeats, repeated_length
 from frcnn.data.transforms import ORDER_STREAM, resized_size
 
 STRIDE = 32  # canvases are multiples of P5's stride, as in torchvision
@@ -25,7 +26,7 @@ class Plan(NamedTuple):
     Attributes:
         positions: ``[steps, B]`` int64 into the planned images; -1 pads inference batches.
         canvases: ``[steps]`` int64, number of each batch's canvas.
-        repeated: number of examples that are repeated to fill training batches.
+        repeated: number of examples beyond one per image: repeat factors, and those that fill training batches.
     """
 
     positions: np.ndarray
@@ -67,18 +68,28 @@ def canvas_numbers(index: Index, image: config.Image) -> np.ndarray:
     return np.array([known[record.height, record.width] for record in index.images], np.int64)
 
 
-def plan_epoch(numbers: np.ndarray, sizes: Sequence[tuple[int, int]], batch_size: int, seed: int, epoch: int) -> Plan:
+def plan_epoch(
+    numbers: np.ndarray,
+    sizes: Sequence[tuple[int, int]],
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    factors: np.ndarray | None = None,
+) -> Plan:
     """Global training batches of an epoch, a function of the arguments; every image occurs at least once.
 
     Args:
         numbers: ``[N]``, number of each image's canvas.
         sizes: the canvases by ascending area.
         batch_size: the global batch size; rank r of n reads the r-th of n equal slices of each batch.
+        factors: ``[N]``, how often an epoch contains each image on average, at least 1; None: all once. The number of
+            examples of each canvas is the same in every epoch.
     """
     rng = np.random.default_rng([ORDER_STREAM, seed, epoch])
-    groups = _merge_leftovers(
-        [rng.permutation(np.flatnonzero(numbers == number)) for number in range(len(sizes))], sizes, batch_size
-    )
+    members = [np.flatnonzero(numbers == number) for number in range(len(sizes))]
+    if factors is not None:
+        members = [group[draw_repeats(factors[group], rng)] for group in members]
+    groups = _merge_leftovers([rng.permutation(group) for group in members], sizes, batch_size)
     # np.resize repeats a group from its start: as few repetitions as possible, none twice before all are used once.
     batches = [np.resize(group, (-(-len(group) // batch_size), batch_size)) for group in groups]
     positions = np.concatenate(batches)
@@ -108,9 +119,14 @@ def plan_inference(
     return Plan(positions[rank::size], of[rank::size], 0)
 
 
-def batches_per_epoch(numbers: np.ndarray, sizes: Sequence[tuple[int, int]], batch_size: int) -> int:
+def batches_per_epoch(
+    numbers: np.ndarray, sizes: Sequence[tuple[int, int]], batch_size: int, factors: np.ndarray | None = None
+) -> int:
     """Global batches of every epoch of :func:`plan_epoch`."""
-    groups = _merge_leftovers([np.flatnonzero(numbers == number) for number in range(len(sizes))], sizes, batch_size)
+    groups = [np.flatnonzero(numbers == number) for number in range(len(sizes))]
+    if factors is not None:
+        groups = [np.resize(group, repeated_length(factors[group])) for group in groups]
+    groups = _merge_leftovers(groups, sizes, batch_size)
     return sum(-(-len(group) // batch_size) for group in groups)
 
 

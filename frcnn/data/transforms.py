@@ -17,7 +17,7 @@ from PIL import Image, ImageEnhance
 from frcnn import config
 
 # First word of each seed sequence, so that no two uses share a random stream.
-ORDER_STREAM, AUGMENT_STREAM = 1, 2
+ORDER_STREAM, AUGMENT_STREAM, FRACTION_STREAM = 1, 2, 3
 
 MIN_VISIBLE_SIDE = 1.0  # pixels; boxes that the crop leaves thinner than this are dropped
 

@@ -17,6 +17,7 @@ from frcnn.config import Config
 from frcnn.data.batch import Batch
 from frcnn.data.coco import Index, check_same_classes, find_split, load_index
 from frcnn.data.pipeline import steps_per_epoch, training_batches
+from frcnn.data.sampling import take_fraction
 from frcnn.data.shared_files import describe_shared_files
 from frcnn.data.unreadable_images import UnreadableImages
 from frcnn.distributed import World
@@ -116,6 +117,9 @@ def load_splits(config: Config, messages: list[str], *, compare_files: bool = Fa
     if data.sharded:
         train_index = present_images(train_index)
     messages += train_index.summary.lines()
+    if data.fraction < 1:
+        found, train_index = len(train_index.images), take_fraction(train_index, data.fraction, config.seed)
+        messages.append(f"training on {len(train_index.images)} of {found} images (data.fraction={data.fraction:g})")
     try:
         split = find_split(data, "validation")
     except UserError as error:
