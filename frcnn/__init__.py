@@ -58,9 +58,9 @@ def train(config: str | PathLike[str] | Config | None = None, **overrides: Any) 
     from frcnn.startup import import_tensorflow
 
     import_tensorflow()
-    from frcnn.training.trainer import train as run
+    from frcnn.training.trainer import Trainer
 
-    return run(Config.from_tree(tree, str(config) if isinstance(config, str | PathLike) else "frcnn.train"))
+    return Trainer(Config.from_tree(tree, str(config) if isinstance(config, str | PathLike) else "frcnn.train")).run()
 
 
 def evaluate(model: str | PathLike[str], data: str | PathLike[str] | None = None, split: str = "validation") -> Metrics:

@@ -44,6 +44,11 @@ CLASS_AP = "AP of "  # prefix of a class's name
 
 class Training(Options):
     epochs: Positive = Field(26, description="passes over the training images; may be fractional")
+    max_minutes: Positive | None = Field(
+        None,
+        description="minutes after which training ends early, in time for a last evaluation; the schedule remains that "
+        "of `epochs`; null: no limit",
+    )
     batch_size: Count = Field(16, description="global batch size, split evenly across the ranks")
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = Field(
         "float32", description="Keras dtype policy of the computation; weights and losses are always float32"

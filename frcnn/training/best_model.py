@@ -53,11 +53,11 @@ class Best(NamedTuple):
         """Values for the record of an evaluation."""
         return {"best_AP": self.ap, f"best_{self.metric}": self.value}
 
-    def why_stopped(self) -> str:
-        """The message of a run that stopped early."""
+    def describe(self, step: int, total_steps: int) -> str:
+        """The message of a run that stops early."""
         return (
-            f"stopped early (training.patience): {self.waited} evaluations without an improvement of {self.metric}, "
-            f"best {self.value:.4f}"
+            f"stopped early at step {step}/{total_steps} (training.patience): {self.waited} evaluations without an "
+            f"improvement of {self.metric}, best {self.value:.4f}"
         )
 
     @classmethod

@@ -41,6 +41,7 @@ class Progress:
             are removed from ``metrics.jsonl``.
         log_every: steps between records; the last step always has one.
         stream: where to write; standard output if None.
+        budget: seconds left of the run's time limit, or None without one; shown with each record.
     """
 
     def __init__(
@@ -51,7 +52,9 @@ class Progress:
         start_step: int = 0,
         log_every: int = 20,
         stream: TextIO | None = None,
+        budget: Callable[[], float | None] = lambda: None,
     ) -> None:
+        self._budget = budget
         self._folder = folder
         self._total_steps = total_steps
         self._batch_size = batch_size
@@ -183,14 +186,16 @@ class Progress:
         values = {**losses, "learning_rate": learning_rate, "images_per_second": speed}
         self._append("train", step, values)
         self._scalars(step, {f"train/{name}": value for name, value in values.items()})
+        budget = self._budget()
         if self._bar is not None:
             shown = {name: f"{value:.3f}" for name, value in losses.items()}
-            self._bar.set_postfix({"images/s": f"{speed:.1f}", **shown, "lr": f"{learning_rate:.2g}"})
+            limit = {} if budget is None else {"limit": f"{tqdm.format_interval(max(round(budget), 0))} left"}
+            self._bar.set_postfix({**limit, "images/s": f"{speed:.1f}", **shown, "lr": f"{learning_rate:.2g}"})
         else:
-            left = (self._total_steps - step) * seconds / steps
-            self._print(
-                metric_line("train", {"step": step, "steps": self._total_steps, **values, "seconds_left": round(left)})
-            )
+            left = {"seconds_left": round((self._total_steps - step) * seconds / steps)}
+            if budget is not None:
+                left["limit_seconds_left"] = round(budget)
+            self._print(metric_line("train", {"step": step, "steps": self._total_steps, **values, **left}))
 
     def _append(self, kind: str, step: int, values: Mapping[str, Any]) -> bool:
         """Write a record to the metrics file; returns False if the file has it already."""

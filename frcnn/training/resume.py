@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 
@@ -30,6 +31,7 @@ NOT_LEARNED_FROM = (
     "training.best_metric",
     "training.patience",
     "training.min_delta",
+    "training.max_minutes",
     "training.checkpoint_minutes",
     "training.keep_checkpoints",
     "training.log_every",
@@ -61,6 +63,16 @@ class RunStart:
     model_folder: Path
     messages: list[str]
 
+    def identity(self) -> dict[str, Any]:
+        """The part of a checkpoint's state by which a resumed run recognizes its data, classes and options."""
+        return {
+            "data": self.fingerprint,
+            "validation_data": self.validation_fingerprint,
+            "class_names": list(self.class_names),
+            "steps_per_epoch": self.steps_per_epoch,
+            "config": self.config.model_dump(mode="json"),
+        }
+
     def restore_or_initialize(self) -> ResumeState:
         """Restore the newest checkpoint; without one, load ``config.weights`` or keep the random weights.
 
@@ -84,7 +96,9 @@ class RunStart:
         best, keeps_model = self._comparable_best(checkpoint)
         # The evaluation is pending if the run was interrupted in it, if the run was shortened to this step, or if a
         # finished run has no valid model.
-        done = step >= self.total_steps or best.exhausted(self.config.training)
+        ended_at, limit = checkpoint.state.get("ended_at_minutes"), self.config.training.max_minutes
+        out_of_time = ended_at is not None and limit is not None and limit <= ended_at
+        done = step >= self.total_steps or out_of_time or best.exhausted(self.config.training)
         evaluation_pending = checkpoint.state.get("evaluation_pending", False) or (done and not keeps_model)
         self._report_changes(checkpoint, step, finished=done and not evaluation_pending)
         return ResumeState(
@@ -93,6 +107,8 @@ class RunStart:
             best,
             evaluation_pending,
             checkpoint.state.get("model_sha256", {}),
+            checkpoint.state.get("seconds", 0.0),
+            out_of_time,
         )
 
     def _comparable_best(self, checkpoint: Checkpoint) -> tuple[Best, bool]:

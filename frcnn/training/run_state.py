@@ -12,7 +12,7 @@ from frcnn.training.manifest import hash_file
 from frcnn.weights.model_files import CONFIG, LABELS, METRICS, WEIGHTS
 
 MODEL_FILES = (WEIGHTS, CONFIG, LABELS, METRICS)
-# Entries of the state and their types; those in _OPTIONAL are missing in checkpoints of earlier versions.
+# Entries of the state and their types; those not in _REQUIRED are missing in checkpoints of earlier versions.
 _TYPES: Mapping[str, tuple[type, ...]] = {
     "best_AP": (float, int, type(None)),
     "data": (str,),
@@ -23,8 +23,10 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
     "class_names": (list,),
     "model_sha256": (dict,),
     "best": (dict,),
+    "seconds": (float, int),
+    "ended_at_minutes": (float, int, type(None)),
 }
-_OPTIONAL = ("evaluation_pending", "steps_per_epoch", "validation_data", "class_names", "model_sha256", "best")
+_REQUIRED = ("best_AP", "data", "config")
 
 
 class ResumeState(NamedTuple):
@@ -36,6 +38,8 @@ class ResumeState(NamedTuple):
         best: the best evaluation so far.
         evaluation_pending: the variables of this step are still to be evaluated.
         model_sha256: hashes of the files in the model folder; empty if there is no model yet.
+        seconds: that the run has taken so far.
+        out_of_time: ``training.max_minutes`` ended the run.
     """
 
     step: int = 0
@@ -43,13 +47,15 @@ class ResumeState(NamedTuple):
     best: Best = Best()
     evaluation_pending: bool = False
     model_sha256: Mapping[str, str] = {}
+    seconds: float = 0.0
+    out_of_time: bool = False
 
 
 def check_state(state: Mapping[str, Any]) -> None:
     """Raise ValueError if the state of a checkpoint lacks an entry or has one of a wrong type."""
     for name, types in _TYPES.items():
         if name not in state:
-            if name in _OPTIONAL:
+            if name not in _REQUIRED:
                 continue
             raise ValueError(f"{name} is missing in its state")
         value = state[name]

@@ -52,6 +52,11 @@ class StopRequest:
         """Exit code of a stopped command: 130 after SIGINT; 143 after SIGTERM, SIGUSR1 or a signal to another rank."""
         return EXIT_INTERRUPTED if self.received == signal.SIGINT else EXIT_TERMINATED
 
+    def describe(self, step: int, total_steps: int) -> str:
+        """The message of a run that was stopped after a step."""
+        cause = self.received.name if self.received else "signal to another rank"
+        return f"{cause}: saved a checkpoint at step {step}/{total_steps}; rerun the same command to resume"
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt

@@ -42,32 +42,19 @@ from frcnn.training.schedule import shortened_warmup
 from frcnn.training.shard import Shard, load_splits, round_batch_size
 from frcnn.training.step import build_train_step
 from frcnn.training.stop import StopRequest
+from frcnn.training.time_limit import TimeLimit
 from frcnn.training.validation import Validation
-
-ALONE = World()
-
-
-def train(
-    config: Config, folders: Folders | None = None, world: World = ALONE, stop: StopRequest | None = None
-) -> Path:
-    """Train, evaluate and write a model folder; resumes from the newest checkpoint if there is one.
-
-    Args:
-        folders: where files are written; by default all below ``config.output``.
-        world: the processes that train together; only rank 0 writes.
-        stop: an entered :class:`StopRequest`, if the caller already watches for signals.
-
-    Returns:
-        The model folder: the best model by ``training.best_metric``, or the last one without a validation split.
-
-    Raises:
-        UserError: the data, the configuration or a checkpoint cannot be used, or the loss became non-finite.
-    """
-    return Trainer(config, folders, world).run(stop)
 
 
 class Trainer:
-    """One run: data, model, optimizer and their progress.
+    """One run: data, model, optimizer and their progress; resumes from the newest checkpoint if there is one.
+
+    Args:
+        folders: where files are written; by default all below ``config.output``.
+        world: the processes that train together, by default this one alone; only rank 0 writes.
+
+    Raises:
+        UserError: the data, the configuration or a checkpoint cannot be used, here or in :meth:`run`.
 
     Attributes:
         messages: what the user should know before the first step; printed by :meth:`run`.
@@ -75,11 +62,12 @@ class Trainer:
         best: the best evaluation so far; the same on all ranks.
         self.saved_at = time.monotonic()
         evaluation_pending: the variables of this step are still to be evaluated.
+        out_of_time: ``training.max_minutes`` are over; the same on all ranks.
         stopping: some rank got a signal; the same on all ranks.
     """
 
-    def __init__(self, config: Config, folders: Folders | None = None, world: World = ALONE) -> None:
-        self.world = world
+    def __init__(self, config: Config, folders: Folders | None = None, world: World | None = None) -> None:
+        self.world = world = world or World()
         world.init()
         self.watchdog = Watchdog(world, 60 * config.distributed.stall_minutes)
         self.messages: list[str] = []
@@ -120,7 +108,9 @@ class Trainer:
             self.folders.checkpoints, config.training.keep_checkpoints, self._report, check_state, size
         )
         state = self._restore_or_initialize()
-        self.step, self.saved_step, self.best, self.evaluation_pending, model_sha256 = state
+        self.step, self.saved_step, self.best, self.evaluation_pending, model_sha256, used, self.out_of_time = state
+        images = len(self.validation_index.images) if self.validation_index else 0
+        self.time_limit = TimeLimit(config.training.max_minutes, used, images)
         self.saved_at = time.monotonic()
         self.stop = StopRequest()
         self.stopping = False
@@ -138,7 +128,14 @@ class Trainer:
         self.validation.model_sha256 = model_sha256
 
     def run(self, stop: StopRequest | None = None) -> Path:
-        """Train to the end or to a signal, with evaluations and checkpoints; returns the model folder."""
+        """Train to the end or to a signal, with evaluations and checkpoints.
+
+        Args:
+            stop: an entered :class:`StopRequest`, if the caller already watches for signals.
+
+        Returns:
+            The model folder: the best model by ``training.best_metric``, or the last one without a validation split.
+        """
         batches = self.shard.batches(self.train_index, self.config, self.step, self.unreadable_images)
         with (
             self.lock or contextlib.nullcontext(),
@@ -164,11 +161,7 @@ class Trainer:
             if not self.finished:
                 if self.saved_step != self.step:
                     self._save(progress)
-                cause = self.stop.received.name if self.stop.received else "signal to another rank"
-                progress.message(
-                    f"{cause}: saved a checkpoint at step {self.step}/{self.total_steps}; "
-                    "rerun the same command to resume"
-                )
+                progress.message(self.stop.describe(self.step, self.total_steps))
         self.watchdog.end()
         # A rank that exits with another code than 0 makes mpirun kill the others: not before rank 0 has saved.
         self.world.barrier()
@@ -177,11 +170,8 @@ class Trainer:
     @property
     def finished(self) -> bool:
         """Whether training has ended, after all steps or early, and the evaluation after the last step is done."""
-        return self._trained and not self.evaluation_pending
-
-    @property
-    def _trained(self) -> bool:
-        return self.step >= self.total_steps or self.best.exhausted(self.config.training)
+        ended_early = self.out_of_time or self.best.exhausted(self.config.training)
+        return (self.step >= self.total_steps or ended_early) and not self.evaluation_pending
 
     def _report(self, text: str) -> None:
         """Print a message, or keep it for the start of :meth:`run`."""
@@ -196,11 +186,12 @@ class Trainer:
         training = self.config.training
         self.folders.output.mkdir(parents=True, exist_ok=True)
         save_config(self.config, self.folders.output / "config.yaml")
-        return Progress(self.folders.output, self.total_steps, training.batch_size, self.step, training.log_every)
+        numbers = (self.total_steps, training.batch_size, self.step, training.log_every)
+        return Progress(self.folders.output, *numbers, budget=self.time_limit.left)
 
     def _restore_or_initialize(self) -> ResumeState:
         """The state of rank 0, broadcast to all: the folders of other ranks may hold other checkpoints, or none."""
-        start = RunStart(
+        self.start = RunStart(
             self.config,
             self.checkpoints,
             self.tracked,
@@ -215,7 +206,7 @@ class Trainer:
         state = ResumeState()
         with self.world.raise_together():
             if self.world.is_main:
-                state = start.restore_or_initialize()
+                state = self.start.restore_or_initialize()
                 keep = self.config.training.keep_checkpoints
                 check_disk_space(self.folders, self.model.variables, self.optimizer.variables, keep)
         state = ResumeState(*self.world.broadcast_object(state))
@@ -230,7 +221,9 @@ class Trainer:
         rate = self.optimizer.learning_rate if progress.is_due(self.step + 1) else None
         progress.status(self.reports.compiling(batch))
         overdue = time.monotonic() - self.saved_at > 60 * self.config.training.checkpoint_minutes
-        flags = (self.stop.received is not None, len(self.unreadable_images), self.world.is_main and overdue)
+        out_of_time = self.time_limit.reached(self.config.training.batch_size)
+        on_main = (self.world.is_main and overdue, self.world.is_main and out_of_time)
+        flags = (self.stop.received is not None, len(self.unreadable_images), *on_main)
         self.reports.start(batch, self.step, flags, rate)
         self.step += 1
 
@@ -243,9 +236,12 @@ class Trainer:
         for report in self.reports.read(all_steps):
             progress.step(report.step, report.losses, report.learning_rate)
             self.stop.work_begins()
-            stopping, self.bad_reads, overdue = report.flags
+            stopping, self.bad_reads, overdue, out_of_time = report.flags
             self.stopping |= stopping > 0
             checkpoint_due |= overdue > 0
+            if out_of_time > 0 and not self.out_of_time:
+                self.out_of_time = self.evaluation_pending = True
+                progress.message(self.time_limit.describe(self.step, self.total_steps))
         if self.bad_reads > self.bad_reads_checked:
             self._check_images(progress)
         return checkpoint_due
@@ -271,7 +267,8 @@ class Trainer:
         progress.status("evaluating")
         with AveragedWeights(self.optimizer, self.model.trainable_variables):
             try:
-                best = self.validation.run(self.step, self.best, self.unreadable_images, progress)
+                with self.time_limit.evaluating():
+                    best = self.validation.run(self.step, self.best, self.unreadable_images, progress)
             except Stopped:
                 self.stopping = True
                 return
@@ -279,8 +276,8 @@ class Trainer:
         self.evaluation_pending = False
         progress.status("")
         self._save(progress)
-        if self.step < self.total_steps and self._trained:
-            progress.message(f"{self.best.why_stopped()}, at step {self.step}/{self.total_steps}")
+        if self.step < self.total_steps and self.best.exhausted(self.config.training):
+            progress.message(self.best.describe(self.step, self.total_steps))
 
     def _save(self, progress: Progress | NullProgress) -> None:
         self.saved_at = time.monotonic()
@@ -292,12 +289,10 @@ class Trainer:
             "best_AP": self.best.ap,
             "best": self.best._asdict(),
             "evaluation_pending": self.evaluation_pending,
-            "data": self.shard.fingerprint,
-            "validation_data": self.validation_index.fingerprint if self.validation_index else None,
-            "class_names": list(self.train_index.class_names),
+            "seconds": self.time_limit.used(),
+            "ended_at_minutes": self.time_limit.minutes if self.out_of_time else None,
             "model_sha256": dict(self.validation.model_sha256),
-            "steps_per_epoch": self.steps_per_epoch,
-            "config": self.config.model_dump(mode="json"),
+            **self.start.identity(),
         }
         if self.saved_step == self.step:
             self.checkpoints.update_state(self.step, state)

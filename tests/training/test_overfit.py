@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from frcnn.config import load_config
-from frcnn.training.trainer import train
+from frcnn.training.trainer import Trainer
 
 SIDE, CELL = 128, 64
 OPTIONS = """
@@ -58,5 +58,6 @@ def test_a_few_images_are_fitted(tmp_path: Path) -> None:
         f"data.validation.images={data / 'train'}",
         f"data.validation.annotations={data / 'annotations' / 'instances_train.json'}",
     ]
-    model = train(load_config(overrides=[f"data.root={data}", f"output={tmp_path / 'run'}", *same, *OPTIONS.split()]))
+    config = load_config(overrides=[f"data.root={data}", f"output={tmp_path / 'run'}", *same, *OPTIONS.split()])
+    model = Trainer(config).run()
     assert json.loads((model / "metrics.json").read_text())["AP"] >= 0.95

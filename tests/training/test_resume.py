@@ -20,7 +20,7 @@ from frcnn.config import Config
 from frcnn.errors import UserError
 from frcnn.training import validation
 from frcnn.training.run_state import hash_model, model_problem
-from frcnn.training.trainer import Trainer, train
+from frcnn.training.trainer import Trainer
 
 MakeConfig = Callable[..., Config]
 
@@ -133,7 +133,7 @@ def test_another_model_is_refused_on_resume(unbroken: Trainer, tiny_config: Make
 
 def test_finished_run_is_not_run_again(unbroken: Trainer) -> None:
     before = (unbroken.config.output / "model" / "weights.safetensors").stat().st_mtime_ns
-    assert train(unbroken.config) == unbroken.config.output / "model"
+    assert Trainer(unbroken.config).run() == unbroken.config.output / "model"
     assert (unbroken.config.output / "model" / "weights.safetensors").stat().st_mtime_ns == before
 
 

@@ -1,0 +1,79 @@
+"""The end of a run at a time of the clock: early enough for a last evaluation."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+
+EVALUATION_MARGIN = 1.3  # the last evaluation may take longer than the one before by this factor
+
+
+class TimeLimit:
+    """Option ``training.max_minutes``. Only rank 0 asks it, so that all ranks end at the same step.
+
+    The limit counts from the construction of the trainer, and goes on counting when a run is resumed. It never changes
+    a step: the learning rate is a function of the step and of ``training.epochs``, so a run that has more time after
+    all resumes as if it had not been ended.
+
+    Args:
+        minutes: the limit; None: none.
+        used: seconds that earlier parts of the run took.
+        evaluation_images: images of the validation split.
+        clock: seconds.
+    """
+
+    def __init__(
+        self,
+        minutes: float | None,
+        used: float,
+        evaluation_images: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.minutes = minutes
+        self._clock = clock
+        self._start = clock() - used
+        self._evaluation_images = evaluation_images
+        self._evaluation_seconds: float | None = None
+        self._training_started: float | None = None
+        self._paused = 0.0  # seconds of evaluations since then
+        self._steps = 0
+
+    def used(self) -> float:
+        """Seconds since the start of the run."""
+        return self._clock() - self._start
+
+    def describe(self, step: int, total_steps: int) -> str:
+        """The message of a run that it ends."""
+        return f"training.max_minutes={self.minutes:.4g}: training ends at step {step}/{total_steps}"
+
+    def left(self) -> float | None:
+        """Seconds until the limit; None without one."""
+        return None if self.minutes is None else 60 * self.minutes - self.used()
+
+    def reached(self, batch_size: int) -> bool:
+        """Count a step of ``batch_size`` images that is about to start; whether it is the last that there is time for.
+
+        A step's time and the time of an evaluation are kept in reserve. Until an evaluation was measured, an image of
+        it is taken to cost as much as one of training, whose backward pass an evaluation does not have.
+        """
+        now = self._clock()
+        if self._training_started is None:
+            self._training_started = now
+        step = (now - self._training_started - self._paused) / max(self._steps, 1)
+        self._steps += 1
+        if (left := self.left()) is None:
+            return False
+        evaluation = self._evaluation_seconds
+        if evaluation is None:
+            evaluation = self._evaluation_images * step / batch_size
+        return left < 2 * step + EVALUATION_MARGIN * evaluation
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Around an evaluation, which it measures."""
+        start = self._clock()
+        yield
+        self._evaluation_seconds = self._clock() - start
+        if self._training_started is not None:
+            self._paused += self._evaluation_seconds

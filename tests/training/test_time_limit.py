@@ -1,0 +1,79 @@
+"""Runs that end at a time of the clock: the rule with a clock by hand, and runs that are ended and resumed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from runs import records, variables
+
+from frcnn.config import Config
+from frcnn.training.time_limit import TimeLimit
+from frcnn.training.trainer import Trainer
+
+MakeConfig = Callable[..., Config]
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def steps_until_reached(limit: TimeLimit, clock: Clock, seconds: float) -> int:
+    """Steps of a number of seconds until there is no time for more."""
+    for count in range(1, 1000):
+        reached = limit.reached(4)
+        clock.now += seconds
+        if reached:
+            return count
+    raise AssertionError
+
+
+def test_the_last_evaluation_has_time() -> None:
+    clock = Clock()
+    limit = TimeLimit(10, 0.0, 40, clock)
+    # 600 s; steps of 4 images take 5 s, and 40 images of evaluation are taken to need 50 s: 1.3 * 50 + 2 * 5 = 75.
+    taken = steps_until_reached(limit, clock, 5.0)
+    assert (taken, limit.used(), limit.left()) == (107, 535.0, 65.0)
+    # An evaluation that was measured counts instead: 1.3 * 20 + 2 * 5 = 36.
+    clock = Clock()
+    limit = TimeLimit(10, 0.0, 40, clock)
+    limit.reached(4)
+    clock.now += 5.0
+    with limit.evaluating():
+        clock.now += 20.0
+    assert (steps_until_reached(limit, clock, 5.0), limit.used()) == (109, 570.0)
+
+
+def test_earlier_parts_of_a_run_count_and_no_limit_is_never_reached() -> None:
+    clock = Clock()
+    limit = TimeLimit(10, 300.0, 0, clock)
+    assert (limit.left(), steps_until_reached(limit, clock, 5.0)) == (300.0, 60)
+    limit = TimeLimit(None, 300.0, 0, clock)
+    assert limit.left() is None
+    assert not any(limit.reached(4) for _ in range(10))
+
+
+def test_an_ended_run_is_evaluated_stays_ended_and_resumes_with_more_time(
+    unbroken: Trainer, tiny_config: MakeConfig, tmp_path: Path
+) -> None:
+    trainer = Trainer(tiny_config(tmp_path, "training.max_minutes=60"))
+    reached = trainer.time_limit.reached
+    trainer.time_limit.reached = lambda images: reached(images) or trainer.step == 7  # type: ignore[method-assign]
+    trainer.run()
+    assert (trainer.step, trainer.finished) == (8, True)
+    assert [record["step"] for record in records(tmp_path, "evaluation")] == [6, 8]
+    assert json.loads((trainer.folders.model / "metrics.json").read_text())["step"] in (6, 8)
+    again = Trainer(trainer.config)
+    assert (again.step, again.finished) == (8, True)
+    assert again.time_limit.used() > 0
+    # The schedule does not depend on the limit: with more time the run ends as one that never had a limit.
+    longer = Trainer(tiny_config(tmp_path, "training.max_minutes=61"))
+    assert not longer.finished
+    longer.run()
+    assert (longer.step, longer.finished) == (12, True)
+    expected, got = variables(unbroken), variables(longer)
+    assert all((got[name] == value).all() for name, value in expected.items())
