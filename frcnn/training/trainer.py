@@ -53,9 +53,6 @@ class Trainer:
         folders: where files are written; by default all below ``config.output``.
         world: the processes that train together, by default this one alone; only rank 0 writes.
 
-    Raises:
-        UserError: the data, the configuration or a checkpoint cannot be used, here or in :meth:`run`.
-
     Attributes:
         messages: what the user should know before the first step; printed by :meth:`run`.
         step: optimizer steps taken.
