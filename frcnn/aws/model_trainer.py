@@ -40,7 +40,7 @@ def model_trainer(job: TrainingJob, session: Any) -> Any:
         from sagemaker.train import configs as sdk
     except ImportError as error:
         raise UserError(
-            f"SageMaker's Python SDK 3 cannot be imported ({error}); see docs/sagemaker.md, or use Launcher.start"
+            f"SageMaker's Python SDK 3 cannot be imported ({error}); see docs/local_mode.md, or use Launcher.start"
         ) from error
     job.request_for_aws()  # validates the job
     if any(channel.ground_truth for channel in job.training_channels().values()):

@@ -13,7 +13,7 @@ from frcnn.aws.model_trainer import installed_sdk, model_trainer
 from frcnn.aws.training_job import TrainingJob
 
 pytestmark = pytest.mark.skipif(
-    installed_sdk() != 3, reason="SageMaker's SDK 3 is not installed here; docs/sagemaker.md says where it can be"
+    installed_sdk() != 3, reason="SageMaker's SDK 3 is not installed here; docs/local_mode.md says where it can be"
 )
 BASE: dict[str, Any] = {
     "name": "cells-1",
