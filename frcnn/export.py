@@ -35,14 +35,14 @@ class ExportedDetector(tf.Module):
         # Only the variables: a Keras model would add its own format.
         self.weights = model.inference_variables
         self._image = image
-        self._detect = tf.function(model.detect)
+        self._detect = tf.function(model.detect, autograph=False)
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "image_bytes")])
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.string, "image_bytes")])
     def from_bytes(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         """Detections in encoded images ``[B]``: boxes ``[B, D, 4]``, scores and labels ``[B, D]``, counts ``[B]``."""
         return self._each(lambda encoded: self._detect_one(in_graph.decode(encoded)), image_bytes)
 
-    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, "images")])
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, "images")])
     def from_pixels(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
         """Detections in upright RGB images ``[B, H, W, 3]``; results as for :meth:`from_bytes`."""
         return self._each(self._detect_one, images)

@@ -126,8 +126,8 @@ class Detector:
         self.class_names = tuple(class_names)
         self.category_ids = tuple(category_ids)
         self.thresholds = thresholds
-        self._detect = tf.function(model.detect)
-        self._features = tf.function(self._pool_features)
+        self._detect = tf.function(model.detect, autograph=False)
+        self._features = tf.function(self._pool_features, autograph=False)
 
     @classmethod
     def load(cls, folder: Path) -> Detector:

@@ -6,12 +6,12 @@ import keras
 import tensorflow as tf
 
 from frcnn import config
-from frcnn.modeling.layers import conv, conv_norm, norm
+from frcnn.modeling.layers import Composite, conv, conv_norm, norm
 
 NORM_EPS = 1e-5
 
 
-class FPN(keras.layers.Layer):
+class FPN(Composite):
     """1x1 lateral convolutions, nearest-neighbor top-down sums, 3x3 output convolutions.
 
     P6 is P5 subsampled by 2 and used by the RPN only.
@@ -35,7 +35,7 @@ class FPN(keras.layers.Layer):
         return [*pyramid, pyramid[-1][:, ::2, ::2]]
 
 
-class PyramidConv(keras.layers.Layer):
+class PyramidConv(Composite):
     """Convolution with a bias, or with a norm instead of it; no activation."""
 
     def __init__(self, options: config.FPN, kernel: int, name: str) -> None:

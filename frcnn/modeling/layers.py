@@ -32,6 +32,17 @@ def conv(
     )
 
 
+class Composite(keras.layers.Layer):
+    """A layer that consists of others, each of which creates its variables when it is first called.
+
+    Without a ``build`` method, Keras would trace ``call`` beforehand to create them, and again at each level of
+    nesting: four times for a convolution of a residual block.
+    """
+
+    def build(self, shape: object) -> None:
+        """Create nothing: there are no variables besides those of the parts."""
+
+
 class Conv2D(keras.layers.Conv2D):
     """Convolution with a zero padding of ``kernel // 2`` on all four sides at any stride.
 
@@ -218,5 +229,5 @@ class GroupNorm(_ChannelScale):
 
     def _over_groups(self, per_channel: tf.Tensor, members: int) -> tf.Tensor:
         """Average channel means ``[B, C]`` within each group and repeat them over its channels: ``[B, 1, 1, C]``."""
-        grouped = tf.reduce_mean(tf.reshape(per_channel, [-1, self.GROUPS, members]), axis=-1)
-        return tf.repeat(grouped, members, axis=-1)[:, None, None, :]
+        grouped = tf.reduce_mean(tf.reshape(per_channel, [-1, self.GROUPS, members]), axis=-1, keepdims=True)
+        return tf.reshape(tf.tile(grouped, [1, 1, members]), [-1, 1, 1, self.GROUPS * members])

@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from frcnn import config
-from frcnn.modeling.layers import conv, conv_norm, norm
+from frcnn.modeling.layers import Composite, conv, conv_norm, norm
 
 # Blocks per stage, and whether a block is a bottleneck; table 1 of the paper.
 DEPTHS: dict[str, tuple[tuple[int, int, int, int], bool]] = {
@@ -26,7 +26,7 @@ BOTTLENECK_EXPANSION = 4
 INITIALIZER = "he_normal"
 
 
-class ConvNorm(keras.layers.Layer):
+class ConvNorm(Composite):
     """Convolution without bias, norm, and optionally ReLU."""
 
     def __init__(
@@ -42,7 +42,7 @@ class ConvNorm(keras.layers.Layer):
         return tf.nn.relu(outputs) if self.relu else outputs
 
 
-class Block(keras.layers.Layer):
+class Block(Composite):
     """Residual block: two 3x3 convolutions, or 1x1-3x3-1x1 for bottlenecks; projection shortcut where shapes change."""
 
     def __init__(
@@ -68,7 +68,7 @@ class Block(keras.layers.Layer):
         return tf.nn.relu(outputs + shortcut)
 
 
-class ResNet(keras.layers.Layer):
+class ResNet(Composite):
     """Backbone whose first ``options.freeze`` stages (stem, stage2, …, stage5) are frozen."""
 
     def __init__(self, options: config.Backbone, name: str = "backbone") -> None:

@@ -14,7 +14,7 @@ import tensorflow as tf
 from frcnn import boxes as box_ops
 from frcnn import config, ops
 from frcnn.modeling import losses
-from frcnn.modeling.layers import conv, conv_norm, norm
+from frcnn.modeling.layers import Composite, conv, conv_norm, norm
 from frcnn.modeling.matching import Sample, match, sample
 from frcnn.modeling.rpn import Proposals
 
@@ -43,7 +43,7 @@ class RoISample(NamedTuple):
     sample: Sample
 
 
-class RoIHead(keras.layers.Layer):
+class RoIHead(Composite):
     """Optional 3x3 convolutions, fully connected layers, then class logits and box deltas.
 
     Attributes:

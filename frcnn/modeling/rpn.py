@@ -20,7 +20,7 @@ import tensorflow as tf
 from frcnn import boxes as box_ops
 from frcnn import config, ops
 from frcnn.modeling import losses
-from frcnn.modeling.layers import conv
+from frcnn.modeling.layers import Composite, conv
 from frcnn.modeling.matching import Sample, match, sample
 
 
@@ -50,7 +50,7 @@ class Proposals(NamedTuple):
     valid: tf.Tensor
 
 
-class RPNHead(keras.layers.Layer):
+class RPNHead(Composite):
     """3x3 convolutions with ReLU, then objectness and box deltas per anchor; weights are shared by all levels."""
 
     def __init__(self, options: config.RPN, channels: int, anchors_per_cell: int, name: str = "rpn") -> None:

@@ -28,7 +28,8 @@ def build_train_step(
     Where the loss or the gradient is not finite, no weight changes.
     """
 
-    @tf.function
+    # Conditions on tensors are written as tf.cond: converting all functions of a step takes seconds.
+    @tf.function(autograph=False)
     def train_step(batch: Batch, step: tf.Tensor, flags: tf.Tensor) -> tf.Tensor:
         variables = model.trainable_variables
         # Stateless seed: sampling depends on (seed, step) alone, so that a resumed run draws the same samples.
