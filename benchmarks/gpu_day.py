@@ -25,8 +25,12 @@ SMALL_PRECISIONS = ("mixed_bfloat16",)
 KERNEL_TESTS = ("tests/ops", "tests/modeling/test_gpu_placement.py")
 # Small sizes for a trial run of this program.
 SMALL_SPEED = (
-    *("--batch-sizes", "1", "--steps", "1", "--product", "256", "image.min_size=[64]", "image.max_size=96"),
+    *("--batch-sizes", "1", "--steps", "1", "--product", "256", "image.min_size=[64]", "image.max_size=64"),
     *("backbone.name=resnet18", "fpn.channels=32", "roi_head.fc_channels=32"),
+)
+SMALL_PARITY = (
+    *("--steps", "3", "--images", "10", "image.min_size=[64]", "image.max_size=64", "image.canvas_aspects=[1.0]"),
+    *("fpn.channels=32", "roi_head.fc_channels=32"),
 )
 SMALL_TESTS = ("tests/modeling/test_gpu_placement.py", "-k", "recognized")
 
@@ -93,7 +97,7 @@ def run_sections(report: Report, names: list[str], small: bool) -> None:
 
         def parity() -> None:
             result = scratch / "parity.json"
-            size = ["--steps", "3", "--images", "10"] if small else []
+            size = SMALL_PARITY if small else ()
             report.run("parity", [python, "benchmarks/gpu_parity.py", "--json", str(result), *size], result)
 
         def speed() -> None:

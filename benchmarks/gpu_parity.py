@@ -43,8 +43,9 @@ OPTIONS = """
 """
 
 
-def options(kernel: str, data: Path) -> Config:
-    return load_config(overrides=[*OPTIONS.split(), f"ops.kernel={kernel}", f"data.root={data}", "data.workers=1"])
+def options(kernel: str, data: Path, overrides: list[str]) -> Config:
+    fixed = [f"ops.kernel={kernel}", f"data.root={data}", "data.workers=1"]
+    return load_config(overrides=[*OPTIONS.split(), *overrides, *fixed])
 
 
 def run(device: str, config: Config, index: Index, steps: int) -> dict[str, Any]:
@@ -94,15 +95,17 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--images", type=int, default=100)
     parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    arguments = parser.parse_intermixed_args()
     tf.config.experimental.enable_tensor_float_32_execution(False)
     gpu = bool(tf.config.list_physical_devices("GPU"))
     with tempfile.TemporaryDirectory() as folder:
         data = make_shapes(Path(folder) / "shapes", images=arguments.images, seed=0)
-        config = options("reference", data)
+        config = options("reference", data, arguments.overrides)
         index = load_index(*find_split(config.data, "train"))
         first = run("CPU:0", config, index, arguments.steps)
-        second = run("GPU:0" if gpu else "CPU:0", options("compiled", data), index, arguments.steps)
+        compiled = options("compiled", data, arguments.overrides)
+        second = run("GPU:0" if gpu else "CPU:0", compiled, index, arguments.steps)
     result = {"sides": ["CPU, reference", "GPU" if gpu else "CPU, compiled"], **compare(first, second)}
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=1) + "\n")
