@@ -8,37 +8,49 @@ worker is left with one of them at the end; their tests are marked `slow`, which
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
 TESTS = Path(__file__).resolve().parent
 REPOSITORY = TESTS.parent
+sys.path.insert(0, str(TESTS))  # for command_line: tests are not a package
 SLOW_FILES = (
-    "training/test_trainer.py",
-    "training/test_resume.py",
-    "container/test_two_hosts.py",
     "distributed/test_failures.py",
+    "container/test_two_hosts.py",
     "distributed/test_ranks.py",
+    "training/test_trainer.py",
+    "container/test_entrypoint.py",
+    "scripts/test_gpu_day.py",
+    "training/test_resume.py",
+    "test_docs.py",
+    "test_notebook.py",
     "training/test_overfit.py",
     "ops/test_mutations.py",
-    "ops/test_cuda_on_the_host.py",
     "ops/test_gpu_check.py",
-    "ops/test_contract.py",
+    "ops/test_cuda_on_the_host.py",
     "modeling/test_parity.py",
-    "modeling/test_gpu_placement.py",
-    "container/test_entrypoint.py",
-    "container/test_toolkit.py",
     "serving/test_server.py",
-    "serving/test_hostile.py",
-    "serving/test_predictor.py",
-    "test_notebook.py",
-    "test_docs.py",
-    "test_cli.py",
-    "test_export.py",
-    "scripts/test_gpu_day.py",
-    "aws/test_rehearsal.py",
+    "container/test_toolkit.py",
     "training/test_signals.py",
+    "aws/test_rehearsal.py",
+    "test_export.py",
+    "serving/test_hostile.py",
+    "ops/test_build.py",
+    "modeling/test_gpu_placement.py",
+    "test_cli.py",
+    "serving/test_predictor.py",
+    "ops/test_roi_align.py",
+    "ops/test_nms.py",
+    "serving/test_engine.py",
+    "ops/test_cpu_kernels_alone.py",
+    "ops/test_gpu_code.py",
+    "ops/test_saved_model.py",
+    "ops/test_cuda_launches.py",
+    "modeling/test_faster_rcnn.py",
+    "ops/test_active_kernels.py",
+    "serving/test_decoder_pool.py",
 )
 
 

@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-import errno
-import functools
 import json
 import re
-import shlex
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from command_line import error_of, frcnn
 from PIL import Image
 
 from frcnn.cli import main
-from frcnn.cli.console import Commands
 from frcnn.data.coco import Index
 from frcnn.data.formats.label_files import FORMATS
 from frcnn.evaluation import evaluate
 from frcnn.inference import Detections, Detector
-
-REPOSITORY = Path(__file__).resolve().parent.parent
-FRCNN = (sys.executable, "-m", "frcnn.cli")
 
 TINY = """
 image: {min_size: [64], max_size: 64, canvas_aspects: [1.0]}
@@ -39,24 +27,9 @@ fpn: {channels: 16}
 anchors: {sizes: [16, 32, 64, 128, 256]}
 rpn: {samples: 16, pre_nms_train: 30, post_nms_train: 10, pre_nms_test: 30, post_nms_test: 10}
 roi_head: {samples: 8, fc_channels: 16}
-ops: {kernel: reference}
 optimizer: {learning_rate: 0.001, warmup_steps: 2}
 training: {epochs: 1, batch_size: 4, log_every: 1, evaluate_every: null}
 """
-
-
-def frcnn(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
-
-
-def error_of(*arguments: str | Path) -> str:
-    """The one line on standard error of a command that fails with a user error."""
-    result = frcnn(*arguments)
-    assert result.exit_code == 2, result.output
-    assert result.stdout == ""
-    (line,) = result.stderr.splitlines()
-    assert line.startswith("frcnn: ")
-    return line
 
 
 @pytest.fixture(scope="module")
@@ -76,35 +49,6 @@ def model(shapes: Path) -> Path:
     assert "train step=2 " in result.stdout
     assert result.stdout.splitlines()[-1] == f"model: {shapes.parent / 'run' / 'model'}"
     return shapes.parent / "run" / "model"
-
-
-def test_help_imports_nothing_heavy() -> None:
-    heavy = {"tensorflow", "numpy", "keras", "PIL", "matplotlib", "boto3"}
-    script = f"import sys, frcnn.cli; print(sorted({heavy} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "[]\n"
-
-
-@pytest.mark.parametrize("command", sorted(main.commands))
-def test_every_command_has_help_with_an_example_that_parses(command: str) -> None:
-    result = frcnn(command, "--help")
-    assert result.exit_code == 0
-    examples = [line.strip() for line in result.stdout.partition("Example:")[2].splitlines() if line.strip()]
-    assert examples
-    for example in examples:
-        program, named, *arguments = shlex.split(example, comments=True)
-        assert (program, named) == ("frcnn", command)
-        main.commands[command].make_context(command, arguments)  # a usage error is raised here
-
-
-def test_help_lists_the_commands() -> None:
-    result = frcnn("--help")
-    listed = set(re.findall(r"^  ([a-z-]+)  ", result.stdout, re.M))
-    assert {"train", "evaluate", "predict", "check-dataset", "make-shapes", "import-weights", "doctor"} <= listed
-    assert "..." not in result.stdout.partition("Commands:")[2]  # no description is cut off
-
-
-def test_version() -> None:
-    assert re.fullmatch(r"frcnn, version \d+\.\d+\.\d+\n", frcnn("--version").stdout)
 
 
 def test_evaluate_works_from_the_model_folder_alone(model: Path, tmp_path: Path) -> None:
@@ -285,16 +229,6 @@ def test_predict_writes_labels_and_the_images_to_label_next(model: Path, shapes:
     assert "give --format as well" in error_of(*arguments[:6], "--above", "0.4")
 
 
-def test_import_weights_refuses_what_it_does_not_know(tmp_path: Path) -> None:
-    """tests/weights has the imports that work."""
-    file = REPOSITORY / "tests" / "weights" / "golden" / "archive.pth"
-    message = error_of("import-weights", file, "--from", "detectron2", "--out", tmp_path / "m")
-    assert message.startswith(
-        f"frcnn: {file}: not a supported network of Detectron2: it has neither 'res2_0_branch2a_w'"
-    )
-    assert not (tmp_path / "m").exists()
-
-
 def test_check_dataset_reports_all_splits_and_draws_them(shapes: Path, tmp_path: Path) -> None:
     result = frcnn("check-dataset", shapes, "--out", tmp_path)
     assert result.exit_code == 0
@@ -307,29 +241,6 @@ def test_check_dataset_exits_with_one_where_something_is_bad(real_data: Path, tm
     result = frcnn("check-dataset", real_data / "bccd", "--split", "train", "--out", tmp_path)
     assert result.exit_code == 1
     assert "annotation 2288" in result.stdout  # as published, without width and height
-
-
-def test_user_errors_are_one_sentence(shapes: Path, tmp_path: Path) -> None:
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text("training: {epochs: 1}")
-    assert "unknown option 'trainin.epochs'; did you mean 'training.epochs'?" in error_of(
-        "train", "--config", recipe, "trainin.epochs=3"
-    )
-    assert "nowhere.yaml cannot be read" in error_of("train", "--config", tmp_path / "nowhere.yaml")
-    assert "no dataset is configured for the train split" in error_of("train", "--config", recipe)
-    assert "is not a model folder" in error_of("evaluate", "--model", tmp_path)
-    assert "--images and --annotations must be given together" in error_of(
-        "evaluate", "--model", tmp_path, "--images", tmp_path
-    )
-    assert "is not a model folder" in error_of(
-        "predict", shapes / "val", "--model", tmp_path, "--out", tmp_path / "out"
-    )
-    (tmp_path / "empty").mkdir()
-    assert "contains no images; expected files that end in .jpg" in error_of(
-        "predict", tmp_path / "empty", "--model", tmp_path, "--out", tmp_path / "o"
-    )
-    assert "is not a folder" in error_of("check-dataset", tmp_path / "nowhere")
-    assert "was not written by make-shapes" in error_of("make-shapes", REPOSITORY / "frcnn")
 
 
 def test_outputs_are_checked_first(model: Path, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -360,83 +271,5 @@ def test_outputs_are_checked_first(model: Path, shapes: Path, tmp_path: Path, mo
         assert f"{file} is a file, expected a folder" in error_of(*command, option, file / "x")
 
 
-def test_an_unusable_file_is_one_sentence_and_a_bug_keeps_its_trace(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    assert (
-        error_of("make-shapes", tmp_path / "file" / "x") == f"frcnn: {tmp_path / 'file'} cannot be used (File exists)"
-    )
-    for error in (OSError("a broken promise"), OSError(errno.EBADF, "Bad file descriptor")):
-        raising = Commands(commands={"raise": click.Command("raise", callback=functools.partial(_raise, error))})
-        assert CliRunner().invoke(raising, ["raise"]).exception is error
-    full = OSError(errno.ENOSPC, "No space left on device")
-    result = CliRunner().invoke(
-        Commands(commands={"raise": click.Command("raise", callback=functools.partial(_raise, full))}), ["raise"]
-    )
-    assert (result.exit_code, result.stderr) == (2, "frcnn: the disk is full (No space left on device)\n")
-
-
-def _raise(error: BaseException) -> None:
-    raise error
-
-
 def test_a_missing_split_is_named(model: Path, shapes: Path) -> None:
     assert "of the test split" in error_of("evaluate", "--model", model, "--split", "test")
-
-
-def test_usage_errors_exit_with_two() -> None:
-    assert frcnn("train").exit_code == 2
-    assert frcnn("make-shapes", "x", "--images", "3").exit_code == 2
-    assert frcnn("paint").exit_code == 2
-
-
-def test_ctrl_c_leaves_without_a_trace(tmp_path: Path) -> None:
-    command = subprocess.Popen(
-        [*FRCNN, "make-shapes", str(tmp_path / "many"), "--images", "100000"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # A shell without job control starts background commands, these tests among them, with SIGINT ignored for good.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    try:
-        while not list(tmp_path.glob("*/train/*.jpg")):
-            assert command.poll() is None
-            time.sleep(0.01)
-        command.send_signal(signal.SIGINT)
-        said, complained = command.communicate(timeout=60)
-    finally:
-        command.kill()
-    assert command.returncode == 130
-    assert (said, complained) == ("", "frcnn: interrupted\n")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_tensorflow_says_nothing_at_its_start(tmp_path: Path) -> None:
-    command = subprocess.run([*FRCNN, "evaluate", "--model", str(tmp_path)], capture_output=True, text=True)
-    assert command.returncode == 2
-    assert len(command.stderr.splitlines()) == 1, command.stderr
-
-
-def test_the_commands_of_the_readme_and_contributing_exist() -> None:
-    makefile = (REPOSITORY / "Makefile").read_text()
-    for page in ("README.md", "CONTRIBUTING.md"):
-        lines = [line.strip() for line in (REPOSITORY / page).read_text().splitlines() if line.startswith("    ")]
-        commands = [line.split("#")[0].split() for line in lines]
-        for command in commands:
-            words = [word for word in command if "=" not in word or word.startswith("-")]
-            if words[:1] == ["make"]:
-                assert re.search(rf"^{words[1]}:", makefile, re.M), command
-            if words[:1] == ["frcnn"]:
-                main.commands[command[1]].make_context(command[1], command[2:])
-        assert any(command[:1] == ["make"] for command in commands)
-
-
-def test_recipes_named_in_examples_exist() -> None:
-    context = click.Context(main)
-    named = {
-        name
-        for command in main.commands.values()
-        for name in re.findall(r"configs/\S+\.yaml", command.get_help(context))
-    }
-    assert named
-    assert all((REPOSITORY / name).exists() for name in named)
