@@ -207,6 +207,7 @@ print(json.dumps(result))
 """
 
 
+@pytest.mark.slow
 def test_memory_per_pixel_is_bounded_for_every_format_and_mode() -> None:
     done = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True)
     measured = json.loads(done.stdout)

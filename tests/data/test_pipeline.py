@@ -236,6 +236,7 @@ def test_an_index_without_objects_is_refused_with_reasons(options: Config, index
         pipeline.training_batches(dataclasses.replace(index, images=crowds, problems=problems), options)
 
 
+@pytest.mark.slow
 def test_process_exits_while_batches_are_being_loaded(root: Path) -> None:
     script = f"""
 from frcnn.config import load_config
@@ -250,6 +251,7 @@ for batches in running:
     assert subprocess.run([sys.executable, "-c", script], timeout=100, check=False).returncode == 0
 
 
+@pytest.mark.slow
 def test_unexpected_exception_in_a_thread_ends_the_process(root: Path) -> None:
     """The process must not wait for threads that are in the middle of an image."""
     script = """
