@@ -20,7 +20,7 @@ CLASSES = ("cat", "dog")
 OPTIONS = """
     image.min_size=[64] image.max_size=128 image.canvas_aspects=[]
     backbone.name=resnet18 backbone.norm=gn fpn.channels=32
-    anchors.sizes=[8,16,32,64,128] rpn.pre_nms_test=60 rpn.post_nms_test=20 roi_head.fc_channels=32 ops.kernel=reference
+    anchors.sizes=[8,16,32,64,128] rpn.pre_nms_test=60 rpn.post_nms_test=20 roi_head.fc_channels=32
 """
 
 

@@ -13,11 +13,11 @@ from typing import IO
 
 TINY = {
     "image.min_size": "[64]", "image.max_size": "64", "image.canvas_aspects": "[1.0]", "backbone.name": "resnet18",
-    "backbone.norm": "gn", "fpn.channels": "32", "anchors.sizes": "[8,16,32,64,128]", "rpn.pre_nms_train": "60",
+    "backbone.norm": "frozen_bn", "fpn.channels": "32", "anchors.sizes": "[8,16,32,64,128]", "rpn.pre_nms_train": "60",
     "rpn.post_nms_train": "30", "rpn.pre_nms_test": "60", "rpn.post_nms_test": "20", "roi_head.samples": "16",
     "roi_head.fc_channels": "32", "optimizer.warmup_steps": "4", "optimizer.base_batch_size": "4",
     "training.batch_size": "4", "training.epochs": "1", "training.log_every": "1", "training.evaluate_every": "null",
-    "ops.kernel": "reference", "optimizer.learning_rate": "0.002", "optimizer.clip_norm": "1.0",
+    "optimizer.learning_rate": "0.002", "optimizer.clip_norm": "1.0",
 }  # fmt: skip
 
 

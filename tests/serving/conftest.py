@@ -25,7 +25,6 @@ fpn: {channels: 16}
 anchors: {sizes: [16, 32, 64, 128, 256]}
 rpn: {pre_nms_test: 30, post_nms_test: 10}
 roi_head: {fc_channels: 16, score_threshold: 0.0}
-ops: {kernel: reference}
 """
 
 

@@ -2,22 +2,45 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
 from frcnn.config import Config, load_config
 from frcnn.data.shapes import make_shapes
+from frcnn.modeling.resnet import DEPTHS
 from frcnn.training.trainer import Trainer
 
 sys.path.insert(0, str(Path(__file__).parent))  # for runs: tests are not a package
 
 
+# One block a stage instead of two. The loop does not depend on the depth, and most of a test's time is the tracing of
+# its training step.
+SHALLOW = {"resnet18": ((1, 1, 1, 1), False)}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shallow_backbone() -> Iterator[None]:
+    with patch.dict(DEPTHS, SHALLOW):
+        yield
+
+
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_shapes(tmp_path_factory.mktemp("data") / "shapes", images=30, seed=0)
+
+
+@pytest.fixture(scope="session")
+def train_split(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The dataset without its validation split, for runs whose evaluation proves nothing."""
+    folder = shutil.copytree(shapes, tmp_path_factory.mktemp("train_split") / "shapes")
+    shutil.rmtree(folder / "val")
+    (folder / "annotations" / "instances_val.json").unlink()
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -41,6 +64,7 @@ def tiny_config(shapes: Path) -> Callable[..., Config]:
 @pytest.fixture(scope="session")
 def unbroken(tiny_config: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory) -> Trainer:
     """A complete run of 12 steps; do not change its folder."""
-    trainer = Trainer(tiny_config(tmp_path_factory.mktemp("unbroken")))
-    trainer.run()
+    with patch.dict(DEPTHS, SHALLOW):  # fixtures of the session are set up before those of a module
+        trainer = Trainer(tiny_config(tmp_path_factory.mktemp("unbroken")))
+        trainer.run()
     return trainer

@@ -25,57 +25,51 @@ from frcnn.training.trainer import Trainer
 MakeConfig = Callable[..., Config]
 
 
-def test_interrupted_run_ends_with_bit_identical_weights(
+def run_until_evaluation(trainer: Trainer, step: int) -> None:
+    """Run; a real signal interrupts the evaluation after ``step`` at its second image."""
+    images = 0
+
+    def tick(stage: int | None = None) -> None:
+        nonlocal images
+        images += stage is None and trainer.step == step
+        if images == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert images < 3, "the evaluation is interrupted at once"
+
+    trainer.watchdog.tick = tick  # type: ignore[method-assign]
+    trainer.run()
+    assert (trainer.step, trainer.finished) == (step, False)
+
+
+def test_a_run_interrupted_in_steps_and_evaluations_ends_with_bit_identical_weights(
     unbroken: Trainer, tiny_config: MakeConfig, tmp_path: Path
 ) -> None:
+    """A stop during a random step of each epoch and during each evaluation, which the resumed run repeats."""
     config = tiny_config(tmp_path)
-    # Two stops at random steps of the first and of the second epoch, then to the end. A lag of 1, as on GPUs, takes one
-    # more step before the stop.
     first, second = random.randrange(5), 6 + random.randrange(4)
     print(f"interrupting during steps {first} and {second}")
-    for at, lag in ((first, 0), (second, 1)):
+    # A lag of 1, as on GPUs, takes one more step before the stop.
+    for at, evaluation, lag in ((first, 6, 0), (second, 12, 1)):
         part = Interrupted(config)
+        assert part.step == max(0, evaluation - 6)
+        assert part.evaluation_pending == (evaluation == 12)
         part.at, part.reports.lag = at, lag
         part.run()
         assert part.step == at + 1 + lag
+        part = Trainer(config)
+        assert (part.step, part.evaluation_pending) == (at + 1 + lag, False)
+        part.reports.lag = lag
+        run_until_evaluation(part, evaluation)
+        assert [record["step"] for record in records(tmp_path, "evaluation")] == list(range(6, evaluation, 6))
     last = Trainer(config)
-    assert last.step == part.step
-    last.reports.lag = 1
+    assert (last.step, last.evaluation_pending) == (12, True)
     last.run()
+    assert last.finished
     expected, got = variables(unbroken), variables(last)
     assert expected.keys() == got.keys()
     for name, value in expected.items():
         np.testing.assert_array_equal(got[name], value, err_msg=name)
-    assert records(config.output, "evaluation")[-1]["AP"] == records(unbroken.config.output, "evaluation")[-1]["AP"]
-    assert [record["step"] for record in records(config.output, "train")] == list(range(1, 13))
-
-
-@pytest.mark.parametrize("at", [6, 12])
-def test_a_signal_during_an_evaluation_loses_no_step_and_the_resumed_run_evaluates(
-    unbroken: Trainer, tiny_config: MakeConfig, tmp_path: Path, at: int
-) -> None:
-    config = tiny_config(tmp_path)
-    part = Trainer(config)
-    seen = 0
-
-    def tick(stage: int | None = None) -> None:
-        nonlocal seen
-        seen += stage is None and part.step == at  # an image of the evaluation
-        if seen == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-        assert seen < 3, "the evaluation is interrupted at once"
-
-    part.watchdog.tick = tick  # type: ignore[method-assign]
-    part.run()
-    assert (part.step, part.finished) == (at, False)
-    assert [record["step"] for record in records(tmp_path, "evaluation")] == list(range(6, at, 6))
-    last = Trainer(config)
-    assert (last.step, last.evaluation_pending) == (at, True)
-    last.run()
-    assert last.finished
-    expected, got = variables(unbroken), variables(last)
-    for name, value in expected.items():
-        np.testing.assert_array_equal(got[name], value, err_msg=name)
+    assert [record["step"] for record in records(tmp_path, "train")] == list(range(1, 13))
     assert [(record["step"], record["AP"]) for record in records(tmp_path, "evaluation")] == [
         (record["step"], record["AP"]) for record in records(unbroken.config.output, "evaluation")
     ]
