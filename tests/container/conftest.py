@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import socket
@@ -23,13 +24,30 @@ def shapes_channel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_shapes(tmp_path_factory.mktemp("data") / "shapes", images=30, seed=0)
 
 
+@pytest.fixture(scope="module")
+def finished_job(tmp_path_factory: pytest.TempPathFactory, shapes_channel: Path) -> Iterator[Container]:
+    """The container of a job of two epochs that ended by itself; do not change its folder."""
+    with containers(tmp_path_factory.mktemp("finished"), shapes_channel) as make:
+        container = make({"training.epochs": "2"})
+        container.start()
+        assert container.wait() == 0, container.log
+        yield container
+
+
 @pytest.fixture
 def make_container(tmp_path: Path, shapes_channel: Path) -> Iterator[Callable[..., Container]]:
     """``make_container(hyperparameters, variables)``: a channel of 24 training images, 6 steps per epoch."""
+    with containers(tmp_path, shapes_channel) as make:
+        yield make
+
+
+@contextlib.contextmanager
+def containers(parent: Path, shapes_channel: Path) -> Iterator[Callable[..., Container]]:
+    """Makes containers in a folder, and ends those that still run."""
     made: list[Container] = []
 
     def make(hyperparameters: dict[str, str] | None = None, variables: dict[str, str] | None = None) -> Container:
-        base = tmp_path / f"ml{len(made)}"
+        base = parent / f"ml{len(made)}"
         config = base / "input" / "config"
         for folder in (config, base / "input" / "data", base / "model", base / "output" / "data", base / "checkpoints"):
             folder.mkdir(parents=True)
