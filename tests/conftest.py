@@ -50,6 +50,8 @@ SLOW_FILES = (
     "ops/test_cuda_launches.py",
     "modeling/test_faster_rcnn.py",
     "ops/test_active_kernels.py",
+    "serving/test_openapi.py",
+    "serving/test_page.py",
     "serving/test_decoder_pool.py",
 )
 

@@ -89,10 +89,11 @@ def test_two_ranks_train_as_one_with_the_same_batches(
     logs = [(folder / runs / f"run{size}" / "metrics.jsonl").read_text().splitlines() for size in (1, 2)]
     losses = [[json.loads(line)["loss"] for line in log if '"train"' in line] for log in logs]
     assert len(losses[0]) == 20
-    # Sums in another order differ in their last digits, which training amplifies.
+    # Sums in another order differ in their last digits, which training amplifies. With this seed and depth no choice is
+    # so close that rounding decides it: all proposals, matches and samples of the 20 steps are the same on one and two
+    # ranks. One proposal more or less would change a loss by about 1e-3.
     np.testing.assert_allclose(losses[1][:10], losses[0][:10], rtol=1e-5)
-    np.testing.assert_allclose(losses[1][:19], losses[0][:19], rtol=1e-4)
-    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-3)  # the bound of the weights above
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
     assert losses[0][-1] != losses[0][0]
 
 

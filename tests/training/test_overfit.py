@@ -14,12 +14,12 @@ from frcnn.training.trainer import Trainer
 SIDE, CELL = 128, 64
 OPTIONS = """
     image.min_size=[128] image.max_size=128 image.canvas_aspects=[1.0] augment.horizontal_flip=0
-    backbone.name=resnet18 backbone.norm=gn fpn.channels=64 anchors.sizes=[16,32,64,128,256]
+    backbone.name=resnet18 backbone.norm=gn fpn.channels=48 anchors.sizes=[16,32,64,128,256]
     rpn.pre_nms_train=200 rpn.post_nms_train=100 rpn.pre_nms_test=100 rpn.post_nms_test=50
     roi_head.samples=64 roi_head.positive_fraction=0.5 roi_head.fc_channels=128
     optimizer.learning_rate=0.025 optimizer.base_batch_size=4 optimizer.warmup_steps=20 optimizer.schedule=cosine
     optimizer.clip_norm=10 optimizer.weight_decay=0
-    training.batch_size=4 training.epochs=200 training.evaluate_every=null
+    training.batch_size=4 training.epochs=160 training.evaluate_every=null
 """
 
 
