@@ -132,13 +132,13 @@ def test_unplugged_host(two_hosts: TwoHosts, start: Start, output: Path) -> None
 
 
 def test_stopped_process_is_named(two_hosts: TwoHosts, start: Start, output: Path) -> None:
-    running = start("distributed.stall_minutes=0.3")
+    running = start("distributed.stall_minutes=0.5")
     os.kill(rank_on(two_hosts, "beta", output), signal.SIGSTOP)
     code, seconds = running.end()
     seconds += gone(output, 30)
-    report("SIGSTOP of the rank on beta, stall_minutes=0.3", code, seconds, running, "no progress")
+    report("SIGSTOP of the rank on beta, stall_minutes=0.5", code, seconds, running, "no progress")
     assert code == 1
-    assert "frcnn: rank 1 on beta: no progress for 18 seconds" in running.text()
+    assert "frcnn: rank 1 on beta: no progress for 30 seconds" in running.text()
     assert "Traceback" not in running.text()
 
 
