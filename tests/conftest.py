@@ -39,6 +39,8 @@ SLOW_FILES = (
     "serving/test_hostile.py",
     "ops/test_build.py",
     "modeling/test_gpu_placement.py",
+    "training/test_folders.py",
+    "scripts/test_push_to_ecr.py",
     "test_cli.py",
     "serving/test_predictor.py",
     "ops/test_roi_align.py",
