@@ -6,6 +6,7 @@ import importlib.metadata
 from typing import Any
 
 from frcnn.aws.tracking import TENSORBOARD_FOLDER
+from frcnn.aws.training_channel import TrainingChannel
 from frcnn.aws.training_job import TrainingJob
 from frcnn.errors import UserError
 from frcnn.training.metric_lines import METRIC_DEFINITIONS
@@ -36,8 +37,8 @@ def model_trainer(job: TrainingJob, session: Any) -> Any:
     """
     try:
         from sagemaker.core.helper.session_helper import Session
+        from sagemaker.core.training import configs as sdk
         from sagemaker.train import ModelTrainer
-        from sagemaker.train import configs as sdk
     except ImportError as error:
         raise UserError(
             f"SageMaker's Python SDK 3 cannot be imported ({error}); see docs/local_mode.md, or use Launcher.start"
@@ -47,20 +48,6 @@ def model_trainer(job: TrainingJob, session: Any) -> Any:
         raise UserError("ModelTrainer does not support channels with ground_truth; use Launcher.start")
     if unsupported := [name for name in ("mlflow", "retries") if getattr(job, name)]:
         raise UserError(f"ModelTrainer does not support {', '.join(unsupported)} of the job; use Launcher.start")
-    channels = [
-        sdk.Channel(
-            channel_name=name,
-            data_source=sdk.DataSource(
-                s3_data_source=sdk.S3DataSource(
-                    s3_data_type="S3Prefix",
-                    s3_uri=channel.address,
-                    s3_data_distribution_type="FullyReplicated",
-                )
-            ),
-            input_mode=channel.mode,
-        )
-        for name, channel in job.training_channels().items()
-    ]
     trainer = ModelTrainer(
         sagemaker_session=Session(boto_session=session),
         training_image=job.image,
@@ -68,7 +55,7 @@ def model_trainer(job: TrainingJob, session: Any) -> Any:
         base_job_name=job.name,
         training_input_mode="File",
         hyperparameters=job.native_hyperparameters(),
-        input_data_config=channels,
+        input_data_config=[_input_data(sdk, name, channel) for name, channel in job.training_channels().items()],
         compute=sdk.Compute(
             instance_type=job.instance_type,
             instance_count=job.instance_count,
@@ -104,3 +91,13 @@ def model_trainer(job: TrainingJob, session: Any) -> Any:
     return trainer.with_metric_definitions(
         [sdk.MetricDefinition(name=d["Name"], regex=d["Regex"]) for d in METRIC_DEFINITIONS]
     )
+
+
+def _input_data(sdk: Any, name: str, channel: TrainingChannel) -> Any:
+    """``InputData`` for a channel that is copied, the SDK's default; a ``Channel`` for any other input mode."""
+    if channel.mode == "File":
+        return sdk.InputData(channel_name=name, data_source=channel.address)
+    source = sdk.S3DataSource(
+        s3_data_type="S3Prefix", s3_uri=channel.address, s3_data_distribution_type="FullyReplicated"
+    )
+    return sdk.Channel(channel_name=name, data_source=sdk.DataSource(s3_data_source=source), input_mode=channel.mode)
