@@ -15,7 +15,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 def test_doctor_finds_everything(docker: Callable[..., str], image: str) -> None:
     report = docker("run", "--rm", "--network", "none", image, "doctor")
-    assert "kernels        ours for the processor, /opt/frcnn/lib/python3" in report  # compiled ahead of time
+    assert "kernels        compiled kernels for the CPU (/opt/frcnn/lib/python3" in report  # compiled ahead of time
     assert "with mpi gloo operations" in report
     assert "mpirun (Open MPI) 4.1." in report
 
