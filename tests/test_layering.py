@@ -23,6 +23,7 @@ LAYERS = [
     {"weights"},
     {"inference", "export"},
     {"evaluation"},
+    {"report"},
     {"training", "serving", "prediction"},
     {"container", "doctor"},
     {"aws"},

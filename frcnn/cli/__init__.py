@@ -20,6 +20,7 @@ from frcnn.cli.jobs import launch_job, launch_tuning, list_jobs, transform
 from frcnn.cli.model import evaluate, train
 from frcnn.cli.predict import predict
 from frcnn.cli.register import register
+from frcnn.cli.report import report
 from frcnn.cli.serve import serve
 from frcnn.cli.split import split
 from frcnn.cli.thresholds import thresholds
@@ -34,6 +35,7 @@ def main() -> None:
 
 main.add_command(train)
 main.add_command(evaluate)
+main.add_command(report)
 main.add_command(thresholds)
 main.add_command(predict)
 main.add_command(serve)
