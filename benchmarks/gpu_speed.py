@@ -26,7 +26,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
 import tensorflow as tf
-from train_step import float_operations
+from measuring import float_operations
 
 from frcnn.config import Config, load_config
 from frcnn.data.batch import Batch

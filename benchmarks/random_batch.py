@@ -17,7 +17,7 @@ def random_batch(images: int, height: int, width: int, boxes: int = 8, classes: 
     found = np.concatenate([corners[..., ::-1], (corners + sides)[..., ::-1]], axis=-1)
     sizes = np.tile(size.astype(np.int32), (images, 1))
     return Batch(
-        images=tf.constant(rng.normal(size=(images, height, width, 3)), tf.float32),
+        images=tf.constant(rng.integers(0, 256, (images, height, width, 3)), tf.uint8),
         image_sizes=tf.constant(sizes),
         original_sizes=tf.constant(sizes),
         boxes=tf.constant(found, tf.float32),
