@@ -23,7 +23,7 @@ from frcnn.modeling.cascade import CascadeHead
 from frcnn.modeling.detections import BatchDetections, detect
 from frcnn.modeling.dynamic import DynamicSchedule
 from frcnn.modeling.fpn import FPN, PyramidConv
-from frcnn.modeling.layers import BatchNorm, Conv2D
+from frcnn.modeling.layers import BatchNorm, Conv2D, affines_together
 from frcnn.modeling.resnet import ConvNorm, ResNet
 
 fold_in = tf.random.experimental.stateless_fold_in
@@ -107,7 +107,8 @@ class FasterRCNN(keras.Model):
 
     def pyramid(self, images: tf.Tensor, training: bool = False) -> list[tf.Tensor]:
         """Images ``[B, H, W, 3]`` to P2..P6, ``[B, Hl, Wl, C]``; ``H`` and ``W`` are multiples of 32."""
-        return self.fpn(self.backbone(images, training=training), training=training)
+        with affines_together([norm for convolution, norm in self._conv_norm_pairs() if convolution.folded is None]):
+            return self.fpn(self.backbone(images, training=training), training=training)
 
     def anchors(self, canvas: tuple[int, int], pyramid: list[tf.Tensor]) -> tf.Tensor:
         """Anchors ``[A, 4]`` of all levels, a constant of the graph."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import keras
 import tensorflow as tf
 
@@ -50,8 +52,17 @@ class PyramidConv(Composite):
         return self.conv(inputs) if self.norm is None else conv_norm(self.conv, self.norm, inputs, training)
 
 
-def _add_upsampled(fine: tf.Tensor, coarse: tf.Tensor) -> tf.Tensor:
-    """``fine + upsample2x(coarse)``, nearest neighbor, by broadcasting: the upsampled tensor is never materialized."""
+@tf.custom_gradient
+def _add_upsampled(fine: tf.Tensor, coarse: tf.Tensor) -> tuple[tf.Tensor, Callable[..., tuple[tf.Tensor, tf.Tensor]]]:
+    """``fine + upsample2x(coarse)``, nearest neighbor, by broadcasting: the upsampled tensor is never materialized.
+
+    TensorFlow's own gradient of the broadcast is a sum over a tensor of six axes, which it computes by transposing.
+    """
     _batch, height, width, channels = coarse.shape
     blocks = tf.reshape(fine, [-1, height, 2, width, 2, channels])
-    return tf.reshape(blocks + coarse[:, :, None, :, None, :], [-1, 2 * height, 2 * width, channels])
+    merged = tf.reshape(blocks + coarse[:, :, None, :, None, :], [-1, 2 * height, 2 * width, channels])
+
+    def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return upstream, 4 * tf.nn.avg_pool2d(upstream, 2, 2, "VALID")
+
+    return merged, gradient

@@ -11,12 +11,18 @@ TensorFlow fuse convolution, bias and ReLU. Kernels are trained through the prod
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from types import MappingProxyType
 
 import keras
 import tensorflow as tf
 
 from frcnn.config import Norm
+
+# Scale and shift of norms by the norm's id(), inside of :func:`affines_together`.
+_AFFINES: ContextVar[Mapping[int, tuple[tf.Tensor, tf.Tensor]]] = ContextVar("affines", default=MappingProxyType({}))
 
 
 def conv(
@@ -78,7 +84,9 @@ def conv_norm(
     """``normalization(convolution(inputs))``, folded into one convolution where the norm uses stored statistics."""
     folded = convolution.folded
     if folded is None:
-        affine = normalization.stored_affine(training) if convolution.built else None
+        affine = _AFFINES.get().get(id(normalization))
+        if affine is None and convolution.built:
+            affine = normalization.stored_affine(training)
         if affine is None:
             return normalization(convolution(inputs), training=training)
         folded = _folded(convolution, *affine)
@@ -90,6 +98,31 @@ def _folded(convolution: Conv2D, scale: tf.Tensor, shift: tf.Tensor) -> tuple[tf
     """Kernel and bias float32; the product is rounded once, also in half precision."""
     with tf.name_scope("fold"):
         return tf.convert_to_tensor(convolution.kernel._value) * scale, shift
+
+
+@contextlib.contextmanager
+def affines_together(norms: Sequence[keras.layers.Layer]) -> Iterator[None]:
+    """Inside, :func:`conv_norm` finds the scales and shifts of the frozen norms among ``norms``, computed all at once.
+
+    Norm by norm they take four operations each, a tenth of what a training step of ResNet-50 dispatches.
+    """
+    frozen = [layer for layer in norms if isinstance(layer, FrozenBatchNorm) and layer.built]
+    found: dict[int, tuple[tf.Tensor, tf.Tensor]] = {}
+    for epsilon in sorted({layer.epsilon for layer in frozen}):
+        group = [layer for layer in frozen if layer.epsilon == epsilon]
+        gamma, beta, mean, variance = (
+            tf.concat([tf.convert_to_tensor(getattr(layer, name)) for layer in group], axis=0)
+            for name in ("gamma", "beta", "moving_mean", "moving_variance")
+        )
+        scale = tf.math.rsqrt(variance + epsilon) * gamma
+        sizes = [layer.gamma.shape[0] for layer in group]
+        pairs = zip(tf.split(scale, sizes), tf.split(beta - mean * scale, sizes), strict=True)
+        found |= {id(layer): pair for layer, pair in zip(group, pairs, strict=True)}
+    token = _AFFINES.set(found)
+    try:
+        yield
+    finally:
+        _AFFINES.reset(token)
 
 
 def norm(kind: Norm, epsilon: float, name: str) -> keras.layers.Layer:

@@ -8,7 +8,8 @@ import pytest
 import tensorflow as tf
 from tensorflow.python.eager import context
 
-from frcnn.modeling.layers import BatchNorm, FrozenBatchNorm, GroupNorm, conv, conv_norm
+from frcnn.modeling.fpn import _add_upsampled
+from frcnn.modeling.layers import BatchNorm, FrozenBatchNorm, GroupNorm, affines_together, conv, conv_norm
 
 
 def randomized(layer: keras.layers.Layer, inputs: tf.Tensor, rng: np.random.Generator) -> keras.layers.Layer:
@@ -112,6 +113,46 @@ def test_a_folded_norm_gives_the_same_outputs_and_gradients(kind: type, kernel: 
     np.testing.assert_allclose(conv_norm(convolution, normalization, inputs), found[unfolded][0], rtol=1e-4, atol=1e-4)
 
 
+def test_affines_computed_together_are_those_of_each_norm() -> None:
+    rng = np.random.default_rng(9)
+    pairs, inputs = [], tf.constant(rng.normal(size=(1, 5, 5, 6)), tf.float32)
+    for channels, kind, epsilon in ((3, FrozenBatchNorm, 1e-5), (5, FrozenBatchNorm, 1e-3), (4, FrozenBatchNorm, 1e-5)):
+        convolution = conv(channels, 3, use_bias=False, initializer="he_normal", name="conv")
+        pairs.append((convolution, randomized(kind(epsilon, "norm"), convolution(inputs), rng)))
+    norms = [normalization for _, normalization in pairs]
+    with affines_together([*norms, GroupNorm(1e-5, "gn"), FrozenBatchNorm(1e-5, "not built")]):
+        together = [conv_norm(*pair, inputs) for pair in pairs]
+    for pair, outputs in zip(pairs, together, strict=True):
+        np.testing.assert_allclose(outputs, unfolded(*pair, inputs), rtol=1e-5, atol=1e-5)
+    kinds = executed_operations(tf.function(lambda: together_sum(pairs, inputs)))
+    assert sum(kind == "Rsqrt" for kind in kinds) == 2  # one for each epsilon
+
+
+def together_sum(pairs: list[tuple[keras.layers.Layer, keras.layers.Layer]], inputs: tf.Tensor) -> tf.Tensor:
+    with affines_together([normalization for _, normalization in pairs]):
+        return tf.add_n([tf.reduce_sum(conv_norm(*pair, inputs)) for pair in pairs])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_top_down_sum_and_its_gradient(dtype: str) -> None:
+    rng = np.random.default_rng(10)
+    fine, coarse, weights = (
+        tf.cast(tf.constant(rng.normal(size=(2, *shape, 4))), dtype) for shape in ((6, 10), (3, 5), (6, 10))
+    )
+    with tf.GradientTape() as tape:
+        tape.watch([fine, coarse])
+        merged = _add_upsampled(fine, coarse)
+        total = tf.reduce_sum(merged * weights)
+    wide = [np.asarray(tf.cast(tensor, tf.float64)) for tensor in (fine, coarse, weights)]
+    tolerance = {"rtol": 1e-5, "atol": 1e-5} if dtype == "float32" else {"rtol": 2e-2, "atol": 2e-2}
+    expected = wide[0] + wide[1].repeat(2, axis=1).repeat(2, axis=2)
+    np.testing.assert_allclose(tf.cast(merged, tf.float64), expected, **tolerance)
+    of_fine, of_coarse = tape.gradient(total, [fine, coarse])
+    np.testing.assert_array_equal(of_fine, weights)
+    sums = wide[2].reshape(2, 3, 2, 5, 2, 4).sum(axis=(2, 4))
+    np.testing.assert_allclose(tf.cast(of_coarse, tf.float64), sums, **tolerance)
+
+
 def test_norms_that_depend_on_their_inputs_are_not_folded() -> None:
     rng = np.random.default_rng(7)
     inputs = tf.constant(rng.normal(3.0, 1.0, (2, 6, 6, 4)), tf.float32)
@@ -141,12 +182,12 @@ def test_tensorflow_fuses_convolution_folded_norm_and_relu() -> None:
     assert counts[conv_norm] == {"FusedConv2D": 1, "Conv2D": 1, "Relu": 0, "BiasAdd": 0}
 
 
-def executed_operations(function: object, inputs: tf.Tensor) -> list[str]:
+def executed_operations(function: object, *inputs: tf.Tensor) -> list[str]:
     """Types of the operations that TensorFlow runs for a function, after its graph optimizations."""
     with tf.device("CPU:0"):
         context.enable_graph_collection()
         try:
-            function(inputs)
+            function(*inputs)
             metadata = context.export_run_metadata()
         finally:
             context.disable_graph_collection()
