@@ -30,6 +30,7 @@ from frcnn.drawing import MAX_SIDE, class_color, draw_boxes
 from frcnn.errors import UserError
 from frcnn.modeling.detections import BatchDetections
 from frcnn.modeling.faster_rcnn import FasterRCNN, build_model
+from frcnn.per_shape import PerShape
 from frcnn.weights.model_folder import load_weights, read_model_folder
 from frcnn.weights.score_thresholds import ScoreThresholds, read_thresholds
 
@@ -126,8 +127,8 @@ class Detector:
         self.class_names = tuple(class_names)
         self.category_ids = tuple(category_ids)
         self.thresholds = thresholds
-        self._detect = tf.function(model.detect, autograph=False)
-        self._features = tf.function(self._pool_features, autograph=False)
+        self._detect = PerShape(model.detect)
+        self._features = PerShape(self._pool_features)
 
     @classmethod
     def load(cls, folder: Path) -> Detector:

@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "frcnn"
 # Bottom to top; docs/architecture.md says what each package is for.
 LAYERS = [
     {"errors"},
-    {"atomic", "boxes", "config", "distributed", "drawing", "gpus", "startup"},
+    {"atomic", "boxes", "config", "distributed", "drawing", "gpus", "per_shape", "startup"},
     {"data", "ops"},
     {"modeling"},
     {"weights"},
