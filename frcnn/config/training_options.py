@@ -2,22 +2,45 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from frcnn.config.options import Count, Fraction, NonNegative, Options, Positive
 
+# Defaults under `name: adamw`.
+ADAMW_DEFAULTS = {"learning_rate": 1e-4, "weight_decay": 0.05}
+
 
 class Optimizer(Options):
+    name: Literal["sgd", "adamw"] = Field(
+        "sgd", description="sgd: momentum SGD; adamw: Adam with decoupled weight decay (Loshchilov & Hutter 2019)"
+    )
     learning_rate: Positive = Field(
-        0.02, description="peak learning rate at base_batch_size; scaled linearly with the global batch size"
+        0.02,
+        description="peak learning rate at base_batch_size; scaled linearly with the global batch size "
+        "(default with adamw: 1e-4)",
     )
     base_batch_size: Count = Field(16, description="batch size that learning_rate refers to")
     momentum: Fraction = Field(0.9, description="SGD momentum")
     nesterov: bool = Field(False, description="Nesterov momentum")
-    weight_decay: NonNegative = Field(1e-4, description="L2 penalty, added to the gradient as in PyTorch's SGD")
+    betas: tuple[Fraction, Fraction] = Field(
+        (0.9, 0.999), description="adamw: decays of the averages of the gradient and of its square"
+    )
+    weight_decay: NonNegative = Field(
+        1e-4,
+        description="sgd: weight_decay * weight is added to the gradient; adamw: a step shrinks weights by "
+        "rate * weight_decay (default with adamw: 0.05)",
+    )
     decay_norm_and_bias: bool = Field(True, description="apply weight_decay to normalization parameters and biases")
+    decay_norm: bool | None = Field(
+        None, description="apply weight_decay to normalization parameters; null: as decay_norm_and_bias says"
+    )
+    decay_bias: bool | None = Field(None, description="apply weight_decay to biases; null: as decay_norm_and_bias says")
+    backbone_rate: Positive = Field(1.0, description="factor of the learning rate in the backbone")
+    layer_rate: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        1.0, description="factor of the learning rate from each stage of the backbone to the one before it"
+    )
     schedule: Literal["multistep", "cosine"] = Field(
         "multistep", description="learning rate schedule after the warm-up"
     )
@@ -32,9 +55,17 @@ class Optimizer(Options):
     warmup_factor: Fraction = Field(0.001, description="rate at step 0 as a fraction of the scheduled rate")
     clip_norm: Positive | None = Field(None, description="maximum global gradient norm; null: no clipping")
     ema: Annotated[float, Field(gt=0.0, lt=1.0)] | None = Field(
-        None, description="decay per step of the exponential moving average that is evaluated and saved; null: none"
+        None,
+        description="decay per step of the exponential moving average that is evaluated and saved, to which it rises "
+        "as n / (n + 9) after n steps; null: none",
     )
     accumulation: Count = Field(1, description="batches whose gradients are averaged into one update")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _apply_adamw_defaults(cls, values: Any) -> Any:
+        """Set what AdamW needs otherwise than SGD and the values leave open."""
+        return {**ADAMW_DEFAULTS, **values} if isinstance(values, dict) and values.get("name") == "adamw" else values
 
 
 # The 12 COCO metrics, in the order of pycocotools.

@@ -1,34 +1,39 @@
-"""SGD with PyTorch's definition of momentum and weight decay, built from Keras parts."""
+"""The optimizer of a run, and the moving average of its weights."""
 
 from __future__ import annotations
 
 from types import TracebackType
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 from frcnn import config
 from frcnn.config import Config
-from frcnn.training.schedule import WarmupSchedule
+from frcnn.training.schedule import WarmupSchedule, shortened_warmup
+from frcnn.training.update_rules import SGD, AdamW, ema_decay
 
 
 def build_optimizer(options: Config, total_steps: int, variables: list[keras.Variable]) -> keras.optimizers.Optimizer:
-    """Momentum SGD with schedule, clipping, EMA, accumulation and, for float16, loss scaling; variables are created.
+    """SGD or AdamW with schedule, clipping, EMA, accumulation and, for float16, loss scaling; variables are created.
 
-    Keras's own ``weight_decay`` shrinks weights outside of the momentum; PyTorch's goes through it. :func:`l2_penalty`
-    implements the latter, so Keras's stays off.
+    Weight decay belongs to the update, as in PyTorch: it is neither in the loss nor in the norm that is clipped.
     """
     settings = options.optimizer
-    optimizer: keras.optimizers.Optimizer = keras.optimizers.SGD(
+    shared = {
         # Keras's iteration counter counts batches, not updates, so the schedule's length is in batches too.
-        learning_rate=WarmupSchedule(settings, options.training.batch_size * settings.accumulation, total_steps),
-        momentum=settings.momentum,
-        nesterov=settings.nesterov,
-        global_clipnorm=settings.clip_norm,
-        use_ema=settings.ema is not None,
-        ema_momentum=settings.ema or 0.0,
-        gradient_accumulation_steps=settings.accumulation if settings.accumulation > 1 else None,
-    )
+        "learning_rate": WarmupSchedule(settings, options.training.batch_size * settings.accumulation, total_steps),
+        "use_ema": settings.ema is not None,
+        "ema_momentum": settings.ema or 0.0,
+        "gradient_accumulation_steps": settings.accumulation if settings.accumulation > 1 else None,
+    }
+    optimizer: Any
+    if settings.name == "adamw":
+        beta_1, beta_2 = settings.betas
+        optimizer = AdamW(beta_1=beta_1, beta_2=beta_2, **shared)
+    else:
+        optimizer = SGD(momentum=settings.momentum, nesterov=settings.nesterov, **shared)
+    optimizer.configure(settings)
     if scales_loss(options):
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     optimizer.build(variables)
@@ -40,12 +45,18 @@ def scales_loss(options: Config) -> bool:
     return options.training.precision == "mixed_float16"
 
 
-def l2_penalty(variables: list[keras.Variable], options: config.Optimizer) -> tf.Tensor:
-    """``weight_decay / 2 * sum of squares``, scalar: its gradient is PyTorch's ``weight_decay``."""
-    if not options.weight_decay:
-        return tf.zeros(())
-    decayed = [v for v in variables if options.decay_norm_and_bias or v.path.endswith("/kernel")]
-    return options.weight_decay * tf.add_n([tf.nn.l2_loss(tf.convert_to_tensor(v)) for v in decayed])
+def short_run_messages(options: config.Optimizer, total_steps: int) -> list[str]:
+    """Messages for the log if the run is shorter than the warm-up or the moving average of ``optimizer.ema`` need."""
+    messages = shortened_warmup(options, total_steps)
+    averaged = round(1 / (1 - options.ema)) if options.ema else 0
+    if averaged <= total_steps:
+        return messages
+    reached = float(ema_decay(tf.constant(total_steps - 1), options))
+    return [
+        *messages,
+        f"optimizer.ema={options.ema} averages the weights of about {averaged} steps, but the run has {total_steps}: "
+        f"its average will cover about the last {max(1, round(1 / (1 - reached)))}",
+    ]
 
 
 class AveragedWeights:

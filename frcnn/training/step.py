@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import keras
 import tensorflow as tf
@@ -10,15 +10,16 @@ import tensorflow as tf
 from frcnn.config import Config
 from frcnn.data.batch import Batch
 from frcnn.distributed import World
-from frcnn.training.optimizer import l2_penalty, scales_loss
+from frcnn.per_shape import PerShape
+from frcnn.training.optimizer import scales_loss
 
 LOSSES = ("rpn_objectness", "rpn_box", "roi_class", "roi_box")
 
 
 def build_train_step(
     model: keras.Model, optimizer: keras.optimizers.Optimizer, config: Config, world: World
-) -> Callable[[Batch, tf.Tensor, tf.Tensor], tf.Tensor]:
-    """A ``tf.function`` of a rank's batch, the step (int32 scalar) and ``flags`` (float32 vector).
+) -> PerShape:
+    """A graph function of a rank's batch, the step (int32 scalar) and ``flags`` (float32 vector).
 
     It returns one float32 vector, so that a step needs a single transfer to the host: the losses in the order of
     ``LOSSES``, their sum and the gradient norm, averaged over the ranks; then ``flags``, summed over the ranks. The
@@ -28,8 +29,7 @@ def build_train_step(
     Where the loss or the gradient is not finite, no weight changes.
     """
 
-    # Conditions on tensors are written as tf.cond: converting all functions of a step takes seconds.
-    @tf.function(autograph=False)
+    # Traced without autograph, whose conversion takes seconds: conditions on tensors are written as tf.cond.
     def train_step(batch: Batch, step: tf.Tensor, flags: tf.Tensor) -> tf.Tensor:
         variables = model.trainable_variables
         # Stateless seed: sampling depends on (seed, step) alone, so that a resumed run draws the same samples.
@@ -37,13 +37,12 @@ def build_train_step(
         with tf.GradientTape() as tape:
             losses = model.compute_losses(batch, seed, first_image=world.rank * batch.images.shape[0])
             total = tf.add_n([losses[name] for name in LOSSES])
-            objective = total + l2_penalty(variables, config.optimizer)
-            scaled = optimizer.scale_loss(objective)
+            scaled = optimizer.scale_loss(total)
         gradients = world.average_gradients(tape.gradient(scaled, variables), config.distributed.compression)
         reported = tf.stack([*(losses[name] for name in LOSSES), total]) / world.size
         summed = world.allreduce_sum(tf.concat([reported, flags], axis=0), "report")
         total = summed[len(LOSSES)]
-        norm = tf.linalg.global_norm(gradients) * (objective / scaled)
+        norm = tf.linalg.global_norm(gradients) / optimizer.scale_loss(1.0)
         # With loss scaling, gradient overflow is expected: the optimizer skips such a step and lowers the scale.
         finite = tf.math.is_finite(total)
         if not scales_loss(config):
@@ -56,7 +55,7 @@ def build_train_step(
     def apply(gradients: list[tf.Tensor]) -> None:
         optimizer.apply(gradients, model.trainable_variables)
 
-    return train_step
+    return PerShape(train_step)
 
 
 def non_finite_message(step: int, losses: Mapping[str, float], images: Sequence[int]) -> str:

@@ -32,13 +32,12 @@ from frcnn.training.disk_space import bytes_of, check_disk_space
 from frcnn.training.folders import Folders
 from frcnn.training.lock import RunLock
 from frcnn.training.numerics import configure_numerics
-from frcnn.training.optimizer import AveragedWeights, build_optimizer
+from frcnn.training.optimizer import AveragedWeights, build_optimizer, short_run_messages
 from frcnn.training.progress import NullProgress, Progress
 from frcnn.training.reports import StepReports
 from frcnn.training.resume import RunStart
 from frcnn.training.run_signature import run_signature
 from frcnn.training.run_state import ResumeState, check_state
-from frcnn.training.schedule import shortened_warmup
 from frcnn.training.shard import Shard, load_splits, round_batch_size
 from frcnn.training.step import build_train_step
 from frcnn.training.stop import StopRequest
@@ -94,7 +93,7 @@ class Trainer:
         self.steps_per_epoch = self.shard.epoch_steps
         self.total_steps = max(1, round(config.training.epochs * self.steps_per_epoch))
         self.optimizer = build_optimizer(config, self.total_steps, self.model.trainable_variables)
-        self.messages += shortened_warmup(config.optimizer, self.total_steps)
+        self.messages += short_run_messages(config.optimizer, self.total_steps)
         self.train_step = build_train_step(self.model, self.optimizer, config, world)
         self.reports = StepReports(self.train_step, config, world)
         self.detector = Detector(self.model, config, self.train_index.class_names, self.train_index.category_ids)
@@ -260,15 +259,16 @@ class Trainer:
         return every is not None and self.step % max(1, round(every * self.steps_per_epoch)) == 0
 
     def _evaluate(self, progress: Progress | NullProgress) -> None:
-        """Evaluate the averaged weights. A signal interrupts the evaluation, which the resumed run then repeats."""
+        """Evaluate the averaged weights, at the end the raw ones too. A resumed run repeats an interrupted evaluation."""
         progress.status("evaluating")
-        with AveragedWeights(self.optimizer, self.model.trainable_variables):
-            try:
-                with self.time_limit.evaluating():
-                    best = self.validation.run(self.step, self.best, self.unreadable_images, progress)
-            except Stopped:
-                self.stopping = True
-                return
+        weights = AveragedWeights(self.optimizer, self.model.trainable_variables)
+        end = self.step == self.total_steps
+        try:
+            with self.time_limit.evaluating():
+                best = self.validation.run(self.step, self.best, self.unreadable_images, progress, weights, end)
+        except Stopped:
+            self.stopping = True
+            return
         self.best = Best(*self.world.broadcast_object(best))
         self.evaluation_pending = False
         progress.status("")

@@ -14,14 +14,15 @@ from frcnn.data.coco import Index
 from frcnn.data.unreadable_images import UnreadableImages
 from frcnn.distributed import World
 from frcnn.distributed.watchdog import Watchdog
-from frcnn.evaluation.coco import evaluate_detections
+from frcnn.evaluation.coco import Metrics, evaluate_detections
 from frcnn.evaluation.matching import match_detections
 from frcnn.evaluation.split import detect_split, unreadable
 from frcnn.evaluation.thresholds import thresholds_document
 from frcnn.evaluation.visualize import draw_comparisons
 from frcnn.inference import Detections, Detector
-from frcnn.training.best_model import Best
+from frcnn.training.best_model import Best, metric_value
 from frcnn.training.folders import Folders
+from frcnn.training.optimizer import AveragedWeights
 from frcnn.training.progress import NullProgress, Progress
 from frcnn.training.run_state import hash_model
 from frcnn.weights.model_folder import write_model_folder
@@ -62,12 +63,22 @@ class Validation:
         self.stopped = stopped
         self.model_sha256: Mapping[str, str] = {}  # hashes of the model folder's files
 
-    def run(self, step: int, best: Best, train_images: UnreadableImages, progress: Progress | NullProgress) -> Best:
-        """Evaluate the model as it is, and write it if it is at least as good as the best so far.
+    def run(
+        self,
+        step: int,
+        best: Best,
+        train_images: UnreadableImages,
+        progress: Progress | NullProgress,
+        averaged: AveragedWeights,
+        compare: bool,
+    ) -> Best:
+        """Evaluate the model, and write it if it is at least as good as the best so far.
 
         Args:
             train_images: unreadable training images, which the report counts together with those of the validation
                 split.
+            averaged: sets the averaged weights, if the run keeps them; these are evaluated.
+            compare: evaluate the raw weights as well, and take the better ones.
 
         Returns:
             The best so far, which only rank 0 knows. If the model was written, ``model_sha256`` is set.
@@ -76,26 +87,57 @@ class Validation:
             Stopped: some rank got a signal; nothing was measured.
             UserError: too many images are unreadable, or the model folder cannot be written.
         """
+        kind = "averaged" if averaged.averages else "raw"
         if self.index is None:
-            self._write_model({"step": step})
+            with averaged:
+                self._write_model({"weights": kind, "step": step})
             return best
-        unreadable_images = UnreadableImages(self.index, self.config.data.max_bad_image_share)
-        results = self._detect(self.index, unreadable_images)
-        unread = unreadable(unreadable_images, self.world) | unreadable(train_images, self.world)
-        if not self.world.is_main:
-            return best
-        metrics = evaluate_detections(self.index, results, lambda *_: self.watchdog.tick())
-        best, is_best = best.updated(metrics, self.config.training.min_delta)
-        if is_best:
-            # Before all reports, which are optional.
-            thresholds = self._choose_thresholds(self.index, results)
-            self._write_model({**metrics.to_json(), "split": "validation", "step": step}, thresholds)
+        raw: dict[str, float] = {}
+        if compare and averaged.averages:
+            found, results, _ = self._measure(self.index, train_images)
+            if found:
+                raw[f"raw_{best.metric}"] = metric_value(found, best.metric)
+                best = self._keep_best(found, results, best, "raw", step)
+        with averaged:
+            found, results, unread = self._measure(self.index, train_images)
+            if not found:
+                return best
+            best = self._keep_best(found, results, best, kind, step)
+        for value in raw.values():
+            other = metric_value(found, best.metric)
+            progress.message(
+                f"last step: {best.metric} {other:.4f} with averaged weights, {value:.4f} with raw weights; the "
+                f"{'averaged' if other >= value else 'raw'} ones are better"
+            )
         # Hyperparameter tuning takes a job's last value as its result, and the model folder keeps the best.
-        record = {**best.records(), "unreadable_images": len(unread), "data": self.index.fingerprint[:12]}
-        progress.evaluation(step, {**metrics.to_json(), **record})
+        record = {**best.records(), "unreadable_images": len(unread), "data": self.index.fingerprint[:12], **raw}
+        progress.evaluation(step, {**found.to_json(), **record})
         first, class_names = self.index.images[:DRAWN_IMAGES], self.detector.class_names
         limit = self.config.data.max_pixels
         progress.images(step, "validation", lambda folder: draw_comparisons(first, results, class_names, folder, limit))
+        return best
+
+    def _measure(
+        self, index: Index, train_images: UnreadableImages
+    ) -> tuple[Metrics | None, dict[int, Detections], dict[str, str]]:
+        """Metrics of the weights as they are, which only rank 0 has, detections and unreadable images."""
+        unreadable_images = UnreadableImages(index, self.config.data.max_bad_image_share)
+        results = self._detect(index, unreadable_images)
+        unread = unreadable(unreadable_images, self.world) | unreadable(train_images, self.world)
+        if not self.world.is_main:
+            return None, results, unread
+        return evaluate_detections(index, results, lambda *_: self.watchdog.tick()), results, unread
+
+    def _keep_best(
+        self, metrics: Metrics, results: Mapping[int, Detections], best: Best, weights: str, step: int
+    ) -> Best:
+        """The best with this evaluation; writes the model if it is that of this evaluation."""
+        best, is_best = best.updated(metrics, self.config.training.min_delta)
+        if is_best:
+            # Before all reports, which are optional.
+            thresholds = self._choose_thresholds(results)
+            document = {**metrics.to_json(), "split": "validation", "weights": weights, "step": step}
+            self._write_model(document, thresholds)
         return best
 
     def _detect(self, index: Index, unreadable_images: UnreadableImages) -> dict[int, Detections]:
@@ -114,8 +156,9 @@ class Validation:
             self.stopped,
         )
 
-    def _choose_thresholds(self, index: Index, results: Mapping[int, Detections]) -> dict[str, Any] | None:
-        return thresholds_document(match_detections(index, results, self.watchdog.tick), index, "validation")
+    def _choose_thresholds(self, results: Mapping[int, Detections]) -> dict[str, Any] | None:
+        assert self.index is not None
+        return thresholds_document(match_detections(self.index, results, self.watchdog.tick), self.index, "validation")
 
     def _write_model(self, metrics: dict[str, Any], thresholds: dict[str, Any] | None = None) -> None:
         if not self.world.is_main:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import shutil
@@ -19,7 +20,11 @@ from frcnn.config import Config
 from frcnn.data.batch import Batch
 from frcnn.data.pipeline import training_batches
 from frcnn.errors import UserError
+from frcnn.evaluation.coco import Metrics
 from frcnn.inference import Detector
+from frcnn.training.best_model import Best
+from frcnn.training.folders import Folders
+from frcnn.training.optimizer import AveragedWeights
 from frcnn.training.progress import NullProgress, Progress
 from frcnn.training.shard import load_splits
 from frcnn.training.trainer import Trainer
@@ -40,7 +45,7 @@ def test_outputs_of_a_run(unbroken: Trainer) -> None:
 
 
 def test_step_traces_once_per_canvas(unbroken: Trainer, tiny_config: MakeConfig, tmp_path: Path) -> None:
-    assert unbroken.train_step.experimental_get_tracing_count() == 1
+    assert unbroken.train_step.traces == 1
     several = Trainer(tiny_config(tmp_path, "image.max_size=96", "training.epochs=3"))
     steps: Counter[tuple[int, ...]] = Counter()
     for batch in training_batches(several.train_index, several.config):
@@ -50,16 +55,50 @@ def test_step_traces_once_per_canvas(unbroken: Trainer, tiny_config: MakeConfig,
             steps[canvas] += 1
         if len(steps) == 2 and min(steps.values()) == 2:
             break
-    assert several.train_step.experimental_get_tracing_count() == 2
+    assert several.train_step.traces == 2
 
 
 def test_saved_model_has_the_averaged_weights_and_training_continues_with_the_raw_ones(unbroken: Trainer) -> None:
-    saved = safetensors.numpy.load_file(unbroken.config.output / "model" / "weights.safetensors")
-    for variable, average in zip(
-        unbroken.model.trainable_variables, unbroken.optimizer._model_variables_moving_average, strict=True
-    ):
-        np.testing.assert_array_equal(saved[variable.path], average.numpy())
+    first, last = records(unbroken.config.output, "evaluation")
+    assert "raw_AP" in last
+    assert "raw_AP" not in first
+    kept = json.loads((unbroken.config.output / "model" / "metrics.json").read_text())
+    assert kept["AP"] == max(first["AP"], last["AP"], last["raw_AP"])
+    assert kept["weights"] in ("averaged", "raw")
+    averages = unbroken.optimizer._model_variables_moving_average
+    for variable, average in zip(unbroken.model.trainable_variables, averages, strict=True):
         assert not np.array_equal(variable.numpy(), average.numpy()) or not variable.numpy().any()
+
+
+@pytest.mark.parametrize(("raw", "averaged"), [(0.6, 0.5), (0.5, 0.6), (0.6, 0.6), (0.3, 0.2)])
+def test_the_better_of_raw_and_averaged_weights_is_kept(
+    unbroken: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raw: float, averaged: float
+) -> None:
+    validation = copy.copy(unbroken.validation)
+    validation.folders = Folders.below(tmp_path)
+    variables, averages = unbroken.model.trainable_variables, unbroken.optimizer._model_variables_moving_average
+    values = {"raw": variables[0].numpy(), "averaged": averages[0].numpy()}
+    measured = []
+
+    def measure(*_: object) -> tuple[Metrics, dict[int, object], dict[str, str]]:
+        measured.append("averaged" if np.array_equal(variables[0].numpy(), values["averaged"]) else "raw")
+        return Metrics({"AP": raw if measured[-1] == "raw" else averaged}, {}, 6, 9), {}, {}
+
+    monkeypatch.setattr(validation, "_measure", measure)
+    monkeypatch.setattr(validation, "_choose_thresholds", lambda _results: None)
+    weights = AveragedWeights(unbroken.optimizer, variables)
+    so_far = Best(value=0.4, ap=0.4, reference=0.4)
+    best = validation.run(12, so_far, unbroken.unreadable_images, NullProgress(), weights, compare=True).value
+    assert measured == ["raw", "averaged"]
+    assert best == max(raw, averaged, 0.4)
+    np.testing.assert_array_equal(variables[0].numpy(), values["raw"])
+    if best == 0.4:
+        assert not (tmp_path / "model").exists()
+        return
+    kind = "raw" if raw > averaged else "averaged"
+    saved = safetensors.numpy.load_file(tmp_path / "model" / "weights.safetensors")
+    np.testing.assert_array_equal(saved[variables[0].path], values[kind])
+    assert json.loads((tmp_path / "model" / "metrics.json").read_text())["weights"] == kind
 
 
 def test_out_of_memory_says_what_to_lower(tiny_config: MakeConfig, tmp_path: Path) -> None:
