@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import tensorflow as tf
-from tensorflow.python.eager import context
 from tensorflow.python.profiler.model_analyzer import profile
 from tensorflow.python.profiler.option_builder import ProfileOptionBuilder
+from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
 WARM_UPS = 2
 LARGE_SPREAD = 0.2
 PEAK_SIZE = 3072
+KERNEL_EVENT = re.compile(r"[^:\s]+:(?P<type>\w+)")  # of TensorFlow's profiler: node and operation type
 
 
 class Times(NamedTuple):
@@ -93,19 +97,21 @@ def top_operations(program: Callable[[], object], rows: int = 10) -> list[tuple[
     """
     for _ in range(WARM_UPS):
         program()
-    context.enable_run_metadata()
-    try:
-        program()
-        metadata = context.export_run_metadata()
-    finally:
-        context.disable_run_metadata()
+    with tempfile.TemporaryDirectory() as folder:
+        tf.profiler.experimental.start(folder)
+        try:
+            program()
+        finally:
+            tf.profiler.experimental.stop()
+        space = xplane_pb2.XSpace.FromString(next(Path(folder).rglob("*.xplane.pb")).read_bytes())
     seconds: Counter[str] = Counter()
     calls: Counter[str] = Counter()
-    for device in metadata.step_stats.dev_stats:
-        for node in device.node_stats:
-            kind = node.timeline_label.partition(" = ")[2].partition("(")[0] or node.node_name
-            seconds[kind] += (node.op_end_rel_micros - node.op_start_rel_micros) / 1e6
-            calls[kind] += 1
+    for plane in space.planes:
+        for event in (event for line in plane.lines for event in line.events):
+            kernel = KERNEL_EVENT.fullmatch(plane.event_metadata[event.metadata_id].name)
+            if kernel:
+                seconds[kernel["type"]] += event.duration_ps / 1e12
+                calls[kernel["type"]] += 1
     return [(kind, total, calls[kind]) for kind, total in seconds.most_common(rows)]
 
 
