@@ -259,7 +259,7 @@ class Trainer:
         return every is not None and self.step % max(1, round(every * self.steps_per_epoch)) == 0
 
     def _evaluate(self, progress: Progress | NullProgress) -> None:
-        """Evaluate the averaged weights, at the end the raw ones too. A resumed run repeats an interrupted evaluation."""
+        """Evaluate the averaged weights, at the end also the raw ones. A resumed run repeats an interrupted one."""
         progress.status("evaluating")
         weights = AveragedWeights(self.optimizer, self.model.trainable_variables)
         end = self.step == self.total_steps
