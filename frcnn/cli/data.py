@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from frcnn.cli.console import BOX_FORMATS, OUT_FOLDER, PATH, SPLITS, example
+from frcnn.cli.console import BOX_FORMATS, OUT_FILE, OUT_FOLDER, PATH, SPLITS, example
 from frcnn.errors import UserError
 from frcnn.startup import import_tensorflow
 
 if TYPE_CHECKING:
+    from frcnn.config import Config
     from frcnn.data.box_format import BoxFormat
+    from frcnn.data.coco import Index
 
 
 @click.command(
@@ -40,8 +42,18 @@ if TYPE_CHECKING:
     show_default=True,
     help="Folder for one image of examples per split.",
 )
+@click.option(
+    "--augmentations",
+    type=OUT_FILE,
+    help="PNG that shows what the recipe's augmentation makes of an image, in each of several epochs.",
+)
 def check_dataset(
-    folder: Path, split: tuple[str, ...], file: Path | None, box_format: BoxFormat | None, out: Path
+    folder: Path,
+    split: tuple[str, ...],
+    file: Path | None,
+    box_format: BoxFormat | None,
+    out: Path,
+    augmentations: Path | None,
 ) -> None:
     """Check a COCO folder before training.
 
@@ -63,6 +75,8 @@ def check_dataset(
         click.echo(f"{report.to_text()}\n")
         clean &= report.clean
         indexes.append(report.index)
+    if augmentations:
+        _draw_augmentations(indexes[0], config, augmentations)
     for first, second in itertools.combinations(indexes, 2):
         if warning := describe_shared_files(first, second):
             click.echo(f"{warning}\n")
@@ -88,6 +102,19 @@ def make_shapes(folder: Path, images: int, seed: int) -> None:
     from frcnn.data.shapes import make_shapes as draw
 
     click.echo(f"shapes: {draw(folder, images=images, seed=seed)}")
+
+
+def _draw_augmentations(index: Index, config: Config, file: Path) -> None:
+    """Draw the image with the most boxes as training sees it, and without augmentation."""
+    from frcnn.config import Augment
+    from frcnn.data.augmentation_sheet import EPOCHS, draw_augmentations
+    from frcnn.data.unreadable_images import UnreadableImages
+
+    record = max(index.images, key=lambda image: len(image.labels))
+    plain = config.model_copy(update={"augment": Augment(horizontal_flip=0.0)})
+    rows = {f"{record.path.name}, not augmented": plain, "augmented": config}
+    draw_augmentations(record, rows, file, UnreadableImages(index, max_share=1.0), range(EPOCHS))
+    click.echo(f"Augmentations: {file}\n")
 
 
 def _find_splits(folder: Path, splits: tuple[str, ...]) -> list[tuple[str, tuple[Path, Path]]]:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from frcnn.config.options import Count, Fraction, Options, Positive
+from frcnn.config.options import Count, Fraction, NonNegative, Options, Positive
 
 
 class Split(Options):
@@ -105,6 +105,17 @@ class Augment(Options):
         "padded to the canvas",
     )
     color_jitter: Fraction = Field(0.0, description="maximum relative change of brightness, contrast and saturation")
+    rotation: Annotated[float, Field(ge=0.0, le=180.0)] = Field(
+        0.0, description="maximum rotation to either side, degrees; boxes grow to enclose their rotated corners"
+    )
+    shear: Annotated[float, Field(ge=0.0, le=30.0)] = Field(0.0, description="maximum shear of each axis, degrees")
+    crop: Annotated[float, Field(gt=0.0, le=1.0)] | None = Field(
+        None,
+        description="random crop of the image's aspect ratio around a whole box, enlarged to the image's size: "
+        "smallest side of the crop as a share of the image's; null: none",
+    )
+    blur: NonNegative = Field(0.0, description="maximum radius of a Gaussian blur, pixels of the file")
+    noise: NonNegative = Field(0.0, description="maximum standard deviation of Gaussian noise, on the 0..255 scale")
 
     @model_validator(mode="after")
     def _check_range(self) -> Augment:

@@ -24,6 +24,7 @@ from frcnn.data.transforms import (
     transform_boxes,
 )
 from frcnn.data.unreadable_images import UnreadableImages
+from frcnn.data.warp import warp_boxes, warp_matrix, warp_pixels
 
 
 def load_example(
@@ -51,16 +52,24 @@ def load_example(
     if record is None:
         geometry = np.array([canvas, (0, 0), canvas], np.int32)
         return _blank_image(image), geometry, boxes, labels, crowd, np.array([-1, *canvas])
-    placed = compute_geometry(record.height, record.width, image, augmentation, canvas)
+    size = (record.height, record.width)
+    placed = compute_geometry(*size, image, augmentation, canvas)
+    found, found_labels, found_crowd = record.boxes, record.labels, record.crowd
     try:
-        pixels = augment_pixels(_decode(record, options.data.max_pixels), augmentation)
+        pixels = _decode(record, options.data.max_pixels)
+        if augmentation.warp:
+            matrix = warp_matrix(augmentation.warp, size, record.boxes[~record.crowd])
+            pixels = warp_pixels(pixels, augmentation.warp, matrix, tuple(_blank_image(image)[0, 0].tolist()))
+            found, kept = warp_boxes(record.boxes, size, matrix)
+            found, found_labels, found_crowd = found[kept], record.labels[kept], record.crowd[kept]
+        pixels = augment_pixels(pixels, augmentation)
     except UnreadableImage as error:
         unreadable_images.add(record.path, str(error))
         pixels = _blank_image(image)
     else:
-        moved, kept = transform_boxes(record.boxes, (record.height, record.width), augmentation, placed)
+        moved, kept = transform_boxes(found, size, augmentation, placed)
         count = int(kept.sum())
-        boxes[:count], labels[:count], crowd[:count] = moved[kept], record.labels[kept], record.crowd[kept]
+        boxes[:count], labels[:count], crowd[:count] = moved[kept], found_labels[kept], found_crowd[kept]
     if image.resize == "pillow":
         pixels = resize_pillow(pixels, placed.resized)
     numbers = np.array([record.image_id, record.height, record.width])

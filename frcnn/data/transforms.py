@@ -1,9 +1,9 @@
 """Resize, flips, color jitter and large-scale jitter of images and their boxes.
 
 Sizes and boxes are computed in NumPy. Resizing, normalization and padding of pixels run in TensorFlow, so that
-tf.data's threads do not hold the GIL. The order is: flips and colors on the decoded uint8 image, resize, crop
-(large-scale jitter only), normalization, zero padding right and bottom. Where the resized pixels are uint8, the model
-normalizes (:func:`normalize`), so that a batch has a quarter of the bytes.
+tf.data's threads do not hold the GIL. The order is: warp (``warp.py``), flips and colors on the decoded uint8 image,
+resize, crop (large-scale jitter only), normalization, zero padding right and bottom. Where the resized pixels are
+uint8, the model normalizes (:func:`normalize`), so that a batch has a quarter of the bytes.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ import tensorflow as tf
 from PIL import Image, ImageEnhance
 
 from frcnn import config
+from frcnn.data.warp import MIN_VISIBLE_SIDE, Warp, sample_warp
 
 # First word of each seed sequence, so that no two uses share a random stream.
-ORDER_STREAM, AUGMENT_STREAM, FRACTION_STREAM = 1, 2, 3
-
-MIN_VISIBLE_SIDE = 1.0  # pixels; boxes that the crop leaves thinner than this are dropped
+ORDER_STREAM, AUGMENT_STREAM, FRACTION_STREAM, WARP_STREAM = 1, 2, 3, 4
 
 
 class Augmentation(NamedTuple):
@@ -31,6 +30,7 @@ class Augmentation(NamedTuple):
     scale: float = 1.0
     crop: tuple[float, float] = (0.0, 0.0)  # y, x: position of the crop, as a share of its range
     colors: tuple[float, float, float] = (1.0, 1.0, 1.0)  # brightness, contrast, saturation
+    warp: Warp | None = None
 
 
 class Geometry(NamedTuple):
@@ -79,6 +79,7 @@ def sample_augmentation(options: config.Config, epoch: int, image_id: int) -> Au
         scale=low + (high - low) * scale,
         crop=(crop_y, crop_x),
         colors=(brightness, contrast, saturation),
+        warp=sample_warp(augment, np.random.default_rng([WARP_STREAM, options.seed, epoch, image_id])),
     )
 
 
