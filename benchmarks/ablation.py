@@ -1,0 +1,130 @@
+"""Ablation: named variants of a recipe, each trained for the same minutes with several seeds; a Markdown table.
+
+    python benchmarks/ablation.py --config configs/bccd_r18_fpn.yaml --minutes 5 --variants variants.yaml \
+        --out runs/ablation data.root=bccd
+
+``variants.yaml`` maps the name of each variant to its overrides:
+
+    baseline: []
+    GIoU: [roi_head.box_loss=giou]
+
+The first variant is what the others are compared with. The epochs of each variant are those that its measured speed
+allows in the time (its learning-rate schedule then ends in time); ``training.max_minutes`` holds in any case. Runs are
+made one after the other; each finished run updates ``OUT/table.md``. A rerun skips finished runs and resumes an
+interrupted one. Values need an idle machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from frcnn.config import load_config, read_yaml
+
+TRAINING_SHARE = 0.8  # of the minutes; the rest is for start-up and evaluations
+METRICS = ("AP", "AP50", "AP75")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--variants", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--out", type=Path, default=Path("runs/ablation"))
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    arguments = parser.parse_args()
+    variants = {str(name): list(options or []) for name, options in read_yaml(arguments.variants).items()}
+    for options in variants.values():  # refuse a wrong option now and not after an hour
+        load_config(arguments.config, [*arguments.overrides, *options])
+    for seed in arguments.seeds:
+        for name, options in variants.items():
+            run(arguments, name, [*arguments.overrides, *options], seed)
+            text = table(variants, arguments.seeds, arguments.out)
+            (arguments.out / "table.md").write_text(text)
+            print(text, flush=True)
+
+
+def folder_of(out: Path, name: str, seed: int) -> Path:
+    return out / f"{''.join(c if c.isalnum() else '-' for c in name)}-{seed}"
+
+
+def run(arguments: argparse.Namespace, name: str, overrides: Sequence[str], seed: int) -> None:
+    """Train and evaluate one variant, unless its result exists."""
+    folder = folder_of(arguments.out, name, seed)
+    if (folder / "result.json").exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    plan = folder / "plan.json"
+    if not plan.exists():  # an interrupted run keeps its epochs
+        plan.write_text(command_output([__file__, "--plan", str(arguments.config), str(arguments.minutes), *overrides]))
+    planned = json.loads(plan.read_text())
+    frcnn = ["-m", "frcnn.cli"]
+    options = [f"output={folder}", f"seed={seed}", f"training.epochs={planned['epochs']}"]
+    limit = f"training.max_minutes={arguments.minutes}"
+    command([*frcnn, "train", "--config", str(arguments.config), *overrides, *options, limit])
+    metrics = folder / "metrics.json"
+    split = ["--split", arguments.split, "--json", str(metrics)]
+    command([*frcnn, "evaluate", "--model", str(folder / "model"), *split])
+    result = {**planned, **{name: json.loads(metrics.read_text())[name] for name in METRICS}}
+    (folder / "result.json").write_text(json.dumps(result))
+
+
+def plan_epochs(config_file: Path, minutes: float, overrides: Sequence[str]) -> dict[str, float]:
+    """Measured speed of a variant, and the epochs that the time allows."""
+    from frcnn.data.coco import find_split, load_index
+    from frcnn.training.probe import measure_speed
+
+    config = load_config(config_file, list(overrides))
+    index = load_index(*find_split(config.data, "train"), box_format=config.data.box_format)
+    speed = measure_speed(index, config)
+    epochs = TRAINING_SHARE * 60 * minutes * speed / len(index.images)
+    return {"images_per_second": speed, "epochs": max(round(epochs, 2), 0.01)}
+
+
+def command(arguments: Sequence[str]) -> None:
+    print("$", *arguments, flush=True)
+    subprocess.run([sys.executable, *arguments], check=True)
+
+
+def command_output(arguments: Sequence[str]) -> str:
+    return subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def table(variants: Mapping[str, Sequence[str]], seeds: Sequence[int], out: Path) -> str:
+    """The Markdown table of the results so far."""
+    results: dict[str, list[dict[str, Any]]] = {}
+    for name in variants:
+        files = [folder_of(out, name, seed) / "result.json" for seed in seeds]
+        results[name] = [json.loads(file.read_text()) for file in files if file.exists()]
+    first = mean(results[next(iter(variants))], "AP")
+    columns = ("variant", "AP of each seed", "mean AP", "difference", "AP50", "AP75", "epochs", "images/s")
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for name, found in results.items():
+        if not found:
+            continue
+        ap = mean(found, "AP")
+        seeds_shown = ", ".join(f"{result['AP']:.3f}" for result in found)
+        difference = "" if found is results[next(iter(variants))] else f"{ap - first:+.3f}"
+        cells = [f"{mean(found, metric):.3f}" for metric in ("AP50", "AP75")]
+        cells += [f"{mean(found, 'epochs'):.1f}", f"{mean(found, 'images_per_second'):.2f}"]
+        lines.append(f"| {name} | {seeds_shown} | {ap:.3f} | {difference} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def mean(results: Sequence[Mapping[str, float]], name: str) -> float:
+    return statistics.fmean(result[name] for result in results) if results else float("nan")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--plan"]:
+        print(json.dumps(plan_epochs(Path(sys.argv[2]), float(sys.argv[3]), sys.argv[4:])))
+    else:
+        main()
