@@ -19,6 +19,7 @@ from frcnn.cli.fetch_weights import fetch_weights
 from frcnn.cli.jobs import launch_job, launch_tuning, list_jobs, transform
 from frcnn.cli.model import evaluate, train
 from frcnn.cli.predict import predict
+from frcnn.cli.recipe import suggest_recipe
 from frcnn.cli.register import register
 from frcnn.cli.report import report
 from frcnn.cli.serve import serve
@@ -41,6 +42,7 @@ main.add_command(predict)
 main.add_command(serve)
 main.add_command(check_dataset)
 main.add_command(make_shapes)
+main.add_command(suggest_recipe)
 main.add_command(convert)
 main.add_command(split)
 main.add_command(fetch_weights)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from frcnn.cli.console import BOX_FORMATS, PATH, SPLITS, check_output, counted, example
+from frcnn.cli.recipe import own_recipe
 from frcnn.errors import UserError
 from frcnn.startup import import_tensorflow
 
@@ -20,38 +22,63 @@ if TYPE_CHECKING:
 
 @click.command(
     epilog=example(
+        "frcnn train bccd --minutes 25",
         "frcnn train --config configs/bccd_r18_fpn.yaml data.root=bccd training.epochs=20",
         "frcnn train --config configs/shapes_r18_fpn.yaml data.root=shapes optimizer.clip_norm=null",
     )
 )
-@click.option("--config", "file", type=PATH, required=True, help="Recipe: a YAML file such as those under configs/.")
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-def train(file: Path, overrides: tuple[str, ...]) -> None:
+@click.option("--config", "file", type=PATH, help="Recipe: a YAML file such as those under configs/.")
+@click.option("--minutes", type=click.FloatRange(1), help="Time for the whole run, instead of --config or with it.")
+@click.argument("arguments", nargs=-1, metavar="[DIR] [KEY=VALUE]...")
+def train(file: Path | None, minutes: float | None, arguments: tuple[str, ...]) -> None:
     """Train a model.
 
-    KEY=VALUE overrides an option of the recipe; docs/configuration.md lists all options. The folder of the run is the
-    option 'output'. Ctrl-C or SIGTERM saves a checkpoint and stops, with exit code 130 or 143; rerun the same command
-    to resume.
+    KEY=VALUE overrides an option of the recipe; docs/configuration.md lists all options. DIR is the dataset, as
+    data.root=DIR. With DIR and --minutes but no recipe, a recipe is chosen as by suggest-recipe. The folder of the run
+    is the option 'output'. Ctrl-C or SIGTERM saves a checkpoint and stops, with exit code 130 or 143; rerun the same
+    command to resume.
     """
     from frcnn.config import load_config
     from frcnn.distributed import connect
     from frcnn.training.stop import StopRequest
 
+    started = time.monotonic()
+    folder, overrides = _split_arguments(arguments, file, minutes)
     with StopRequest(ends_startup=True) as stop:
         world = connect()
         with world.abort_together():
+            if file is None:
+                assert folder is not None
+                assert minutes is not None
+                file = own_recipe(folder, minutes, overrides, started, world.size)
+            elif minutes is not None:
+                overrides.append(f"training.max_minutes={minutes}")
             with world.raise_together():
-                config = load_config(file, list(overrides))
+                config = load_config(file, overrides)
             import_tensorflow()
             from frcnn.training.trainer import Trainer
 
             trainer = Trainer(config, world=world)
-            folder = trainer.run(stop)
-    if world.is_main and (folder / "metrics.json").exists():
-        click.echo(f"model: {folder}")
+            model = trainer.run(stop)
+    if world.is_main and (model / "metrics.json").exists():
+        click.echo(f"model: {model}")
     # Other ranks exit with 0: mpirun returns the code of rank 0, and complains about every other one.
     if world.is_main and not trainer.finished:
         raise click.exceptions.Exit(stop.exit_code)
+
+
+def _split_arguments(
+    arguments: tuple[str, ...], file: Path | None, minutes: float | None
+) -> tuple[Path | None, list[str]]:
+    """The dataset folder and the overrides of train, which include the folder."""
+    folder = None
+    overrides = list(arguments)
+    if overrides and "=" not in overrides[0]:
+        folder = Path(overrides.pop(0)).expanduser()
+        overrides.insert(0, f"data.root={folder}")
+    if file is None and (folder is None or minutes is None):
+        raise UserError("give a recipe with --config FILE, or a dataset folder and --minutes, as in: bccd --minutes 25")
+    return folder, overrides
 
 
 @click.command(

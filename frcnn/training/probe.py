@@ -1,0 +1,76 @@
+"""The device of this machine, and the speed of training on it."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import tensorflow as tf
+
+from frcnn.config import Config
+from frcnn.data.coco import Index
+from frcnn.data.pipeline import training_batches
+from frcnn.distributed import World
+from frcnn.errors import UserError
+from frcnn.gpus import management_library, read_gpus
+from frcnn.modeling.faster_rcnn import build_model
+from frcnn.training.numerics import configure_numerics
+from frcnn.training.optimizer import build_optimizer
+from frcnn.training.recipe import Device
+from frcnn.training.step import build_train_step
+
+CPUINFO = Path("/proc/cpuinfo")
+BFLOAT16_CPUS = ("avx512_bf16", "amx_bf16")
+BFLOAT16_GPUS = (8, 0)  # compute capability, Ampere
+FLAGS = 4  # that the trainer sends with a step
+MIN_STEPS, MAX_STEPS = 3, 20
+MIN_SECONDS = 5.0
+
+
+def find_device(kind: str | None = None, cpuinfo: Path = CPUINFO) -> Device:
+    """The device that training would use, or the one of a kind, ``"cpu"`` or ``"gpu"``; GPUs are hidden for the CPU.
+
+    Raises:
+        UserError: a GPU is asked for, and TensorFlow finds none.
+    """
+    gpus = tf.config.list_physical_devices("GPU")
+    if kind == "gpu" and not gpus:
+        raise UserError("--device is gpu, but TensorFlow finds no GPU; frcnn doctor says why")
+    if kind == "cpu" or not gpus:
+        tf.config.set_visible_devices([], "GPU")
+        try:
+            words = set(cpuinfo.read_text(errors="replace").split())
+        except OSError:
+            words = set()
+        return Device("cpu", bfloat16=any(name in words for name in BFLOAT16_CPUS))
+    with management_library() as library:
+        memory = [gpu.memory_gib for gpu in read_gpus(library) if gpu.memory_gib]
+    capability = tf.config.experimental.get_device_details(gpus[0]).get("compute_capability", (0, 0))
+    return Device("gpu", bfloat16=capability >= BFLOAT16_GPUS, memory_gib=memory[0] if memory else None)
+
+
+def measure_speed(index: Index, config: Config, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Training images per second of a configuration, from a few steps on the images; tracing does not count.
+
+    Each step includes reading its batch. The weights are random: they do not change the time of a step.
+    """
+    configure_numerics(config)
+    world = World()
+    model = build_model(len(index.class_names), config)
+    optimizer = build_optimizer(config, 1000, model.trainable_variables)
+    step = build_train_step(model, optimizer, config, world)
+    batches = training_batches(index, config)
+    seconds: list[float] = []
+    traced = set()
+    start = clock()
+    while len(seconds) < MIN_STEPS or (len(seconds) < MAX_STEPS and sum(seconds) < MIN_SECONDS):
+        batch = next(batches)
+        step(batch, tf.constant(len(traced)), tf.zeros([FLAGS])).numpy()
+        now = clock()
+        if (shape := tuple(batch.images.shape)) in traced:
+            seconds.append(now - start)
+        traced.add(shape)
+        start = clock()
+    return config.training.batch_size / statistics.median(seconds)

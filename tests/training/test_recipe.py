@@ -1,0 +1,182 @@
+"""The choice of a recipe: near the hand-tuned one on its dataset, and sensible on strange ones."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from frcnn.cli import recipe as command
+from frcnn.cli.model import _split_arguments
+from frcnn.config import Config, load_config
+from frcnn.data.coco import load_index
+from frcnn.data.statistics import Statistics, dataset_statistics
+from frcnn.errors import UserError
+from frcnn.training import probe, suggestion
+from frcnn.training.recipe import Device, Speed, Weights, choose_recipe
+from frcnn.training.suggestion import recipe_text
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+# What dataset_statistics returns for BCCD.
+BCCD = Statistics(
+    images=205, validation_images=87, classes=3, boxes=2804, boxes_per_image=20, most_boxes=29, min_size=384,
+    anchor_sizes=(32.0, 56.0, 98.0, 172.0, 300.0), coverage=0.66, aspects=(1.34, 1.34), rarest=0.5, repeats=1.0,
+    has_no_up=True,
+)  # fmt: skip
+CPU, GPU = Device("cpu", bfloat16=True), Device("gpu", bfloat16=True, memory_gib=16.0)
+STRANGE = {
+    "five images": BCCD._replace(images=5, validation_images=0, boxes=9, boxes_per_image=2, most_boxes=2),
+    "one class": BCCD._replace(classes=1),
+    "images of 32 pixels": BCCD._replace(images=50_000, min_size=224, boxes_per_image=1, most_boxes=1),
+    "images of 4000 x 3000 pixels": BCCD._replace(images=300, min_size=1024),
+    "300 boxes each": BCCD._replace(images=4000, boxes=1_200_000, boxes_per_image=300, most_boxes=420, min_size=800),
+    "a rare class": BCCD._replace(rarest=0.001, repeats=1.3),
+    "panoramas": BCCD._replace(aspects=(3.0, 3.0)),
+}
+
+
+def chosen(*arguments: Any) -> dict[str, Any]:
+    return {choice.option: choice.value for choice in choose_recipe(*arguments)}
+
+
+def test_bccd_in_25_minutes_is_near_the_hand_tuned_recipe() -> None:
+    found = chosen(BCCD, CPU, Speed(4.4, 320, "resnet18"), 25)
+    by_hand = yaml.safe_load((REPOSITORY / "configs" / "bccd_r18_fpn.yaml").read_text())
+    flat = {f"{section}.{name}": value for section, options in by_hand.items() for name, value in options.items()}
+    near = {"image.max_size", "image.canvas_aspects", "anchors.sizes", "optimizer.ema", "training.epochs"}
+    for name in flat.keys() - near:
+        assert found[name] == flat[name], name
+    assert found.keys() - flat.keys() == {"training.max_minutes"}
+    assert 24 <= found["training.epochs"] <= 28
+    assert abs(found["optimizer.ema"] - 0.995) < 0.001
+    assert found["image.max_size"] >= round(320 * 1.34)
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_strange_datasets_get_recipes_that_load_and_fit(name: str) -> None:
+    data = STRANGE[name]
+    for device, rate, minutes in itertools.product((CPU, GPU), (0.2, 5.0, 200.0), (None, 2, 25, 600)):
+        found = chosen(data, device, Speed(rate, 320, "resnet18"), minutes)
+        text = recipe_text(choose_recipe(data, device, Speed(rate, 320, "resnet18"), minutes), Path("x"), data, device,
+                           Speed(rate, 320, "resnet18"))  # fmt: skip
+        config = Config.from_tree(yaml.safe_load(text), name)
+        assert config.training.batch_size <= data.images
+        assert 224 <= config.image.min_size[0] <= data.min_size
+        assert config.training.max_minutes == minutes
+        assert config.roi_head.max_detections >= data.most_boxes
+        assert config.rpn.post_nms_train >= data.boxes_per_image
+        assert (config.data.repeat_threshold is not None) == (data.repeats > 1)
+        # Small datasets are not repeated for ever, however fast the device is.
+        assert found["training.epochs"] <= max(100, 6000 / data.images)
+        if minutes is not None and found["training.epochs"] > 0.01:
+            speed = Speed(rate, 320, "resnet18").at(config.image.min_size[0], config.backbone.name)
+            images = found["training.epochs"] * data.images * data.repeats + 2 * data.validation_images
+            assert images / speed <= 60 * minutes
+
+
+def test_more_time_buys_epochs_then_size_and_on_gpus_a_larger_backbone() -> None:
+    speed = Speed(4.4, 320, "resnet18")
+    sizes = [chosen(BCCD, CPU, speed, minutes)["image.min_size"][0] for minutes in (5, 15, 25, 60)]
+    assert sizes == sorted(sizes)
+    assert sizes[0] < 320 < sizes[-1] == 384
+    fast = Speed(100.0, 320, "resnet18")
+    assert chosen(BCCD, GPU, fast, 2)["backbone.name"] == "resnet18"
+    assert chosen(BCCD, GPU, fast, 25)["backbone.name"] == "resnet50"
+    small = Device("gpu", bfloat16=False, memory_gib=4.0)
+    assert chosen(BCCD, small, fast, 25)["training.batch_size"] < chosen(BCCD, GPU, fast, 25)["training.batch_size"]
+    assert "training.precision" not in chosen(BCCD, small, fast, 25)
+    # Overfitting, not time, limits a small dataset; then images should differ from epoch to epoch.
+    long = chosen(BCCD, GPU, fast, 600)
+    assert long["training.epochs"] == 100
+    assert "augment.scale_range" in long
+    assert "augment.scale_range" not in chosen(BCCD, CPU, speed, 25)
+
+
+def test_weights_decide_their_architecture_and_train_less() -> None:
+    detectron2 = load_config(REPOSITORY / "configs" / "detectron2_r50_fpn.yaml")
+    speed = Speed(1.0, 320, "resnet50")
+    found = chosen(BCCD, CPU, speed, None, Weights("coco", detectron2, detector=True))
+    assert (found["weights"], found["conventions"], found["backbone.norm"]) == ("coco", "detectron2", "frozen_bn")
+    assert found["training.epochs"] < chosen(BCCD, CPU, speed, None)["training.epochs"]
+    assert found["optimizer.learning_rate"] < 0.02
+    assert "anchors.sizes" not in found, "the RPN's predictions refer to the anchors it was trained with"
+    v2 = load_config(REPOSITORY / "configs" / "torchvision_r50_fpn_v2.yaml")
+    found = chosen(BCCD, CPU, speed, 25, Weights("coco", v2, detector=True))
+    assert (found["fpn.norm"], found["rpn.convs"], found["roi_head.convs"]) == ("bn", 2, 4)
+    assert found["backbone.norm"] == "frozen_bn"  # the weights have bn: statistics of few images would be worse
+    gn = Weights("mine", load_config(None, ["backbone.norm=gn", "backbone.name=resnet18"]), detector=False)
+    found = chosen(BCCD, CPU, speed, 25, gn)
+    assert (found["backbone.name"], found["backbone.norm"]) == ("resnet18", "gn")
+    assert "anchors.sizes" in found
+
+
+def test_statistics_and_the_file(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = load_index(shapes / "train", shapes / "annotations" / "instances_train.json")
+    data = dataset_statistics(index, index, Config())
+    counts = sorted(len(record.labels) for record in index.images)
+    assert (data.images, data.validation_images, data.classes) == (24, 24, 5)
+    assert (data.boxes, data.most_boxes) == (sum(counts), counts[-1])
+    assert data.aspects[0] in (1.0, 1.27, 1.34)
+    assert not data.has_no_up  # too few boxes to tell
+
+    measured: list[Config] = []
+
+    def measure(_: object, config: Config) -> float:
+        measured.append(config)
+        return 40.0
+
+    text = suggestion.suggest_recipe(shapes, 30, None, "cpu", measure=measure)
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    config = load_config(file)
+    assert (config.data.root, config.training.max_minutes) == (shapes, 30)
+    assert measured[0].image.min_size[0] <= 384
+    options = [line for line in text.splitlines() if line.startswith("  ") and "root:" not in line]
+    assert options
+    assert all("  # " in line for line in options)
+
+    # The same through train: the file is written once, and a rerun keeps it.
+    monkeypatch.setattr(suggestion, "suggest_recipe", lambda *_, **__: text)
+    overrides = [f"output={tmp_path / 'run'}"]
+    kept = command.own_recipe(shapes, 30, overrides, 0.0, 1)
+    assert kept.read_text() == text
+    monkeypatch.setattr(suggestion, "suggest_recipe", lambda *_, **__: "")
+    assert command.own_recipe(shapes, 30, overrides, 0.0, 1).read_text() == text
+    with pytest.raises(UserError, match="by one process"):
+        command.own_recipe(shapes, 30, overrides, 0.0, 2)
+
+
+def test_the_speed_is_the_median_of_steps_without_tracing(
+    shapes: Path, tiny_config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, calls = [0.0], []
+
+    def step(batch: Any, *_: object) -> Any:
+        calls.append(batch)
+        now[0] += 60.0 if len(calls) == 1 else 2.0  # the first is traced
+        return batch.image_ids
+
+    monkeypatch.setattr(probe, "build_train_step", lambda *_: step)
+    index = load_index(shapes / "train", shapes / "annotations" / "instances_train.json")
+    assert probe.measure_speed(index, tiny_config(tmp_path), clock=lambda: now[0]) == 4 / 2.0
+    assert len(calls) == 1 + 3
+
+
+def test_devices(tmp_path: Path) -> None:
+    file = tmp_path / "cpuinfo"
+    file.write_text("flags : fpu avx2 avx512f")
+    assert probe.find_device("cpu", file) == Device("cpu", bfloat16=False)
+    file.write_text("flags : fpu avx512_bf16 avx512f")
+    assert probe.find_device("cpu", file) == Device("cpu", bfloat16=True)
+    assert probe.find_device("cpu", tmp_path / "none") == Device("cpu", bfloat16=False)
+
+
+def test_arguments_of_train() -> None:
+    assert _split_arguments(("bccd", "seed=1"), None, 25) == (Path("bccd"), ["data.root=bccd", "seed=1"])
+    assert _split_arguments(("seed=1",), Path("r.yaml"), None) == (None, ["seed=1"])
+    for arguments, minutes in ((("seed=1",), 25), (("bccd",), None), ((), None)):
+        with pytest.raises(UserError, match="give a recipe with --config FILE, or a dataset folder and --minutes"):
+            _split_arguments(arguments, None, minutes)
