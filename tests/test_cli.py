@@ -230,11 +230,11 @@ def test_predict_writes_labels_and_the_images_to_label_next(model: Path, shapes:
 
 
 def test_check_dataset_reports_all_splits_and_draws_them(shapes: Path, tmp_path: Path) -> None:
-    result = frcnn("check-dataset", shapes, "--out", tmp_path)
+    result = frcnn("check-dataset", shapes, "--out", tmp_path, "--augmentations", tmp_path / "augmented.png")
     assert result.exit_code == 0
     assert "instances_train.json" in result.stdout
     assert "instances_val.json" in result.stdout
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["train.png", "validation.png"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["augmented.png", "train.png", "validation.png"]
 
 
 def test_check_dataset_exits_with_one_where_something_is_bad(real_data: Path, tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def own_recipe(folder: Path, minutes: float, overrides: Sequence[str], started: 
     import_tensorflow()
     from frcnn.training.suggestion import suggest_recipe as suggest
 
-    text = suggest(folder, minutes, given.get("weights"), None, print_message, started=started)
+    text = suggest(folder, minutes, given.get("weights"), None, print_message, started=started, overrides=overrides)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(file, text)
     print_message(f"recipe: {file}")

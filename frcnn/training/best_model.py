@@ -51,7 +51,8 @@ class Best(NamedTuple):
 
     def records(self) -> dict[str, float | None]:
         """Values for the record of an evaluation."""
-        return {"best_AP": self.ap, f"best_{self.metric}": self.value}
+        name = "class_AP" if self.metric.startswith(CLASS_AP) else self.metric
+        return {"best_AP": self.ap, f"best_{name}": self.value}
 
     def describe(self, step: int, total_steps: int) -> str:
         """The message of a run that stops early."""

@@ -28,7 +28,8 @@ MANY_EPOCHS = 40  # from here on an image is seen so often that it should look d
 # Options that a network's weights determine.
 OF_THE_WEIGHTS = (
     "conventions", "image.channel_order", "image.mean", "image.std", "image.resize", "backbone.", "fpn.", "rpn.convs",
-    "roi_head.convs", "roi_head.fc_layers", "roi_head.fc_channels", "roi_head.pooled_size",
+    "roi_head.convs", "roi_head.norm", "roi_head.cascade", "roi_head.fc_layers", "roi_head.fc_channels",
+    "roi_head.pooled_size",
 )  # fmt: skip
 OF_A_DETECTOR = (
     "anchors.", "roi_head.sampling_ratio", "roi_head.aligned", "roi_head.level_rule", "roi_head.box_weights",

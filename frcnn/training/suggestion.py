@@ -32,6 +32,7 @@ def suggest_recipe(
     report: Callable[[str], None] = lambda _: None,
     measure: Callable[[Index, Config], float] = measure_speed,
     started: float | None = None,
+    overrides: Sequence[str] = (),
 ) -> str:
     """The text of a recipe file for the dataset of a folder.
 
@@ -43,11 +44,12 @@ def suggest_recipe(
         measure: training images per second of a configuration on the images.
         started: ``time.monotonic()`` since which the minutes count, the measurement included; None: they count from the
             start of the training.
+        overrides: KEY=VALUE; those of the section ``data`` say how the dataset is read.
 
     Raises:
         UserError: data or weights cannot be used.
     """
-    base = Config.from_tree({"data": {"root": folder}}, "command line")
+    base = load_config(None, [f"data.root={folder}", *(text for text in overrides if text.startswith("data."))])
     index, validation = _load(base)
     known = _read_weights(weights) if weights else None
     data = dataset_statistics(index, validation, known.config if known else Config())
@@ -55,7 +57,7 @@ def suggest_recipe(
     report(f"{folder}: {data.images} images, {data.classes} classes, {data.boxes} boxes; measuring this {device.kind}")
     speed = Speed(1.0, *first_guess(data, device, known))
     for attempt in range(2):
-        config = _to_config(choose_recipe(data, device, speed, None if attempt == 0 else minutes, known), folder)
+        config = _to_config(choose_recipe(data, device, speed, None if attempt == 0 else minutes, known), base)
         if attempt == 0:
             config = _with_size(config, speed)
         speed = Speed(measure(index, config), config.image.min_size[0], config.backbone.name)
@@ -64,7 +66,7 @@ def suggest_recipe(
         if minutes is not None and started is not None:
             left = max(round(minutes - (time.monotonic() - started) / 60, 2), 0.01)
         choices = choose_recipe(data, device, speed, left, known)
-        chosen = _to_config(choices, folder)
+        chosen = _to_config(choices, base)
         work = speed.at(chosen.image.min_size[0], chosen.backbone.name) / speed.images_per_second
         if 1 / REMEASURE < work < REMEASURE or (minutes is not None and minutes < REMEASURE_MINUTES):
             break
@@ -104,12 +106,13 @@ def _value(value: Any) -> str:
 
 
 def _load(config: Config) -> tuple[Index, Index | None]:
-    index = load_index(*find_split(config.data, "train"))
+    box_format = config.data.box_format
+    index = load_index(*find_split(config.data, "train"), box_format=box_format)
     try:
         split = find_split(config.data, "validation")
     except UserError:
         return index, None
-    return index, check_same_classes(index, load_index(*split))
+    return index, check_same_classes(index, load_index(*split, box_format=box_format))
 
 
 def _read_weights(name: str) -> Weights:
@@ -123,8 +126,8 @@ def _read_weights(name: str) -> Weights:
     return Weights(name, load_config(folder / CONFIG), detector=(folder / LABELS).is_file())
 
 
-def _to_config(choices: Sequence[Choice], folder: Path) -> Config:
-    tree: dict[str, Any] = {"data": {"root": folder}}
+def _to_config(choices: Sequence[Choice], base: Config) -> Config:
+    tree: dict[str, Any] = base.model_dump(exclude_unset=True)
     for choice in choices:
         insert_value(Config, tree, choice.option, choice.value)
     return Config.from_tree(tree, "the suggested recipe")

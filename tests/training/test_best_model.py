@@ -52,7 +52,7 @@ def test_metrics_by_name() -> None:
     measured = metrics(0.4, ap50=0.75)
     assert [metric_value(measured, name) for name in ("AP", "AP50", "APs", "AP of cross")] == [0.4, 0.75, 0.0, 0.25]
     best, _ = Best("AP of cross").updated(measured, 0.0)
-    assert best.records() == {"best_AP": 0.4, "best_AP of cross": 0.25}
+    assert best.records() == {"best_AP": 0.4, "best_class_AP": 0.25}
     assert COCO_METRICS == SUMMARY_NAMES
 
 
