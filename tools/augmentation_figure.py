@@ -1,4 +1,4 @@
-"""Draw docs/images/augmentations.png: what each augmentation option does to a generated image.
+"""Draw docs/images/augmentations.jpg: what each augmentation option does to a generated image.
 
 python tools/augmentation_figure.py [--out FILE]
 """
@@ -15,7 +15,7 @@ from frcnn.data.coco import load_index
 from frcnn.data.shapes import make_shapes
 from frcnn.data.unreadable_images import UnreadableImages
 
-FIGURE = Path(__file__).resolve().parent.parent / "docs" / "images" / "augmentations.png"
+FIGURE = Path(__file__).resolve().parent.parent / "docs" / "images" / "augmentations.jpg"
 BASE = ("image.min_size=[192]", "image.max_size=256", "image.canvas_aspects=[1.0,1.34]", "augment.horizontal_flip=0")
 ROWS = (
     "augment.horizontal_flip=0.5",

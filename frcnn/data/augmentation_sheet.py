@@ -25,7 +25,7 @@ BACKGROUND = (245, 245, 245)
 def draw_augmentations(
     record: ImageRecord, rows: Mapping[str, Config], file: Path, unreadable: UnreadableImages, epochs: Sequence[int]
 ) -> None:
-    """Write a PNG with one row for each configuration: the image as training sees it in each of the epochs.
+    """Write a PNG (or JPEG) with a row for each configuration: the image as training sees it in each of the epochs.
 
     Args:
         rows: configurations by the title of their row.
@@ -40,7 +40,7 @@ def draw_augmentations(
             tile.thumbnail((TILE[0] - 4, TILE[1] - 4))
             sheet.paste(tile, (column * TILE[0] + 2, top + TITLE_HEIGHT))
     file.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(file, format="PNG")
+    sheet.save(file, format="JPEG" if file.suffix.lower() in (".jpg", ".jpeg") else "PNG")
 
 
 def augmented_image(record: ImageRecord, options: Config, epoch: int, unreadable: UnreadableImages) -> Image.Image:

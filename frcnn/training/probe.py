@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import tensorflow as tf
@@ -26,7 +26,7 @@ BFLOAT16_CPUS = ("avx512_bf16", "amx_bf16")
 BFLOAT16_GPUS = (8, 0)  # compute capability, Ampere
 FLAGS = 4  # that the trainer sends with a step
 MIN_STEPS, MAX_STEPS = 3, 20
-MIN_SECONDS = 5.0
+MIN_SECONDS, MAX_SECONDS = 5.0, 30.0  # of measured steps; one step may take longer
 
 
 def find_device(kind: str | None = None, cpuinfo: Path = CPUINFO) -> Device:
@@ -63,9 +63,9 @@ def measure_speed(index: Index, config: Config, clock: Callable[[], float] = tim
     step = build_train_step(model, optimizer, config, world)
     batches = training_batches(index, config)
     seconds: list[float] = []
-    traced = set()
+    traced: set[tuple[int, ...]] = set()
     start = clock()
-    while len(seconds) < MIN_STEPS or (len(seconds) < MAX_STEPS and sum(seconds) < MIN_SECONDS):
+    while not _measured_enough(seconds):
         batch = next(batches)
         step(batch, tf.constant(len(traced)), tf.zeros([FLAGS])).numpy()
         now = clock()
@@ -74,3 +74,8 @@ def measure_speed(index: Index, config: Config, clock: Callable[[], float] = tim
         traced.add(shape)
         start = clock()
     return config.training.batch_size / statistics.median(seconds)
+
+
+def _measured_enough(seconds: Sequence[float]) -> bool:
+    total, count = sum(seconds), len(seconds)
+    return total >= MAX_SECONDS or (count >= MIN_STEPS and (total >= MIN_SECONDS or count >= MAX_STEPS))

@@ -150,8 +150,8 @@ def _choose_epochs(data: Statistics, rate: float, minutes: float | None, start: 
     enough, most, worth = EPOCHS[start]
     most_epochs = max(most, math.ceil(worth / data.images))
     if minutes is None:
-        epochs = min(max(math.ceil(worth / data.images), enough), most_epochs)
-        return epochs, f"{epochs * data.images:,} images from {start} weights; about {rate:.3g} images/s here"
+        wanted = min(max(math.ceil(worth / data.images), enough), most_epochs)
+        return wanted, f"{wanted * data.images:,} images from {start} weights; about {rate:.3g} images/s here"
     epochs = _affordable_epochs(data, rate, minutes)
     if epochs >= most_epochs:
         return most_epochs, f"there is time for {epochs:.0f}, but more than {most_epochs} would overfit"
