@@ -17,7 +17,7 @@ from frcnn.data.statistics import RARE_SHARE, Statistics
 EPOCHS = {"random": (24, 100, 6000), "backbone": (12, 60, 4000), "detector": (8, 40, 3000)}
 TRAINING_SHARE = 0.85  # of the time limit; the rest is for a device that is slower than measured, and for saving
 STARTUP_SECONDS = 45.0  # reading data, building and tracing the model
-EVALUATIONS = 4
+EVALUATIONS = 4  # the last one is of the averaged and of the raw weights
 EVALUATION_COST = 0.5  # of an image of the validation split, in images of training
 SMALLEST_SIZE = 224  # short side, pixels
 MIN_SIZE_SHARE = 0.5  # of the wanted short side, below which images do not shrink to save time
@@ -142,7 +142,7 @@ def _choose_size(
 def _affordable_epochs(data: Statistics, rate: float, minutes: float) -> float:
     """Epochs that fit into the time, after starting up and beside the evaluations."""
     images = max(TRAINING_SHARE * 60 * minutes - STARTUP_SECONDS, 0) * rate
-    images -= EVALUATIONS * EVALUATION_COST * data.validation_images
+    images -= (EVALUATIONS + 1) * EVALUATION_COST * data.validation_images
     return max(images, 0) / (data.images * data.repeats)
 
 
