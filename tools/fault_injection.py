@@ -159,7 +159,8 @@ class Injection:
         what.append(damage_path(output / "model" / rng.choice(DAMAGED_MODEL), rng))
         what.append(damage_path(output / rng.choice(OTHERS), rng))
         ended = Process(output, self.data).end()
-        refusable = named[0] if len(named) == 2 else None
+        # Without an intact checkpoint it may not start over, and a folder in place of config.yaml is not removed.
+        refusable = named[0] if len(named) == 2 else f"{output / 'config.yaml'} cannot be used"
         if self.judge("damaged files", ended, output, len(what), refusable):
             missing = [name for name in named if name not in ended.text]
             self.count("damaged checkpoints", "named", len(named) - len(missing))

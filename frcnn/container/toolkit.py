@@ -22,6 +22,7 @@ from frcnn.container.failure import failure_of, report
 from frcnn.container.job import prepare, save_job
 from frcnn.container.mpi_options import check_mpi_options
 from frcnn.container.runner import SUPERVISED, choose_runner
+from frcnn.distributed.mpirun import TRANSPORTS
 from frcnn.errors import UserError
 
 HOOK = "frcnn.container.toolkit:main"
@@ -101,14 +102,23 @@ def patch_toolkit(environment: Environment, mpi: bool = False) -> None:
     # capture.
     process.get_tensorflow_exception_classes = list
     toolkit_environment.read_input_data_config = _or_empty(toolkit_environment.read_input_data_config)
+    _use_plain_transports()
 
 
-def skip_waits() -> None:
+def _use_plain_transports() -> None:
+    """Replace the toolkit's ``btl ^openib``: that includes libfabric, with which MPI_Finalize takes a second."""
+    create = mpi.MasterRunner._create_command
+    mpi.MasterRunner._create_command = lambda self: [TRANSPORTS if word == "^openib" else word for word in create(self)]
+
+
+def skip_waits(leader: bool) -> None:
     """Skip the toolkit's notification of the workers after training, and its pauses of 30 seconds.
 
-    Only under our process 1, which tells the workers itself how the job ended.
+    Only under our process 1, which tells the workers itself how the job ended. A worker's pauses are those of a loop,
+    the leader's is the last thing it does.
     """
-    mpi.time = SimpleNamespace(time=time.time, sleep=lambda seconds: time.sleep(min(seconds, 1.0)))
+    longest = 0.0 if leader else 1.0
+    mpi.time = SimpleNamespace(time=time.time, sleep=lambda seconds: time.sleep(seconds if seconds < 30 else longest))
     mpi._write_status_file = lambda host, status_file: True
 
 
@@ -151,7 +161,7 @@ def run() -> None:
     environment = Environment.read()
     patch_toolkit(environment)
     if os.environ.get(SUPERVISED):
-        skip_waits()
+        skip_waits(environment.resources.is_leader)
     Path(environment.output).mkdir(parents=True, exist_ok=True)
     toolkit_train()
 

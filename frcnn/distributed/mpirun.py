@@ -22,6 +22,8 @@ CONNECT_SECONDS = 10
 # A host that loses power closes no connection. mpirun notices it after 5 + 3 * 2 seconds with these, and after 484
 # seconds with the keep-alive defaults of Linux.
 KEEPALIVE = {"oob_tcp_keepalive_time": "5", "oob_tcp_keepalive_intvl": "2", "oob_tcp_keepalive_probes": "3"}
+# Only these: with ^openib, which would replace the system's setting, libfabric (ofi) makes MPI_Finalize take a second.
+TRANSPORTS = "self,vader,tcp"
 # Prefixes of the environment variables that ranks inherit.
 EXPORTED = (
     "PATH",
@@ -67,8 +69,7 @@ def mpirun_command(hosts: Sequence[Host], arguments: Sequence[str], interface: s
     """The command line that runs ``frcnn ARGUMENTS`` on the hosts."""
     settings = {
         "pml": "ob1",
-        # Only these: ^openib would replace the system's setting, and with libfabric (ofi) MPI_Finalize takes a second.
-        "btl": "self,vader,tcp",
+        "btl": TRANSPORTS,
         # Copies between processes need a capability that containers lack.
         "btl_vader_single_copy_mechanism": "none",
         # Connect to every host from here, so that hosts need no ssh access to each other.

@@ -71,6 +71,7 @@ def test_two_ranks_train_and_stop_together(make_container: MakeContainer) -> Non
     assert re.search(r"\[1,0\]<stdout>:network: .* Open MPI: 4\.1\.\d\n", container.log)
     assert re.search(r"SIG\w+1?: saved a checkpoint at step \d+/1200", container.log)
     assert len(list((container.base / "checkpoints").glob("step-*"))) == 1
+    assert "-mca btl self,vader,tcp" in container.log
 
 
 @needs_mpi
