@@ -23,7 +23,8 @@ from frcnn.config import Config, load_config
 from frcnn.data.batch import Batch
 from frcnn.data.plan import canvases
 from frcnn.distributed import World
-from frcnn.modeling.faster_rcnn import build_model
+from frcnn.modeling.faster_rcnn import FasterRCNN, build_model
+from frcnn.modeling.layers import GroupNorm
 from frcnn.training.optimizer import build_optimizer
 from frcnn.training.step import build_train_step
 
@@ -162,6 +163,7 @@ def _transfer(tensor: tf.Tensor, consumers: set[str]) -> Transfer:
 def trace_training_step(config: Config, num_classes: int, batch_size: int, slots: int) -> Any:
     """The training step of the first canvas, traced and not run."""
     model = build_model(num_classes, config)
+    _trace_norms_as_on_a_gpu(model)
     optimizer = build_optimizer(config, 1000, model.trainable_variables)
     step: Any = build_train_step(model, optimizer, config, World())
     height, width = canvases(config.image)[0]
@@ -181,10 +183,18 @@ def trace_training_step(config: Config, num_classes: int, batch_size: int, slots
 def trace_inference(config: Config, num_classes: int, batch_size: int) -> Any:
     """Inference on the first canvas, traced and not run."""
     model = build_model(num_classes, config)
+    _trace_norms_as_on_a_gpu(model)
     height, width = canvases(config.image)[0]
     images = tf.TensorSpec([batch_size, height, width, 3], tf.float32)
     sizes = tf.TensorSpec([batch_size, 2], tf.int32)
     return tf.function(model.detect).get_concrete_function(images, sizes, sizes)
+
+
+def _trace_norms_as_on_a_gpu(model: FasterRCNN) -> None:
+    """The compiled group norm is for CPUs only."""
+    for layer in model._flatten_layers():
+        if isinstance(layer, GroupNorm):
+            layer.kernel = "reference"
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from frcnn.modeling.cascade import CascadeHead
 from frcnn.modeling.detections import BatchDetections, detect
 from frcnn.modeling.dynamic import DynamicSchedule
 from frcnn.modeling.fpn import FPN, PyramidConv
-from frcnn.modeling.layers import BatchNorm, Conv2D, affines_together
+from frcnn.modeling.layers import BatchNorm, Conv2D, GroupNorm, affines_together
 from frcnn.modeling.resnet import ConvNorm, ResNet
 
 fold_in = tf.random.experimental.stateless_fold_in
@@ -49,6 +49,9 @@ class FasterRCNN(keras.Model):
         if options.roi_head.dynamic:
             self.dynamic_schedule = DynamicSchedule()
         self._create_variables()
+        for layer in self._flatten_layers():
+            if isinstance(layer, GroupNorm):
+                layer.kernel = options.ops.kernel
 
     def _create_variables(self) -> None:
         """Run every layer once on a small canvas to create all variables in a fixed order before tracing."""

@@ -38,8 +38,7 @@ class ConvNorm(Composite):
         self.relu = relu
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
-        outputs = conv_norm(self.conv, self.norm, inputs, training)
-        return tf.nn.relu(outputs) if self.relu else outputs
+        return conv_norm(self.conv, self.norm, inputs, training, self.relu)
 
 
 class Block(Composite):

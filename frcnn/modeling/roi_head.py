@@ -88,7 +88,7 @@ class RoIHead(Composite):
         """Pooled RoIs ``[N, P, P, C]`` to logits ``[N, K + 1]`` and deltas ``[N, K or 1, 4]``, float32."""
         outputs = pooled
         for layer, normalize in zip(self.convs, self.norms, strict=True):
-            outputs = tf.nn.relu(conv_norm(layer, normalize, outputs, training))
+            outputs = conv_norm(layer, normalize, outputs, training, relu=True)
         outputs = tf.reshape(outputs, [-1, outputs.shape[1] * outputs.shape[2] * outputs.shape[3]])
         for layer in self.dense:
             outputs = layer(outputs)

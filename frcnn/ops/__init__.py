@@ -1,4 +1,5 @@
-"""The two operations that TensorFlow lacks: :func:`roi_align` over a pyramid and :func:`nms` over a batch.
+"""The operations that TensorFlow lacks: :func:`roi_align` over a pyramid, :func:`nms` over a batch, and a fast
+:func:`group_norm`.
 
 This module is the public interface and selects the implementation: ``reference.py`` defines the results in plain
 TensorFlow, ``compiled.py`` calls the C++ and CUDA kernels, which ``build.py`` compiles at first use. Importing this
@@ -18,6 +19,8 @@ from typing import Literal
 import tensorflow as tf
 
 from frcnn.ops import compiled, reference
+from frcnn.ops.group_norm import fused as fused_norm
+from frcnn.ops.group_norm import reference as reference_norm
 
 Kernel = Literal["auto", "compiled", "reference"]
 LevelRule = Literal["torchvision", "detectron2"]
@@ -85,6 +88,34 @@ def nms(
         ``indices [B, M]`` int32 into N, padded with -1, and ``counts [B]`` int32. Not differentiable.
     """
     return _implementation(kernel).nms(boxes, scores, groups, iou_threshold=iou_threshold, max_outputs=max_outputs)
+
+
+def group_norm(
+    inputs: tf.Tensor,
+    gamma: tf.Tensor,
+    beta: tf.Tensor,
+    *,
+    groups: int,
+    epsilon: float,
+    relu: bool,
+    kernel: Kernel = "auto",
+) -> tf.Tensor:
+    """Group norm (Wu & He 2018), then ReLU if ``relu``.
+
+    Args:
+        inputs: ``[B, H, W, C]``, float32, bfloat16 or float16; statistics are float32.
+        gamma, beta: ``[C]`` float32.
+        groups: number of groups, which divides C; a group has consecutive channels.
+        epsilon: added to the variance.
+        kernel: as for :func:`roi_align`. The compiled kernel is for CPUs: where a GPU is used, all values select the
+            reference.
+
+    Returns:
+        Shape and dtype of the inputs. Differentiable in all three tensors.
+    """
+    on_cpu = kernel != "reference" and not tf.config.get_visible_devices("GPU")
+    implementation = fused_norm if on_cpu and _implementation(kernel) is compiled else reference_norm
+    return implementation(inputs, gamma, beta, groups, epsilon, relu)
 
 
 def describe_kernels(kernel: Kernel) -> str:

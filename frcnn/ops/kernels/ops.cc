@@ -1,9 +1,8 @@
 // Registration of the operations with TensorFlow, and their CPU kernels on TensorFlow's thread pool.
 #include "ops.h"
 
-#include <sys/mman.h>
-
 #include "cpu.h"
+#include "cpu_device.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/shape_inference.h"
 
@@ -76,26 +75,6 @@ REGISTER_OP("FrcnnNms")
     .Attr("iou_threshold: float")
     .Attr("max_outputs: int >= 1")
     .SetShapeFn(KeptShapes);
-
-// The device's thread pool as a ParallelFor.
-ParallelFor device_threads(OpKernelContext* context) {
-  tensorflow::thread::ThreadPool* pool = context->device()->tensorflow_cpu_worker_threads()->workers;
-  return [pool](int64_t count, int64_t block, const Body& body) {
-    using Scheduling = tensorflow::thread::ThreadPool::SchedulingParams;
-    const Scheduling fixed(tensorflow::thread::ThreadPool::SchedulingStrategy::kFixedBlockSize, absl::nullopt, block);
-    if (count > 0) pool->ParallelFor(count, fixed, body);
-  };
-}
-
-// Newly mapped memory costs a page fault for every 4 KiB written, so request huge pages for large outputs. Only a hint:
-// failure is ignored.
-void advise_huge_pages(const Tensor& tensor) {
-  constexpr size_t kHugePage = size_t{2} << 20;
-  const size_t bytes = tensor.TotalBytes();
-  const uintptr_t begin = (reinterpret_cast<uintptr_t>(tensor.data()) + kHugePage - 1) & ~(kHugePage - 1);
-  const uintptr_t end = (reinterpret_cast<uintptr_t>(tensor.data()) + bytes) & ~(kHugePage - 1);
-  if (end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
-}
 
 class RoiAlignCpu : public PoolingKernel {
  public:
