@@ -22,7 +22,7 @@ Arrays = dict[str, np.ndarray]
 
 def train(world: World, recipe: Path, output: Path, *overrides: str) -> Arrays:
     """Weights before and after 20 steps, and how many different states the ranks hold."""
-    mpi.BUCKET_BYTES = 8 << 20  # as many buckets as a ResNet-50's
+    mpi.BUCKET_BYTES = 4 << 20  # as many buckets as a ResNet-50's
     trainer = _trainer(world, load_config(recipe, [f"output={output / f'run{world.size}'}", *overrides]))
     before = _flat(trainer.model.variables)
     trainer.run()
