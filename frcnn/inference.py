@@ -36,7 +36,7 @@ from frcnn.weights.score_thresholds import ScoreThresholds, read_thresholds
 
 # An RGB array [H, W, 3] uint8, an image file, or a Pillow image.
 ImageSource = np.ndarray | Image.Image | str | os.PathLike[str]
-_SINGLE_IMAGE = (np.ndarray, Image.Image, str, os.PathLike)
+SINGLE_IMAGE = (np.ndarray, Image.Image, str, os.PathLike)
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +158,7 @@ class Detector:
         Raises:
             UserError: an image cannot be read, or is none of these types.
         """
-        single = isinstance(images, _SINGLE_IMAGE) and not _is_stack(images)
+        single = isinstance(images, SINGLE_IMAGE) and not _is_stack(images)
         sources = images if isinstance(images, Iterable) and not single else [images]
         waiting: dict[tuple[int, ...], list[tuple[int, Prepared]]] = defaultdict(list)
         results: dict[int, Detections] = {}

@@ -224,9 +224,23 @@ def test_predict_writes_labels_and_the_images_to_label_next(model: Path, shapes:
     labels.write_text("corrected by hand")
     assert "labels exists already; choose another --out" in error_of(*arguments)
     assert labels.read_text() == "corrected by hand"
-    assert frcnn(*arguments, "--overwrite").exit_code == 0
+    whole = json.loads((tmp_path / "detections.json").read_text())
+    assert frcnn(*arguments, "--overwrite", "--tile", "128").exit_code == 0
     assert json.loads(labels.read_text())["images"] == tables["images"]
+    assert json.loads((tmp_path / "detections.json").read_text()) != whole
+    assert "give --tile as well" in error_of(*arguments[:6], "--overlap", "0.3")
     assert "give --format as well" in error_of(*arguments[:6], "--above", "0.4")
+
+
+def test_tile_cuts_every_split_into_a_new_folder(shapes: Path, tmp_path: Path) -> None:
+    result = frcnn("tile", shapes, tmp_path / "tiles", "--tile", "100", "--empty", "1")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[-1] == f"{tmp_path / 'tiles'}: train with data.root={tmp_path / 'tiles'}"
+    assert "train: 8 images -> " in result.stdout
+    assert "val: 2 images -> " in result.stdout
+    checked = frcnn("check-dataset", tmp_path / "tiles", "--out", tmp_path / "check")
+    assert checked.exit_code == 0, checked.output
+    assert "exists already; give a new folder" in error_of("tile", shapes, tmp_path / "tiles", "--tile", "100")
 
 
 def test_check_dataset_reports_all_splits_and_draws_them(shapes: Path, tmp_path: Path) -> None:

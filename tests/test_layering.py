@@ -22,6 +22,7 @@ LAYERS = [
     {"modeling"},
     {"weights"},
     {"inference", "export"},
+    {"tiling"},
     {"evaluation"},
     {"report"},
     {"training", "serving", "prediction"},

@@ -25,6 +25,7 @@ from frcnn.cli.report import report
 from frcnn.cli.serve import serve
 from frcnn.cli.split import split
 from frcnn.cli.thresholds import thresholds
+from frcnn.cli.tile import tile_dataset
 from frcnn.cli.weights import import_weights
 
 
@@ -45,6 +46,7 @@ main.add_command(make_shapes)
 main.add_command(suggest_recipe)
 main.add_command(convert)
 main.add_command(split)
+main.add_command(tile_dataset)
 main.add_command(fetch_weights)
 main.add_command(import_weights)
 main.add_command(export)

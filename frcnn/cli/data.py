@@ -70,7 +70,7 @@ def check_dataset(
 
     clean = True
     indexes = []
-    for name, paths in _find_splits(folder, split):
+    for name, paths in find_splits(folder, split):
         report = check(*paths, config, contact_sheet=out / f"{name}.png")
         click.echo(f"{report.to_text()}\n")
         clean &= report.clean
@@ -117,7 +117,7 @@ def _draw_augmentations(index: Index, config: Config, file: Path) -> None:
     click.echo(f"Augmentations: {file}\n")
 
 
-def _find_splits(folder: Path, splits: tuple[str, ...]) -> list[tuple[str, tuple[Path, Path]]]:
+def find_splits(folder: Path, splits: tuple[str, ...]) -> list[tuple[str, tuple[Path, Path]]]:
     """The named splits with their files, or all splits of the folder, which must have at least one."""
     from frcnn.config import Data
     from frcnn.data.splits import find_split

@@ -11,6 +11,7 @@ import click
 
 from frcnn.cli.console import BOX_FORMATS, PATH, SPLITS, check_output, counted, example
 from frcnn.cli.recipe import own_recipe
+from frcnn.cli.tile import tiling_of, tiling_options
 from frcnn.errors import UserError
 from frcnn.startup import import_tensorflow
 
@@ -84,6 +85,7 @@ def _split_arguments(
 @click.command(
     epilog=example(
         "frcnn evaluate --model runs/bccd/model --split test",
+        "frcnn evaluate --model runs/aerial/model --data aerial --tile 1024 --overlap 0.2",
         "frcnn evaluate --model runs/bccd/model --images photos --annotations instances.json --json metrics.json",
     )
 )
@@ -94,6 +96,7 @@ def _split_arguments(
 @click.option("--annotations", type=PATH, help="COCO instances JSON file.")
 @click.option("--box-format", type=click.Choice(BOX_FORMATS), help="Format of the boxes, as data.box_format.")
 @click.option("--batch-size", type=click.IntRange(1), default=1, show_default=True, help="Images per batch.")
+@tiling_options
 @click.option("--json", "json_file", type=PATH, help="Also write the metrics to this file.")
 def evaluate(
     model: Path,
@@ -103,6 +106,8 @@ def evaluate(
     annotations: Path | None,
     box_format: BoxFormat | None,
     batch_size: int,
+    tile: int | None,
+    overlap: float | None,
     json_file: Path | None,
 ) -> None:
     """Evaluate a model.
@@ -113,6 +118,7 @@ def evaluate(
     if (images is None) != (annotations is None):
         raise UserError("--images and --annotations must be given together, or neither to use --data and --split")
     import_tensorflow()
+    tiling = tiling_of(tile, overlap)
     from frcnn.distributed import connect
     from frcnn.evaluation.evaluate import evaluate_model
     from frcnn.weights.model_folder import read_model_folder
@@ -128,7 +134,7 @@ def evaluate(
         def find_index() -> Index:
             return find_index_of(saved.config, data, split, images, annotations, box_format)
 
-        metrics, index, unread = evaluate_model(saved, find_index, world, batch_size, counted)
+        metrics, index, unread = evaluate_model(saved, find_index, world, batch_size, counted, tiling)
     if metrics is None:  # not rank 0
         return
     for line in index.summary.lines():

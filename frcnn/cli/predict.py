@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from frcnn.cli.console import OUT_FOLDER, PATH, counted, example
+from frcnn.cli.tile import tiling_of, tiling_options
 from frcnn.errors import EXIT_FAILURE, UserError, print_message
 from frcnn.startup import import_tensorflow
 
@@ -29,6 +30,7 @@ ABOVE = 0.3  # default minimum score of labels
     type=click.FloatRange(0, 1),
     help="Minimum score of the detections that are drawn.  [default: the model's thresholds.json; without it 0.5]",
 )
+@tiling_options
 @click.option(
     "--format",
     "label_format",
@@ -56,6 +58,8 @@ def predict(
     model: Path,
     out: Path,
     score: float | None,
+    tile: int | None,
+    overlap: float | None,
     label_format: str | None,
     above: float | None,
     images_uri: str | None,
@@ -82,12 +86,15 @@ def predict(
                 f"{out / LABELS_FOLDER} exists already; choose another --out, or replace it with --overwrite"
             )
     import_tensorflow()
+    tiling = tiling_of(tile, overlap)
     from frcnn.inference import Detector
+    from frcnn.tiling import TiledDetector
 
     detector = Detector.load(model)
+    tiled = TiledDetector(detector, tiling) if tiling else detector
     threshold = (detector.thresholds or DEFAULT_SCORE) if score is None else score
     with counted(len(tasks), "predicting") as count:
-        unreadable, not_drawn, images = predict_images(detector, tasks, out, threshold, print_message, count)
+        unreadable, not_drawn, images = predict_images(tiled, tasks, out, threshold, print_message, count)
     click.echo(f"{out}: {len(tasks) - unreadable - not_drawn} drawn images and {RESULTS_FILE}")
     click.echo(f"minimum score of drawn detections: {threshold}")
     if label_format:

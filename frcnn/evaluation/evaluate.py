@@ -12,6 +12,7 @@ from frcnn.distributed import World
 from frcnn.evaluation.coco import Metrics, evaluate_detections
 from frcnn.evaluation.split import check_headers, detect_split, unreadable
 from frcnn.inference import Detections, Detector
+from frcnn.tiling import TiledDetector, Tiling
 from frcnn.weights.model_folder import ModelFolder
 
 # Opens a progress bar for (total, description, unit); yields the callback (done, total).
@@ -56,11 +57,13 @@ def detect_model(
     world: World,
     batch_size: int = 1,
     progress_bar: ProgressBar = no_progress_bar,
+    tiling: Tiling | None = None,
 ) -> DetectedSplit:
     """Detect the images of a split on all ranks.
 
     Args:
         find_index: loads the split; called on every rank.
+        tiling: detect in tiles; None: in the images as a whole.
 
     Raises:
         UserError: the split or the model is invalid, or more images are unreadable than ``data.max_bad_image_share``.
@@ -73,7 +76,8 @@ def detect_model(
     with world.raise_together():
         detector = Detector.load(model.path)
     with progress_bar(len(index.images), "detecting", "image") as progress:
-        results = detect_split(detector, index, world, unreadable_images, batch_size, progress)
+        tiled = TiledDetector(detector, tiling) if tiling else detector
+        results = detect_split(tiled, index, world, unreadable_images, batch_size, progress)
     return DetectedSplit(index, results, unreadable(unreadable_images, world))
 
 
@@ -83,9 +87,10 @@ def evaluate_model(
     world: World,
     batch_size: int = 1,
     progress_bar: ProgressBar = no_progress_bar,
+    tiling: Tiling | None = None,
 ) -> Evaluation:
     """Detect the images of a split on all ranks and compute the COCO metrics on rank 0; see :func:`detect_model`."""
-    index, results, unread = detect_model(model, find_index, world, batch_size, progress_bar)
+    index, results, unread = detect_model(model, find_index, world, batch_size, progress_bar, tiling)
     if not world.is_main:
         return Evaluation(None, index, unread)
     with progress_bar(len(index.class_names), "evaluating", "class") as progress:

@@ -12,6 +12,7 @@ from frcnn.data.unreadable_images import UnreadableImages
 from frcnn.distributed import World
 from frcnn.evaluation.coco import gather_detections
 from frcnn.inference import Detections, Detector
+from frcnn.tiling import TiledDetector
 
 
 class Stopped(Exception):
@@ -34,7 +35,7 @@ def check_headers(index: Index, world: World, unreadable_images: UnreadableImage
 
 
 def detect_split(
-    detector: Detector,
+    detector: Detector | TiledDetector,
     index: Index,
     world: World,
     unreadable_images: UnreadableImages,

@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # finding the images takes no import of TensorFlow
     import numpy as np
 
     from frcnn.inference import Detections, Detector
+    from frcnn.tiling import TiledDetector
     from frcnn.weights.score_thresholds import ScoreThresholds
 
 RESULTS_FILE = "detections.json"
@@ -100,7 +101,7 @@ def find_images(
 
 
 def predict_images(
-    detector: Detector,
+    detector: Detector | TiledDetector,
     tasks: Sequence[PredictionTask],
     out: Path,
     score_threshold: float | ScoreThresholds,

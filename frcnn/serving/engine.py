@@ -13,6 +13,7 @@ import numpy as np
 
 from frcnn.data.example import inference_dtype
 from frcnn.data.plan import canvases
+from frcnn.data.tiles import Tile
 from frcnn.errors import UserError
 from frcnn.inference import Detections, Detector, Prepared
 from frcnn.serving import metrics
@@ -20,6 +21,7 @@ from frcnn.serving.batching import Batcher
 from frcnn.serving.decoder_pool import DecoderPool
 from frcnn.serving.health import Health
 from frcnn.serving.options import ServeOptions
+from frcnn.tiling import Tiling
 from frcnn.weights.model_folder import read_model_folder
 from frcnn.weights.model_hashes import file_hash
 
@@ -48,6 +50,7 @@ class Engine:
         self._folder = folder
         self._health = health
         self._on_load_failure = on_load_failure
+        self.tiling = Tiling(options.tile, options.overlap) if options.tile else None
         self._stage: str | None = "loading the model"  # None once it is loaded
         self._model_failure: str | None = None
         # Decoded images are large: at most one per core at a time.
@@ -74,6 +77,11 @@ class Engine:
     def loaded(self) -> bool:
         """Whether ``detector`` and ``batcher`` exist and are warmed up."""
         return self._stage is None
+
+    def windows(self, image: np.ndarray) -> list[Tile]:
+        """The parts of an image ``[H, W, 3]`` that are detected in: tiles, or only the whole image."""
+        height, width = image.shape[:2]
+        return self.tiling.windows(width, height) if self.tiling else [Tile(0, 0, width, height)]
 
     def close(self) -> None:
         """Run the queued images and end the inference thread and the decoder processes."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from flask import Request, Response
 
+from frcnn.data.tiles import Tile
 from frcnn.serving import metrics
 from frcnn.serving.batching import DeadlineExceeded, Outcome, QueueFull
 from frcnn.serving.custom_attributes import CUSTOM_ATTRIBUTES
@@ -21,9 +22,23 @@ from frcnn.serving.request_error import RequestError
 from frcnn.serving.request_log import RequestRecord
 from frcnn.serving.response import DRAWING_THRESHOLD, ImageResult, ResponseFormat, draw, negotiate, to_json, write_json
 from frcnn.serving.selection import Selection, read_selection
+from frcnn.tiling import merge
 
 MODEL_THRESHOLDS = "model"  # said in the log and the response's attributes when the model's thresholds were applied
-Job = tuple[tuple[int, int], "Future[Outcome]"]  # height and width of an image, and its detections
+
+
+class Job(NamedTuple):
+    """An image that is being detected in: its size in pixels, its parts, and the detections of each of them."""
+
+    height: int
+    width: int
+    windows: list[Tile]
+    futures: list[Future[Outcome]]
+
+    def cancel(self) -> None:
+        """Take what has not been run out of the queue."""
+        for future in self.futures:
+            future.cancel()
 
 
 def handle_invocation(request: Request, engine: Engine, options: ServeOptions, record: RequestRecord) -> Response:
@@ -48,39 +63,47 @@ def handle_invocation(request: Request, engine: Engine, options: ServeOptions, r
         raise RequestError(
             406, f"{accepted.media} holds one image and the body is a list of images; expected Accept: application/json"
         )
-    results = _detect_all(body, engine, deadline, record)
+    results = _detect_all(body, engine, options, deadline, record)
     with record.stage("answer"):
         encoded = _write(body, results, accepted, selection, engine, options, deadline, record)
     return Response(encoded, content_type=accepted.content_type)
 
 
-def _detect_all(body: Body, engine: Engine, deadline: float, record: RequestRecord) -> list[ImageResult | RequestError]:
+def _detect_all(
+    body: Body, engine: Engine, options: ServeOptions, deadline: float, record: RequestRecord
+) -> list[ImageResult | RequestError]:
     """Results in the order of the images; a line of JSON Lines that failed is its RequestError."""
     record.fields["images"] = len(body.images)
     jobs: list[Job | RequestError] = []
     try:
         for number, image in enumerate(body.images):
-            jobs.append(_start(image, number, body, engine, deadline, record))
+            jobs.append(_start(image, number, body, engine, options, deadline, record))
         if all(isinstance(job, RequestError) for job in jobs):
             first = jobs[0]
             assert isinstance(first, RequestError)
             message = f"every line of the body failed; line 0: {first}" if len(jobs) > 1 else str(first)
             raise RequestError(first.status, message)
-        return [job if isinstance(job, RequestError) else _finish(job, deadline, record) for job in jobs]
+        return [job if isinstance(job, RequestError) else _finish(job, engine, deadline, record) for job in jobs]
     finally:
         for job in jobs:
             if not isinstance(job, RequestError):
-                job[1].cancel()  # no effect on images that were run already
+                job.cancel()
 
 
 def _start(
-    image: EncodedImage | RequestError, number: int, body: Body, engine: Engine, deadline: float, record: RequestRecord
+    image: EncodedImage | RequestError,
+    number: int,
+    body: Body,
+    engine: Engine,
+    options: ServeOptions,
+    deadline: float,
+    record: RequestRecord,
 ) -> Job | RequestError:
     """Decode an image and queue it."""
     if isinstance(image, RequestError):
         return image
     try:
-        return _decode_and_submit(image, engine, deadline, record)
+        return _decode_and_submit(image, engine, options, deadline, record)
     except RequestError as error:
         if body.independent and error.status != 503:
             return error
@@ -88,7 +111,9 @@ def _start(
         raise RequestError(error.status, message, error.retry_after) from None
 
 
-def _decode_and_submit(image: EncodedImage, engine: Engine, deadline: float, record: RequestRecord) -> Job:
+def _decode_and_submit(
+    image: EncodedImage, engine: Engine, options: ServeOptions, deadline: float, record: RequestRecord
+) -> Job:
     with record.stage("wait"):
         admitted = engine.decoding.acquire(timeout=max(deadline - time.monotonic(), 0))
     if not admitted:
@@ -97,8 +122,7 @@ def _decode_and_submit(image: EncodedImage, engine: Engine, deadline: float, rec
         with record.stage("decode"), engine.batcher.decoding():
             pixels = _decode(image, engine, deadline)
             record.fields.setdefault("sizes", []).append([pixels.shape[1], pixels.shape[0]])
-            prepared = engine.detector.prepare(pixels)
-            return prepared.original_size, engine.batcher.submit(prepared, deadline)
+            return _submit(pixels, engine, options, deadline)
     except DeadlineExceeded:
         raise _timeout_error() from None
     except QueueFull:
@@ -107,21 +131,43 @@ def _decode_and_submit(image: EncodedImage, engine: Engine, deadline: float, rec
         engine.decoding.release()
 
 
+def _submit(pixels: np.ndarray, engine: Engine, options: ServeOptions, deadline: float) -> Job:
+    """Queue all parts of an image, or none."""
+    windows = engine.windows(pixels)
+    if len(windows) > options.queue_size:
+        raise RequestError(
+            413,
+            f"an image of {pixels.shape[1]} x {pixels.shape[0]} pixels has {len(windows)} parts with tile="
+            f"{options.tile}; expected at most queue_size, {options.queue_size}",
+        )
+    job = Job(pixels.shape[0], pixels.shape[1], windows, [])
+    try:
+        for window in windows:
+            prepared = engine.detector.prepare(window.crop(pixels))
+            job.futures.append(engine.batcher.submit(prepared, deadline))
+    except QueueFull:
+        job.cancel()
+        raise
+    return job
+
+
 def _decode(image: EncodedImage, engine: Engine, deadline: float) -> np.ndarray:
     return engine.decoders.decode(image, deadline) if isinstance(image, bytes) else np.ascontiguousarray(image)
 
 
-def _finish(job: Job, deadline: float, record: RequestRecord) -> ImageResult:
-    (height, width), future = job
+def _finish(job: Job, engine: Engine, deadline: float, record: RequestRecord) -> ImageResult:
     try:
-        outcome = future.result(timeout=max(deadline - time.monotonic(), 0))
+        outcomes = [future.result(timeout=max(deadline - time.monotonic(), 0)) for future in job.futures]
     except (FutureTimeout, DeadlineExceeded, CancelledError):
         raise _timeout_error() from None
-    record.add("wait", outcome.wait_seconds)
-    record.add("detect", outcome.run_seconds)
-    record.fields["batch"] = max(record.fields.get("batch", 0), outcome.batch_size)
-    metrics.BATCH_SIZE.observe(outcome.batch_size)
-    return ImageResult(outcome.detections, width, height)
+    for outcome in outcomes:
+        record.add("wait", outcome.wait_seconds)
+        record.add("detect", outcome.run_seconds)
+        record.fields["batch"] = max(record.fields.get("batch", 0), outcome.batch_size)
+        metrics.BATCH_SIZE.observe(outcome.batch_size)
+    found = [outcome.detections for outcome in outcomes]
+    detections = merge(job.windows, found, engine.detector.config.roi_head.nms_iou)
+    return ImageResult(detections, job.width, job.height)
 
 
 def _timeout_error() -> RequestError:

@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field, model_validator
 
 from frcnn.config import Options
+from frcnn.data.tiles import DEFAULT_OVERLAP
 
 Seconds = Annotated[float, Field(ge=1, le=3600)]
 
@@ -56,6 +57,14 @@ class ServeOptions(Options):
         10, description="maximum CPU time of decoding an image, seconds; beyond it the image gets 413"
     )
     max_images: Annotated[int, Field(ge=1, le=1000)] = Field(32, description="maximum images of a request")
+    tile: Annotated[int, Field(ge=32)] | None = Field(
+        None,
+        description="detect in overlapping tiles of this size, and in the whole image, for small objects in large "
+        "images, pixels; null: in the whole image only",
+    )
+    overlap: Annotated[float, Field(ge=0, le=0.9)] = Field(
+        DEFAULT_OVERLAP, description="minimum share of a tile that its neighbor covers as well"
+    )
     variant: str | None = Field(None, description="name in responses and logs, such as the production variant's")
     model_version: str | None = Field(
         None, description="model name in responses and logs; null: the first 12 digits of the weights' SHA-256"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from flask.testing import FlaskClient
 from serving_client import CLASSES, encode, make_image
 from werkzeug.test import TestResponse
 
@@ -18,6 +19,7 @@ from frcnn.serving.engine import Engine, weights_digest
 from frcnn.serving.health import Health
 from frcnn.serving.options import ServeOptions
 from frcnn.serving.predictor import create_app
+from frcnn.tiling import TiledDetector, Tiling
 from frcnn.weights.score_thresholds import ScoreThresholds
 
 FOREVER = float("inf")
@@ -49,6 +51,16 @@ def test_loaded_engine(engine: Engine, served_model: Path, detector: Detector) -
     assert found.scores.tolist() == pytest.approx(expected.scores.tolist(), abs=1e-5)
 
 
+def send(client: FlaskClient, image: np.ndarray, query: str = "", accept: str = "application/json") -> TestResponse:
+    with socket.socket() as connection:  # gunicorn's
+        return client.post(
+            f"/invocations{query}",
+            data=encode(image),
+            headers={"Accept": accept},
+            environ_overrides={"gunicorn.socket": connection},
+        )
+
+
 def test_the_models_thresholds_are_the_default_and_the_response_says_so(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -57,13 +69,7 @@ def test_the_models_thresholds_are_the_default_and_the_response_says_so(
     client = create_app(ServeOptions(model=tmp_path), engine, Health(tmp_path, 0, 1), tmp_path).test_client()
 
     def post(query: str = "", accept: str = "application/json") -> TestResponse:
-        with socket.socket() as connection:  # gunicorn's
-            return client.post(
-                f"/invocations{query}",
-                data=encode(make_image()),
-                headers={"Accept": accept},
-                environ_overrides={"gunicorn.socket": connection},
-            )
+        return send(client, make_image(), query, accept)
 
     assert len(post().json["scores"]) == len(scores)
     assert "score_thresholds" not in post().json
@@ -78,6 +84,26 @@ def test_the_models_thresholds_are_the_default_and_the_response_says_so(
     assert len(explicit.json["scores"]) == len(scores)
     assert "score_thresholds" not in explicit.json
     assert "score_threshold" not in explicit.headers[CUSTOM_ATTRIBUTES]
+
+
+def test_large_images_are_detected_in_tiles(
+    engine: Engine, detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiling = Tiling(64, 0.2)
+    monkeypatch.setattr(engine, "tiling", tiling)
+    image = make_image(width=150, height=64)
+    options = ServeOptions(model=tmp_path, tile=64, queue_size=32)
+    client = create_app(options, engine, Health(tmp_path, 0, 1), tmp_path).test_client()
+    response = send(client, image)
+    (expected,) = TiledDetector(detector, tiling, 1).detect(image)
+    assert response.status_code == 200
+    assert response.json["scores"] == pytest.approx(expected.scores.tolist(), abs=1e-5)
+    np.testing.assert_allclose(response.json["boxes"], expected.boxes, atol=2e-3)
+    response = send(client, make_image(width=64, height=3000))
+    assert (response.status_code, response.json["error"]) == (
+        413,
+        "an image of 64 x 3000 pixels has 60 parts with tile=64; expected at most queue_size, 32",
+    )
 
 
 def test_a_failing_image_is_not_a_failing_model(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
