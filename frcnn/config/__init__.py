@@ -5,7 +5,7 @@ from frcnn.config.loading import UniqueKeyLoader, changed_options, load_config, 
 from frcnn.config.model_options import FPN, RPN, Anchors, Backbone, Norm, Ops, RoIHead
 from frcnn.config.options import Options, option_names
 from frcnn.config.schema import Config
-from frcnn.config.training_options import Distributed, Optimizer, Training
+from frcnn.config.training_options import Distributed, Optimizer, Tracking, Training
 
 __all__ = [
     "FPN",
@@ -23,6 +23,7 @@ __all__ = [
     "Options",
     "RoIHead",
     "Split",
+    "Tracking",
     "Training",
     "UniqueKeyLoader",
     "changed_options",

@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from frcnn.config.data_options import Augment, Data, Image
 from frcnn.config.model_options import FPN, RPN, Anchors, Backbone, Ops, RoIHead
 from frcnn.config.options import Options
-from frcnn.config.training_options import Distributed, Optimizer, Training
+from frcnn.config.training_options import Distributed, Optimizer, Tracking, Training
 
 # Defaults under `conventions: detectron2`; those under torchvision are the defaults of the schema (docs/numerics.md).
 DETECTRON2_CONVENTIONS: Mapping[str, Any] = {
@@ -68,6 +68,7 @@ class Config(Options):
     optimizer: Optimizer = Optimizer()
     training: Training = Training()
     distributed: Distributed = Distributed()
+    tracking: Tracking = Tracking()
 
     @model_validator(mode="after")
     def _check_groups(self) -> Config:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from frcnn.config.options import Count, Fraction, NonNegative, Options, Positive
 
@@ -123,6 +124,35 @@ class Training(Options):
         if self.patience is not None and self.evaluate_every is None:
             raise ValueError(f"patience {self.patience} needs evaluations during training: set evaluate_every")
         return self
+
+
+class Tracking(Options):
+    """Experiment tracking. A server that is slow or down never ends or delays a run."""
+
+    mlflow: str | None = Field(
+        None,
+        description="URI of an MLflow tracking server, file: URI of a folder, or ARN of SageMaker's managed MLflow; "
+        "credentials come from MLFLOW_TRACKING_USERNAME and ..._PASSWORD, ..._TOKEN, or AWS; null: none",
+    )
+    wandb: Literal["online", "offline"] | None = Field(
+        None,
+        description="Weights & Biases; online: the account of WANDB_API_KEY; offline: files in the run's folder for "
+        "`wandb sync`; null: none",
+    )
+    experiment: str = Field("frcnn", min_length=1, description="experiment of MLflow, project of Weights & Biases")
+    run: str | None = Field(None, description="name of the run there; null: named by the server")
+
+    @field_validator("mlflow")
+    @classmethod
+    def _refuse_credentials(cls, uri: str | None) -> str | None:
+        """They would be in every config.yaml and log."""
+        parts = urlsplit(uri or "")
+        if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
+            raise ValueError(
+                "option 'tracking.mlflow' contains a user name, password or query; give the address alone, and "
+                "credentials in MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+            )
+        return uri
 
 
 class Distributed(Options):

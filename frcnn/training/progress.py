@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
 import numpy as np
-import tensorflow as tf
 from tqdm import tqdm
 
 from frcnn.evaluation.curves import plot_training
@@ -20,6 +18,8 @@ from frcnn.training.folders import METRICS_FILE, Folders
 from frcnn.training.metric_lines import metric_line
 from frcnn.training.metrics_file import MetricsFile, read_records
 from frcnn.training.optional_output import OptionalOutput
+from frcnn.training.tracking.sink import Sink
+from frcnn.training.tracking.tensorboard import TensorBoardSink
 
 TENSORBOARD_FOLDER = "tensorboard"
 IMAGES_FOLDER = "images"
@@ -31,7 +31,7 @@ class Progress:
 
     On a terminal it shows a progress bar with throughput, losses, learning rate and remaining time; elsewhere each
     record is one line of ``key=value`` pairs. Each record is also a line of ``metrics.jsonl`` and scalars of
-    TensorBoard. A file that cannot be written is a warning and does not end the run.
+    TensorBoard and of other sinks. A file that cannot be written is a warning and does not end the run.
 
     Args:
         folder: the run's folder; gets ``metrics.jsonl``, ``tensorboard/`` and ``images/curves.png``.
@@ -42,6 +42,9 @@ class Progress:
         log_every: steps between records; the last step always has one.
         stream: where to write; standard output if None.
         budget: seconds left of the run's time limit, or None without one; shown with each record.
+        parameters: options of the run by name, for TensorBoard and the sinks.
+        open_sinks: called with a function that prints a message; returns further receivers of the records.
+        results: files and folders that sinks get at the end.
     """
 
     def __init__(
@@ -53,6 +56,9 @@ class Progress:
         log_every: int = 20,
         stream: TextIO | None = None,
         budget: Callable[[], float | None] = lambda: None,
+        parameters: Mapping[str, str | float] | None = None,
+        open_sinks: Callable[[Callable[[str], None]], Sequence[Sink]] = lambda warn: (),
+        results: Sequence[Path] = (),
     ) -> None:
         self._budget = budget
         self._folder = folder
@@ -65,6 +71,10 @@ class Progress:
         self._pending_seconds = 0.0
         self._status = ""
         self._optional = OptionalOutput(self.message)
+        self._parameters = parameters or {}
+        self._open_sinks = open_sinks
+        self._results = results
+        self._sinks: list[Sink] = []
 
     def __enter__(self) -> Progress:
         self._bar = None
@@ -78,13 +88,11 @@ class Progress:
                 smoothing=0.05,
             )
         self._metrics: MetricsFile | None = None
-        self._summaries = tf.summary.create_noop_writer()
         with self._optional.writing(str(self._folder / METRICS_FILE)):
             self._folder.mkdir(parents=True, exist_ok=True)
             self._metrics = MetricsFile(self._folder / METRICS_FILE, self._start_step, self.message)
-        with self._tensorboard():
-            self._summaries = tf.summary.create_file_writer(str(self._folder / TENSORBOARD_FOLDER))
-            self._summaries.flush()
+        self._sinks = [TensorBoardSink(self._folder / TENSORBOARD_FOLDER), *self._open_sinks(self.message)]
+        self._for_sinks(lambda sink: sink.start(self._parameters))
         self._clock = time.perf_counter()
         return self
 
@@ -93,8 +101,7 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.close()
-        with self._tensorboard():
-            self._summaries.close()
+        self._for_sinks(lambda sink: sink.finish(self._results, succeeded=kind is None))
         if self._metrics is not None:
             with self._optional.writing(str(self._folder / METRICS_FILE)):
                 self._metrics.close()
@@ -151,10 +158,7 @@ class Progress:
         images: Sequence[np.ndarray] = ()
         with self._optional.writing(str(self._folder / IMAGES_FOLDER)):
             images = draw(self._folder / IMAGES_FOLDER)
-        with self._tensorboard(), self._summaries.as_default():
-            for number, image in enumerate(images):
-                tf.summary.image(f"{name}/{number}", image[None], step=step)
-            self._summaries.flush()
+        self._for_sinks(lambda sink: sink.images(step, name, images))
         self._clock = time.perf_counter()
 
     def checkpoint(self, step: int) -> None:
@@ -206,20 +210,17 @@ class Progress:
         return new
 
     def _scalars(self, step: int, values: Mapping[str, float]) -> None:
-        with self._tensorboard(), self._summaries.as_default():
-            for name, value in values.items():
-                tf.summary.scalar(name, value, step=step)
-            self._summaries.flush()
+        self._for_sinks(lambda sink: sink.scalars(step, values))
 
-    @contextlib.contextmanager
-    def _tensorboard(self) -> Iterator[None]:
-        """Around every use of TensorBoard's writer, which is given up after its first failure."""
-        with self._optional.writing(str(self._folder / TENSORBOARD_FOLDER)):
-            try:
-                yield
-            except Exception:
-                self._summaries = tf.summary.create_noop_writer()
-                raise
+    def _for_sinks(self, act: Callable[[Sink], None]) -> None:
+        """Call every sink; one that fails is given up."""
+        for sink in list(self._sinks):
+            with self._optional.writing(sink.name):
+                try:
+                    act(sink)
+                except Exception:
+                    self._sinks.remove(sink)
+                    raise
 
     def _print(self, text: str) -> None:
         if self._bar is not None:

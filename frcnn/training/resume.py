@@ -20,6 +20,7 @@ from frcnn.weights.initial_weights import check_random_initialization, start_fro
 NOT_LEARNED_FROM = (
     "output",
     "data.root",
+    "tracking.",
     "data.train.",
     "data.validation.",
     "data.workers",

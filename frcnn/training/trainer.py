@@ -42,6 +42,7 @@ from frcnn.training.shard import Shard, load_splits, round_batch_size
 from frcnn.training.step import build_train_step
 from frcnn.training.stop import StopRequest
 from frcnn.training.time_limit import TimeLimit
+from frcnn.training.tracking.open import check_tracking, open_progress
 from frcnn.training.validation import Validation
 
 
@@ -74,6 +75,7 @@ class Trainer:
         self.messages.append(describe_kernels(config.ops.kernel))
         keras.utils.set_random_seed(config.seed)
         with world.raise_together():
+            check_tracking(config)
             splits = load_splits(config, self.messages, compare_files=world.is_main)
             self.train_index, self.validation_index = splits
             check_best_metric(config.training, self.train_index.class_names, self.validation_index is not None)
@@ -179,11 +181,9 @@ class Trainer:
     def _open_progress(self) -> Progress | NullProgress:
         if not self.world.is_main:
             return NullProgress()
-        training = self.config.training
         self.folders.output.mkdir(parents=True, exist_ok=True)
         save_config(self.config, self.folders.output / "config.yaml")
-        numbers = (self.total_steps, training.batch_size, self.step, training.log_every)
-        return Progress(self.folders.output, *numbers, budget=self.time_limit.left)
+        return open_progress(self.config, self.folders, self.total_steps, self.step, self.time_limit.left)
 
     def _restore_or_initialize(self) -> ResumeState:
         """The state of rank 0, broadcast to all: the folders of other ranks may hold other checkpoints, or none."""
