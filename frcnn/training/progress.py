@@ -44,7 +44,8 @@ class Progress:
         budget: seconds left of the run's time limit, or None without one; shown with each record.
         parameters: options of the run by name, for TensorBoard and the sinks.
         open_sinks: called with a function that prints a message; returns further receivers of the records.
-        results: files and folders that sinks get at the end.
+        results: files and folders that sinks get at the end of a finished run.
+        finished: whether the run is, asked at the end; it will resume if not.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Progress:
         parameters: Mapping[str, str | float] | None = None,
         open_sinks: Callable[[Callable[[str], None]], Sequence[Sink]] = lambda warn: (),
         results: Sequence[Path] = (),
+        finished: Callable[[], bool] = lambda: True,
     ) -> None:
         self._budget = budget
         self._folder = folder
@@ -74,6 +76,7 @@ class Progress:
         self._parameters = parameters or {}
         self._open_sinks = open_sinks
         self._results = results
+        self._finished = finished
         self._sinks: list[Sink] = []
 
     def __enter__(self) -> Progress:
@@ -101,7 +104,8 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.close()
-        self._for_sinks(lambda sink: sink.finish(self._results, succeeded=kind is None))
+        succeeded = kind is None and self._finished()
+        self._for_sinks(lambda sink: sink.finish(self._results if succeeded else (), succeeded))
         if self._metrics is not None:
             with self._optional.writing(str(self._folder / METRICS_FILE)):
                 self._metrics.close()

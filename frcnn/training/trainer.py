@@ -16,7 +16,7 @@ import keras
 import tensorflow as tf
 
 from frcnn.atomic import remove_incomplete
-from frcnn.config import Config, save_config
+from frcnn.config import Config
 from frcnn.data.batch import Batch
 from frcnn.data.unreadable_images import UnreadableImages
 from frcnn.distributed import AgreedError, World
@@ -181,9 +181,8 @@ class Trainer:
     def _open_progress(self) -> Progress | NullProgress:
         if not self.world.is_main:
             return NullProgress()
-        self.folders.output.mkdir(parents=True, exist_ok=True)
-        save_config(self.config, self.folders.output / "config.yaml")
-        return open_progress(self.config, self.folders, self.total_steps, self.step, self.time_limit.left)
+        steps = self.total_steps, self.step
+        return open_progress(self.config, self.folders, *steps, self.time_limit.left, lambda: self.finished)
 
     def _restore_or_initialize(self) -> ResumeState:
         """The state of rank 0, broadcast to all: the folders of other ranks may hold other checkpoints, or none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import socket
 import threading
@@ -84,6 +85,27 @@ def test_a_sink_gets_everything_in_order(tmp_path: Path) -> None:
     assert recorder.calls[0] == ("start", {"seed": 3})
     assert recorder.calls[3] == ("scalars", 2, {"evaluation/AP": 0.25})
     assert recorder.calls[-1] == ("finish", [tmp_path / "a"], True)
+
+
+@pytest.mark.parametrize("error", [None, KeyError("x")])
+def test_a_run_that_is_stopped_or_fails_uploads_nothing(tmp_path: Path, error: Exception | None) -> None:
+    recorder = Recorder()
+    with (
+        contextlib.suppress(KeyError),
+        Progress(
+            tmp_path,
+            3,
+            1,
+            stream=io.StringIO(),
+            open_sinks=lambda _: [recorder],
+            results=[tmp_path],
+            finished=lambda: False,
+        ) as progress,
+    ):
+        progress.step(1, {"loss": 2.0}, 0.1)
+        if error:
+            raise error
+    assert recorder.calls[-1] == ("finish", [], False)
 
 
 @pytest.mark.parametrize("error", [ConnectionRefusedError("no route"), SystemExit(1)])

@@ -7,13 +7,14 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from frcnn.config import Config, option_names
+from frcnn.config import Config, option_names, save_config
 from frcnn.errors import UserError
 from frcnn.training.folders import METRICS_FILE, Folders
 from frcnn.training.progress import CURVES_FILE, Progress
 from frcnn.training.tracking.mlflow import MlflowSink
 from frcnn.training.tracking.sink import BackgroundSink, Sink
 from frcnn.training.tracking.wandb import WandbSink
+from frcnn.weights.model_files import CONFIG
 
 # Option -> its package, the module of it, and how to install it.
 _CLIENTS = {
@@ -42,10 +43,17 @@ def check_tracking(config: Config) -> None:
 
 
 def open_progress(
-    config: Config, folders: Folders, total_steps: int, start_step: int, budget: Callable[[], float | None]
+    config: Config,
+    folders: Folders,
+    total_steps: int,
+    start_step: int,
+    budget: Callable[[], float | None],
+    finished: Callable[[], bool],
 ) -> Progress:
-    """The progress reports of rank 0, not entered yet; ``budget`` as for :class:`Progress`."""
+    """The progress reports of rank 0, not entered yet; writes ``config.yaml``. Arguments as for :class:`Progress`."""
     output, training = folders.output, config.training
+    output.mkdir(parents=True, exist_ok=True)
+    save_config(config, output / CONFIG)
     return Progress(
         output,
         total_steps,
@@ -53,9 +61,10 @@ def open_progress(
         start_step,
         training.log_every,
         budget=budget,
+        finished=finished,
         parameters=parameters_of(config),
         open_sinks=lambda warn: open_sinks(config, output, warn),
-        results=(output / "config.yaml", output / METRICS_FILE, output / CURVES_FILE, folders.model),
+        results=(output / CONFIG, output / METRICS_FILE, output / CURVES_FILE, folders.model),
     )
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 CAPACITY = 500  # calls that wait for a server; beyond them records are lost
 FINISH_SECONDS = 60.0  # that the end of a run waits for a server
+STOP_SECONDS = 5.0  # that a run waits which was stopped: whoever stops it may not give it more
 SECRETS = ("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_PASSWORD", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY")
 
 
@@ -37,14 +38,18 @@ class Sink(Protocol):
         """Images ``[H, W, 3]`` uint8 of a step."""
 
     def finish(self, files: Sequence[Path], succeeded: bool) -> None:
-        """Take the files and folders that the run wrote, and close the run."""
+        """Take the files and folders that the run wrote, and close the run.
+
+        Args:
+            succeeded: whether all steps are done; false after an error, and when the run was stopped and will resume.
+        """
 
 
 class BackgroundSink:
     """A sink that is called on a thread of its own, for servers: no call waits, and none raises.
 
     A server that refuses or fails is reported once and then left alone; one that is too slow loses records, which is
-    reported as well. At the end of the run it gets ``FINISH_SECONDS`` for what is left.
+    reported as well. At the end of the run it gets ``FINISH_SECONDS`` for what is left, at a stop ``STOP_SECONDS``.
 
     Args:
         sink: must not hang at the end of the process, because its thread is then abandoned.
@@ -73,13 +78,14 @@ class BackgroundSink:
         self._call(lambda: self._sink.images(step, name, images))
 
     def finish(self, files: Sequence[Path], succeeded: bool) -> None:
-        deadline = time.monotonic() + self._finish_seconds
+        seconds = self._finish_seconds if succeeded else min(STOP_SECONDS, self._finish_seconds)
+        deadline = time.monotonic() + seconds
         with contextlib.suppress(queue.Full):
-            self._calls.put(lambda: self._sink.finish(files, succeeded), timeout=self._finish_seconds)
+            self._calls.put(lambda: self._sink.finish(files, succeeded), timeout=seconds)
             self._calls.put(None, timeout=max(deadline - time.monotonic(), 0.0))
         self._thread.join(max(deadline - time.monotonic(), 0.0))
         if self._thread.is_alive():
-            self._problem = self._problem or f"no answer within {self._finish_seconds:g} s at the end of the run"
+            self._problem = self._problem or f"no answer within {seconds:g} s at the end of the run"
         self._report()
 
     def _call(self, call: Callable[[], None]) -> None:
