@@ -56,8 +56,9 @@ def measure_speed(index: Index, config: Config, clock: Callable[[], float] = tim
 
     Each step includes reading its batch. The weights are random: they do not change the time of a step.
     """
-    configure_numerics(config)
     world = World()
+    world.init()  # GPUs take memory as it is needed, which can only be set before their first use
+    configure_numerics(config)
     model = build_model(len(index.class_names), config)
     optimizer = build_optimizer(config, 1000, model.trainable_variables)
     step = build_train_step(model, optimizer, config, world)
