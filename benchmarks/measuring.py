@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import resource
 import statistics
 import subprocess
 import sys
@@ -122,8 +121,9 @@ def print_top_operations(operations: Sequence[tuple[str, float, int]]) -> None:
 
 
 def peak_memory_mib() -> float:
-    """Largest memory of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """Largest memory of this process so far; ``getrusage`` would include that of the process which started it."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024
 
 
 def memory_in_a_process_of_its_own(side: str) -> float:
