@@ -174,13 +174,15 @@ class Injection:
     def disk(self, rng: random.Random) -> None:
         """Let a run meet a full disk when it writes a checkpoint, then make room and resume it."""
         size = sum(file.stat().st_size for file in self.halfway.rglob("*") if file.is_file())
-        with small_disk(self.output(), 3 * size + 8 * MiB) as place:
+        folder = self.output()
+        log = folder.with_name(f"{folder.name}.log")  # not on the disk that is full
+        with small_disk(folder, 3 * size + 8 * MiB) as place:
             output = place / "run"
             shutil.copytree(self.halfway, output)
             if os.geteuid():  # without a disk of its own: no file may be larger than part of a checkpoint
-                ended = Process(output, self.data, limit=size // rng.choice((4, 8, 64))).end()
+                ended = Process(output, self.data, size // rng.choice((4, 8, 64)), log).end()
             else:
-                process = Process(output, self.data)
+                process = Process(output, self.data, log=log)
                 process.wait_until(lambda: f"train step={STEPS - 1} " in process.text)
                 filler = place / "filler"
                 free = shutil.disk_usage(place).free
@@ -193,7 +195,7 @@ class Injection:
                 self.count("full disks", "failed")
                 self.failures.append(f"full disk: exit code {ended.code}:\n{ended.text[-2000:]}")
                 return
-            self.judge("full disks", Process(output, self.data).end(), output)
+            self.judge("full disks", Process(output, self.data, log=log).end(), output)
 
 
 def _moment(process: Process, rng: random.Random) -> Callable[[], bool]:

@@ -43,15 +43,22 @@ class Ended(NamedTuple):
 
 @dataclass
 class Process:
-    """``frcnn train`` in the background."""
+    """``frcnn train`` in the background.
+
+    Attributes:
+        output: the run's folder.
+        limit: maximum bytes of a file that it writes.
+        log: file for its output; None: beside the run's folder.
+    """
 
     output: Path
     data: Path
     limit: int | None = None
+    log: Path | None = None
 
     def __post_init__(self) -> None:
         command = [sys.executable, "-m", "frcnn.cli", "train", "--config", str(RECIPE), *OPTIONS]
-        self._log = self.output.with_name(f"{self.output.name}.log").open("w+b")
+        self._log = (self.log or self.output.with_name(f"{self.output.name}.log")).open("w+b")
         self.popen = subprocess.Popen(
             [*command, f"data.root={self.data}", f"output={self.output}"],
             stdin=subprocess.DEVNULL,
