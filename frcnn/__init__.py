@@ -19,21 +19,23 @@ __version__ = "0.1.0"
 __all__ = ["evaluate", "load", "train"]
 
 
-def load(model: str | PathLike[str]) -> Detector:
+def load(model: str | PathLike[str], test: str | None = None) -> Detector:
     """Load a model folder for inference.
 
     Args:
         model: folder that training or ``frcnn import-weights`` wrote.
+        test: test-time augmentation and Soft-NMS, such as ``"flip=true soft_nms=gaussian"``.
 
     Raises:
-        frcnn.errors.UserError: a file of the folder is missing, damaged or does not match the others.
+        frcnn.errors.UserError: a file of the folder is missing, damaged or does not match the others, or an option is
+            invalid.
     """
     from frcnn.startup import import_tensorflow
 
     import_tensorflow()
     from frcnn.inference import Detector
 
-    return Detector.load(Path(model))
+    return Detector.load(Path(model), test)
 
 
 def train(config: str | PathLike[str] | Config | None = None, **overrides: Any) -> Path:

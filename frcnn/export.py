@@ -11,11 +11,13 @@ import tensorflow as tf
 
 from frcnn import config
 from frcnn.atomic import atomic_folder
+from frcnn.config import with_test_options
 from frcnn.data import in_graph
 from frcnn.data.plan import canvases
 from frcnn.data.transforms import to_canvas
 from frcnn.errors import UserError
 from frcnn.modeling.faster_rcnn import FasterRCNN, build_model
+from frcnn.modeling.views import at_largest_scale
 from frcnn.ops import compiled
 from frcnn.weights.model_files import CONFIG, LABELS, THRESHOLDS
 from frcnn.weights.model_folder import ModelFolder, load_weights, read_model_folder
@@ -71,12 +73,15 @@ class ExportedDetector(tf.Module):
         )
 
 
-def export_savedmodel(model: Path, out: Path, kernel: Literal["reference", "compiled"]) -> None:
+def export_savedmodel(
+    model: Path, out: Path, kernel: Literal["reference", "compiled"], test: str | None = None
+) -> None:
     """Write a model folder as a SavedModel into the new folder ``out``, completely or not at all.
 
     Args:
         kernel: ``reference`` needs only TensorFlow to run; ``compiled`` adds the library of our kernels to
             ``assets.extra/``, which has to be loaded with ``tf.load_op_library`` before the model.
+        test: options of the group ``test`` that differ from the model's; the graph contains what they ask for.
 
     Raises:
         UserError: ``model`` is not a model folder, ``out`` is not empty, or there are no compiled kernels.
@@ -86,10 +91,11 @@ def export_savedmodel(model: Path, out: Path, kernel: Literal["reference", "comp
     saved = read_model_folder(model)
     if kernel == "compiled":
         compiled.operations()
-    detector = build_model(len(saved.class_names), saved.config.model_copy(update={"ops": config.Ops(kernel=kernel)}))
+    options = with_test_options(saved.config, test).model_copy(update={"ops": config.Ops(kernel=kernel)})
+    detector = build_model(len(saved.class_names), options)
     load_weights(detector, saved.weights)
     detector.fold_batch_norm()
-    exported = ExportedDetector(detector, saved.config.image)
+    exported = ExportedDetector(detector, at_largest_scale(options).image)
     signatures = {"serving_default": exported.from_bytes, "pixels": exported.from_pixels}
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(out) as temporary:

@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from frcnn.config import Config
+from frcnn.config import Config, with_test_options
 from frcnn.data.coco import Index
 from frcnn.data.decode import UnreadableImage, decode_image, upright_pixels
 from frcnn.data.image_limits import DEFAULT_MAX_PIXELS
@@ -30,6 +30,7 @@ from frcnn.drawing import MAX_SIDE, class_color, draw_boxes
 from frcnn.errors import UserError
 from frcnn.modeling.detections import BatchDetections
 from frcnn.modeling.faster_rcnn import FasterRCNN, build_model
+from frcnn.modeling.views import at_largest_scale
 from frcnn.per_shape import PerShape
 from frcnn.weights.model_folder import load_weights, read_model_folder
 from frcnn.weights.score_thresholds import ScoreThresholds, read_thresholds
@@ -123,7 +124,7 @@ class Detector:
         thresholds: ScoreThresholds | None = None,
     ) -> None:
         self.model = model
-        self.config = config
+        self.config = at_largest_scale(config)
         self.class_names = tuple(class_names)
         self.category_ids = tuple(category_ids)
         self.thresholds = thresholds
@@ -131,18 +132,22 @@ class Detector:
         self._features = PerShape(self._pool_features)
 
     @classmethod
-    def load(cls, folder: Path) -> Detector:
+    def load(cls, folder: Path, test: str | None = None) -> Detector:
         """Load the detector of a model folder.
 
+        Args:
+            test: options of the group ``test`` that differ from the model's, such as ``"flip=true soft_nms=linear"``.
+
         Raises:
-            UserError: a file of the folder is missing, damaged or does not match the others.
+            UserError: a file of the folder is missing, damaged or does not match the others, or an option is invalid.
         """
         saved = read_model_folder(folder)
-        model = build_model(len(saved.class_names), saved.config)
+        config = with_test_options(saved.config, test)
+        model = build_model(len(saved.class_names), config)
         load_weights(model, saved.weights)
         model.fold_batch_norm()
         thresholds = read_thresholds(folder, saved.class_names)
-        return cls(model, saved.config, saved.class_names, saved.category_ids, thresholds)
+        return cls(model, config, saved.class_names, saved.category_ids, thresholds)
 
     def detect(self, images: ImageSource | Sequence[ImageSource], batch_size: int = 1) -> list[Detections]:
         """Detect objects in one image or several.

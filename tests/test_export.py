@@ -53,8 +53,9 @@ def write_model(folder: Path, *overrides: str) -> Path:
     options = load_config(overrides=[*OPTIONS.split(), *overrides])
     tf.keras.utils.set_random_seed(3)
     model = build_model(3, options)
-    for variable in model.roi_head.class_logits.trainable_variables + model.roi_head.box_deltas.trainable_variables:
-        variable.assign(variable * 60)  # so that scores differ
+    for head in model.roi_head.stages:
+        for variable in head.class_logits.trainable_variables + head.box_deltas.trainable_variables:
+            variable.assign(variable * 60)  # so that scores differ
     write_model_folder(folder, model, options, ("a", "b", "c"), (1, 2, 5), {})
     return folder
 
@@ -127,15 +128,19 @@ def test_bytes_that_are_not_an_image_are_an_error(reference):
 
 
 @pytest.mark.skipif(compiled.active_kernels().library is None, reason="no kernels on this machine")
-def test_the_library_of_the_kernels_is_exported(tmp_path, image_folder):
-    model = write_model(tmp_path / "model", "ops.kernel=reference", "image.resize=pillow", "fpn.norm=bn")
-    export_savedmodel(model, tmp_path / "out", "compiled")
+def test_the_library_of_the_kernels_is_exported_with_a_cascade_and_test_time_augmentation(tmp_path, image_folder):
+    cascade_and_views = ("roi_head.cascade=[0.5,0.6]", "test.scales=[1,0.5]")
+    model = write_model(
+        tmp_path / "model", "ops.kernel=reference", "image.resize=pillow", "fpn.norm=bn", *cascade_and_views
+    )
+    export_savedmodel(model, tmp_path / "out", "compiled", test="flip=true")
     [library] = (tmp_path / "out" / "assets.extra").glob("*.so")
     images = [decode_image(file) for file in sorted(image_folder.iterdir())]
     np.save(tmp_path / "pixels.npy", images[0][None])
     with pytest.raises(AssertionError, match="Op type not registered 'Frcnn"):
         run_exported(tmp_path / "out", image_folder, tmp_path)
-    assert_same(run_exported(tmp_path / "out", image_folder, tmp_path, library), "bytes", Detector.load(model), images)
+    found = run_exported(tmp_path / "out", image_folder, tmp_path, library)
+    assert_same(found, "bytes", Detector.load(model, "flip=true"), images)
 
 
 def test_a_folder_that_is_not_empty_is_not_touched(tmp_path):

@@ -15,6 +15,10 @@ from frcnn.errors import EXIT_USER_ERROR, UserError, print_message
 
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)  # reported by the system without a file name
+TEST_OPTIONS = (
+    "Test-time augmentation and Soft-NMS: options of the group 'test' of docs/configuration.md, such as "
+    "'flip=true scales=[1,1.25] soft_nms=gaussian'.  [default: those of the model's configuration]"
+)
 
 
 class Commands(click.Group):

@@ -7,7 +7,7 @@ from typing import Literal
 
 import click
 
-from frcnn.cli.console import OUT_FOLDER, PATH, example
+from frcnn.cli.console import OUT_FOLDER, PATH, TEST_OPTIONS, example
 from frcnn.startup import import_tensorflow
 
 
@@ -28,7 +28,8 @@ from frcnn.startup import import_tensorflow
     show_default=True,
     help="reference: needs only TensorFlow; compiled: our kernels, whose library is included.",
 )
-def export(model: Path, out: Path, form: str, kernel: Literal["reference", "compiled"]) -> None:
+@click.option("--test", metavar="OPTIONS", help=TEST_OPTIONS)
+def export(model: Path, out: Path, form: str, kernel: Literal["reference", "compiled"], test: str | None) -> None:
     """Export a model that TensorFlow runs without frcnn.
 
     It takes encoded images or pixels and gives the detections of predict; docs/export.md shows how to call it.
@@ -36,5 +37,5 @@ def export(model: Path, out: Path, form: str, kernel: Literal["reference", "comp
     import_tensorflow()
     from frcnn.export import export_savedmodel
 
-    export_savedmodel(model, out, kernel)
+    export_savedmodel(model, out, kernel, test)
     click.echo(f"{form}: {out}")

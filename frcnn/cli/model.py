@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from frcnn.cli.console import BOX_FORMATS, PATH, SPLITS, check_output, counted, example
+from frcnn.cli.console import BOX_FORMATS, PATH, SPLITS, TEST_OPTIONS, check_output, counted, example
 from frcnn.cli.recipe import own_recipe
 from frcnn.cli.tile import tiling_of, tiling_options
 from frcnn.errors import UserError
@@ -97,6 +97,7 @@ def _split_arguments(
 @click.option("--box-format", type=click.Choice(BOX_FORMATS), help="Format of the boxes, as data.box_format.")
 @click.option("--batch-size", type=click.IntRange(1), default=1, show_default=True, help="Images per batch.")
 @tiling_options
+@click.option("--test", metavar="OPTIONS", help=TEST_OPTIONS)
 @click.option("--json", "json_file", type=PATH, help="Also write the metrics to this file.")
 def evaluate(
     model: Path,
@@ -108,6 +109,7 @@ def evaluate(
     batch_size: int,
     tile: int | None,
     overlap: float | None,
+    test: str | None,
     json_file: Path | None,
 ) -> None:
     """Evaluate a model.
@@ -134,7 +136,7 @@ def evaluate(
         def find_index() -> Index:
             return find_index_of(saved.config, data, split, images, annotations, box_format)
 
-        metrics, index, unread = evaluate_model(saved, find_index, world, batch_size, counted, tiling)
+        metrics, index, unread = evaluate_model(saved, find_index, world, batch_size, counted, tiling, test)
     if metrics is None:  # not rank 0
         return
     for line in index.summary.lines():

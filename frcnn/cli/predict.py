@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from frcnn.cli.console import OUT_FOLDER, PATH, counted, example
+from frcnn.cli.console import OUT_FOLDER, PATH, TEST_OPTIONS, counted, example
 from frcnn.cli.tile import tiling_of, tiling_options
 from frcnn.errors import EXIT_FAILURE, UserError, print_message
 from frcnn.startup import import_tensorflow
@@ -53,6 +53,7 @@ ABOVE = 0.3  # default minimum score of labels
     metavar="N",
     help="Also list the N images to label next: the least certain ones that differ from each other.",
 )
+@click.option("--test", metavar="OPTIONS", help=TEST_OPTIONS)
 def predict(
     paths: tuple[Path, ...],
     model: Path,
@@ -65,6 +66,7 @@ def predict(
     images_uri: str | None,
     overwrite: bool,
     uncertain: int | None,
+    test: str | None,
 ) -> None:
     """Detect objects in images.
 
@@ -90,7 +92,7 @@ def predict(
     from frcnn.inference import Detector
     from frcnn.tiling import TiledDetector
 
-    detector = Detector.load(model)
+    detector = Detector.load(model, test)
     tiled = TiledDetector(detector, tiling) if tiling else detector
     threshold = (detector.thresholds or DEFAULT_SCORE) if score is None else score
     with counted(len(tasks), "predicting") as count:

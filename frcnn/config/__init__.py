@@ -1,8 +1,15 @@
 """All options of a run: the typed tree, and how files and texts become one."""
 
 from frcnn.config.data_options import Augment, Data, Image, Split
-from frcnn.config.loading import UniqueKeyLoader, changed_options, load_config, read_yaml, save_config
-from frcnn.config.model_options import FPN, RPN, Anchors, Backbone, Norm, Ops, RoIHead
+from frcnn.config.loading import (
+    UniqueKeyLoader,
+    changed_options,
+    load_config,
+    read_yaml,
+    save_config,
+    with_test_options,
+)
+from frcnn.config.model_options import FPN, RPN, Anchors, Backbone, Inference, Norm, Ops, RoIHead
 from frcnn.config.options import Options, option_names
 from frcnn.config.schema import Config
 from frcnn.config.training_options import Distributed, Optimizer, Tracking, Training
@@ -17,6 +24,7 @@ __all__ = [
     "Data",
     "Distributed",
     "Image",
+    "Inference",
     "Norm",
     "Ops",
     "Optimizer",
@@ -31,4 +39,5 @@ __all__ = [
     "option_names",
     "read_yaml",
     "save_config",
+    "with_test_options",
 ]

@@ -35,6 +35,23 @@ def load_config(file: Path | None = None, overrides: Sequence[str] | None = None
     return Config.from_tree(tree, f"{file} with the overrides" if overrides else str(file))
 
 
+def with_test_options(config: Config, texts: str | None) -> Config:
+    """A model's configuration with options of the group ``test`` changed: ``"flip=true scales=[1,1.25]"``, or None.
+
+    Raises:
+        UserError: as for :func:`load_config`.
+    """
+    if not texts:
+        return config
+    tree = config.model_dump(mode="json")
+    for text in texts.split():
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise UserError(f"test option {text!r} is not of the form KEY=VALUE, for example flip=true")
+        insert_text(Config, tree, f"test.{name.removeprefix('test.')}", value)
+    return Config.from_tree(tree, f"test options {texts!r}")
+
+
 def save_config(config: Config, file: Path) -> None:
     """Write every option, defaults included, so that the file alone repeats the run."""
     file.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=120))

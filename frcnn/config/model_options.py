@@ -154,6 +154,30 @@ class RoIHead(Options):
         return self
 
 
+class Inference(Options):
+    """What detection does beyond one pass over the image; training does not depend on it."""
+
+    flip: bool = Field(False, description="also detect in the mirrored image, and merge the detections")
+    scales: tuple[Annotated[float, Field(ge=0.25, le=4.0)], ...] = Field(
+        (1.0,),
+        min_length=1,
+        description="sizes to detect at, as factors of the last image.min_size and of image.max_size; detections of "
+        "all sizes are merged",
+    )
+    soft_nms: Literal["none", "linear", "gaussian"] = Field(
+        "none",
+        description="lower the scores of boxes that overlap a better one of their class instead of dropping them; "
+        "linear: above roi_head.nms_iou",
+    )
+    soft_nms_sigma: Positive = Field(0.5, description="gaussian: width of the decay; smaller lowers more")
+
+    @model_validator(mode="after")
+    def _check_scales(self) -> Inference:
+        if len(set(self.scales)) < len(self.scales):
+            raise ValueError(f"scales {list(self.scales)} contains a size twice")
+        return self
+
+
 class Ops(Options):
     kernel: Literal["auto", "compiled", "reference"] = Field(
         "auto",

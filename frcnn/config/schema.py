@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from frcnn.config.data_options import Augment, Data, Image
-from frcnn.config.model_options import FPN, RPN, Anchors, Backbone, Ops, RoIHead
+from frcnn.config.model_options import FPN, RPN, Anchors, Backbone, Inference, Ops, RoIHead
 from frcnn.config.options import Options
 from frcnn.config.training_options import Distributed, Optimizer, Tracking, Training
 
@@ -64,6 +64,7 @@ class Config(Options):
     anchors: Anchors = Anchors()
     rpn: RPN = RPN()
     roi_head: RoIHead = RoIHead()
+    test: Inference = Inference()
     ops: Ops = Ops()
     optimizer: Optimizer = Optimizer()
     training: Training = Training()

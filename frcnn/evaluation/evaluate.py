@@ -58,12 +58,14 @@ def detect_model(
     batch_size: int = 1,
     progress_bar: ProgressBar = no_progress_bar,
     tiling: Tiling | None = None,
+    test: str | None = None,
 ) -> DetectedSplit:
     """Detect the images of a split on all ranks.
 
     Args:
         find_index: loads the split; called on every rank.
         tiling: detect in tiles; None: in the images as a whole.
+        test: options of the group ``test`` that differ from the model's.
 
     Raises:
         UserError: the split or the model is invalid, or more images are unreadable than ``data.max_bad_image_share``.
@@ -74,7 +76,7 @@ def detect_model(
     unreadable_images = UnreadableImages(index, model.config.data.max_bad_image_share)
     check_headers(index, world, unreadable_images)
     with world.raise_together():
-        detector = Detector.load(model.path)
+        detector = Detector.load(model.path, test)
     with progress_bar(len(index.images), "detecting", "image") as progress:
         tiled = TiledDetector(detector, tiling) if tiling else detector
         results = detect_split(tiled, index, world, unreadable_images, batch_size, progress)
@@ -88,9 +90,10 @@ def evaluate_model(
     batch_size: int = 1,
     progress_bar: ProgressBar = no_progress_bar,
     tiling: Tiling | None = None,
+    test: str | None = None,
 ) -> Evaluation:
     """Detect the images of a split on all ranks and compute the COCO metrics on rank 0; see :func:`detect_model`."""
-    index, results, unread = detect_model(model, find_index, world, batch_size, progress_bar, tiling)
+    index, results, unread = detect_model(model, find_index, world, batch_size, progress_bar, tiling, test)
     if not world.is_main:
         return Evaluation(None, index, unread)
     with progress_bar(len(index.class_names), "evaluating", "class") as progress:

@@ -9,10 +9,11 @@ import tensorflow as tf
 from frcnn import boxes as box_ops
 from frcnn import config, ops
 from frcnn.modeling.rpn import Proposals
+from frcnn.modeling.soft_nms import soft_nms
 
 
 class BatchDetections(NamedTuple):
-    """Detections of a batch, best first, in pixels of the original images.
+    """Detections of a batch, best first, in pixels of the original images or of the canvas.
 
     Attributes:
         boxes: ``[B, D, 4]`` float32.
@@ -26,19 +27,25 @@ class BatchDetections(NamedTuple):
     labels: tf.Tensor
     counts: tf.Tensor
 
+    def scaled(self, image_sizes: tf.Tensor, original_sizes: tf.Tensor) -> BatchDetections:
+        """From pixels of images of ``image_sizes`` ``[B, 2]`` to those of ``original_sizes`` ``[B, 2]``."""
+        ratio = tf.cast(original_sizes, tf.float32) / tf.cast(tf.maximum(image_sizes, 1), tf.float32)
+        ratio = tf.reverse(ratio, axis=[-1])[:, None, :]
+        return self._replace(boxes=self.boxes * tf.concat([ratio, ratio], axis=-1))
+
 
 def detect(
     scores: tf.Tensor,
     deltas: tf.Tensor,
     proposals: Proposals,
     image_sizes: tf.Tensor,
-    original_sizes: tf.Tensor,
     options: config.RoIHead,
+    test: config.Inference,
     kernel: ops.Kernel,
 ) -> BatchDetections:
-    """Detections from the head's outputs, as in torchvision.
+    """Detections in pixels of the canvas from the head's outputs, as in torchvision.
 
-    Decode per class, clip, score threshold, NMS per class, best ``max_detections``, scale to original size.
+    Decode per class, clip, score threshold, NMS per class, best ``max_detections``.
 
     Args:
         scores: ``[B * P, K + 1]`` float32, probabilities of the background and of the classes.
@@ -57,19 +64,39 @@ def detect(
     usable = tf.repeat(proposals.valid, classes, axis=1)
     usable &= (scores > options.score_threshold) & tf.reduce_all(sides > options.min_box_size, axis=-1)
     labels = tf.tile(tf.range(1, classes + 1)[None], [batch, number])
-    indices, counts = ops.nms(
-        boxes, tf.where(usable, scores, -float("inf")), labels,
-        iou_threshold=options.nms_iou, max_outputs=options.max_detections, kernel=kernel,
-    )  # fmt: skip
-    indices = tf.cast(indices, tf.int64)  # TensorFlow computes with int32 on the host
+    return suppress(boxes, tf.where(usable, scores, -float("inf")), labels, options, test, kernel)
+
+
+def suppress(
+    boxes: tf.Tensor,
+    scores: tf.Tensor,
+    labels: tf.Tensor,
+    options: config.RoIHead,
+    test: config.Inference,
+    kernel: ops.Kernel,
+) -> BatchDetections:
+    """The best candidates after NMS or Soft-NMS per class; boxes ``[B, N, 4]``, scores and labels ``[B, N]``.
+
+    Candidates of score ``-inf`` are none.
+    """
+    if test.soft_nms == "none":
+        indices, counts = ops.nms(
+            boxes, scores, labels,
+            iou_threshold=options.nms_iou, max_outputs=options.max_detections, kernel=kernel,
+        )  # fmt: skip
+        indices = tf.cast(indices, tf.int64)  # TensorFlow computes with int32 on the host
+        chosen_scores = tf.gather(scores, tf.maximum(indices, 0), batch_dims=1)
+    else:
+        indices, chosen_scores = soft_nms(
+            boxes, tf.maximum(scores, 0.0), labels, options=test,
+            iou_threshold=options.nms_iou, score_threshold=options.score_threshold, max_outputs=options.max_detections,
+        )  # fmt: skip
+        counts = tf.reduce_sum(tf.cast(indices >= 0, tf.int32), axis=1)
     valid = indices >= 0
     chosen = tf.maximum(indices, 0)
-    ratio = tf.cast(original_sizes, tf.float32) / tf.cast(tf.maximum(image_sizes, 1), tf.float32)
-    ratio = tf.reverse(ratio, axis=[-1])[:, None, :]
-    scaled = tf.gather(boxes, chosen, batch_dims=1) * tf.concat([ratio, ratio], axis=-1)
     return BatchDetections(
-        tf.where(valid[..., None], scaled, 0.0),
-        tf.where(valid, tf.gather(scores, chosen, batch_dims=1), 0.0),
+        tf.where(valid[..., None], tf.gather(boxes, chosen, batch_dims=1), 0.0),
+        tf.where(valid, chosen_scores, 0.0),
         tf.where(valid, tf.gather(labels, chosen, batch_dims=1), 0),
         counts,
     )

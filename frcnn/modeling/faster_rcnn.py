@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from frcnn import config
 from frcnn.config import Config
 from frcnn.data.batch import Batch
 from frcnn.data.transforms import normalize
@@ -25,6 +26,7 @@ from frcnn.modeling.dynamic import DynamicSchedule
 from frcnn.modeling.fpn import FPN, PyramidConv
 from frcnn.modeling.layers import BatchNorm, Conv2D, GroupNorm, affines_together
 from frcnn.modeling.resnet import ConvNorm, ResNet
+from frcnn.modeling.views import detect_views, views_of
 
 fold_in = tf.random.experimental.stateless_fold_in
 
@@ -161,7 +163,24 @@ class FasterRCNN(keras.Model):
         return lambda boxes: roi_head.pool(pyramid, boxes, self.options.roi_head, self.options.ops.kernel)
 
     def detect(self, images: tf.Tensor, image_sizes: tf.Tensor, original_sizes: tf.Tensor) -> BatchDetections:
-        """Detections in pixels of the original images; arguments as in :class:`frcnn.data.batch.Batch`."""
+        """Detections in pixels of the original images; arguments as in :class:`frcnn.data.batch.Batch`.
+
+        With several views (``options.test``), the images are at the largest scale: :func:`at_largest_scale`.
+        """
+        options = self.options
+        if len(views_of(options.test)) == 1:
+            return self._detect_view(images, image_sizes, options.test).scaled(image_sizes, original_sizes)
+        hard = options.test.model_copy(update={"soft_nms": "none"})  # scores are lowered once, over all views
+        return detect_views(
+            lambda canvases, sizes: self._detect_view(canvases, sizes, hard),
+            images,
+            image_sizes,
+            original_sizes,
+            options,
+        )
+
+    def _detect_view(self, images: tf.Tensor, image_sizes: tf.Tensor, test: config.Inference) -> BatchDetections:
+        """Detections in pixels of the canvas."""
         options = self.options
         pyramid = self.pyramid(self.normalized(images, image_sizes))
         anchors = self.anchors((images.shape[1], images.shape[2]), pyramid)
@@ -174,7 +193,7 @@ class FasterRCNN(keras.Model):
             logits, deltas = self.roi_head(self._pool(pyramid)(proposals.boxes))
             scores = tf.nn.softmax(logits)
         head_options = self.roi_head.stages[-1].options
-        return detect(scores, deltas, proposals, image_sizes, original_sizes, head_options, options.ops.kernel)
+        return detect(scores, deltas, proposals, image_sizes, head_options, test, options.ops.kernel)
 
 
 def _image_seeds(seed: tf.Tensor, first: int, count: int) -> tf.Tensor:

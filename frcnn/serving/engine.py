@@ -92,7 +92,7 @@ class Engine:
         started = time.monotonic()
         try:
             self.model_version = self._options.model_version or weights_digest(self._folder)
-            self.detector = Detector.load(self._folder)
+            self.detector = Detector.load(self._folder, self._options.test)
             sizes = batch_sizes(self._options.max_batch or 1)
             self._warm_up(sizes)
             self.batcher = Batcher(

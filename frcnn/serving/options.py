@@ -65,6 +65,11 @@ class ServeOptions(Options):
     overlap: Annotated[float, Field(ge=0, le=0.9)] = Field(
         DEFAULT_OVERLAP, description="minimum share of a tile that its neighbor covers as well"
     )
+    test: str | None = Field(
+        None,
+        description="test-time augmentation and Soft-NMS, such as 'flip=true soft_nms=gaussian'; null: as in the "
+        "model's configuration",
+    )
     variant: str | None = Field(None, description="name in responses and logs, such as the production variant's")
     model_version: str | None = Field(
         None, description="model name in responses and logs; null: the first 12 digits of the weights' SHA-256"

@@ -26,6 +26,7 @@ NOT_LEARNED_FROM = (
     "data.workers",
     "data.max_bad_image_share",
     "ops.",
+    "test.",
     "distributed.",
     "training.epochs",
     "training.evaluate_every",

@@ -29,7 +29,8 @@ def random_model(kernel: Kernel = "reference", *overrides: str) -> tuple[FasterR
     config = load_config(overrides=[*OPTIONS.split(), f"ops.kernel={kernel}", *overrides])
     keras.utils.set_random_seed(7)
     model = build_model(len(CLASSES), config)
-    for layer in (model.rpn.objectness, model.roi_head.class_logits, model.roi_head.box_deltas):
+    heads = [layer for head in model.roi_head.stages for layer in (head.class_logits, head.box_deltas)]
+    for layer in (model.rpn.objectness, *heads):
         layer.kernel.assign(layer.kernel * 30)
     return model, config
 
@@ -76,7 +77,8 @@ def test_frozen_stages_do_not_train(freeze: int, first_trained: str | None) -> N
 
 
 def test_folding_for_inference_changes_no_detections_and_replaces_variables() -> None:
-    model, config = random_model("reference", "backbone.norm=frozen_bn", "fpn.norm=bn", "roi_head.convs=1")
+    norms = ("backbone.norm=frozen_bn", "fpn.norm=bn", "roi_head.convs=1")
+    model, config = random_model("reference", *norms, "roi_head.cascade=[0.5,0.6]")
     rng = np.random.default_rng(0)
     for variable in model.variables:
         if variable.path.endswith(("gamma", "moving_variance")):

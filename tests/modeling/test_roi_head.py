@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from slow_boxes import slow_iou
 
-from frcnn.config import RoIHead
+from frcnn.config import Inference, RoIHead
 from frcnn.modeling import losses, roi_head
 from frcnn.modeling.detections import detect
 from frcnn.modeling.matching import Sample
@@ -55,8 +55,8 @@ def test_detections_equal_torchvisions_algorithm(max_detections: int) -> None:
     options = RoIHead(max_detections=max_detections, score_threshold=0.15)
     got = detect(
         tf.nn.softmax(logits), tf.constant(deltas), Proposals(tf.constant(boxes), tf.constant(valid)),
-        tf.constant(sizes, tf.int32), tf.constant(originals, tf.int32), options, "reference",
-    )  # fmt: skip
+        tf.constant(sizes, tf.int32), options, Inference(), "reference",
+    ).scaled(tf.constant(sizes, tf.int32), tf.constant(originals, tf.int32))  # fmt: skip
     for row in range(batch):
         rows = slice(row * number, (row + 1) * number)
         expected = slow_detections(

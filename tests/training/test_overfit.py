@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image, ImageDraw
 
 from frcnn.config import load_config
@@ -51,13 +52,21 @@ def draw_images(folder: Path) -> None:
     (folder / "annotations" / "instances_train.json").write_text(json.dumps(instances))
 
 
-def test_a_few_images_are_fitted(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [
+        "",
+        "roi_head.cascade=[0.5,0.6,0.7] roi_head.box_loss=giou training.epochs=150",
+    ],
+    ids=["default", "cascade and giou"],
+)
+def test_a_few_images_are_fitted(tmp_path: Path, changes: str) -> None:
     data = tmp_path / "data"
     draw_images(data)
     same = [
         f"data.validation.images={data / 'train'}",
         f"data.validation.annotations={data / 'annotations' / 'instances_train.json'}",
     ]
-    config = load_config(overrides=[f"data.root={data}", f"output={tmp_path / 'run'}", *same, *OPTIONS.split()])
-    model = Trainer(config).run()
+    options = [f"data.root={data}", f"output={tmp_path / 'run'}", *same, *OPTIONS.split(), *changes.split()]
+    model = Trainer(load_config(overrides=options)).run()
     assert json.loads((model / "metrics.json").read_text())["AP"] >= 0.95
