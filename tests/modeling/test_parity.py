@@ -17,7 +17,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(REPOSITORY / "tools"))
 
-from peers.differences import ARRAYS, compare_detections, unmatched_proposals  # noqa: E402
+from peers.differences import ARRAYS, CASCADE_ARRAYS, compare_detections, unmatched_proposals  # noqa: E402
 from peers.golden import MAX_SIZE, MIN_SIZE, SEED, random_image, random_truth, restore_samples, sampled  # noqa: E402
 from peers.ours import OurSide  # noqa: E402
 from peers.random_weights import random_weights  # noqa: E402
@@ -33,6 +33,7 @@ PEERS = {
     "torchvision": Peer("torchvision", 0, 2),
     "torchvision_v2": Peer("torchvision", 0, 0),
     "detectron2": Peer("detectron2", -1, 2),
+    "detectron2_cascade": Peer("detectron2", -1, 2),
 }
 # Allowed relative difference from the peer's float64 gradient, or, where that is more, this multiple of the difference
 # between the peer's own float32 and float64 gradients (docs/numerics.md).
@@ -61,7 +62,9 @@ def stored(name: str) -> dict[str, np.ndarray]:
 
 def test_every_stage_of_inference(name: str, stored: dict[str, np.ndarray]) -> None:
     own = side(name).stages(random_image(0), stored["proposals"])
-    for stage in ARRAYS:
+    stages = [stage for stage in (*ARRAYS, *CASCADE_ARRAYS) if stage in stored]
+    assert len(stages) == len(ARRAYS) + (len(CASCADE_ARRAYS) if name == "detectron2_cascade" else 0)
+    for stage in stages:
         largest = stored[stage][-1]
         allowed = 0 if stage == "anchors" else 3e-5 * largest
         np.testing.assert_allclose(sampled(own[stage]), stored[stage], rtol=0, atol=allowed, err_msg=stage)

@@ -39,6 +39,11 @@ def test_the_small_test_networks_have_the_real_names(golden: Path, name: str, de
     assert foreign_names.detectron2_detector(depth) == {key: values.shape for key, values in real(golden, name).items()}
 
 
+def test_the_small_cascade_has_the_real_names(golden: Path) -> None:
+    expected = {key: values.shape for key, values in real(golden, "detectron2_cascade").items()}
+    assert foreign_names.detectron2_cascade() == expected
+
+
 @pytest.mark.parametrize(("name", "preset"), PEERS.items())
 def test_all_real_names_are_translated_and_give_the_preset(golden: Path, name: str, preset: str) -> None:
     tensors = real(golden, name)
