@@ -114,18 +114,11 @@ def test_out_of_memory_says_what_to_lower(tiny_config: MakeConfig, tmp_path: Pat
 def test_records_hold_the_rate_of_their_step_and_the_warm_up_fits_the_run(
     tiny_config: MakeConfig, tmp_path: Path, train_split: Path
 ) -> None:
-    options = (
-        f"data.root={train_split}",
-        "optimizer.ema=null",
-        "optimizer.warmup_steps=500",
-        "optimizer.warmup_factor=0.5",
-        "optimizer.learning_rate=0.001",
-    )
-    trainer = Trainer(
-        tiny_config(
-            tmp_path, *options, "optimizer.schedule=multistep", "optimizer.milestones=[1.0]", "training.epochs=1"
-        )
-    )
+    options = """
+        optimizer.ema=null optimizer.warmup_steps=500 optimizer.warmup_factor=0.5 optimizer.learning_rate=0.001
+        optimizer.schedule=multistep optimizer.milestones=[1.0] training.epochs=1
+    """
+    trainer = Trainer(tiny_config(tmp_path, f"data.root={train_split}", *options.split()))
     assert (
         "optimizer.warmup_steps=500 is more than a third of the run's 6 steps: using 2 warm-up steps"
         in trainer.messages
