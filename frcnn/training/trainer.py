@@ -57,7 +57,6 @@ class Trainer:
         messages: what the user should know before the first step; printed by :meth:`run`.
         step: optimizer steps taken.
         best: the best evaluation so far; the same on all ranks.
-        self.saved_at = time.monotonic()
         evaluation_pending: the variables of this step are still to be evaluated.
         out_of_time: ``training.max_minutes`` are over; the same on all ranks.
         stopping: some rank got a signal; the same on all ranks.
