@@ -10,8 +10,9 @@ Trains a small model on `frcnn make-shapes` once without faults. Then the same t
 * resumed after its disk ran full: a small tmpfs for root, otherwise a limit of the size of files.
 
 Every trial must end with weights and a final checkpoint that are bit-identical to those without faults (the checkpoint
-alone if the model folder was damaged and named), or exit with 2 and messages that name what is damaged; never with a stack trace, and never with 0 and another result. Which faults are
-injected follows from the seed; at which instruction a signal arrives does not.
+alone if the model folder was damaged and named), or exit with 2 and messages that name what is damaged; never with a
+stack trace, and never with 0 and another result. Which faults are injected follows from the seed; at which instruction
+a signal arrives does not.
 """
 
 from __future__ import annotations
