@@ -92,6 +92,14 @@ def test_the_complete_dry_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert "Maximum cost: 1 x ml.g5.2xlarge for 1 h: 1 instance hours" in printed["job"]
     assert re.search(r"== Completed.*train step=4 steps=4 .*evaluation step=4 AP=", printed["follow"], re.DOTALL)
     assert "'AP50':" in printed["report"]
+    [page] = [
+        "".join(out["data"]["text/html"])
+        for cell in notebook.cells
+        if cell.id == "report"
+        for out in cell.outputs
+        if "text/html" in out.get("data", {})
+    ]
+    assert "Detection report" in page
     assert "== Completed" in printed["tuning"]
     assert ":model-package/frcnn/1" in printed["register"]
     variant, answer = printed["invoke"].split("\n")[:2]

@@ -18,7 +18,7 @@ class Folders:
     """The folders of one run. Usually all are below one; in a SageMaker job each is stored by another mechanism.
 
     Attributes:
-        output: config.yaml, metrics.jsonl, tensorboard/, images/.
+        output: config.yaml, metrics.jsonl, tensorboard/, images/, report/.
         checkpoints: what resuming needs. If it is outside of the output, it may outlive it and gets a copy of
             metrics.jsonl as well.
         models: model folders to write, all alike; the first is the run's result. A second one beside the checkpoints

@@ -23,6 +23,7 @@ from frcnn.training.tracking.tensorboard import TensorBoardSink
 
 TENSORBOARD_FOLDER = "tensorboard"
 IMAGES_FOLDER = "images"
+REPORT_FOLDER = "report"
 CURVES_FILE = f"{IMAGES_FOLDER}/curves.png"
 
 
@@ -34,7 +35,7 @@ class Progress:
     TensorBoard and of other sinks. A file that cannot be written is a warning and does not end the run.
 
     Args:
-        folder: the run's folder; gets ``metrics.jsonl``, ``tensorboard/`` and ``images/curves.png``.
+        folder: the run's folder; gets ``metrics.jsonl``, ``tensorboard/``, ``images/`` and ``report/``.
         total_steps: steps of the whole run.
         batch_size: images per step over all processes.
         start_step: steps already taken; records of later steps (a run killed after its last checkpoint repeats them)
@@ -165,6 +166,22 @@ class Progress:
         self._for_sinks(lambda sink: sink.images(step, name, images))
         self._clock = time.perf_counter()
 
+    def report(self, write: Callable[[Path, Sequence[Mapping[str, Any]]], Path]) -> None:
+        """Write the report on the run's model into the folder ``report/``.
+
+        Args:
+            write: is given the folder and the records so far, and returns the page.
+        """
+        with self._optional.writing(str(self._folder / REPORT_FOLDER)):
+            records, _ = read_records(self._folder / METRICS_FILE)
+            self.message(f"report: {write(self._folder / REPORT_FOLDER, records)}")
+
+    def optional(self, file: Path, write: Callable[[], object]) -> None:
+        """Write a file that the run can do without."""
+        with self._optional.writing(str(file)):
+            write()
+        self._clock = time.perf_counter()
+
     def checkpoint(self, step: int) -> None:
         """Log that a checkpoint of this step exists, from which a job moved to another machine resumes."""
         if self._bar is None:
@@ -259,6 +276,12 @@ class NullProgress:
         pass
 
     def images(self, step: int, name: str, draw: Callable[[Path], Sequence[np.ndarray]]) -> None:
+        pass
+
+    def report(self, write: Callable[[Path, Sequence[Mapping[str, Any]]], Path]) -> None:
+        pass
+
+    def optional(self, file: Path, write: Callable[[], object]) -> None:
         pass
 
     def checkpoint(self, step: int) -> None:

@@ -155,7 +155,9 @@ class Trainer:
                     self._read_reports(progress, all_steps=True)
                     self._save(progress)
             self._read_reports(progress, all_steps=True)
-            if not self.finished:
+            if self.finished:
+                self.validation.report(progress)
+            else:
                 if self.saved_step != self.step:
                     self._save(progress)
                 progress.message(self.stop.describe(self.step, self.total_steps))

@@ -20,11 +20,14 @@ from frcnn.evaluation.split import detect_split, unreadable
 from frcnn.evaluation.thresholds import thresholds_document
 from frcnn.evaluation.visualize import draw_comparisons
 from frcnn.inference import Detections, Detector
+from frcnn.report.page import PAGE
 from frcnn.training.best_model import Best, metric_value
+from frcnn.training.final_report import DETECTIONS_FILE, keep_detections, kept_detections, write_final_report
 from frcnn.training.folders import Folders
 from frcnn.training.optimizer import AveragedWeights
-from frcnn.training.progress import NullProgress, Progress
+from frcnn.training.progress import REPORT_FOLDER, NullProgress, Progress
 from frcnn.training.run_state import hash_model
+from frcnn.weights.model_files import WEIGHTS
 from frcnn.weights.model_folder import write_model_folder
 
 DRAWN_IMAGES = 8  # per evaluation
@@ -62,6 +65,7 @@ class Validation:
         self.datasets = {**datasets, **({"validation": index.summary.to_json()} if index else {})}
         self.stopped = stopped
         self.model_sha256: Mapping[str, str] = {}  # hashes of the model folder's files
+        self._has_new_model = False  # whether this process wrote one
 
     def run(
         self,
@@ -94,15 +98,15 @@ class Validation:
             return best
         raw: dict[str, float] = {}
         if compare and averaged.averages:
-            found, results, _ = self._measure(self.index, train_images)
+            found, results, unread = self._measure(self.index, train_images)
             if found:
                 raw[f"raw_{best.metric}"] = metric_value(found, best.metric)
-                best = self._keep_best(found, results, best, "raw", step)
+                best = self._keep_best(found, results, best, "raw", step, unread, progress)
         with averaged:
             found, results, unread = self._measure(self.index, train_images)
             if not found:
                 return best
-            best = self._keep_best(found, results, best, kind, step)
+            best = self._keep_best(found, results, best, kind, step, unread, progress)
         for value in raw.values():
             other = metric_value(found, best.metric)
             progress.message(
@@ -129,7 +133,14 @@ class Validation:
         return evaluate_detections(index, results, lambda *_: self.watchdog.tick()), results, unread
 
     def _keep_best(
-        self, metrics: Metrics, results: Mapping[int, Detections], best: Best, weights: str, step: int
+        self,
+        metrics: Metrics,
+        results: Mapping[int, Detections],
+        best: Best,
+        weights: str,
+        step: int,
+        unread: Mapping[str, str],
+        progress: Progress | NullProgress,
     ) -> Best:
         """The best with this evaluation; writes the model if it is that of this evaluation."""
         best, is_best = best.updated(metrics, self.config.training.min_delta)
@@ -138,6 +149,7 @@ class Validation:
             thresholds = self._choose_thresholds(results)
             document = {**metrics.to_json(), "split": "validation", "weights": weights, "step": step}
             self._write_model(document, thresholds)
+            self._keep_detections(results, unread, progress)
         return best
 
     def _detect(self, index: Index, unreadable_images: UnreadableImages) -> dict[int, Detections]:
@@ -155,6 +167,34 @@ class Validation:
             lambda *_: self.watchdog.tick(),
             self.stopped,
         )
+
+    def report(self, progress: Progress | NullProgress) -> None:
+        """Write the report on the best model into the run's folder, on rank 0; nothing without a validation split."""
+        index, model = self.index, self.folders.model
+        if index is None or not self.world.is_main or not self.model_sha256:
+            return
+        if not self._has_new_model and (self.folders.output / REPORT_FOLDER / PAGE).exists():
+            return
+        file = self.folders.checkpoints / DETECTIONS_FILE
+        kept = kept_detections(file, index, self.model_sha256[WEIGHTS])
+        if kept is None:
+            progress.message(f"no report: {file} is not of the best model; run frcnn report {model} --out report")
+            return
+        progress.report(
+            lambda folder, records: write_final_report(
+                folder, model, kept, index, self.config, records, self.watchdog.tick
+            )
+        )
+
+    def _keep_detections(
+        self, results: Mapping[int, Detections], unread: Mapping[str, str], progress: Progress | NullProgress
+    ) -> None:
+        index = self.index
+        assert index is not None
+        self._has_new_model = True
+        blank = sum(str(record.path) in unread for record in index.images)
+        file, weights = self.folders.checkpoints / DETECTIONS_FILE, self.model_sha256[WEIGHTS]
+        progress.optional(file, lambda: keep_detections(file, index, results, weights, blank))
 
     def _choose_thresholds(self, results: Mapping[int, Detections]) -> dict[str, Any] | None:
         assert self.index is not None

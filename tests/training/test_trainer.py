@@ -41,7 +41,13 @@ def test_outputs_of_a_run(unbroken: Trainer) -> None:
     metrics = json.loads((output / "model" / "metrics.json").read_text())
     assert {"AP", "AP50", "AP75", "APs", "class_AP", "step", "train_data", "versions"} <= metrics.keys()
     assert len(list((output / "images").glob("*.jpg"))) == 6
-    assert [folder.name for folder in sorted((output / "checkpoints").iterdir())] == ["step-00000006", "step-00000012"]
+    checkpoints = sorted((output / "checkpoints").glob("step-*"))
+    assert [folder.name for folder in checkpoints] == ["step-00000006", "step-00000012"]
+    # The report is on the model that was kept, from the detections of its evaluation.
+    report = json.loads((output / "report" / "report.json").read_text())
+    assert report["metrics"]["AP"][0] == pytest.approx(metrics["AP"], abs=1e-6)
+    assert report["data"] == unbroken.validation_index.fingerprint
+    assert "Validation AP" in (output / "report" / "index.html").read_text()
 
 
 def test_step_traces_once_per_canvas(unbroken: Trainer, tiny_config: MakeConfig, tmp_path: Path) -> None:
