@@ -15,9 +15,10 @@ import numpy as np
 from frcnn.evaluation.matching import AREA_RANGES, IOU_THRESHOLDS, Matches
 
 RECALLS = np.linspace(0.0, 1.0, 101)  # at which COCO samples the precision
+_NEXT_RECALL = np.append(RECALLS[1:], np.inf)
 RESAMPLES = 1000
 CONFIDENCE = 0.95
-NUMBERS_AT_ONCE = 4_000_000  # limits the memory of resamples that are computed together
+NUMBERS_AT_ONCE = 500_000  # of resamples that are computed together: they fit into the processor's cache
 
 _ALL, _SMALL, _MEDIUM, _LARGE = range(len(AREA_RANGES))
 # Metrics by COCO's names: the measure, the IoU thresholds, and the area range.
@@ -69,8 +70,10 @@ def evaluate_weighted(matches: Matches, weights: np.ndarray) -> WeightedResult:
     step = int(max(1, NUMBERS_AT_ONCE // max(largest, matches.images)))
     for first in range(0, len(weights), step):
         part = slice(first, first + step)
+        columns = np.ascontiguousarray(weights[part].T)
         for label in range(1, classes + 1):
-            precision[part, label - 1], recall[part, label - 1] = _one_class(matches, label, weights[part])
+            values = _one_class(matches, label, columns)
+            precision[part, label - 1], recall[part, label - 1] = (np.moveaxis(value, -1, 0) for value in values)
     return WeightedResult(precision, recall)
 
 
@@ -97,16 +100,20 @@ def _mean(values: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
 
 
 def _one_class(matches: Matches, label: int, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """AP and recall ``[B, T, A]`` of a class."""
+    """AP and recall ``[T, A, B]`` of a class.
+
+    Args:
+        weights: ``[I, B]``: rows of resamples, so that those of an image are neighbors in memory.
+    """
     rows, own = matches.of_label(label), matches.objects_of_label(label)
     counted = (~matches.object_ignored[:, own]).astype(np.float64)
-    objects = weights[:, matches.objects.image[own]] @ counted.T  # [B, A]
-    weight = weights[:, matches.found.image[rows]]
+    objects = counted @ weights[matches.objects.image[own]]  # [A, B]
+    weight = weights[matches.found.image[rows]]
     matched, ignored = matches.matched[..., rows], matches.ignored[..., rows]
-    precision = np.full((len(weights), *matched.shape[:2]), np.nan)
+    precision = np.full((*matched.shape[:2], weights.shape[1]), np.nan)
     recall = np.full_like(precision, np.nan)
     for area in range(matched.shape[1]):
-        if not objects[:, area].any():
+        if not objects[area].any():
             continue
         true, false = matched[:, area] & ~ignored[:, area], ~matched[:, area] & ~ignored[:, area]
         # Most false positives are false at every threshold: they are summed once.
@@ -115,34 +122,43 @@ def _one_class(matches: Matches, label: int, weights: np.ndarray) -> tuple[np.nd
         for threshold in range(len(true)):
             positives = np.flatnonzero(true[threshold])
             extra = _counter(weight, false[threshold] & ~always)
-            precision[:, threshold, area], recall[:, threshold, area] = _average_precision(
-                np.cumsum(weight[:, positives], axis=1), before(positives) + extra(positives), objects[:, area]
+            precision[threshold, area], recall[threshold, area] = _average_precision(
+                np.cumsum(weight[positives], axis=0), before(positives) + extra(positives), objects[area]
             )
     return precision, recall
 
 
 def _counter(weight: np.ndarray, chosen: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """A function that sums the weights of the chosen detections before each of some positions: ``[B, P]``."""
+    """A function that sums the weights of the chosen detections before each of some positions: ``[P, B]``."""
     positions = np.flatnonzero(chosen)
-    sums = np.zeros((len(weight), len(positions) + 1), np.int64)
-    np.cumsum(weight[:, positions], axis=1, out=sums[:, 1:])
-    return lambda places: sums[:, np.searchsorted(positions, places)]
+    sums = np.zeros((len(positions) + 1, weight.shape[1]), np.int64)
+    np.cumsum(weight[positions], axis=0, out=sums[1:])
+    return lambda places: sums[np.searchsorted(positions, places)]
 
 
 def _average_precision(true: np.ndarray, false: np.ndarray, objects: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """AP and recall ``[B]`` from cumulative counts ``[B, P]`` at the true positives, by descending score.
+    """AP and recall ``[B]`` from cumulative counts ``[P, B]`` at the true positives, by descending score.
 
     The precision changes for the better at true positives only, so that these are all that the interpolated curve
     needs.
     """
     undefined = objects == 0
-    if not true.shape[1]:
+    if not len(true):
         zero = np.where(undefined, np.nan, 0.0)
         return zero, zero
     precision = true / (true + false + np.spacing(1))
-    envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    recall = true / np.maximum(objects, 1)[:, None]
+    envelope = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
+    recall = true / np.maximum(objects, 1)
     # Of the 101 recalls, how many each true positive is the first to reach.
-    reached = np.diff(np.searchsorted(RECALLS, recall, side="right"), axis=1, prepend=0)
-    ap = (envelope * reached).sum(axis=1) / len(RECALLS)
-    return np.where(undefined, np.nan, ap), np.where(undefined, np.nan, recall[:, -1])
+    reached = np.diff(_recalls_reached(recall), axis=0, prepend=0)
+    ap = np.einsum("pb,pb->b", envelope, reached) / len(RECALLS)
+    return np.where(undefined, np.nan, ap), np.where(undefined, np.nan, recall[-1])
+
+
+def _recalls_reached(recall: np.ndarray) -> np.ndarray:
+    """How many of ``RECALLS`` are at most each value in 0..1: ``np.searchsorted(RECALLS, recall, "right")``, faster."""
+    level = (recall * (len(RECALLS) - 1)).astype(np.int64)
+    # The product is rounded, and so are RECALLS: the level may be off by one.
+    level += _NEXT_RECALL[level] <= recall
+    level -= RECALLS[level] > recall
+    return level + 1

@@ -10,7 +10,7 @@ from pycocotools.cocoeval import COCOeval
 
 from frcnn.data.coco import Index
 from frcnn.evaluation import matching
-from frcnn.evaluation.bootstrap import evaluate_weighted, interval, resample_weights
+from frcnn.evaluation.bootstrap import RECALLS, _recalls_reached, evaluate_weighted, interval, resample_weights
 from frcnn.evaluation.matching import match_detections
 from frcnn.evaluation.thresholds import precision_at_recalls
 from frcnn.inference import Detections
@@ -124,3 +124,12 @@ def test_resamples_spread_as_theory_says() -> None:
     weights = resample_weights(50, 4000)
     np.testing.assert_allclose(weights.mean(), 1.0)
     np.testing.assert_allclose(weights.var(axis=0).mean(), 1 - 1 / 50, rtol=0.05)
+
+
+def test_recalls_are_counted_as_pycocotools_does() -> None:
+    """At all fractions of up to 300 objects, many of which are at a recall, or an ulp beside it."""
+    recall = np.concatenate([np.arange(n + 1) / n for n in range(1, 301)])
+    np.testing.assert_array_equal(_recalls_reached(recall), np.searchsorted(RECALLS, recall, side="right"))
+    for direction in (0, 2):
+        beside = np.clip(np.nextafter(recall, direction), 0, 1)
+        np.testing.assert_array_equal(_recalls_reached(beside), np.searchsorted(RECALLS, beside, side="right"))
