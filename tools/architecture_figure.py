@@ -27,6 +27,7 @@ ROLES = {
     "training": "loop, checkpoints, progress",
     "serving": "HTTP endpoint",
     "prediction": "image files in and out",
+    "report": "one HTML page on a model",
     "evaluation": "COCO metrics, curves",
     "inference": "Detector",
     "export": "SavedModel",
