@@ -7,6 +7,7 @@ kept beside the checkpoints.
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ def kept_detections(file: Path, index: Index, model: str) -> tuple[dict[int, Det
             ends = np.cumsum(stored["counts"])[:-1]
             columns = [np.split(stored[name], ends) for name in ("boxes", "scores", "labels")]
             unreadable = int(stored["unreadable"])
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
     records = zip(index.images, *columns, strict=True)
     return {record.image_id: Detections(*part, index.class_names) for record, *part in records}, unreadable
