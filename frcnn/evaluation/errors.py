@@ -137,7 +137,7 @@ def confusion_matrix(matches: Matches, minimum: np.ndarray) -> np.ndarray:
     matrix = np.zeros((len(minimum) + 1,) * 2, np.int64)
     np.add.at(matrix, (found.label[correct], found.label[correct]), 1)
     others = np.flatnonzero(kept & (matches.partner < 0))
-    np.add.at(matrix, (0, found.label[others]), 1)
+    matrix[0] += np.bincount(found.label[others], minlength=len(matrix))
     for rows, own in _by_image(matches, others, np.flatnonzero(left)):
         ious = _ious(found.box[rows], objects.box[own])
         for row in np.argsort(-found.score[rows], kind="stable"):

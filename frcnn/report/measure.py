@@ -187,8 +187,8 @@ def _curves(matches: Matches, label: int, minimum: float) -> Curves:
     kept = int((curve.score >= np.float32(minimum)).sum()) - 1
     point = None
     if kept >= 0 and curve.objects:
-        values = (float(column[kept]) for column in (curve.precision, curve.recall, curve.f1))
-        point = OperatingPoint(float(minimum), *values, curve.objects, True)
+        precision, recall, f1 = (float(column[kept]) for column in (curve.precision, curve.recall, curve.f1))
+        point = OperatingPoint(float(minimum), precision, recall, f1, curve.objects, True)
     return Curves(curve, by_recall, point)
 
 

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -72,12 +73,12 @@ def write_report(folder: Path, given: ReportInput, progress: Callable[[], None] 
     names = measured.matches.class_names
     goal = given.thresholds.goal if given.thresholds else "maximum F1 on this split"
     content = {
-        "title": sections.escape(f"{given.model}, {given.split}"),
-        "model": sections.escape(given.model),
-        "split": sections.escape(given.split),
+        "title": escape(f"{given.model}, {given.split}"),
+        "model": escape(given.model),
+        "split": escape(given.split),
         "images": f"{len(index.images):,}",
         "objects": f"{int((~measured.matches.objects.crowd).sum()):,}",
-        "goal": sections.escape(goal),
+        "goal": escape(goal),
         "cards": sections.cards(measured),
         "comparison": sections.comparison(measured.comparison, measured.metrics),
         "comparison_link": '<a href="#comparison">Comparison</a>' if measured.comparison else "",
@@ -94,7 +95,7 @@ def write_report(folder: Path, given: ReportInput, progress: Callable[[], None] 
         "dataset": sections.dataset(index, measured, given.unreadable),
         "training": sections.training(given.records),
         "facts": sections.facts(_facts(given)),
-        "config": sections.escape(yaml.safe_dump(given.config.model_dump(mode="json"), sort_keys=False)),
+        "config": escape(yaml.safe_dump(given.config.model_dump(mode="json"), sort_keys=False)),
         "style": (_FOLDER / "page.css").read_text(),
         "script": (_FOLDER / "page.js").read_text(),
     }

@@ -63,8 +63,11 @@ def kept_detections(file: Path, index: Index, model: str) -> tuple[dict[int, Det
             unreadable = int(stored["unreadable"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
-    records = zip(index.images, *columns, strict=True)
-    return {record.image_id: Detections(*part, index.class_names) for record, *part in records}, unreadable
+    parts = zip(index.images, *columns, strict=True)
+    found = {
+        record.image_id: Detections(boxes, scores, labels, index.class_names) for record, boxes, scores, labels in parts
+    }
+    return found, unreadable
 
 
 def write_final_report(
