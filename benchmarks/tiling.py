@@ -24,7 +24,7 @@ from frcnn.data.tile_dataset import TileOptions, tile_split
 from frcnn.data.tiles import DEFAULT_OVERLAP
 from frcnn.inference import Detections, Detector
 from frcnn.tiling import TiledDetector, Tiling
-from frcnn.training.trainer import train
+from frcnn.training.trainer import Trainer
 
 WIDTH, HEIGHT, SIDE = 4000, 3000, 20  # pixels
 OBJECTS = 100  # of an image
@@ -115,7 +115,7 @@ def main() -> None:
         print("\n".join(summary.lines()))
         overrides = [*RECIPE.split(), f"data.root={tiles}", f"output={tiles / 'run'}"]
         config = load_config(overrides=[*overrides, f"training.epochs={arguments.epochs}"])
-        detector = Detector.load(train(config))
+        detector = Detector.load(Trainer(config).run())
 
         split = find_split(load_config(overrides=[f"data.root={folder}"]).data, "validation")
         validation = load_index(*split)
