@@ -101,7 +101,7 @@ def recall(index: Index, results: Mapping[int, Detections]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--images", type=int, default=2, help="training images; half as many for validation")
-    parser.add_argument("--epochs", type=float, default=1, help="over the tiles with objects")
+    parser.add_argument("--epochs", type=float, default=6, help="over the tiles with objects")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
 
