@@ -180,9 +180,9 @@ def _best_f1(matches: Matches) -> np.ndarray:
 def _curves(matches: Matches, label: int, minimum: float) -> Curves:
     curve = score_curve(matches, label)
     by_recall = {
-        name: precision
+        name: values
         for name, position in SHOWN_IOUS.items()
-        if (precision := precision_at_recalls(matches, label, position)) is not None
+        if (values := precision_at_recalls(matches, label, position)) is not None
     }
     kept = int((curve.score >= np.float32(minimum)).sum()) - 1
     point = None
