@@ -2,13 +2,12 @@
 //
 // Sums are taken over chunks of pixels, whose number depends on the shape only, and added up in double precision in
 // their order: results do not depend on the number of threads.
-#include "group_norm.h"
-
 #include <algorithm>
 #include <cmath>
 #include <type_traits>
 #include <vector>
 
+#include "group_norm.h"
 #include "vectors.h"
 
 namespace frcnn {
@@ -190,10 +189,16 @@ struct Gradient {
 };
 
 // Cloned once per instruction set; everything above is inlined into these.
-#define FRCNN_CLONE(Pass)                                                                               \
-  FRCNN_CLONES void run(const Pass<float>& pass) { each_channels(pass.chunk.channels, pass); }         \
-  FRCNN_CLONES void run(const Pass<BFloat16>& pass) { each_channels(pass.chunk.channels, pass); }      \
-  FRCNN_CLONES void run(const Pass<Float16>& pass) { each_channels(pass.chunk.channels, pass); }
+#define FRCNN_CLONE(Pass)                             \
+  FRCNN_CLONES void run(const Pass<float>& pass) {    \
+    each_channels(pass.chunk.channels, pass);         \
+  }                                                   \
+  FRCNN_CLONES void run(const Pass<BFloat16>& pass) { \
+    each_channels(pass.chunk.channels, pass);         \
+  }                                                   \
+  FRCNN_CLONES void run(const Pass<Float16>& pass) {  \
+    each_channels(pass.chunk.channels, pass);         \
+  }
 FRCNN_CLONE(Moments)
 FRCNN_CLONE(Apply)
 FRCNN_CLONE(GradientSums)

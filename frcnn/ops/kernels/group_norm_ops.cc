@@ -1,7 +1,6 @@
 // Group norm with an optional ReLU, and its gradient, registered with TensorFlow for the CPU.
-#include "group_norm.h"
-
 #include "cpu_device.h"
+#include "group_norm.h"
 #include "ops.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/shape_inference.h"
@@ -121,8 +120,7 @@ class GroupNormGradCpu : public NormKernel {
     GroupNormShape shape;
     if (!check(context, inputs, gamma, beta, &shape)) return;
     const TensorShape statistics({shape.batch, shape.groups});
-    OP_REQUIRES(context,
-                upstream.shape() == inputs.shape() && mean.shape() == statistics && rstd.shape() == statistics,
+    OP_REQUIRES(context, upstream.shape() == inputs.shape() && mean.shape() == statistics && rstd.shape() == statistics,
                 InvalidArgument("group_norm's gradient: upstream ", upstream.shape().DebugString(), ", statistics ",
                                 mean.shape().DebugString(), " and ", rstd.shape().DebugString(), "; expected ",
                                 inputs.shape().DebugString(), " and ", statistics.DebugString()));

@@ -1,6 +1,7 @@
 // Runs group norm and its gradient on the arrays of the standard input, for test_cpu_kernels_alone.py.
 //
-//   group_norm ORDER < batch pixels channels groups dtype relu (int64), inputs upstream gamma beta > outputs gradient ...
+//   group_norm ORDER < batch pixels channels groups dtype relu (int64), inputs upstream gamma beta > outputs gradient
+//   ...
 //
 // Chunks of work run serially in forward, reverse or shuffled order. Arrays are in memory of their exact size, so that
 // the address sanitizer sees an access beyond them.
