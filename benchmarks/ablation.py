@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace, name: str, overrides: Sequence[str], seed
     if not plan.exists():  # an interrupted run keeps its epochs
         plan.write_text(command_output([__file__, "--plan", str(arguments.config), str(arguments.minutes), *overrides]))
     planned = json.loads(plan.read_text())
-    frcnn = ["-m", "frcnn.cli"]
+    frcnn = ["-m", "frcnn"]
     options = [f"output={folder}", f"seed={seed}", f"training.epochs={planned['epochs']}"]
     limit = f"training.max_minutes={arguments.minutes}"
     command([*frcnn, "train", "--config", str(arguments.config), *overrides, *options, limit])

@@ -90,7 +90,7 @@ def run_sections(report: Report, names: list[str], small: bool) -> None:
         scratch = Path(folder)
 
         def doctor() -> None:
-            report.run("doctor", [python, "-m", "frcnn.cli", "doctor"])
+            report.run("doctor", [python, "-m", "frcnn", "doctor"])
 
         def tests() -> None:
             report.run("tests", [python, "-m", "pytest", "-q", *(SMALL_TESTS if small else KERNEL_TESTS)])
@@ -108,7 +108,7 @@ def run_sections(report: Report, names: list[str], small: bool) -> None:
 
         def input_pipeline() -> None:
             data, result = scratch / "shapes", scratch / "input.json"
-            subprocess.run([python, "-m", "frcnn.cli", "make-shapes", str(data), "--images", "100"], check=True)
+            subprocess.run([python, "-m", "frcnn", "make-shapes", str(data), "--images", "100"], check=True)
             size = ["--seconds", "0.5"] if small else ["image.min_size=[800]", "image.max_size=1333"]
             command = [python, "benchmarks/input_pipeline.py", "--data", str(data), "--json", str(result)]
             report.run("input", [*command, *size], result)

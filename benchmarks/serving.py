@@ -96,7 +96,7 @@ def endpoint(model: Path, *flags: str, log: Path = Path(os.devnull)) -> Iterator
     command = [
         sys.executable,
         "-m",
-        "frcnn.cli",
+        "frcnn",
         "serve",
         "--model",
         str(model),

@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         or words[0] in ("train", "serve")
         or (shutil.which(words[0]) is None and _is_verb(words[0]))
     ):
-        words = [sys.executable, "-m", "frcnn.cli", *words]
+        words = [sys.executable, "-m", "frcnn", *words]
     return init.run(words, os.environ)
 
 

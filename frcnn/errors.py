@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 EXIT_FAILURE, EXIT_USER_ERROR = 1, 2  # exit codes: a fault of frcnn or of the machine; an error the user can fix
+EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143  # 128 + SIGINT, 128 + SIGTERM, as shells report them
 
 
 class UserError(Exception):

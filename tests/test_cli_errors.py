@@ -15,10 +15,11 @@ import pytest
 from click.testing import CliRunner
 from command_line import error_of, frcnn
 
+from frcnn.__main__ import run
 from frcnn.cli.console import Commands
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-FRCNN = (sys.executable, "-m", "frcnn.cli")
+FRCNN = (sys.executable, "-m", "frcnn")
 
 
 def test_import_weights_refuses_what_it_does_not_know(tmp_path: Path) -> None:
@@ -51,6 +52,21 @@ def test_user_errors_are_one_sentence(tmp_path: Path) -> None:
     )
     assert "is not a folder" in error_of("check-dataset", tmp_path / "nowhere")
     assert "was not written by make-shapes" in error_of("make-shapes", REPOSITORY / "frcnn")
+
+
+def test_ctrl_c_while_the_commands_are_imported(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Interrupted:
+        @staticmethod
+        def find_spec(name: str, *_: object) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "frcnn.cli")
+    monkeypatch.setattr(sys, "meta_path", [Interrupted, *sys.meta_path])
+    with pytest.raises(SystemExit) as end:
+        run()
+    assert (end.value.code, capsys.readouterr().err) == (130, "frcnn: interrupted\n")
 
 
 def test_an_unusable_file_is_one_sentence_and_a_bug_keeps_its_trace(tmp_path: Path) -> None:

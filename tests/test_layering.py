@@ -29,7 +29,7 @@ LAYERS = [
     {"container", "doctor"},
     {"aws"},
     {"cli"},
-    {"entrypoint"},
+    {"__main__", "entrypoint"},
 ]
 LAYER = {package: number for number, packages in enumerate(LAYERS) for package in packages}
 FILES = sorted(file for file in PACKAGE.rglob("*.py") if file != PACKAGE / "__init__.py")

@@ -19,6 +19,7 @@ from test_layering import LAYERS  # noqa: E402
 
 FIGURE = REPOSITORY / "docs" / "images" / "architecture.png"
 ROLES = {
+    "__main__": "the program frcnn",
     "entrypoint": "process 1 of the image",
     "cli": "the command line",
     "aws": "jobs and endpoints, from a laptop",

@@ -76,7 +76,7 @@ class Injection:
     def prepare(self) -> None:
         """Train without faults; keep the results and a copy of a run that was stopped in its last epoch."""
         self.data = self.folder / "shapes"
-        command = [sys.executable, "-m", "frcnn.cli", "make-shapes", self.data, "--images", str(IMAGES)]
+        command = [sys.executable, "-m", "frcnn", "make-shapes", self.data, "--images", str(IMAGES)]
         subprocess.run(command, check=True, capture_output=True, env={**os.environ, "PYTHONPATH": str(REPOSITORY)})
         self.halfway = self.folder / "halfway"
         process = Process(self.halfway, self.data)

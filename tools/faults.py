@@ -57,7 +57,7 @@ class Process:
     log: Path | None = None
 
     def __post_init__(self) -> None:
-        command = [sys.executable, "-m", "frcnn.cli", "train", "--config", str(RECIPE), *OPTIONS]
+        command = [sys.executable, "-m", "frcnn", "train", "--config", str(RECIPE), *OPTIONS]
         self._log = (self.log or self.output.with_name(f"{self.output.name}.log")).open("w+b")
         self.popen = subprocess.Popen(
             [*command, f"data.root={self.data}", f"output={self.output}"],

@@ -19,7 +19,7 @@ _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # http_p
 
 def serve_command(model: str, artifact: Path, port: int) -> list[str]:
     """Command line of the server of a model."""
-    command = [sys.executable, "-m", "frcnn.cli", "serve", "--model", str(artifact), "--port", str(port)]
+    command = [sys.executable, "-m", "frcnn", "serve", "--model", str(artifact), "--port", str(port)]
     return [*command, "--no-nginx", "--no-page", "--variant", model]
 
 

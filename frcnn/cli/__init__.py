@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from typing import NoReturn
-
 import click
 
 from frcnn import __version__
@@ -60,16 +57,3 @@ main.add_command(transform)
 main.add_command(delete)
 main.add_command(register)
 main.add_command(doctor)
-
-
-def run() -> NoReturn:
-    """The program ``frcnn``: run :func:`main`, and exit without TensorFlow's teardown if it was imported."""
-    try:
-        main(prog_name="frcnn")
-    except SystemExit as end:
-        if "tensorflow" not in sys.modules or not isinstance(end.code, int):
-            raise
-        from frcnn.distributed.exit import exit_process
-
-        exit_process(end.code)
-    raise AssertionError("click commands end with SystemExit")

@@ -11,9 +11,8 @@ from typing import Any
 
 import click
 
-from frcnn.errors import EXIT_USER_ERROR, UserError, print_message
+from frcnn.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError, print_message
 
-EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)  # reported by the system without a file name
 TEST_OPTIONS = (
     "Test-time augmentation and Soft-NMS: options of the group 'test' of docs/configuration.md, such as "

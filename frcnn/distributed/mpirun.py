@@ -94,7 +94,7 @@ def mpirun_command(hosts: Sequence[Host], arguments: Sequence[str], interface: s
         *(word for name, value in settings.items() for word in ("-mca", name, value)),
         *(word for name in sorted(exported) for word in ("-x", name)),
         *(("-x", f"NCCL_SOCKET_IFNAME={interface}") if interface else ()),
-        *(sys.executable, "-m", "frcnn.cli", *arguments),
+        *(sys.executable, "-m", "frcnn", *arguments),
     ]
 
 

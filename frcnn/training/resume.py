@@ -13,8 +13,9 @@ from frcnn.config import Config, changed_options
 from frcnn.errors import UserError
 from frcnn.training.best_model import Best
 from frcnn.training.checkpoint import Checkpoint, Checkpoints
-from frcnn.training.run_state import ResumeState, model_problem
+from frcnn.training.run_state import ResumeState, model_problem, repair_hashes
 from frcnn.weights.initial_weights import check_random_initialization, start_from
+from frcnn.weights.model_files import HASHES
 
 # Prefixes of options that do not change what is learned: places of files, length of the run, reports.
 NOT_LEARNED_FROM = (
@@ -138,6 +139,8 @@ class RunStart:
                     "again"
                 )
             return best._replace(metric=wanted, value=None, ap=None), False
+        if state.get("model_sha256") and repair_hashes(self.model_folder):
+            self.messages.append(f"warning: {self.model_folder / HASHES} was damaged and is written again")
         return best._replace(metric=wanted), True
 
     def _rescaled_step(self, checkpoint: Checkpoint) -> int:

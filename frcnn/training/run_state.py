@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from frcnn.errors import UserError
 from frcnn.training.best_model import Best
 from frcnn.training.manifest import hash_file
-from frcnn.weights.model_files import CONFIG, LABELS, METRICS, WEIGHTS
+from frcnn.weights.model_files import CONFIG, LABELS, METRICS, THRESHOLDS, WEIGHTS
+from frcnn.weights.model_hashes import verify_hashes, write_hashes
 
 MODEL_FILES = (WEIGHTS, CONFIG, LABELS, METRICS)
 # Entries of the state and their types; those not in _REQUIRED are missing in checkpoints of earlier versions.
@@ -90,3 +92,17 @@ def model_problem(folder: Path, expected: Mapping[str, str]) -> str | None:
         except OSError as error:
             return f"{name} cannot be read ({error.strerror})"
     return None
+
+
+def repair_hashes(folder: Path) -> bool:
+    """Write ``SHA256SUMS`` of an intact model folder again if it contradicts the files; returns whether it did.
+
+    A file that contradicts them would make the model unusable for everyone who loads it.
+    """
+    try:
+        verify_hashes(folder, MODEL_FILES)
+    except UserError:
+        with_thresholds = (THRESHOLDS,) if (folder / THRESHOLDS).is_file() else ()
+        write_hashes(folder, (*MODEL_FILES, *with_thresholds))
+        return True
+    return False

@@ -6,11 +6,10 @@ import signal
 from types import FrameType, TracebackType
 from typing import Any
 
-from frcnn.errors import print_message
+from frcnn.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, print_message
 
 # SIGUSR1: mpirun kills its children soon after a SIGTERM, but forwards SIGUSR1 and lets them finish.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-EXIT_TERMINATED, EXIT_INTERRUPTED = 143, 130  # 128 + SIGTERM, 128 + SIGINT, as shells report them
 
 
 class StoppedInStartup(SystemExit):

@@ -47,7 +47,7 @@ def start(two_hosts: TwoHosts, recipe: Path, output: Path, tmp_path: Path) -> It
             "--config",
             str(recipe),
         ]
-        words = [sys.executable, "-m", "frcnn.cli", *arguments, f"output={output}", *ENDLESS, *overrides]
+        words = [sys.executable, "-m", "frcnn", *arguments, f"output={output}", *ENDLESS, *overrides]
         started.append(Running(two_hosts.command("alpha", *words), tmp_path / "log"))
         started[-1].wait_for("train step=3 ")
         return started[-1]
@@ -62,7 +62,7 @@ def start(two_hosts: TwoHosts, recipe: Path, output: Path, tmp_path: Path) -> It
 
 def ranks(output: Path) -> list[int]:
     """Process ids of the run's ranks on all hosts, as seen from this machine."""
-    return [pid for pid in processes(f"output={output}", "frcnn.cli train") if _name(pid).startswith("python")]
+    return [pid for pid in processes(f"output={output}", "frcnn train") if _name(pid).startswith("python")]
 
 
 def rank_on(two_hosts: TwoHosts, host: str, output: Path) -> int:
@@ -176,7 +176,7 @@ def test_sigterm_to_the_launcher_saves_and_another_number_of_ranks_resumes(
     two_hosts: TwoHosts, start: Start, output: Path, recipe: Path
 ) -> None:
     running = start()
-    (launcher,) = [pid for pid in processes("frcnn.cli launch", f"output={output}") if _name(pid).startswith("python")]
+    (launcher,) = [pid for pid in processes("frcnn launch", f"output={output}") if _name(pid).startswith("python")]
     os.kill(launcher, signal.SIGTERM)
     code, seconds = running.end()
     seconds += gone(output, 30)
@@ -188,7 +188,7 @@ def test_sigterm_to_the_launcher_saves_and_another_number_of_ranks_resumes(
     assert found.step >= 3
     # Resume on three ranks: a batch of 2 cannot be split evenly over 3, so a step takes 3 images.
     end = f"training.epochs={(found.step / 12) + 0.3}"
-    again = mpirun(3, "-m", "frcnn.cli", "train", "--config", str(recipe), f"output={output}", *ENDLESS, end)
+    again = mpirun(3, "-m", "frcnn", "train", "--config", str(recipe), f"output={output}", *ENDLESS, end)
     assert again.returncode == 0, again.stderr
     assert "training.batch_size=2 cannot be split evenly over 3 processes; using 3 images per step" in again.stdout
     assert (

@@ -37,7 +37,7 @@ def test_interfaces_must_exist(monkeypatch: pytest.MonkeyPatch, variable: str, v
 @pytest.mark.usefixtures("horovod")
 def test_ranks_end_together_with_one_sentence(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NCCL_SOCKET_IFNAME", "eth77")
-    done = mpirun(2, "-m", "frcnn.cli", "train", "--config", str(recipe), f"output={tmp_path}", timeout=120)
+    done = mpirun(2, "-m", "frcnn", "train", "--config", str(recipe), f"output={tmp_path}", timeout=120)
     assert done.returncode == 2
     assert done.stderr.count("frcnn: NCCL_SOCKET_IFNAME is 'eth77', but network interface 'eth77' does not exist") == 1
     assert "Traceback" not in done.stderr

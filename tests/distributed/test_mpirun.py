@@ -50,7 +50,7 @@ def test_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {"PATH", "HOROVOD_TIMELINE", "NCCL_SOCKET_IFNAME=eth0"} <= exported
     assert "secret" not in " ".join(line)
     assert "AWS_SECRET_ACCESS_KEY" not in exported
-    assert line[-5:] == [sys.executable, "-m", "frcnn.cli", "train", "x=1"]
+    assert line[-5:] == [sys.executable, "-m", "frcnn", "train", "x=1"]
 
 
 def test_every_unusable_host_is_reported() -> None:

@@ -33,7 +33,7 @@ class Endpoint:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._files = [folder / "stdout", folder / "stderr"]
-        command = [sys.executable, "-m", "frcnn.cli", "serve", "--model", str(model), "--port", str(self.port), *flags]
+        command = [sys.executable, "-m", "frcnn", "serve", "--model", str(model), "--port", str(self.port), *flags]
         with self._files[0].open("wb") as out, self._files[1].open("wb") as err:
             environment = {**os.environ, "TMPDIR": str(self.temporary)}
             self.process = subprocess.Popen(command, stdout=out, stderr=err, env=environment)

@@ -19,8 +19,9 @@ from runs import Interrupted, records, variables
 from frcnn.config import Config
 from frcnn.errors import UserError
 from frcnn.training import validation
-from frcnn.training.run_state import hash_model, model_problem
+from frcnn.training.run_state import MODEL_FILES, hash_model, model_problem, repair_hashes
 from frcnn.training.trainer import Trainer
+from frcnn.weights.model_hashes import verify_hashes
 
 MakeConfig = Callable[..., Config]
 
@@ -185,6 +186,17 @@ def test_every_file_of_a_model_folder_is_checked(tmp_path: Path) -> None:
         (tmp_path / name).unlink()
         assert model_problem(tmp_path, {}) == f"{name} is missing"
         (tmp_path / name).write_text(name)
+
+
+def test_damaged_hashes_of_an_intact_model_folder_are_written_again(tmp_path: Path) -> None:
+    for name in (*MODEL_FILES, "thresholds.json"):
+        (tmp_path / name).write_text(name)
+    assert not repair_hashes(tmp_path)  # folders of earlier versions have no hashes
+    for damage in ("", "\0", f"{'0' * 64}  labels.json\n"):
+        (tmp_path / "SHA256SUMS").write_text(damage)
+        assert repair_hashes(tmp_path)
+        verify_hashes(tmp_path, (*MODEL_FILES, "thresholds.json"))
+        assert not repair_hashes(tmp_path)
 
 
 def test_the_best_ap_of_other_validation_data_is_forgotten(

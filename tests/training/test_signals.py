@@ -22,7 +22,7 @@ class TrainProcess:
 
     def __init__(self, recipe: Path, *overrides: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "frcnn.cli", "train", "--config", str(recipe), *overrides],
+            [sys.executable, "-m", "frcnn", "train", "--config", str(recipe), *overrides],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
