@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from frcnn.data.coco import ImageRecord, Index, Problem, load_index
 from frcnn.data.contact_sheet import draw_contact_sheet
 from frcnn.data.decode import UnreadableImage, decode_image
 from frcnn.data.suggestions import GOOD_IOU, SMALL_SIDE, Suggestions, box_sides, class_counts, suggest
+from frcnn.data.threads import thread_pool
 
 SIZE_EDGES = (8, 16, 32, 64, 128, 256, 512)  # pixels, square root of the box area
 ASPECT_EDGES = (0.25, 0.5, 0.8, 1.25, 2.0, 4.0)  # height / width
@@ -126,7 +126,7 @@ def check_dataset(
     """
     options = options or config.Config()
     index = load_index(images, annotations, box_format=options.data.box_format, require_images=False)
-    with ThreadPoolExecutor(DECODING_THREADS) as threads:
+    with thread_pool(DECODING_THREADS) as threads:
         found = threads.map(lambda record: _image_problem(record, options.data.max_pixels), index.images)
         shown = tqdm(found, total=len(index.images), desc="checking images", unit="image", disable=None, leave=False)
         image_problems = tuple(problem for problem in shown if problem is not None)

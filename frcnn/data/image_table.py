@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import unicodedata
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 
@@ -11,6 +10,7 @@ from frcnn.data.decode import UnreadableImage, upright_size
 from frcnn.data.image_files import locate_files, normal_name
 from frcnn.data.json_values import as_integer, as_size
 from frcnn.data.problems import Notes, first_few, shorten
+from frcnn.data.threads import thread_pool
 from frcnn.errors import UserError
 
 HEADER_THREADS = 16  # reading image headers waits for the disk or the network
@@ -162,6 +162,6 @@ def _sizes(
                 f"{shorten(entry.get('height'))}, and its file cannot be used instead: {error}"
             ) from error
 
-    with ThreadPoolExecutor(HEADER_THREADS) as threads:
+    with thread_pool(HEADER_THREADS) as threads:
         sizes.update(zip(lacking, threads.map(size_of, lacking), strict=True))
     return sizes, len(lacking)

@@ -10,13 +10,13 @@ import colorsys
 import json
 import math
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from frcnn.atomic import atomic_folder
+from frcnn.data.threads import thread_pool
 from frcnn.errors import UserError
 
 SIZES = ((256, 256), (320, 240), (240, 320), (304, 240), (240, 304))  # width, height
@@ -104,7 +104,7 @@ def _write_split(root: Path, split: str, numbers: range, seed: int) -> None:
         image.save(root / split / _file_name(number), quality=92)
         return image.width, image.height, boxes, labels
 
-    with ThreadPoolExecutor() as threads:  # NumPy and Pillow release the GIL
+    with thread_pool() as threads:  # NumPy and Pillow release the GIL
         written = list(threads.map(write_image, numbers))
     for number, (width, height, boxes, labels) in zip(numbers, written, strict=True):
         images.append({"id": number, "file_name": _file_name(number), "width": width, "height": height})

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from frcnn.data.coco import Index
 from frcnn.data.problems import first_few
+from frcnn.data.threads import thread_pool
 
 HEAD = 4096  # bytes; different photos of one size in bytes differ here
 THREADS = 16  # they wait for the disk or the network
@@ -21,7 +22,7 @@ def find_shared_files(first: Index, second: Index) -> list[tuple[Path, Path]]:
     Reads the size of every file, the head of files with the same size, and only then whole files.
     """
     groups = [([record.path for record in first.images], [record.path for record in second.images])]
-    with ThreadPoolExecutor(THREADS) as threads:
+    with thread_pool(THREADS) as threads:
         for key in (_size, _head_digest, _digest):
             groups = [group for members in groups for group in _split(members, key, threads)]
     return sorted((a, b) for ones, others in groups for a in ones[:1] for b in others)
