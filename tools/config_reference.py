@@ -24,7 +24,7 @@ All options of a training run, for users who edit a recipe. `tools/config_refere
 `frcnn/config/`. A recipe is a YAML file of these sections that contains what it changes; `KEY=VALUE` on the command
 line overrides it:
 
-    frcnn train --config configs/shapes_r18_fpn.yaml training.batch_size=8 image.min_size='[160, 192]'
+    frcnn train --config configs/shapes_r18_fpn.yaml training.batch_size=8 image.min_size='[128, 160]'
 
 An unknown option, a wrong type or a value out of range is an error before anything starts; the message names the
 option, its value and what is allowed. The whole configuration of a run, defaults included, is saved as `config.yaml`

@@ -17,6 +17,7 @@ from frcnn.aws.transform import Transform
 from frcnn.aws.tuning_job import TuningJob
 from frcnn.errors import UserError
 from frcnn.weights.published import cache_folder, is_published
+from frcnn.weights.score_thresholds import ScoreThresholds
 
 LOG_GROUP = "/aws/sagemaker/TrainingJobs"
 _FINAL_STATES = ("Completed", "Failed", "Stopped")
@@ -86,14 +87,20 @@ class Launcher(EndpointClient):
             tuned = ", ".join(f"{option}={value}" for option, value in best.get("TunedHyperParameters", {}).items())
             yield f"== best: {best['TrainingJobName']} {result.get('MetricName')}={result.get('Value')} with {tuned}"
 
-    def register(self, package: ModelPackage, metrics: dict[str, Any], class_names: list[str]) -> str:
+    def register(
+        self,
+        package: ModelPackage,
+        metrics: dict[str, Any],
+        class_names: list[str],
+        thresholds: ScoreThresholds | None = None,
+    ) -> str:
         """Create a version in the model registry, and its group if it does not exist; returns its ARN.
 
         Raises:
             UserError: a request is invalid, or AWS rejects it.
         """
         request, group, sagemaker = (
-            package.request(metrics, class_names),
+            package.request(metrics, class_names, thresholds),
             package.group_request(),
             self.client("sagemaker"),
         )

@@ -10,11 +10,13 @@ from pydantic import Field, model_validator
 from frcnn.aws.request_fields import ImageName, S3Uri, tag_list
 from frcnn.aws.service_model import check_request
 from frcnn.config import Options
+from frcnn.weights.score_thresholds import ScoreThresholds
 
 CONTENT_TYPES = ("application/x-image", "image/jpeg", "image/png", "application/json", "application/jsonlines")
 RESPONSE_TYPES = ("application/json", "application/jsonlines", "image/jpeg", "image/png")
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")  # of metrics.json of a model folder
 CARD_STATUS = "Draft"
+MAX_PROPERTY, MAX_DETAIL = 256, 1024  # characters of a metadata property, and of a custom detail of a model card
 
 
 class ModelPackage(Options):
@@ -27,7 +29,9 @@ class ModelPackage(Options):
     status: Literal["PendingManualApproval", "Approved", "Rejected"] = Field(
         "PendingManualApproval", description="approval status"
     )
-    score_threshold: float | None = Field(None, ge=0, le=1, description="recommended; null: the model's own")
+    score_threshold: float | None = Field(
+        None, ge=0, le=1, description="recommended; null: those of the model, if it has any"
+    )
     intended_use: str | None = Field(None, description="for the model card")
     limitations: str | None = Field(None, description="for the model card")
     instance_types: tuple[str, ...] = Field(
@@ -51,16 +55,20 @@ class ModelPackage(Options):
         """S3 address of the metrics, next to the artifact."""
         return f"{self.artifact.removesuffix('model.tar.gz').rstrip('/')}/model_statistics.json"
 
-    def request(self, metrics: dict[str, Any], class_names: list[str]) -> dict[str, Any]:
+    def request(
+        self, metrics: dict[str, Any], class_names: list[str], thresholds: ScoreThresholds | None = None
+    ) -> dict[str, Any]:
         """Keyword arguments of ``create_model_package``.
 
         Args:
             metrics: content of the model folder's ``metrics.json``.
             class_names: of its ``labels.json``.
+            thresholds: of its ``thresholds.json``; ``score_threshold`` takes precedence.
         """
         properties = {name: f"{metrics[name]:.4f}" for name in METRICS if isinstance(metrics.get(name), float)}
-        if self.score_threshold is not None:
-            properties["score_threshold"] = f"{self.score_threshold:g}"
+        recommended = str(thresholds) if self.score_threshold is None else f"{self.score_threshold:g}"
+        if self.score_threshold is not None or thresholds:
+            properties["score_threshold"] = _shorten(recommended, MAX_PROPERTY)
         properties["classes"] = str(len(class_names))
         request = {
             "ModelPackageGroupName": self.group,
@@ -77,7 +85,7 @@ class ModelPackage(Options):
             },
             "CustomerMetadataProperties": properties,
             "ModelCard": {
-                "ModelCardContent": json.dumps(self._card(metrics, class_names)),
+                "ModelCardContent": json.dumps(self._card(metrics, class_names, recommended)),
                 "ModelCardStatus": CARD_STATUS,
             },
         }
@@ -87,7 +95,7 @@ class ModelPackage(Options):
         check_request("CreateModelPackage", request)
         return request
 
-    def _card(self, metrics: dict[str, Any], class_names: list[str]) -> dict[str, Any]:
+    def _card(self, metrics: dict[str, Any], class_names: list[str], recommended: str) -> dict[str, Any]:
         """A model card in SageMaker's JSON schema of model packages."""
         shown = ", ".join(class_names[:50]) + (", …" if len(class_names) > 50 else "")
         values = [
@@ -102,10 +110,14 @@ class ModelPackage(Options):
                 **({"intended_uses": self.intended_use} if self.intended_use else {}),
                 **({"factors_affecting_model_efficiency": self.limitations} if self.limitations else {}),
             },
-            "additional_information": {"custom_details": {"score_threshold": str(self.score_threshold)}},
+            "additional_information": {"custom_details": {"score_threshold": _shorten(recommended, MAX_DETAIL)}},
         }
         if values:
             split = str(metrics.get("split", "validation"))
             group = {"name": f"COCO metrics, {split} split", "metric_data": values}
             card["evaluation_details"] = [{"name": f"{split} split", "metric_groups": [group]}]
         return card
+
+
+def _shorten(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 1]}…"

@@ -23,6 +23,7 @@ from frcnn.errors import UserError
 
 if TYPE_CHECKING:
     from frcnn.aws.launcher import Launcher
+    from frcnn.weights.score_thresholds import ScoreThresholds
 
 
 @click.command(
@@ -53,25 +54,27 @@ def register(
     if dry_run and folder is None:
         raise UserError("--dry-run does not read S3; give the model folder with --model")
     launcher = None if dry_run else Launcher(region_of_image(package.image))
-    metrics, class_names = read_model(folder) if folder else _download(launcher, package.artifact)
+    content = read_model(folder) if folder else _download(launcher, package.artifact)
     calls = [
         Call("sagemaker", "create_model_package_group", package.group_request()),
-        Call("sagemaker", "create_model_package", package.request(metrics, class_names)),
+        Call("sagemaker", "create_model_package", package.request(*content)),
     ]
     if launcher is None:
         print_plan(plan(calls), json_file)
         return
-    arn = launcher.register(package, metrics, class_names)
+    arn = launcher.register(package, *content)
     click.echo(f"model package: {arn}")
     write_json({"model_package": arn, "requests": plan(calls)}, json_file)
 
 
-def read_model(folder: Path) -> tuple[dict[str, Any], list[str]]:
-    """Metrics and class names of a model folder.
+def read_model(folder: Path) -> tuple[dict[str, Any], list[str], ScoreThresholds | None]:
+    """Metrics, class names and score thresholds of a model folder.
 
     Raises:
         UserError: a file is missing or invalid.
     """
+    from frcnn.weights.score_thresholds import read_thresholds
+
     contents = []
     for name in ("metrics.json", "labels.json"):
         try:
@@ -79,10 +82,11 @@ def read_model(folder: Path) -> tuple[dict[str, Any], list[str]]:
         except (OSError, ValueError) as error:
             raise UserError(f"{folder / name} cannot be read ({error}); expected a model folder") from error
     metrics, labels = contents
-    return metrics, [entry["name"] for entry in labels]
+    class_names = [entry["name"] for entry in labels]
+    return metrics, class_names, read_thresholds(folder, class_names)
 
 
-def _download(launcher: Launcher | None, artifact: str) -> tuple[dict[str, Any], list[str]]:
+def _download(launcher: Launcher | None, artifact: str) -> tuple[dict[str, Any], list[str], ScoreThresholds | None]:
     from frcnn.serving.model_source import find_model
 
     assert launcher is not None

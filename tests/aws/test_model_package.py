@@ -17,6 +17,7 @@ from frcnn.aws.account import AwsAccount
 from frcnn.aws.model_package import ModelPackage
 from frcnn.cli import main
 from frcnn.errors import UserError
+from frcnn.weights.score_thresholds import ScoreThresholds
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGE: dict[str, Any] = {
@@ -56,6 +57,21 @@ def test_metrics_threshold_and_card() -> None:
     [evaluation] = card["evaluation_details"]
     assert evaluation["name"] == "test split"
     assert [entry["value"] for entry in evaluation["metric_groups"][0]["metric_data"]] == [0.4567891, 0.9]
+
+
+def test_thresholds_of_the_model_are_recommended() -> None:
+    thresholds = ScoreThresholds({"rbc": 0.61, "wbc": 0.4}, "best F1")
+    for package, expected in (
+        (PACKAGE | {"score_threshold": None}, "rbc 0.61, wbc 0.4 (thresholds.json: best F1)"),
+        (PACKAGE, "0.5"),
+    ):
+        request = ModelPackage(**package).request(METRICS, CLASSES, thresholds)
+        assert request["CustomerMetadataProperties"]["score_threshold"] == expected
+        card = json.loads(request["ModelCard"]["ModelCardContent"])
+        assert card["additional_information"]["custom_details"]["score_threshold"] == expected
+    many = ScoreThresholds({f"class {number}": 0.5 for number in range(200)}, "best F1")
+    request = ModelPackage(**PACKAGE | {"score_threshold": None}).request(METRICS, CLASSES, many)
+    assert len(request["CustomerMetadataProperties"]["score_threshold"]) == 256
 
 
 def test_a_model_without_metrics() -> None:
