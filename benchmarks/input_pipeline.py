@@ -104,7 +104,7 @@ def stage_times(index: Index, options: Config, count: int) -> dict[str, float]:
             size = (record.height, record.width)
             canvas = canvases(options.image)[canvas_number(*size, options.image)]
             encoded = timed("read", record.path.read_bytes)
-            timed(DECODE_ONLY, tf.io.decode_image, encoded, channels=3)
+            timed(DECODE_ONLY, tf.io.decode_image, encoded, 3)
             pixels = timed("check and decode", decode_image, encoded)
             augmentation = timed("sample augmentation", sample_augmentation, options, 0, record.image_id)
             geometry = compute_geometry(*size, options.image, augmentation, canvas)

@@ -18,8 +18,7 @@ RECIPE = "recipe.yaml"  # in the folder of a run that chose its own
 @click.command(
     "suggest-recipe",
     epilog=example(
-        "frcnn suggest-recipe bccd --minutes 25 > mine.yaml",
-        "frcnn train --config mine.yaml",
+        "frcnn suggest-recipe bccd --minutes 25",
     ),
 )
 @click.argument("folder", type=PATH, metavar="DIR")
@@ -30,7 +29,8 @@ def suggest_recipe(folder: Path, minutes: float | None, weights: str | None, dev
     """Write a recipe for a dataset.
 
     Measures the speed of a few training steps on this machine, chooses image size, backbone, anchors, batch, epochs,
-    schedule and augmentation, and prints a YAML file in which each option has its reason. docs/tuning.md has the rules.
+    schedule and augmentation, and prints a YAML file in which each option has its reason: redirect it to a file for
+    --config of train. docs/tuning.md has the rules.
     """
     import_tensorflow()
     from frcnn.training.suggestion import suggest_recipe as suggest

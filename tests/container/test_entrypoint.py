@@ -36,7 +36,7 @@ def test_job_leaves_model_and_reports(finished_job: Container) -> None:
     assert {"weights.safetensors", "config.yaml", "labels.json", "metrics.json", "SHA256SUMS"} == {
         path.name for path in model.iterdir()
     }
-    assert {"config.yaml", "metrics.jsonl", "tensorboard", "images"} == {
+    assert {"config.yaml", "metrics.jsonl", "tensorboard", "images", "report"} == {
         path.name for path in (container.base / "output" / "data").iterdir()
     }
     assert {"step-00000012", "model", "metrics.jsonl"} == {

@@ -28,6 +28,7 @@ def test_files_are_in_their_folders_and_a_lost_model_is_written_again(
         "metrics.jsonl",
         "tensorboard",
         "images",
+        "report",
     }
     assert {entry.name for entry in (tmp_path / "kept").iterdir()} == {"step-00000006", "model", "metrics.jsonl"}
     weights = (tmp_path / "model" / "weights.safetensors").read_bytes()
