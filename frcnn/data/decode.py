@@ -153,20 +153,18 @@ def _decode_plain_jpeg(encoded: bytes) -> np.ndarray | None:
     """
     import tensorflow as tf
 
-    def decode(content: bytes) -> np.ndarray:
-        with tf.device("CPU:0"):
-            return np.array(tf.io.decode_jpeg(content, channels=3, dct_method="INTEGER_ACCURATE"))
-
     with contextlib.suppress(tf.errors.InvalidArgumentError):
-        pixels = decode(encoded)
-        if not is_truncated(encoded, pixels, decode):
+        with tf.device("CPU:0"):
+            pixels = np.array(tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE"))
+        # With Pillow, because TensorFlow prints a line about the bytes that the check inserts.
+        if not is_truncated(encoded, pixels, lambda changed: _decode_with_pillow(changed, "RGB")):
             return pixels
     return None
 
 
-def _decode_with_pillow(encoded: bytes) -> np.ndarray:
+def _decode_with_pillow(encoded: bytes, mode: str | None = None) -> np.ndarray:
     with Image.open(io.BytesIO(encoded), formats=["JPEG"]) as image:
-        return np.asarray(image)
+        return np.asarray(image.convert(mode) if mode else image)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

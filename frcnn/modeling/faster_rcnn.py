@@ -168,6 +168,7 @@ class FasterRCNN(keras.Model):
         With several views (``options.test``), the images are at the largest scale: :func:`at_largest_scale`.
         """
         options = self.options
+        images = self.normalized(images, image_sizes)  # before views are reduced, so that their padding stays zero
         if len(views_of(options.test)) == 1:
             return self._detect_view(images, image_sizes, options.test).scaled(image_sizes, original_sizes)
         hard = options.test.model_copy(update={"soft_nms": "none"})  # scores are lowered once, over all views
@@ -182,7 +183,7 @@ class FasterRCNN(keras.Model):
     def _detect_view(self, images: tf.Tensor, image_sizes: tf.Tensor, test: config.Inference) -> BatchDetections:
         """Detections in pixels of the canvas."""
         options = self.options
-        pyramid = self.pyramid(self.normalized(images, image_sizes))
+        pyramid = self.pyramid(images)
         anchors = self.anchors((images.shape[1], images.shape[2]), pyramid)
         proposals = rpn.propose(
             self.rpn(pyramid), anchors, image_sizes, options.rpn, options.ops.kernel, training=False

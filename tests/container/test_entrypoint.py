@@ -39,7 +39,7 @@ def test_job_leaves_model_and_reports(finished_job: Container) -> None:
     assert {"config.yaml", "metrics.jsonl", "tensorboard", "images", "report"} == {
         path.name for path in (container.base / "output" / "data").iterdir()
     }
-    assert {"step-00000012", "model", "metrics.jsonl"} == {
+    assert {"step-00000012", "model", "metrics.jsonl", "best_detections.npz"} == {
         path.name for path in (container.base / "checkpoints").iterdir()
     }
     assert not (container.base / "output" / "failure").exists()

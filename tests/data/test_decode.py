@@ -147,12 +147,13 @@ def test_truncated_jpegs_with_an_end_marker_are_unreadable(
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
-def test_complete_jpegs_with_a_grey_corner_are_readable(mode: str) -> None:
+def test_complete_jpegs_with_a_grey_corner_are_readable(mode: str, capfd: pytest.CaptureFixture[str]) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (100, 100, 3), np.uint8)
     pixels[50:] = 128
     for options in ({}, {"progressive": True}):
         decoded = decode_image(encode(Image.fromarray(pixels).convert(mode), format="JPEG", quality=80, **options))
         assert np.abs(decoded[70:].astype(int) - 128).max() <= 2
+    assert "Corrupt JPEG" not in capfd.readouterr().err
 
 
 def test_heic_needs_an_extra_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
