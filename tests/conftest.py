@@ -21,6 +21,7 @@ SLOW_FILES = (
     "container/test_two_hosts.py",
     "distributed/test_ranks.py",
     "training/test_trainer.py",
+    "training/test_unreadable_images.py",
     "container/test_entrypoint.py",
     "scripts/test_gpu_day.py",
     "training/test_resume.py",

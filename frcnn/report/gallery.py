@@ -113,7 +113,7 @@ def render_gallery(
         except UnreadableImage:
             continue
         progress()
-        picture = _draw(example, decoded[1], record, results.get(record.image_id, nothing), minimum, index.class_names)
+        drawn = _draw(example, decoded[1], record, results.get(record.image_id, nothing), minimum, index.class_names)
         score = "" if np.isnan(example.score) else f" {example.score:.2f}"
         words = (
             f"{example.object_class} not found"
@@ -122,7 +122,7 @@ def render_gallery(
             + (f" on {example.object_class}, IoU {example.iou:.2f}" if example.target is not None else "")
         )
         alt = f"{kinds[example.kind]} error in {record.path.name}: {words}; left annotated, right detected"
-        encoded = base64.b64encode(picture).decode()
+        encoded = base64.b64encode(drawn).decode()
         figures[number] = (
             f'<figure class="example" tabindex="0" data-kind="{kinds[example.kind]}" data-size="{example.size}" '
             f'data-object="{escape(example.object_class)}" data-detected="{escape(example.detected_class)}">'

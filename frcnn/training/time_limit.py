@@ -12,7 +12,7 @@ EVALUATION_MARGIN = 1.3  # the last evaluation may take longer than the one befo
 class TimeLimit:
     """Option ``training.max_minutes``. Only rank 0 asks it, so that all ranks end at the same step.
 
-    The limit counts from the construction of the trainer, and goes on counting when a run is resumed. It never changes
+    The limit counts from the construction of the trainer, and continues when a run is resumed. It never changes
     a step: the learning rate is a function of the step and of ``training.epochs``, so a run that has more time after
     all resumes as if it had not been ended.
 

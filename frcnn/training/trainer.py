@@ -31,9 +31,10 @@ from frcnn.training.checkpoint import Checkpoints
 from frcnn.training.disk_space import bytes_of, check_disk_space
 from frcnn.training.folders import Folders
 from frcnn.training.lock import RunLock
+from frcnn.training.null_progress import NullProgress
 from frcnn.training.numerics import configure_numerics
 from frcnn.training.optimizer import AveragedWeights, build_optimizer, short_run_messages
-from frcnn.training.progress import NullProgress, Progress
+from frcnn.training.progress import Progress
 from frcnn.training.reports import StepReports
 from frcnn.training.resume import RunStart
 from frcnn.training.run_signature import run_signature
@@ -85,8 +86,7 @@ class Trainer:
         world.check_consistent(run_signature(config, self.train_index, self.validation_index))
         self.shard = Shard.of(world, self.train_index, config)
         self.unreadable_images = UnreadableImages(self.train_index, config.data.max_bad_image_share, self.shard.images)
-        # Failed reads of all ranks together. Ranks that read the same image count it each, so this only says when to
-        # exchange the lists, see _check_images.
+        # Failed reads of all ranks; an image that several of them read counts several times, see _check_images.
         self.bad_reads = self.bad_reads_checked = 0.0
         self.model = build_model(len(self.train_index.class_names), config)
         if world.size > 1:
@@ -150,7 +150,7 @@ class Trainer:
                 self._start_step(next(batches), progress)
                 self.evaluation_pending = self._evaluation_is_due()
                 checkpoint_due = self._read_reports(progress, all_steps=self.evaluation_pending)
-                # Checkpoint before evaluating: whoever stops the run may not wait for the evaluation to finish.
+                # Checkpoint before evaluating: the user may not wait for the evaluation to finish.
                 if self.evaluation_pending or checkpoint_due:
                     self._read_reports(progress, all_steps=True)
                     self._save(progress)

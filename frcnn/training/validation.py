@@ -24,8 +24,9 @@ from frcnn.report.page import PAGE
 from frcnn.training.best_model import Best, metric_value
 from frcnn.training.final_report import DETECTIONS_FILE, keep_detections, kept_detections, write_final_report
 from frcnn.training.folders import Folders
+from frcnn.training.null_progress import NullProgress
 from frcnn.training.optimizer import AveragedWeights
-from frcnn.training.progress import REPORT_FOLDER, NullProgress, Progress
+from frcnn.training.progress import REPORT_FOLDER, Progress
 from frcnn.training.run_state import hash_model
 from frcnn.weights.model_files import WEIGHTS
 from frcnn.weights.model_folder import write_model_folder

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from frcnn.data.batch import Batch
-from frcnn.training.progress import NullProgress, Progress
+from frcnn.training.null_progress import NullProgress
+from frcnn.training.progress import Progress
 from frcnn.training.trainer import Trainer
 
 

@@ -24,8 +24,9 @@ from frcnn.evaluation.coco import Metrics
 from frcnn.inference import Detector
 from frcnn.training.best_model import Best
 from frcnn.training.folders import Folders
+from frcnn.training.null_progress import NullProgress
 from frcnn.training.optimizer import AveragedWeights
-from frcnn.training.progress import NullProgress, Progress
+from frcnn.training.progress import Progress
 from frcnn.training.shard import load_splits
 from frcnn.training.trainer import Trainer
 
@@ -162,46 +163,6 @@ def test_weights_of_other_classes_fill_all_but_the_predictors(
     assert "RoIAlign and NMS: compiled kernels for the CPU" in trainer.messages
     saved = safetensors.numpy.load_file(model / "weights.safetensors")
     np.testing.assert_array_equal(trainer.model.roi_head.dense[0].kernel.numpy(), saved["roi_head/fc1/kernel"])
-
-
-def test_too_many_unreadable_images_end_the_run_after_saving(
-    tiny_config: MakeConfig, tmp_path: Path, shapes: Path
-) -> None:
-    data = shutil.copytree(shapes, tmp_path / "data")
-    broken = sorted((data / "train").iterdir())[:3]
-    for file in broken:
-        file.write_bytes(file.read_bytes()[:200])
-    trainer = Trainer(tiny_config(tmp_path / "run", f"data.root={data}", "data.max_bad_image_share=0.1"))
-    with pytest.raises(
-        UserError, match=r"3 of 24 images could not be read, more than data.max_bad_image_share=0.1 allows: .*train"
-    ):
-        trainer.run()
-    assert len(list((tmp_path / "run" / "checkpoints").iterdir())) == 1
-
-
-def test_an_evaluation_counts_the_unreadable_images_of_both_splits(
-    tiny_config: MakeConfig, tmp_path: Path, shapes: Path
-) -> None:
-    data = shutil.copytree(shapes, tmp_path / "data")
-    for split, broken in (("train", 1), ("val", 2)):
-        for file in sorted((data / split).iterdir())[:broken]:
-            file.write_bytes(file.read_bytes()[:200])
-    options = (f"data.root={data}", "training.epochs=1", "training.evaluate_every=null")
-    first = Trainer(tiny_config(tmp_path / "run", "data.max_bad_image_share=0.1", *options))
-    with pytest.raises(
-        UserError, match=r"2 of 6 images could not be read, more than data.max_bad_image_share=0.1 allows: .*val"
-    ):
-        first.run()
-    again = Trainer(tiny_config(tmp_path / "run", "data.max_bad_image_share=0.4", *options))
-    assert again.evaluation_pending
-    counts = []
-    progress = NullProgress()
-    progress.evaluation = lambda _, record: counts.append(record["unreadable_images"])  # type: ignore[method-assign]
-    again._evaluate(progress)  # in a process that read no training image
-    assert not again.evaluation_pending
-    again.unreadable_images = first.unreadable_images
-    again._evaluate(progress)  # in the process that trained
-    assert counts == [2, 3]
 
 
 def check_overflow_is_skipped(trainer: Trainer) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from frcnn.atomic import write_atomically
 
-RUN_FILE = "mlflow_run"  # in the run's folder: the id of the run there, so that a resumed run goes on in it
+RUN_FILE = "mlflow_run"  # in the run's folder: the id of the run there, so that a resumed run continues it
 PARAMETERS_PER_CALL = 100  # limit of the server
 # A server that is down is reported after seconds, not after the client's hour.
 CLIENT_LIMITS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "20", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}

@@ -15,7 +15,7 @@ import numpy as np
 
 CAPACITY = 500  # calls that wait for a server; beyond them records are lost
 FINISH_SECONDS = 60.0  # that the end of a run waits for a server
-STOP_SECONDS = 5.0  # that a run waits which was stopped: whoever stops it may not give it more
+STOP_SECONDS = 5.0  # that a stopped run waits; it may be killed soon after the signal
 SECRETS = ("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_PASSWORD", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY")
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from frcnn.atomic import write_atomically
 
-RUN_FILE = "wandb_run"  # in the run's folder: the id of the run, so that a resumed run goes on in it
+RUN_FILE = "wandb_run"  # in the run's folder: the id of the run, so that a resumed run continues it
 INIT_SECONDS, FINISH_SECONDS = 30, 45
 
 
