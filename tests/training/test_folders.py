@@ -30,15 +30,19 @@ def test_files_are_in_their_folders_and_a_lost_model_is_written_again(
         "images",
         "report",
     }
-    assert {entry.name for entry in (tmp_path / "kept").iterdir()} == {"step-00000006", "model", "metrics.jsonl"}
+    assert {entry.name for entry in (tmp_path / "kept").iterdir()} == {
+        "step-00000006",
+        "model",
+        "metrics.jsonl",
+        "best_detections.npz",
+    }
     weights = (tmp_path / "model" / "weights.safetensors").read_bytes()
     assert (tmp_path / "kept" / "model" / "weights.safetensors").read_bytes() == weights
 
     assert Trainer(config, folders).best.ap == trainer.best.ap is not None
     shutil.rmtree(tmp_path / "model")
-    (
-        tmp_path / "model"
-    ).mkdir()  # as when SageMaker restarts a job: checkpoints are restored, the model folder is empty
+    # As when SageMaker restarts a job: checkpoints are restored, the model folder is empty.
+    (tmp_path / "model").mkdir()
     again = Trainer(config, folders)
     assert (again.step, again.best.ap) == (6, None)
     again.run()  # nothing is left to train, but the model is missing
