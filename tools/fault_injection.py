@@ -192,7 +192,8 @@ class Injection:
                 process.wait_until(lambda: f"train step={STEPS - 1} " in process.text)
                 filler = place / "filler"
                 free = shutil.disk_usage(place).free
-                filler.write_bytes(bytes(max(0, free - int(size / 3 * rng.random() ** 2))))
+                with contextlib.suppress(OSError):  # full already: the run may have written since
+                    filler.write_bytes(bytes(max(0, free - int(size / 3 * rng.random() ** 2))))
                 ended = process.end()
                 filler.unlink()
             if ended.code == 0:
