@@ -2,10 +2,10 @@
 
     python benchmarks/gpu_speed.py --precision mixed_bfloat16 --json speed.json
 
-Random images and weights: ResNet-50-FPN at 800 x 1333 unless options say otherwise. Prints per batch size: images/s,
-milliseconds per batch (median), the rate of arithmetic as a share of that of a large matrix product in the same
-precision, the share of the time in which no kernel runs on the GPU (TensorFlow's profiler), and peak memory of the GPU.
-tf32 is float32 whose products and convolutions use TF32, as TensorFlow does by default on Ampere and later.
+Random images and weights: ResNet-50-FPN at 800 x 1333 (a canvas of 800 x 1344) unless options say otherwise. Prints per
+batch size: images/s, milliseconds per batch (median), the rate of arithmetic as a share of that of a large matrix
+product in the same precision, the share of the time in which no kernel runs on the GPU (TensorFlow's profiler), the
+kernels that take the longest, and peak memory of the GPU. gpu_peer.py measures torchvision in the same way. tf32 is float32 whose products and convolutions use TF32, as TensorFlow does by default on Ampere and later.
 Without a GPU the CPU is measured, without idle time.
 """
 
@@ -18,15 +18,16 @@ import resource
 import statistics
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import numpy as np
 import tensorflow as tf
 from measuring import float_operations
+from random_batch import random_batch
 
 from frcnn.config import Config, load_config
 from frcnn.data.batch import Batch
@@ -37,24 +38,13 @@ from frcnn.training.optimizer import build_optimizer
 from frcnn.training.step import build_train_step
 
 CLASSES, OBJECTS, WARM_UP = 80, 8, 3
+TOP_KERNELS = 12
 
 
 def make_batch(config: Config, size: int) -> Batch:
-    """Random images of the first canvas with ``OBJECTS`` boxes each."""
-    rng = np.random.default_rng(0)
-    height, width = canvases(config.image)[0]
-    corners = rng.uniform(0, 0.7, (size, OBJECTS, 2)) * [width, height]
-    sides = rng.uniform(0.05, 0.3, (size, OBJECTS, 2)) * [width, height]
-    sizes = tf.constant([[height, width]] * size)
-    return Batch(
-        images=tf.constant(rng.standard_normal((size, height, width, 3), np.float32)),
-        image_sizes=sizes,
-        original_sizes=sizes,
-        boxes=tf.constant(np.concatenate([corners, corners + sides], axis=2), tf.float32),
-        labels=tf.constant(rng.integers(1, CLASSES + 1, (size, OBJECTS)), tf.int32),
-        crowd=tf.zeros([size, OBJECTS], tf.bool),
-        image_ids=tf.range(size, dtype=tf.int64),
-    )
+    """Random images of the largest canvas with ``OBJECTS`` boxes each."""
+    height, width = max(canvases(config.image), key=lambda canvas: canvas[0] * canvas[1])
+    return random_batch(size, height, width, OBJECTS, CLASSES)
 
 
 def training_program(config: Config, model: FasterRCNN, batch: Batch) -> tuple[Callable[[], object], Any]:
@@ -72,7 +62,8 @@ def training_program(config: Config, model: FasterRCNN, batch: Batch) -> tuple[C
 
 
 def inference_program(model: FasterRCNN, batch: Batch) -> tuple[Callable[[], object], Any]:
-    """Detections of a batch, copied to the host."""
+    """Detections of a batch, copied to the host; batch norm is folded, as after loading a model folder."""
+    model.fold_batch_norm()
     detect = tf.function(lambda: model.detect(batch.images, batch.image_sizes, batch.original_sizes))
     return lambda: [tensor.numpy() for tensor in detect()], detect
 
@@ -90,9 +81,11 @@ def measure(program: Callable[[], object], steps: int) -> dict[str, Any]:
         program()
         times.append(time.perf_counter() - start)
     memory = tf.config.experimental.get_memory_info("GPU:0")["peak"] if gpu else 1024 * _max_resident()
+    space = profile(program, steps) if gpu else None
     return {
         "milliseconds": 1e3 * statistics.median(times),
-        "gpu_idle": profile_idle(program, steps) if gpu else None,
+        "gpu_idle": idle_share(gpu_intervals(space)) if space else None,
+        "kernels": top_kernels(space, steps) if space else [],
         "memory_mebibytes": memory / 2**20,
     }
 
@@ -101,8 +94,8 @@ def _max_resident() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def profile_idle(program: Callable[[], object], steps: int) -> float | None:
-    """Share of the time in which no kernel or copy runs on the GPU; None if the profiler saw no GPU."""
+def profile(program: Callable[[], object], steps: int) -> Any:
+    """What TensorFlow's profiler records of a program, as an ``XSpace``."""
     from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
     with tempfile.TemporaryDirectory() as folder:
@@ -113,21 +106,40 @@ def profile_idle(program: Callable[[], object], steps: int) -> float | None:
         space = xplane_pb2.XSpace()
         for file in Path(folder).rglob("*.xplane.pb"):
             space.MergeFromString(file.read_bytes())
-    return idle_share(gpu_intervals(space))
+    return space
 
 
 def gpu_intervals(space: Any) -> list[tuple[int, int]]:
     """Start and end, in picoseconds, of everything that ran on the streams of the first GPU."""
-    plane = next((plane for plane in space.planes if plane.name.startswith("/device:GPU:0")), None)
-    if plane is None:
-        return []
-    # Other lines of the plane group the same events by operation or module.
-    streams = [line for line in plane.lines if line.name.startswith("Stream")]
     return [
         (1000 * line.timestamp_ns + event.offset_ps, 1000 * line.timestamp_ns + event.offset_ps + event.duration_ps)
-        for line in streams
+        for line in _streams(space)[1]
         for event in line.events
     ]
+
+
+def top_kernels(space: Any, steps: int) -> list[dict[str, Any]]:
+    """Kernels and copies by their time in one call of the program: name, milliseconds, launches; the sum first."""
+    names, streams = _streams(space)
+    picoseconds: Counter[str] = Counter()
+    launches: Counter[str] = Counter()
+    for event in (event for line in streams for event in line.events):
+        name = names[event.metadata_id].name[:80]
+        picoseconds[name] += event.duration_ps
+        launches[name] += 1
+    rows = [("all", sum(picoseconds.values()), sum(launches.values()))]
+    rows += [(name, total, launches[name]) for name, total in picoseconds.most_common(TOP_KERNELS)]
+    return [
+        {"name": name, "milliseconds": total / steps / 1e9, "launches": count / steps} for name, total, count in rows
+    ]
+
+
+def _streams(space: Any) -> tuple[Any, list[Any]]:
+    """The names of events and the streams of the first GPU; other lines group the same events by operation."""
+    for plane in space.planes:
+        if plane.name.startswith("/device:GPU:0"):
+            return plane.event_metadata, [line for line in plane.lines if line.name.startswith("Stream")]
+    return {}, []
 
 
 def idle_share(intervals: Iterable[tuple[int, int]]) -> float | None:
@@ -171,7 +183,11 @@ def main() -> None:
     for task in ("training", "inference"):
         for size in arguments.batch_sizes:
             results[task].append(row := measure_task(task, config, size, arguments.steps, peak))
+            kernels = row.pop("kernels", [])
             print(f"{task}, batch {size}: {json.dumps(row)}", flush=True)
+            for kernel in kernels:
+                print(f"  {kernel['milliseconds']:8.3f} ms {kernel['launches']:7.1f} x {kernel['name']}")
+            row["kernels"] = kernels
             if "error" in row:  # a larger batch needs more memory
                 break
     if arguments.json:

@@ -90,7 +90,8 @@ def detector(config: Config, batch: Batch) -> tuple[Callable[[], object], float]
 
 
 def peer(config: Config, batch: Batch, threads: int) -> Callable[[], object]:
-    return torchvision_peer.inference(config, batch, CLASSES, threads)
+    torchvision_peer.torch.set_num_threads(threads)
+    return torchvision_peer.inference(config, torchvision_peer.convert(batch)[0], CLASSES)
 
 
 def measure(config: Config, batch: Batch, arguments: Any) -> tuple[dict[str, Any], Callable[[], object]]:

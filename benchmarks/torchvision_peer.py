@@ -1,4 +1,4 @@
-"""torchvision's Faster R-CNN with the layers and sizes of a configuration, in its fastest form on a CPU.
+"""torchvision's Faster R-CNN with the layers and sizes of a configuration, in its fastest form on a CPU or a GPU.
 
 Import this module before TensorFlow: importing torch after it crashes. Needs the extra "bench".
 """
@@ -20,9 +20,13 @@ if TYPE_CHECKING:
     from frcnn.data.batch import Batch
 
 
-def build(config: Config, classes: int, threads: int) -> FasterRCNN:
+Images = list[torch.Tensor]
+Targets = list[dict[str, torch.Tensor]]
+AUTOCAST = {"mixed_bfloat16": torch.bfloat16, "mixed_float16": torch.float16}
+
+
+def build(config: Config, classes: int) -> FasterRCNN:
     """The detector with random weights, in channels-last memory format."""
-    torch.set_num_threads(threads)
     norms = {"gn": lambda channels: torch.nn.GroupNorm(32, channels), "bn": torch.nn.BatchNorm2d}
     backbone = resnet_fpn_backbone(
         backbone_name=config.backbone.name,
@@ -50,46 +54,53 @@ def build(config: Config, classes: int, threads: int) -> FasterRCNN:
     return model.to(memory_format=torch.channels_last)
 
 
-def inference(config: Config, batch: Batch, classes: int, threads: int) -> Callable[[], object]:
-    """One call of the detector on the images of a batch."""
-    model = build(config, classes, threads).eval()
-    images = _images(batch)
+def inference(
+    config: Config, images: Images, classes: int, device: str = "cpu"
+) -> Callable[[], list[dict[str, torch.Tensor]]]:
+    """One call of the detector; the images are on the device."""
+    model = build(config, classes).to(device).eval()
 
-    def detect() -> object:
-        with torch.inference_mode(), _autocast(config):
-            return model(images)
+    def detect() -> list[dict[str, torch.Tensor]]:
+        with torch.inference_mode(), _autocast(config, device):
+            found: list[dict[str, torch.Tensor]] = model(images)
+            return found
 
     return detect
 
 
-def training_step(config: Config, batch: Batch, classes: int, threads: int) -> Callable[[], object]:
-    """One step of SGD on a batch."""
-    model = build(config, classes, threads).train()
+def training_step(
+    config: Config, images: Images, targets: Targets, classes: int, device: str = "cpu"
+) -> Callable[[], object]:
+    """One step of SGD, with loss scaling in float16; images and targets are on the device."""
+    model = build(config, classes).to(device).train()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=1e-6, momentum=0.9, weight_decay=1e-4)
-    images, targets = _images(batch), []
-    for boxes, labels in zip(batch.boxes.numpy(), batch.labels.numpy(), strict=True):
-        real = labels > 0
-        targets.append({"boxes": torch.from_numpy(boxes[real]), "labels": torch.from_numpy(labels[real]).long()})
+    scaler = torch.amp.GradScaler(device, enabled=config.training.precision == "mixed_float16")
 
-    def step() -> None:
+    def step() -> torch.Tensor:
         optimizer.zero_grad()
-        with _autocast(config):
-            loss = sum(model(images, targets).values())
-        loss.backward()
-        optimizer.step()
+        with _autocast(config, device):
+            loss: torch.Tensor = sum(model(images, targets).values())
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        return loss
 
     return step
 
 
-def _autocast(config: Config) -> Any:
-    return torch.autocast("cpu", torch.bfloat16, enabled=config.training.precision != "float32")
-
-
-def _images(batch: Batch) -> list[torch.Tensor]:
-    """The images without padding, ``[3, H, W]`` in 0..1, strided as channels last."""
-    images = []
+def convert(batch: Batch) -> tuple[Images, Targets]:
+    """The images of a batch without padding, ``[3, H, W]`` in 0..1, strided as channels last, and their objects."""
+    images, targets = [], []
     for image, size in zip(batch.images, batch.image_sizes.numpy(), strict=True):
         pixels = image.numpy()[: size[0], : size[1]]
         images.append(torch.from_numpy((pixels / 255).astype(np.float32)).permute(2, 0, 1))
-    return images
+    for boxes, labels in zip(batch.boxes.numpy(), batch.labels.numpy(), strict=True):
+        real = labels > 0
+        targets.append({"boxes": torch.from_numpy(boxes[real]), "labels": torch.from_numpy(labels[real]).long()})
+    return images, targets
+
+
+def _autocast(config: Config, device: str) -> Any:
+    dtype = AUTOCAST.get(config.training.precision)
+    return torch.autocast(device, dtype or torch.bfloat16, enabled=dtype is not None)

@@ -122,7 +122,9 @@ def step_of(case: Case) -> Callable[[], object]:
 
 
 def peer(case: Case, threads: int) -> Callable[[], object]:
-    return torchvision_peer.training_step(case.config, case.batch, case.classes, threads)
+    torchvision_peer.torch.set_num_threads(threads)
+    images, targets = torchvision_peer.convert(case.batch)
+    return torchvision_peer.training_step(case.config, images, targets, case.classes)
 
 
 def measure(case: Case, arguments: Any) -> dict[str, Any]:

@@ -29,10 +29,12 @@ class Scale(NamedTuple):
     rois: int  # per image
     channels: int
     candidates: tuple[tuple[int, int, float], ...]  # of NMS: boxes, groups, threshold
+    largest: float  # square root of a box's area
 
 
-TRAINING = Scale(800, 1344, 256, 72, ((100, 1, 0.5), (4096, 5, 0.7), (8819, 5, 0.7), (80000, 80, 0.5)))
-SHIM = Scale(96, 128, 12, 8, ((60, 1, 0.3), (300, 5, 0.7)))
+TRAINING = Scale(800, 1344, 256, 72, ((100, 1, 0.5), (4096, 5, 0.7), (8819, 5, 0.7), (80000, 80, 0.5)), 900)
+# No larger boxes: with more samples per bin than the level has pixels, which torchvision takes, ours are limited.
+SHIM = Scale(96, 128, 12, 8, ((60, 1, 0.3), (300, 5, 0.7)), 470)
 
 
 class Case:
@@ -96,8 +98,8 @@ class Case:
 
 
 def random_boxes(rng: np.random.Generator, count: int, scale: Scale = TRAINING) -> np.ndarray:
-    """Sides of 16 to 900 pixels, log-uniform, partly outside the canvas; no sizes at the border of a level."""
-    size, aspect = np.exp(rng.uniform(np.log(16), np.log(900), count)), np.exp(rng.uniform(-0.7, 0.7, count))
+    """Sides of 16 pixels to ``scale.largest``, log-uniform, partly outside the canvas; no sizes at the border of a level."""
+    size, aspect = np.exp(rng.uniform(np.log(16), np.log(scale.largest), count)), np.exp(rng.uniform(-0.7, 0.7, count))
     for start in STARTS[1:]:
         size = np.where(np.abs(size / start - 1) < 1e-3, size * 1.01, size)
     center = rng.uniform(-0.1, 1.1, (count, 2)) * (scale.width, scale.height)

@@ -24,6 +24,7 @@ import os
 import shutil
 import sys
 import tempfile
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -121,11 +122,18 @@ def main() -> None:
                 "sanitize": lambda: sanitize(build_small_program(folder)),
                 "speed": lambda: against_torchvision.measure(kernels),
             }
+        failed = []
         for stage in stages if arguments.shim else arguments.stages:
             print(f"{stage}:", flush=True)
-            results[stage] = stages[stage]()
-    if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=2))
+            try:
+                results[stage] = stages[stage]()
+            except Exception:  # the other stages say more about the cause
+                failed.append(stage)
+                traceback.print_exc(file=sys.stdout)
+            if arguments.json:
+                arguments.json.write_text(json.dumps({**results, "failed": failed}, indent=2))
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}")
     print("all checks passed")
 
 
