@@ -5,8 +5,9 @@
 Random images and weights: ResNet-50-FPN at 800 x 1333 (a canvas of 800 x 1344) unless options say otherwise. Prints per
 batch size: images/s, milliseconds per batch (median), the rate of arithmetic as a share of that of a large matrix
 product in the same precision, the share of the time in which no kernel runs on the GPU (TensorFlow's profiler), the
-kernels that take the longest, and peak memory of the GPU. gpu_peer.py measures torchvision in the same way. tf32 is float32 whose products and convolutions use TF32, as TensorFlow does by default on Ampere and later.
-Without a GPU the CPU is measured, without idle time.
+kernels that take the longest, and peak memory of the GPU. gpu_peer.py measures torchvision in the same way. tf32 is
+float32 whose products and convolutions use TF32, as TensorFlow does by default on Ampere and later. Without a GPU the
+CPU is measured, without idle time.
 """
 
 from __future__ import annotations

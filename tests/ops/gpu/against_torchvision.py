@@ -98,7 +98,7 @@ class Case:
 
 
 def random_boxes(rng: np.random.Generator, count: int, scale: Scale = TRAINING) -> np.ndarray:
-    """Sides of 16 pixels to ``scale.largest``, log-uniform, partly outside the canvas; no sizes at the border of a level."""
+    """Sides of 16 pixels to ``scale.largest``, log-uniform, partly outside the canvas, not at the border of a level."""
     size, aspect = np.exp(rng.uniform(np.log(16), np.log(scale.largest), count)), np.exp(rng.uniform(-0.7, 0.7, count))
     for start in STARTS[1:]:
         size = np.where(np.abs(size / start - 1) < 1e-3, size * 1.01, size)
