@@ -45,7 +45,13 @@ class Finding(NamedTuple):
 def examine() -> Iterator[Finding]:
     """Yield the findings as they are made; imports TensorFlow."""
     yield Finding("Python", f"{platform.python_version()}, {sys.executable}")
-    yield from required_packages(importlib.metadata.requires("frcnn") or [])
+    try:
+        requirements = importlib.metadata.requires("frcnn") or []
+    except importlib.metadata.PackageNotFoundError:
+        advice = "pip install -e . in frcnn's folder"
+        yield Finding("frcnn", "not installed; the versions of the packages it needs were not compared", advice=advice)
+    else:
+        yield from required_packages(requirements)
     processor = describe_processor(CPUINFO.read_text() if CPUINFO.exists() else "")
     yield processor
     yield Finding("memory", f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB")

@@ -37,6 +37,17 @@ def test_missing_and_wrong_packages_are_named_with_the_command_that_fixes_them()
     assert missing.advice == "pip install 'no-such-package>=3'"
 
 
+def test_without_installation_the_other_findings_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    def not_found(_name: str) -> None:
+        raise importlib.metadata.PackageNotFoundError
+
+    monkeypatch.setattr(importlib.metadata, "requires", not_found)
+    findings = {finding.topic: finding for finding in examine()}
+    assert findings["frcnn"].found.startswith("not installed")
+    assert findings["frcnn"].works
+    assert {"GPU", "kernels"} <= set(findings)
+
+
 def test_an_alternative_package_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(doctor.ALTERNATIVES, "no-such-package", "numpy")
     right, wrong = required_packages(["no-such-package>=1", "no-such-package<1"])

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from frcnn import boxes as box_ops
+from frcnn.modeling.top_k import top_k
 
 BACKGROUND, IGNORED = -1, -2
 
@@ -144,8 +145,8 @@ def sample(
         ]
     )
     positive_priority = tf.where(positive, priority, 0.0)
-    threshold = tf.math.top_k(positive_priority, most_positives).values[:, -1:]
+    threshold = top_k(positive_priority, most_positives).values[:, -1:]
     chosen = positive & (positive_priority >= threshold)
     keys = tf.where(chosen, priority + 2.0, tf.where(negative, priority + 1.0, 0.0))
-    top = tf.math.top_k(keys, count)
+    top = top_k(keys, count)
     return Sample(tf.cast(top.indices, tf.int64), positive=top.values >= 2.0, valid=top.values > 0.0)

@@ -22,6 +22,7 @@ from frcnn import config, ops
 from frcnn.modeling import losses
 from frcnn.modeling.layers import Composite, conv
 from frcnn.modeling.matching import Sample, match, sample
+from frcnn.modeling.top_k import top_k
 
 
 class Predictions(NamedTuple):
@@ -152,7 +153,7 @@ def propose(
     for level, size in enumerate(predictions.level_sizes):
         level_anchors = slice(start, start + size)
         start += size
-        top = tf.math.top_k(tf.stop_gradient(predictions.logits[:, level_anchors]), min(before, size))
+        top = top_k(tf.stop_gradient(predictions.logits[:, level_anchors]), min(before, size))
         deltas = tf.gather(tf.stop_gradient(predictions.deltas[:, level_anchors]), top.indices, batch_dims=1)
         boxes.append(box_ops.decode(deltas, tf.gather(anchors[level_anchors], top.indices)))
         logits.append(top.values)

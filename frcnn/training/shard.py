@@ -12,10 +12,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
+import tensorflow as tf
 
 from frcnn.config import Config
 from frcnn.data.batch import Batch
 from frcnn.data.coco import Index, check_same_classes, find_split, load_index
+from frcnn.data.copy_ahead import copy_ahead
 from frcnn.data.pipeline import steps_per_epoch, training_batches
 from frcnn.data.sampling import take_fraction
 from frcnn.data.shared_files import describe_shared_files
@@ -70,8 +72,8 @@ class Shard:
     def batches(
         self, index: Index, config: Config, start_step: int, unreadable_images: UnreadableImages
     ) -> Iterator[Batch]:
-        """This process's batches, see :func:`frcnn.data.pipeline.training_batches`."""
-        return training_batches(
+        """This process's batches, see :func:`frcnn.data.pipeline.training_batches`; the images on its GPU, if any."""
+        batches = training_batches(
             index,
             _with_batch_size(config, self.batch_size),
             rank=self.rank,
@@ -80,6 +82,7 @@ class Shard:
             unreadable_images=unreadable_images,
             epoch_steps=self.epoch_steps,
         )
+        return copy_ahead(batches, "GPU:0") if tf.config.get_visible_devices("GPU") else batches
 
 
 def present_images(index: Index) -> Index:

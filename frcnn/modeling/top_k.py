@@ -1,0 +1,30 @@
+"""Top-k of the rows of a matrix, on GPUs row by row."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+# Columns from which a sort of one row by the whole GPU is faster than sorting each row with one block of threads.
+LONG_ROW = 1 << 15
+
+
+class TopK(NamedTuple):
+    """The largest values of each row ``[B, K]``, descending, and their columns ``[B, K]`` int32."""
+
+    values: tf.Tensor
+    indices: tf.Tensor
+
+
+def top_k(values: tf.Tensor, k: int) -> TopK:
+    """``tf.math.top_k``: of equal values the one with the lower index comes first.
+
+    TensorFlow's GPU kernel sorts several rows at once with one block of threads each, which uses few of the GPU's
+    multiprocessors: two rows of 268,569 anchors took 1.6 ms on an H100. A single row is sorted by the whole GPU.
+    """
+    rows, columns = values.shape
+    if rows is None or rows == 1 or columns < LONG_ROW or not tf.config.get_visible_devices("GPU"):
+        return TopK(*tf.math.top_k(values, k))
+    found = [tf.math.top_k(row, k) for row in tf.unstack(values)]
+    return TopK(tf.stack([top.values for top in found]), tf.stack([top.indices for top in found]))
