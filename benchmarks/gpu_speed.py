@@ -19,8 +19,9 @@ import resource
 import statistics
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,10 @@ def make_batch(config: Config, size: int) -> Batch:
 
 
 def training_program(config: Config, model: FasterRCNN, batch: Batch) -> tuple[Callable[[], object], Any]:
-    """One step, which waits for its result; and a function whose arithmetic is that of the step."""
+    """A step, and a function whose arithmetic is that of the step.
+
+    Each call starts a step and waits for the report of the one before, as the training loop does.
+    """
     optimizer = build_optimizer(config, 1000, model.trainable_variables)
     step = build_train_step(model, optimizer, config, World())
 
@@ -59,7 +63,16 @@ def training_program(config: Config, model: FasterRCNN, batch: Batch) -> tuple[C
             loss = tf.add_n(list(model.compute_losses(batch, tf.constant([0, 0])).values()))
         return tape.gradient(loss, model.trainable_variables)
 
-    return lambda: step(batch, tf.constant(0), tf.zeros([2])).numpy(), gradients
+    thread, unread = ThreadPoolExecutor(1), deque()
+    with tf.device("CPU:0"):
+        number, flags = tf.constant(0), tf.zeros([2])
+
+    def start() -> None:
+        unread.append(thread.submit(step(batch, number, flags).numpy))
+        if len(unread) > 1:
+            unread.popleft().result()
+
+    return start, gradients
 
 
 def inference_program(model: FasterRCNN, batch: Batch) -> tuple[Callable[[], object], Any]:
