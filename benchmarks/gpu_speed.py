@@ -20,7 +20,7 @@ import statistics
 import tempfile
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from frcnn.data.batch import Batch
 from frcnn.data.plan import canvases
 from frcnn.distributed import World
 from frcnn.modeling.faster_rcnn import FasterRCNN, build_model
+from frcnn.per_shape import PerShape
 from frcnn.training.optimizer import build_optimizer
 from frcnn.training.step import build_train_step
 
@@ -49,20 +50,8 @@ def make_batch(config: Config, size: int) -> Batch:
     return random_batch(size, height, width, OBJECTS, CLASSES)
 
 
-def training_program(config: Config, model: FasterRCNN, batch: Batch) -> tuple[Callable[[], object], Any]:
-    """A step, and a function whose arithmetic is that of the step.
-
-    Each call starts a step and waits for the report of the one before, as the training loop does.
-    """
-    optimizer = build_optimizer(config, 1000, model.trainable_variables)
-    step = build_train_step(model, optimizer, config, World())
-
-    @tf.function
-    def gradients() -> list[tf.Tensor]:
-        with tf.GradientTape() as tape:
-            loss = tf.add_n(list(model.compute_losses(batch, tf.constant([0, 0])).values()))
-        return tape.gradient(loss, model.trainable_variables)
-
+def training_program(step: Callable[..., tf.Tensor], batch: Batch) -> Callable[[], object]:
+    """Starts a step and waits for the report of the one before, as the training loop does."""
     thread, unread = ThreadPoolExecutor(1), deque()
     with tf.device("CPU:0"):
         number, flags = tf.constant(0), tf.zeros([2])
@@ -72,14 +61,30 @@ def training_program(config: Config, model: FasterRCNN, batch: Batch) -> tuple[C
         if len(unread) > 1:
             unread.popleft().result()
 
-    return start, gradients
+    return start
 
 
-def inference_program(model: FasterRCNN, batch: Batch) -> tuple[Callable[[], object], Any]:
-    """Detections of a batch, copied to the host; batch norm is folded, as after loading a model folder."""
-    model.fold_batch_norm()
-    detect = tf.function(lambda: model.detect(batch.images, batch.image_sizes, batch.original_sizes))
-    return lambda: [tensor.numpy() for tensor in detect()], detect
+def inference_program(detect: Callable[..., Sequence[tf.Tensor]], batch: Batch) -> Callable[[], object]:
+    """Detections of a batch, copied to the host."""
+    with tf.device("CPU:0"):
+        sizes = tf.identity(batch.image_sizes)
+    return lambda: [tensor.numpy() for tensor in detect(batch.images, sizes, sizes)]
+
+
+def arithmetic(task: str, model: FasterRCNN, batch: Batch) -> float:
+    """Operations of one call, multiplications and additions counted separately."""
+
+    @tf.function
+    def gradients() -> list[tf.Tensor]:
+        with tf.GradientTape() as tape:
+            loss = tf.add_n(list(model.compute_losses(batch, tf.constant([0, 0])).values()))
+        return tape.gradient(loss, model.trainable_variables)
+
+    @tf.function
+    def detections() -> Sequence[tf.Tensor]:
+        return model.detect(batch.images, batch.image_sizes, batch.original_sizes)
+
+    return float_operations(gradients if task == "training" else detections)
 
 
 def measure(program: Callable[[], object], steps: int) -> dict[str, Any]:
@@ -195,32 +200,36 @@ def main() -> None:
     print(f"{arguments.precision}: matrix product {peak / 1e12:.1f} TFLOP/s", flush=True)
     results: dict[str, Any] = {"matrix_product_flops": peak, "training": [], "inference": []}
     for task in ("training", "inference"):
-        for size in arguments.batch_sizes:
-            results[task].append(row := measure_task(task, config, size, arguments.steps, peak))
-            kernels = row.pop("kernels", [])
-            print(f"{task}, batch {size}: {json.dumps(row)}", flush=True)
-            for kernel in kernels:
+        for row in measure_task(task, config, arguments.batch_sizes, arguments.steps, peak):
+            results[task].append(row)
+            print(
+                f"{task}, {json.dumps({name: value for name, value in row.items() if name != 'kernels'})}", flush=True
+            )
+            for kernel in row.get("kernels", []):
                 print(f"  {kernel['milliseconds']:8.3f} ms {kernel['launches']:7.1f} x {kernel['name']}")
-            row["kernels"] = kernels
-            if "error" in row:  # a larger batch needs more memory
-                break
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=1) + "\n")
 
 
-def measure_task(task: str, config: Config, size: int, steps: int, peak: float) -> dict[str, Any]:
-    """A row of the report; an entry ``error`` if the memory does not suffice."""
-    try:
-        model, batch = build_model(CLASSES, config), make_batch(config, size)
-        program, arithmetic = (
-            training_program(config, model, batch) if task == "training" else inference_program(model, batch)
-        )
-        row = {"batch": size, **measure(program, steps)}
-    except tf.errors.ResourceExhaustedError:
-        return {"batch": size, "error": "out of memory"}
-    seconds = row["milliseconds"] / 1e3
-    share = float_operations(arithmetic) / seconds / peak
-    return {**row, "images_per_second": size / seconds, "share_of_peak": share}
+def measure_task(task: str, config: Config, sizes: Sequence[int], steps: int, peak: float) -> Iterator[dict[str, Any]]:
+    """A row of the report per batch size, up to the first whose memory does not suffice, which has an ``error``."""
+    model = build_model(CLASSES, config)
+    per_image = arithmetic(task, model, make_batch(config, 1))
+    if task == "training":
+        step = build_train_step(model, build_optimizer(config, 1000, model.trainable_variables), config, World())
+    else:
+        model.fold_batch_norm()  # as after loading a model folder
+        detect = PerShape(model.detect)
+    for size in sizes:
+        batch = make_batch(config, size)
+        program = training_program(step, batch) if task == "training" else inference_program(detect, batch)
+        try:
+            row = {"batch": size, **measure(program, steps)}
+        except tf.errors.ResourceExhaustedError:
+            yield {"batch": size, "error": "out of memory"}
+            break
+        seconds = row["milliseconds"] / 1e3
+        yield {**row, "images_per_second": size / seconds, "share_of_peak": size * per_image / seconds / peak}
 
 
 if __name__ == "__main__":
