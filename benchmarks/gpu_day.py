@@ -7,6 +7,7 @@ written after each section.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import platform
@@ -14,25 +15,31 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-SECTIONS = ("doctor", "tests", "parity", "speed", "input", "serving")
+SECTIONS = ("doctor", "tests", "parity", "speed", "peer", "input", "serving")
 PRECISIONS = ("float32", "tf32", "mixed_bfloat16", "mixed_float16")
 SMALL_PRECISIONS = ("mixed_bfloat16",)
+BATCH_SIZES = (1, 2, 4, 8, 16)
 KERNEL_TESTS = ("tests/ops", "tests/modeling/test_gpu_placement.py")
 # Small sizes for a trial run of this program.
-SMALL_SPEED = (
-    *("--batch-sizes", "1", "--steps", "1", "--product", "256", "image.min_size=[64]", "image.max_size=64"),
-    *("backbone.name=resnet18", "fpn.channels=32", "roi_head.fc_channels=32"),
-)
+SMALL_MODEL = ("image.min_size=[64]", "image.max_size=64", "backbone.name=resnet18")
+SMALL_SPEED = ("--steps", "1", "--product", "256", *SMALL_MODEL, "fpn.channels=32", "roi_head.fc_channels=32")
+SMALL_PEER = ("--steps", "1", "--size", "64", "64", *SMALL_MODEL)
 SMALL_PARITY = (
     *("--steps", "3", "--images", "10", "image.min_size=[64]", "image.max_size=64", "image.canvas_aspects=[1.0]"),
     *("fpn.channels=32", "roi_head.fc_channels=32"),
 )
 SMALL_TESTS = ("tests/modeling/test_gpu_placement.py", "-k", "recognized")
+
+
+SPEED_COLUMNS = (
+    "precision | batch | images/s | ms per batch | share of peak | GPU idle | memory MiB | torchvision ms | "
+    "torchvision MiB | torchvision's time in ours"
+)
 
 
 class Report:
@@ -83,9 +90,12 @@ def machine() -> dict[str, Any]:
     }
 
 
-def run_sections(report: Report, names: list[str], small: bool) -> None:
+def run_sections(
+    report: Report, names: Sequence[str], precisions: Sequence[str], batch_sizes: Sequence[int], small: bool
+) -> None:
     """Run the sections in order."""
     python = sys.executable
+    batches = ["--batch-sizes", *map(str, batch_sizes)]
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
 
@@ -101,10 +111,19 @@ def run_sections(report: Report, names: list[str], small: bool) -> None:
             report.run("parity", [python, "benchmarks/gpu_parity.py", "--json", str(result), *size], result)
 
         def speed() -> None:
-            for precision in SMALL_PRECISIONS if small else PRECISIONS:
+            for precision in precisions:
                 result = scratch / f"{precision}.json"
-                command = [python, "benchmarks/gpu_speed.py", "--precision", precision, "--json", str(result)]
+                command = [python, "benchmarks/gpu_speed.py", "--precision", precision, "--json", str(result), *batches]
                 report.run(f"speed {precision}", [*command, *(SMALL_SPEED if small else [])], result)
+
+        def peer() -> None:
+            if importlib.util.find_spec("torchvision") is None:
+                print("== peer: skipped, torchvision is not installed", flush=True)
+                return
+            for precision in precisions:
+                result = scratch / f"peer-{precision}.json"
+                command = [python, "benchmarks/gpu_peer.py", "--precision", precision, "--json", str(result), *batches]
+                report.run(f"peer {precision}", [*command, *(SMALL_PEER if small else [])], result)
 
         def input_pipeline() -> None:
             data, result = scratch / "shapes", scratch / "input.json"
@@ -118,7 +137,7 @@ def run_sections(report: Report, names: list[str], small: bool) -> None:
             size = ["--seconds", "0.5", "--batch", "2"] if small else ["--recipe", "configs/coco_r50_fpn_1x.yaml"]
             report.run("serving", [python, "benchmarks/serving.py", "--json", str(result), *size], result)
 
-        runners: list[Callable[[], None]] = [doctor, tests, parity, speed, input_pipeline, serving]
+        runners: list[Callable[[], None]] = [doctor, tests, parity, speed, peer, input_pipeline, serving]
         for name, runner in zip(SECTIONS, runners, strict=True):
             if name in names:
                 runner()
@@ -134,16 +153,15 @@ def markdown(content: dict[str, Any]) -> str:
         if name in sections:
             passed = "passed" if sections[name]["exit_code"] == 0 else "**failed**"
             lines.append(f"| {name} | {passed}: {sections[name]['output'].splitlines()[-1]} |")
-    header = "precision | batch | images/s | ms per batch | share of peak | GPU idle | memory MiB |"
     for task in ("training", "inference"):
         rows = [
-            {"precision": name.removeprefix("speed "), **row}
+            _speed_row(name.removeprefix("speed "), row, _peer_row(sections, name, task, row["batch"]))
             for name, section in sections.items()
-            for row in section.get("result", {}).get(task, [])
             if name.startswith("speed ")
+            for row in section.get("result", {}).get(task, [])
         ]
         if rows:
-            lines += ["", f"| {task}: {header}", "|" + "---|" * 7, *map(_speed_row, rows)]
+            lines += ["", f"| {task}: {SPEED_COLUMNS} |", "|" + "---|" * (SPEED_COLUMNS.count("|") + 1), *rows]
     if "result" in sections.get("input", {}):
         rates = sections["input"]["result"]["rates"]
         lines += ["", "| input pipeline | images/s |", "|---|---|"]
@@ -159,14 +177,26 @@ def markdown(content: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _speed_row(row: dict[str, Any]) -> str:
+def _peer_row(sections: dict[str, Any], name: str, task: str, batch: int) -> dict[str, Any] | None:
+    """torchvision's figures for the same precision, task and batch size, if they were measured."""
+    peer = sections.get(name.replace("speed", "peer"), {}).get("result", {})
+    return next((row for row in peer.get(task, []) if row["batch"] == batch), None)
+
+
+def _speed_row(precision: str, row: dict[str, Any], peer: dict[str, Any] | None) -> str:
     if "error" in row:
-        return f"| {row['precision']} | {row['batch']} | {row['error']} | | | | |"
+        return f"| {precision} | {row['batch']} | {row['error']} |" + " |" * (SPEED_COLUMNS.count("|") - 2)
     idle = "" if row["gpu_idle"] is None else f"{row['gpu_idle']:.0%}"
-    return (
-        f"| {row['precision']} | {row['batch']} | {row['images_per_second']:.1f} | {row['milliseconds']:.1f} | "
-        f"{row['share_of_peak']:.0%} | {idle} | {row['memory_mebibytes']:.0f} |"
-    )
+    cells = [
+        *(precision, str(row["batch"]), f"{row['images_per_second']:.1f}", f"{row['milliseconds']:.1f}"),
+        *(f"{row['share_of_peak']:.0%}", idle, f"{row['memory_mebibytes']:.0f}"),
+    ]
+    if peer:
+        ratio = peer["milliseconds"] / row["milliseconds"]
+        cells += [f"{peer['milliseconds']:.1f}", f"{peer['memory_mebibytes']:.0f}", f"{ratio:.2f}"]
+    else:
+        cells += ["", "", ""]
+    return f"| {' | '.join(cells)} |"
 
 
 def main() -> int:
@@ -174,9 +204,13 @@ def main() -> int:
     parser.add_argument("out", type=Path, nargs="?", default=Path("gpu_day"))
     parser.add_argument("--small", action="store_true", help="tiny sizes: try the command itself")
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS))
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS)
+    parser.add_argument("--batch-sizes", nargs="+", type=int)
     arguments = parser.parse_args()
     report = Report(arguments.out)
-    run_sections(report, arguments.sections, arguments.small)
+    precisions = arguments.precisions or (SMALL_PRECISIONS if arguments.small else PRECISIONS)
+    batch_sizes = arguments.batch_sizes or ([1] if arguments.small else BATCH_SIZES)
+    run_sections(report, arguments.sections, precisions, batch_sizes, arguments.small)
     (arguments.out / "gpu_report.md").write_text(markdown(report.content))
     failed = [name for name, section in report.content["sections"].items() if section["exit_code"]]
     print(f"report: {arguments.out / 'gpu_report.json'}, {arguments.out / 'gpu_report.md'}")

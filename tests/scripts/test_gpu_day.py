@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -25,7 +26,9 @@ def test_the_small_run_fills_every_section_of_the_report(tmp_path: Path) -> None
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     report = json.loads((tmp_path / "out" / "gpu_report.json").read_text())
     sections = report["sections"]
+    expected_peer = {"peer mixed_bfloat16": 0} if importlib.util.find_spec("torchvision") else {}
     assert {name: section["exit_code"] for name, section in sections.items()} == {
+        **expected_peer,
         "doctor": 0,
         "tests": 0,
         "parity": 0,
@@ -86,10 +89,15 @@ def test_the_table_names_failures_and_batches_that_did_not_fit() -> None:
                     ]
                 },
             },
+            "peer tf32": {
+                "exit_code": 0,
+                "output": "",
+                "result": {"training": [{"batch": 1, "milliseconds": 125.0, "memory_mebibytes": 1800.0}]},
+            },
         },
     }
     table = gpu_day.markdown(content)
     assert "## NVIDIA H100" in table
     assert "| tests | **failed**: 1 failed |" in table
-    assert "| tf32 | 1 | 20.0 | 50.0 | 31% | 25% | 900 |" in table
-    assert "| tf32 | 2 | out of memory |" in table
+    assert "| tf32 | 1 | 20.0 | 50.0 | 31% | 25% | 900 | 125.0 | 1800 | 2.50 |" in table
+    assert "| tf32 | 2 | out of memory | | | | | | | |\n" in table
