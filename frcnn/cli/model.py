@@ -5,20 +5,16 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from frcnn.cli.console import BOX_FORMATS, PATH, SPLITS, TEST_OPTIONS, check_output, counted, example
+from frcnn.cli.console import PATH, TEST_OPTIONS, check_output, counted, example
+from frcnn.cli.evaluated_split import EvaluatedSplit, split_options
 from frcnn.cli.recipe import own_recipe
 from frcnn.cli.tile import tiling_of, tiling_options
 from frcnn.errors import UserError
 from frcnn.startup import import_tensorflow
-
-if TYPE_CHECKING:
-    from frcnn.config import Config
-    from frcnn.data.box_format import BoxFormat
-    from frcnn.data.coco import Index
 
 
 @click.command(
@@ -89,36 +85,18 @@ def _split_arguments(
         "frcnn evaluate --model runs/bccd/model --images photos --annotations instances.json --json metrics.json",
     )
 )
-@click.option("--model", type=PATH, required=True, help="Model folder that train wrote.")
-@click.option("--data", type=PATH, help="COCO folder.  [default: the one that the model was trained on]")
-@click.option("--split", type=click.Choice(SPLITS), default="validation", show_default=True)
-@click.option("--images", type=PATH, help="Folder of images, with --annotations, instead of --data and --split.")
-@click.option("--annotations", type=PATH, help="COCO instances JSON file.")
-@click.option("--box-format", type=click.Choice(BOX_FORMATS), help="Format of the boxes, as data.box_format.")
-@click.option("--batch-size", type=click.IntRange(1), default=1, show_default=True, help="Images per batch.")
+@split_options("--data")
 @tiling_options
 @click.option("--test", metavar="OPTIONS", help=TEST_OPTIONS)
 @click.option("--json", "json_file", type=PATH, help="Also write the metrics to this file.")
 def evaluate(
-    model: Path,
-    data: Path | None,
-    split: str,
-    images: Path | None,
-    annotations: Path | None,
-    box_format: BoxFormat | None,
-    batch_size: int,
-    tile: int | None,
-    overlap: float | None,
-    test: str | None,
-    json_file: Path | None,
+    chosen: EvaluatedSplit, tile: int | None, overlap: float | None, test: str | None, json_file: Path | None
 ) -> None:
     """Evaluate a model.
 
     Prints the 12 COCO metrics and the AP of each class. More unreadable images than the model's option
     data.max_bad_image_share allows are an error.
     """
-    if (images is None) != (annotations is None):
-        raise UserError("--images and --annotations must be given together, or neither to use --data and --split")
     import_tensorflow()
     tiling = tiling_of(tile, overlap)
     from frcnn.distributed import connect
@@ -131,12 +109,10 @@ def evaluate(
         with world.raise_together():
             if json_file and world.is_main:  # only rank 0 writes it
                 check_output(json_file, "--json", folder=False)
-            saved = read_model_folder(model)
-
-        def find_index() -> Index:
-            return find_index_of(saved.config, data, split, images, annotations, box_format)
-
-        metrics, index, unread = evaluate_model(saved, find_index, world, batch_size, counted, tiling, test)
+            saved = read_model_folder(chosen.model)
+        metrics, index, unread = evaluate_model(
+            saved, lambda: chosen.find_index(saved.config), world, chosen.batch_size, counted, tiling, test
+        )
     if metrics is None:  # not rank 0
         return
     for line in index.summary.lines():
@@ -154,34 +130,11 @@ def evaluate(
             {
                 **metrics.to_json(),
                 "unreadable_images": len(unread),
-                "model": str(model),
+                "model": str(chosen.model),
                 "data": index.fingerprint,
                 "dataset": index.summary.to_json(),
             },
         )
-
-
-def find_index_of(
-    config: Config,
-    root: Path | None,
-    split: str,
-    images: Path | None,
-    annotations: Path | None,
-    box_format: BoxFormat | None,
-) -> Index:
-    """The index that the options of evaluate select; by default that of the data the model was trained on."""
-    from frcnn.config import Data
-    from frcnn.data.coco import find_split, load_index
-
-    if images and annotations:
-        return load_index(images, annotations, box_format=box_format)
-    if root and not root.is_dir():
-        raise UserError(f"--data is {str(root)!r}, which is not a folder; give the path of a COCO folder")
-    if root:
-        found = find_split(Data(root=root), split, "rename them, or give --images and --annotations")
-        return load_index(*found, box_format=box_format)
-    remedy = "the model's configuration names it; give --data, or --images and --annotations"
-    return load_index(*find_split(config.data, split, remedy), box_format=box_format or config.data.box_format)
 
 
 def write_json(file: Path, value: Any) -> None:

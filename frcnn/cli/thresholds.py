@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from frcnn.cli.console import BOX_FORMATS, PATH, SPLITS, counted, example
-from frcnn.cli.model import find_index_of
+from frcnn.cli.console import counted, example
+from frcnn.cli.evaluated_split import EvaluatedSplit, split_options
 from frcnn.errors import UserError, print_message
 from frcnn.startup import import_tensorflow
-
-if TYPE_CHECKING:
-    from frcnn.data.box_format import BoxFormat
-    from frcnn.data.coco import Index
 
 
 @click.command(
@@ -23,34 +18,16 @@ if TYPE_CHECKING:
         "frcnn thresholds --model runs/bccd/model --precision 0.95",
     )
 )
-@click.option("--model", type=PATH, required=True, help="Model folder that train wrote.")
-@click.option("--data", type=PATH, help="COCO folder.  [default: the one that the model was trained on]")
-@click.option("--split", type=click.Choice(SPLITS), default="validation", show_default=True)
-@click.option("--images", type=PATH, help="Folder of images, with --annotations, instead of --data and --split.")
-@click.option("--annotations", type=PATH, help="COCO instances JSON file.")
-@click.option("--box-format", type=click.Choice(BOX_FORMATS), help="Format of the boxes, as data.box_format.")
-@click.option("--batch-size", type=click.IntRange(1), default=1, show_default=True, help="Images per batch.")
+@split_options("--data")
 @click.option("--precision", type=click.FloatRange(0, 1), help="Keep at least this precision, with the best recall.")
 @click.option("--recall", type=click.FloatRange(0, 1), help="Keep at least this recall, with the best precision.")
-def thresholds(
-    model: Path,
-    data: Path | None,
-    split: str,
-    images: Path | None,
-    annotations: Path | None,
-    box_format: BoxFormat | None,
-    batch_size: int,
-    precision: float | None,
-    recall: float | None,
-) -> None:
+def thresholds(chosen: EvaluatedSplit, precision: float | None, recall: float | None) -> None:
     """Choose the minimum scores of a model.
 
     Stores a threshold for each class in thresholds.json of the model folder, which predict, serve and drawn images then
     use unless a score is given. By default it is the one with the best F1, as training stores it. All values are
     counted at IoU 0.5 on the split.
     """
-    if (images is None) != (annotations is None):
-        raise UserError("--images and --annotations must be given together, or neither to use --data and --split")
     if precision is not None and recall is not None:
         raise UserError("--precision and --recall exclude each other: a threshold can meet one of them; give one")
     import_tensorflow()
@@ -70,22 +47,19 @@ def thresholds(
     with world.abort_together():
         world.init()
         with world.raise_together():
-            saved = read_model_folder(model)
-
-        def find_index() -> Index:
-            return find_index_of(saved.config, data, split, images, annotations, box_format)
-
-        index, results, _ = detect_model(saved, find_index, world, batch_size, counted)
+            saved = read_model_folder(chosen.model)
+        index, results, _ = detect_model(
+            saved, lambda: chosen.find_index(saved.config), world, chosen.batch_size, counted
+        )
     if not world.is_main:
         return
-    name = str(annotations) if annotations else split
-    document = thresholds_document(match_detections(index, results), index, name, goal)
+    document = thresholds_document(match_detections(index, results), index, chosen.name, goal)
     if document is None:
         raise UserError(
-            f"no detection of {model} is correct in {index.source}, so that no threshold can be chosen; train longer, "
-            "or check that the model and the data belong together"
+            f"no detection of {chosen.model} is correct in {index.source}, so that no threshold can be chosen; "
+            "train longer, or check that the model and the data belong together"
         )
-    store_thresholds(model, document)
+    store_thresholds(chosen.model, document)
     for line in _table(document):
         click.echo(line)
     for missed in _goals_missed(document):
