@@ -17,6 +17,7 @@ from frcnn.data.decode import UnreadableImage, decode_image
 from frcnn.data.tiles import Tile, tiles_of
 from frcnn.data.unreadable_images import UnreadableImages
 from frcnn.inference import SINGLE_IMAGE, Detections, Detector, ImageSource, load_image
+from frcnn.weights.score_thresholds import ScoreThresholds
 
 GPU_BATCH = 8  # tiles that a GPU computes at once; one already keeps all cores of a CPU busy
 BORDER = 0.005  # a box this close to an inner border of its tile, relative to the tile, is taken for cut
@@ -36,11 +37,28 @@ class Tiling:
     tile: int
     overlap: float
 
+    def __str__(self) -> str:
+        return f"tiles of {self.tile} pixels with an overlap of {self.overlap:g}"
+
     def windows(self, width: int, height: int) -> list[Tile]:
         """The tiles of an image, and last the whole image; only this if it is not larger than a tile."""
         tiles = tiles_of(width, height, self.tile, self.overlap)
         whole = Tile(0, 0, width, height)
         return [whole] if len(tiles) == 1 else [*tiles, whole]
+
+
+def thresholds_mismatch(thresholds: ScoreThresholds | None, tiling: Tiling | None) -> str | None:
+    """A message if the thresholds of a model were chosen with other tiles than these, which change the scores."""
+    if thresholds is None:
+        return None
+    chosen_with = Tiling(*thresholds.tiling) if thresholds.tiling else None
+    if chosen_with == tiling:
+        return None
+    options = f" --tile {tiling.tile} --overlap {tiling.overlap:g}" if tiling else ""
+    return (
+        f"the score thresholds of the model were chosen with {chosen_with or 'whole images'}, and are applied to "
+        f"detections in {tiling or 'whole images'}; to choose them anew, run frcnn thresholds{options}"
+    )
 
 
 def merge(windows: Sequence[Tile], found: Sequence[Detections], nms_iou: float) -> Detections:

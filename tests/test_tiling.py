@@ -10,7 +10,8 @@ from frcnn.config import load_config
 from frcnn.data.tiles import Tile
 from frcnn.inference import Detections, Detector
 from frcnn.modeling.faster_rcnn import build_model
-from frcnn.tiling import TiledDetector, Tiling, merge
+from frcnn.tiling import TiledDetector, Tiling, merge, thresholds_mismatch
+from frcnn.weights.score_thresholds import ScoreThresholds
 
 NMS_IOU = 0.5
 CLASSES = ("cat", "dog")
@@ -79,6 +80,18 @@ def test_classes_and_whole_boxes_inside_others_are_kept_apart() -> None:
     first = found(([10, 10, 50, 50], 0.9, 1), ([10, 10, 50, 50], 0.8, 2), ([20, 20, 35, 35], 0.7, 1))
     merged = merge(windows, [first, found(), found()], NMS_IOU)
     assert sorted(merged.labels.tolist()) == [1, 1, 2]
+
+
+def test_thresholds_that_were_chosen_with_other_tiles_are_reported() -> None:
+    whole, tiled = (ScoreThresholds({"cat": 0.5}, "maximum F1", tiling) for tiling in (None, (512, 0.2)))
+    assert thresholds_mismatch(None, Tiling(512, 0.2)) is None
+    assert thresholds_mismatch(whole, None) is None
+    assert thresholds_mismatch(tiled, Tiling(512, 0.2)) is None
+    message = thresholds_mismatch(whole, Tiling(512, 0.2))
+    assert message is not None
+    assert message.endswith("run frcnn thresholds --tile 512 --overlap 0.2")
+    assert thresholds_mismatch(tiled, Tiling(1024, 0.2)) is not None
+    assert thresholds_mismatch(tiled, None) is not None
 
 
 @pytest.fixture(scope="module")

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from frcnn.cli.console import BOX_FORMATS, PATH, SPLITS
+from frcnn.cli.tile import tiling_of, tiling_options
 from frcnn.errors import UserError
 
 if TYPE_CHECKING:
     from frcnn.config import Config
     from frcnn.data.box_format import BoxFormat
     from frcnn.data.coco import Index
+    from frcnn.tiling import Tiling
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,18 @@ class EvaluatedSplit:
     annotations: Path | None
     box_format: BoxFormat | None
     batch_size: int
+    tile: int | None
+    overlap: float | None
 
     @property
     def name(self) -> str:
         """The split's name in documents: the annotation file, if one is given."""
         return str(self.annotations) if self.annotations else self.split
+
+    @property
+    def tiling(self) -> Tiling | None:
+        """How the images are tiled; None: they are not."""
+        return tiling_of(self.tile, self.overlap)
 
     def find_index(self, config: Config) -> Index:
         """The selected images; by default those of the data that the model with this configuration was trained on."""
@@ -66,7 +75,7 @@ def split_options(data_name: Literal["--data", "DATA"]) -> Callable[[Callable[..
     Args:
         data_name: ``DATA`` for a command that has its own arguments ``model`` and ``data`` instead of options.
     """
-    options = [
+    options: list[Callable[..., Any]] = [
         click.option("--split", type=click.Choice(SPLITS), default="validation", show_default=True),
         click.option(
             "--images", type=PATH, help=f"Folder of images, with --annotations, instead of {data_name} and --split."
@@ -74,6 +83,7 @@ def split_options(data_name: Literal["--data", "DATA"]) -> Callable[[Callable[..
         click.option("--annotations", type=PATH, help="COCO instances JSON file."),
         click.option("--box-format", type=click.Choice(BOX_FORMATS), help="Format of the boxes, as data.box_format."),
         click.option("--batch-size", type=click.IntRange(1), default=1, show_default=True, help="Images per batch."),
+        tiling_options,
     ]
     if data_name == "--data":
         options[:0] = [
@@ -84,7 +94,7 @@ def split_options(data_name: Literal["--data", "DATA"]) -> Callable[[Callable[..
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
         def with_split(**values: Any) -> Any:
-            names = ("model", "data", "split", "images", "annotations", "box_format", "batch_size")
+            names = [field.name for field in fields(EvaluatedSplit) if field.name != "data_name"]
             chosen = EvaluatedSplit(data_name, **{name: values.pop(name) for name in names})
             if (chosen.images is None) != (chosen.annotations is None):
                 raise UserError(
@@ -92,8 +102,6 @@ def split_options(data_name: Literal["--data", "DATA"]) -> Callable[[Callable[..
                 )
             return command(chosen, **values)
 
-        for option in reversed(options):
-            with_split = option(with_split)
-        return with_split
+        return functools.reduce(lambda decorated, option: option(decorated), reversed(options), with_split)
 
     return decorate

@@ -12,7 +12,6 @@ import click
 from frcnn.cli.console import PATH, TEST_OPTIONS, check_output, counted, example
 from frcnn.cli.evaluated_split import EvaluatedSplit, split_options
 from frcnn.cli.recipe import own_recipe
-from frcnn.cli.tile import tiling_of, tiling_options
 from frcnn.errors import UserError
 from frcnn.startup import import_tensorflow
 
@@ -86,19 +85,16 @@ def _split_arguments(
     )
 )
 @split_options("--data")
-@tiling_options
 @click.option("--test", metavar="OPTIONS", help=TEST_OPTIONS)
 @click.option("--json", "json_file", type=PATH, help="Also write the metrics to this file.")
-def evaluate(
-    chosen: EvaluatedSplit, tile: int | None, overlap: float | None, test: str | None, json_file: Path | None
-) -> None:
+def evaluate(chosen: EvaluatedSplit, test: str | None, json_file: Path | None) -> None:
     """Evaluate a model.
 
     Prints the 12 COCO metrics and the AP of each class. More unreadable images than the model's option
     data.max_bad_image_share allows are an error.
     """
     import_tensorflow()
-    tiling = tiling_of(tile, overlap)
+    tiling = chosen.tiling
     from frcnn.distributed import connect
     from frcnn.evaluation.evaluate import evaluate_model
     from frcnn.weights.model_folder import read_model_folder

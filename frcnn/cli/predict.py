@@ -90,11 +90,13 @@ def predict(
     import_tensorflow()
     tiling = tiling_of(tile, overlap)
     from frcnn.inference import Detector
-    from frcnn.tiling import TiledDetector
+    from frcnn.tiling import TiledDetector, thresholds_mismatch
 
     detector = Detector.load(model, test)
     tiled = TiledDetector(detector, tiling) if tiling else detector
     threshold = (detector.thresholds or DEFAULT_SCORE) if score is None else score
+    if score is None and (other_tiling := thresholds_mismatch(detector.thresholds, tiling)):
+        print_message(other_tiling)
     with counted(len(tasks), "predicting") as count:
         unreadable, not_drawn, images = predict_images(tiled, tasks, out, threshold, print_message, count)
     click.echo(f"{out}: {len(tasks) - unreadable - not_drawn} drawn images and {RESULTS_FILE}")

@@ -9,7 +9,7 @@ import click
 
 from frcnn.cli.console import OUT_FOLDER, PATH, counted, example
 from frcnn.cli.evaluated_split import EvaluatedSplit, split_options
-from frcnn.errors import UserError
+from frcnn.errors import UserError, print_message
 from frcnn.startup import import_tensorflow
 
 
@@ -17,6 +17,7 @@ from frcnn.startup import import_tensorflow
     epilog=example(
         "frcnn report runs/bccd/model --out report",
         "frcnn report runs/bccd/model bccd --split test --against runs/earlier/model --out report",
+        "frcnn report runs/aerial/model aerial --tile 1024 --out report",
     )
 )
 @click.argument("model", type=PATH)
@@ -32,9 +33,11 @@ def report(chosen: EvaluatedSplit, out: Path, against: Path | None) -> None:
     single file that needs no network.
     """
     import_tensorflow()
+    tiling = chosen.tiling
     from frcnn.distributed import connect
     from frcnn.evaluation.evaluate import DetectedSplit, detect_model
     from frcnn.report.page import ReportInput, write_report
+    from frcnn.tiling import thresholds_mismatch
     from frcnn.training.folders import METRICS_FILE
     from frcnn.training.metrics_file import read_records
     from frcnn.weights.model_files import METRICS
@@ -49,7 +52,9 @@ def report(chosen: EvaluatedSplit, out: Path, against: Path | None) -> None:
             other = read_model_folder(against) if against else None
 
         def detect(folder: ModelFolder) -> DetectedSplit:
-            return detect_model(folder, lambda: chosen.find_index(saved.config), world, chosen.batch_size, counted)
+            return detect_model(
+                folder, lambda: chosen.find_index(saved.config), world, chosen.batch_size, counted, tiling
+            )
 
         index, results, unread = detect(saved)
         compared = detect(other) if other else None
@@ -62,16 +67,20 @@ def report(chosen: EvaluatedSplit, out: Path, against: Path | None) -> None:
         )
     model = chosen.model
     metrics = model / METRICS
+    thresholds = read_thresholds(model, saved.class_names)
+    if other_tiling := thresholds_mismatch(thresholds, tiling):
+        print_message(other_tiling)
     given = ReportInput(
         model=str(model),
         split=chosen.name,
         config=saved.config,
         index=index,
         results=results,
-        thresholds=read_thresholds(model, saved.class_names),
+        thresholds=thresholds,
         model_metrics=json.loads(metrics.read_text()) if metrics.is_file() else {},
         records=read_records(model.parent / METRICS_FILE)[0],
         unreadable=len(unread),
+        tiling=tiling,
         against=(str(against), compared.results) if compared else None,
     )
     click.echo(f"report: {write_report(out, given)}")

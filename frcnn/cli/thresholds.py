@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,11 +11,15 @@ from frcnn.cli.evaluated_split import EvaluatedSplit, split_options
 from frcnn.errors import UserError, print_message
 from frcnn.startup import import_tensorflow
 
+if TYPE_CHECKING:
+    from frcnn.tiling import Tiling
+
 
 @click.command(
     epilog=example(
         "frcnn thresholds --model runs/bccd/model",
         "frcnn thresholds --model runs/bccd/model --precision 0.95",
+        "frcnn thresholds --model runs/aerial/model --data aerial --tile 1024",
     )
 )
 @split_options("--data")
@@ -26,11 +30,13 @@ def thresholds(chosen: EvaluatedSplit, precision: float | None, recall: float | 
 
     Stores a threshold for each class in thresholds.json of the model folder, which predict, serve and drawn images then
     use unless a score is given. By default it is the one with the best F1, as training stores it. All values are
-    counted at IoU 0.5 on the split.
+    counted at IoU 0.5 on the split. Give the --tile and --overlap that the model will be used with: tiles change the
+    scores.
     """
     if precision is not None and recall is not None:
         raise UserError("--precision and --recall exclude each other: a threshold can meet one of them; give one")
     import_tensorflow()
+    tiling = chosen.tiling
     from frcnn.distributed import connect
     from frcnn.evaluation.evaluate import detect_model
     from frcnn.evaluation.matching import match_detections
@@ -49,28 +55,29 @@ def thresholds(chosen: EvaluatedSplit, precision: float | None, recall: float | 
         with world.raise_together():
             saved = read_model_folder(chosen.model)
         index, results, _ = detect_model(
-            saved, lambda: chosen.find_index(saved.config), world, chosen.batch_size, counted
+            saved, lambda: chosen.find_index(saved.config), world, chosen.batch_size, counted, tiling
         )
     if not world.is_main:
         return
-    document = thresholds_document(match_detections(index, results), index, chosen.name, goal)
+    document = thresholds_document(match_detections(index, results), index, chosen.name, goal, tiling)
     if document is None:
         raise UserError(
             f"no detection of {chosen.model} is correct in {index.source}, so that no threshold can be chosen; "
             "train longer, or check that the model and the data belong together"
         )
     store_thresholds(chosen.model, document)
-    for line in _table(document):
+    for line in _table(document, tiling):
         click.echo(line)
     for missed in _goals_missed(document):
         print_message(missed)
 
 
-def _table(document: dict[str, Any]) -> list[str]:
+def _table(document: dict[str, Any], tiling: Tiling | None) -> list[str]:
     rows = {"all classes": document["overall"], **document["classes"]}
     width = max(map(len, rows))
+    tiles = f", {tiling}" if tiling else ""
     lines = [
-        f"{document['goal']} at IoU {document['iou']:g}, {document['images']} images of {document['split']}",
+        f"{document['goal']} at IoU {document['iou']:g}, {document['images']} images of {document['split']}{tiles}",
         f"{'':<{width}}  threshold  precision  recall      F1  objects",
     ]
     for name, point in rows.items():

@@ -6,6 +6,7 @@ Counted at IoU 0.5 with COCO's matching: a detection that matches a crowd region
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from frcnn import __version__
 from frcnn.data.coco import Index
 from frcnn.evaluation.bootstrap import RECALLS
 from frcnn.evaluation.matching import AREA_RANGES, IOU_THRESHOLDS, Matches
+from frcnn.tiling import Tiling
 
 ALL_AREAS = list(AREA_RANGES).index("all")
 DECIMALS = range(2, 8)  # of a stored threshold: the fewest that keep the same detections
@@ -126,12 +128,15 @@ def choose_point(curve: ScoreCurve, goal: Goal) -> OperatingPoint | None:
     )
 
 
-def thresholds_document(matches: Matches, index: Index, split: str, goal: Goal = BEST_F1) -> dict[str, Any] | None:
+def thresholds_document(
+    matches: Matches, index: Index, split: str, goal: Goal = BEST_F1, tiling: Tiling | None = None
+) -> dict[str, Any] | None:
     """The content of ``thresholds.json``: the thresholds of each class and overall, and how they were chosen.
 
     Args:
         index: the split that was matched.
         split: its name.
+        tiling: the tiles of the detections; None: whole images.
 
     Returns:
         A class in which nothing can be chosen is null, and has the overall threshold. None if there is no correct
@@ -153,6 +158,7 @@ def thresholds_document(matches: Matches, index: Index, split: str, goal: Goal =
         "split": split,
         "data": index.fingerprint,
         "images": matches.images,
+        "tiling": asdict(tiling) if tiling else None,
         "frcnn": __version__,
     }
 

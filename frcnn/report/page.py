@@ -23,6 +23,7 @@ from frcnn.inference import Detections
 from frcnn.report import sections
 from frcnn.report.gallery import choose_examples, render_gallery
 from frcnn.report.measure import measure, to_json
+from frcnn.tiling import Tiling
 from frcnn.weights.score_thresholds import ScoreThresholds
 
 PAGE, NUMBERS = "index.html", "report.json"
@@ -41,6 +42,7 @@ class ReportInput:
         model_metrics: content of the model's ``metrics.json``.
         records: of the run's ``metrics.jsonl``.
         unreadable: number of images that count as blank.
+        tiling: the tiles of the detections; None: whole images.
         against: name and detections of a model to compare with.
     """
 
@@ -53,6 +55,7 @@ class ReportInput:
     model_metrics: Mapping[str, Any] = field(default_factory=dict)
     records: Sequence[Mapping[str, Any]] = ()
     unreadable: int = 0
+    tiling: Tiling | None = None
     against: tuple[str, Mapping[int, Detections]] | None = None
 
 
@@ -113,6 +116,7 @@ def _facts(given: ReportInput) -> list[tuple[str, str]]:
         ("model", given.model),
         ("step", str(metrics.get("step", "unknown"))),
         ("annotations", str(given.index.source)),
+        ("detection", str(given.tiling) if given.tiling else "whole images"),
         ("data fingerprint", given.index.fingerprint),
         ("fingerprint of the training data", str(metrics.get("train_data", "unknown"))),
         ("frcnn", __version__),

@@ -21,7 +21,7 @@ from frcnn.serving.batching import Batcher
 from frcnn.serving.decoder_pool import DecoderPool
 from frcnn.serving.health import Health
 from frcnn.serving.options import ServeOptions
-from frcnn.tiling import Tiling
+from frcnn.tiling import Tiling, thresholds_mismatch
 from frcnn.weights.model_folder import read_model_folder
 from frcnn.weights.model_hashes import file_hash
 
@@ -93,6 +93,8 @@ class Engine:
         try:
             self.model_version = self._options.model_version or weights_digest(self._folder)
             self.detector = Detector.load(self._folder, self._options.test)
+            if other_tiling := thresholds_mismatch(self.detector.thresholds, self.tiling):
+                logger.warning("%s", other_tiling)
             sizes = batch_sizes(self._options.max_batch or 1)
             self._warm_up(sizes)
             self.batcher = Batcher(

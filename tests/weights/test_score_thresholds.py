@@ -37,6 +37,16 @@ def test_classes_without_a_threshold_have_the_overall_one(folder: Path) -> None:
     assert str(thresholds) == "b 0.4, a 0.7 (thresholds.json: maximum F1)"
 
 
+def test_the_tiles_are_part_of_the_file(folder: Path) -> None:
+    stored = []
+    for tiling in ({"tile": 512, "overlap": 0.25}, None):
+        store_thresholds(folder, {**DOCUMENT, "tiling": tiling})
+        stored.append(read_thresholds(folder, ("a",)))
+    store_thresholds(folder, DOCUMENT)  # as written before tiles were stored
+    stored.append(read_thresholds(folder, ("a",)))
+    assert [thresholds and thresholds.tiling for thresholds in stored] == [(512, 0.25), None, None]
+
+
 def test_a_model_without_the_file_has_none(folder: Path) -> None:
     assert read_thresholds(folder, ("a",)) is None
 
@@ -65,6 +75,7 @@ def test_a_folder_of_an_older_version_gets_no_hashes(folder: Path) -> None:
         ("[]", "list indices"),
         (json.dumps({**DOCUMENT, "classes": {"a": {"threshold": 7}, "b": None}}), "not between 0 and 1"),
         (json.dumps({**DOCUMENT, "classes": {}}), "'a' is missing"),
+        (json.dumps({**DOCUMENT, "tiling": {"tile": 512}}), "'overlap' is missing"),
     ],
 )
 def test_damage_is_reported(tmp_path: Path, content: str, reason: str) -> None:
