@@ -1,8 +1,8 @@
 """Convolution and normalization as PyTorch defines them, on NHWC tensors.
 
-TensorFlow's ``SAME`` pads asymmetrically at stride 2, so strided convolutions pad explicitly and use ``VALID``.
-``tf.nn.conv2d`` also takes explicit paddings, but its gradient has no oneDNN kernel for them (measured: 50 times slower
-in bfloat16).
+TensorFlow's ``SAME`` pads asymmetrically at stride 2, so strided convolutions are given their padding. On GPUs, cuDNN
+takes it; on CPUs, the inputs are padded before, because the gradient of ``tf.nn.conv2d`` has no oneDNN kernel for
+explicit paddings (measured: 50 times slower in bfloat16).
 
 A batch norm with stored statistics is an affine map of each channel: :func:`conv_norm` makes it part of the kernel and
 bias of the convolution before it. This saves two passes over the activations, two more in backpropagation, and lets
@@ -65,9 +65,11 @@ class Conv2D(keras.layers.Conv2D):
     def convolve(self, inputs: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None) -> tf.Tensor:
         """The convolution with a given kernel and bias."""
         pad = self.kernel_size[0] // 2 if self.padding == "valid" else 0
-        if pad:
-            inputs = tf.pad(inputs, [[0, 0], [pad, pad], [pad, pad], [0, 0]])
-        outputs = self.convolution_op(inputs, kernel)
+        padding = [[0, 0], [pad, pad], [pad, pad], [0, 0]]
+        if pad and tf.config.get_visible_devices("GPU"):
+            outputs = tf.nn.conv2d(inputs, tf.cast(kernel, inputs.dtype), self.strides, padding)
+        else:
+            outputs = self.convolution_op(tf.pad(inputs, padding) if pad else inputs, kernel)
         # Keras adds the bias as a reshaped tensor, which TensorFlow does not fuse with the convolution.
         return outputs if bias is None else tf.nn.bias_add(outputs, tf.cast(bias, outputs.dtype))
 

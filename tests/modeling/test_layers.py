@@ -19,8 +19,12 @@ def randomized(layer: keras.layers.Layer, inputs: tf.Tensor, rng: np.random.Gene
     return layer
 
 
+@pytest.mark.parametrize("gpus", [[], ["GPU:0"]])
 @pytest.mark.parametrize(("kernel", "stride", "size"), [(3, 1, 8), (3, 2, 8), (3, 2, 7), (7, 2, 10), (1, 2, 8)])
-def test_conv_pads_all_sides_equally(kernel: int, stride: int, size: int) -> None:
+def test_conv_pads_all_sides_equally(
+    kernel: int, stride: int, size: int, gpus: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda _kind: gpus)
     rng = np.random.default_rng(0)
     image = rng.normal(size=(size, size)).astype(np.float32)
     layer = conv(1, kernel, stride, use_bias=False, initializer="ones", name="conv")
