@@ -42,8 +42,8 @@ class ReportInput:
         model_metrics: content of the model's ``metrics.json``.
         records: of the run's ``metrics.jsonl``.
         unreadable: number of images that count as blank.
-        tiling: the tiles of the detections; None: whole images.
         against: name and detections of a model to compare with.
+        tiling: the tiles of the detections; None: whole images.
     """
 
     model: str
@@ -55,8 +55,8 @@ class ReportInput:
     model_metrics: Mapping[str, Any] = field(default_factory=dict)
     records: Sequence[Mapping[str, Any]] = ()
     unreadable: int = 0
-    tiling: Tiling | None = None
     against: tuple[str, Mapping[int, Detections]] | None = None
+    tiling: Tiling | None = None
 
 
 def write_report(folder: Path, given: ReportInput, progress: Callable[[], None] = lambda: None) -> Path:
