@@ -8,14 +8,21 @@ worker is left with one of them at the end; their tests are marked `slow`, which
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 TESTS = Path(__file__).resolve().parent
 REPOSITORY = TESTS.parent
 sys.path.insert(0, str(TESTS))  # for command_line: tests are not a package
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 SLOW_FILES = (
     "distributed/test_failures.py",
     "container/test_two_hosts.py",
@@ -66,6 +73,21 @@ def real_data() -> Path:
     if not (folder / "bccd").is_dir():
         pytest.skip(f"no real images in {folder}; set FRCNN_DATA to the folder that contains bccd/ and coco128/")
     return folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A headless Chromium, for one file: while Playwright runs, its event loop makes ``asyncio.run`` fail."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        own = playwright.chromium.executable_path
+        program = next(filter(None, map(shutil.which, BROWSERS)), own if os.path.exists(own) else None)
+        if program is None:
+            pytest.skip("no browser: install the system package chromium, or run `playwright install chromium`")
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from html import unescape
 from pathlib import Path
@@ -13,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from frcnn.config import Config
 from frcnn.data.coco import Index, load_index
@@ -22,7 +20,6 @@ from frcnn.inference import Detections
 from frcnn.report.page import ReportInput, write_report
 from frcnn.weights.score_thresholds import ScoreThresholds
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 NAMES = ("cell", 'dust <b> & "fine"')
 RECORDS = [
     {"record": "train", "step": 10, "loss": 2.0},
@@ -150,25 +147,19 @@ def test_the_page_is_one_file_with_everything_described(written: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def page(written: Path) -> Iterator[Page]:
-    with sync_playwright() as playwright:
-        own = playwright.chromium.executable_path
-        program = next(filter(None, map(shutil.which, BROWSERS)), own if os.path.exists(own) else None)
-        if program is None:
-            pytest.skip("no browser: install the system package chromium, or run `playwright install chromium`")
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page()
-        problems: list[str] = []
-        page.on("console", lambda message: problems.append(message.text))
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on(
-            "request",
-            lambda request: None if request.url.startswith(("file:", "data:")) else problems.append(request.url),
-        )
-        page.goto(written.as_uri())
-        yield page
-        browser.close()
-        assert problems == []
+def page(written: Path, browser: Browser) -> Iterator[Page]:
+    page = browser.new_page()
+    problems: list[str] = []
+    page.on("console", lambda message: problems.append(message.text))
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on(
+        "request",
+        lambda request: None if request.url.startswith(("file:", "data:")) else problems.append(request.url),
+    )
+    page.goto(written.as_uri())
+    yield page
+    page.close()
+    assert problems == []
 
 
 def shown(page: Page) -> list[str]:
