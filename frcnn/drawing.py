@@ -55,6 +55,12 @@ def class_color(label: int) -> Color:
     return tuple(round(255 - (255 - value) * (2 - shade)) for value in hue)  # type: ignore[return-value]
 
 
+def text_color(background: Color) -> Color:
+    """Black or white, whichever can be read on a color."""
+    luma = float(np.dot(background, (0.299, 0.587, 0.114)))  # Rec. 601
+    return DARK if luma > 120 else LIGHT
+
+
 def draw_boxes(
     image: np.ndarray,
     boxes: np.ndarray,
@@ -192,10 +198,9 @@ class _Plate(NamedTuple):
     color: Color
 
     def draw(self, draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont) -> None:
-        # Rec. 601 luma decides between black and white text.
-        bright = np.dot(self.color, (0.299, 0.587, 0.114)) > 120
-        draw.rectangle(self.corners, fill=self.color, outline=DARK if bright else LIGHT)
-        draw.text(self.start, self.text, DARK if bright else LIGHT, font)
+        contrast = text_color(self.color)
+        draw.rectangle(self.corners, fill=self.color, outline=contrast)
+        draw.text(self.start, self.text, contrast, font)
 
 
 def _place_caption(

@@ -21,6 +21,7 @@ from frcnn.serving.engine import Engine
 from frcnn.serving.health import Health
 from frcnn.serving.invocation import handle_invocation
 from frcnn.serving.options import ServeOptions
+from frcnn.serving.page_settings import page_settings
 from frcnn.serving.receiving import check_length, drain
 from frcnn.serving.request_error import RequestError
 from frcnn.serving.request_log import RequestRecord
@@ -122,7 +123,7 @@ def create_app(options: ServeOptions, engine: Engine, health: Health, metrics_fo
         return Response(metrics.expose(metrics_folder), content_type="text/plain; version=0.0.4; charset=utf-8")
 
     if options.page:
-        _add_page(app)
+        _add_page(app, engine)
     return app
 
 
@@ -197,8 +198,14 @@ def _register_error_handlers(app: Flask) -> None:
     app.register_error_handler(Exception, internal_error)
 
 
-def _add_page(app: Flask) -> None:
+def _add_page(app: Flask, engine: Engine) -> None:
     """The page for trying the model in a browser; it loads nothing from other hosts."""
+
+    @app.get("/page/settings.json")
+    def settings() -> Response:
+        if not engine.loaded:
+            return _error_response(503, engine.unhealthy_reason() or "the model is being loaded", retry_after=5)
+        return Response(json.dumps(page_settings(engine.detector)), content_type="application/json")
 
     @app.get("/", defaults={"name": "index.html"})
     @app.get("/page/<name>")

@@ -80,6 +80,12 @@ def test_the_models_thresholds_are_the_default_and_the_response_says_so(
     styled = post(accept="application/json;prediction=1")
     assert len(styled.json["prediction"]) == len(answer.json["scores"])
     assert "score_threshold=model" in styled.headers[CUSTOM_ATTRIBUTES]
+    settings = client.get("/page/settings.json").json
+    assert settings["goal"] == "maximum F1"
+    assert [(entry["name"], entry["score_threshold"]) for entry in settings["classes"]] == [
+        (name, middle) for name in CLASSES
+    ]
+    assert [entry["color"] for entry in settings["classes"]] == ["#e69f00", "#56b4e9", "#009e73"]
     explicit = post("?score_threshold=0")
     assert len(explicit.json["scores"]) == len(scores)
     assert "score_thresholds" not in explicit.json

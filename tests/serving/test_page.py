@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import base64
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 from serving_client import Endpoint, encode, make_image
 
+from frcnn.drawing import class_color
 from frcnn.inference import Detector
+from frcnn.serving.page_settings import page_settings
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 IMAGE = make_image(300, 200)
 WAIT = 60_000  # milliseconds at most
 
@@ -38,23 +37,26 @@ COUNT_BRIGHT_PIXELS = """() => {
 }"""
 
 
+COUNT_PIXELS = """([red, green, blue]) => {
+  const canvas = document.getElementById("image");
+  const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+  let found = 0;
+  for (let i = 0; i < data.length; i += 4) found += data[i] === red && data[i + 1] === green && data[i + 2] === blue;
+  return found;
+}"""
+
+
 @pytest.fixture(scope="module")
-def page(endpoint: Endpoint) -> Iterator[Page]:
-    with sync_playwright() as playwright:
-        own = playwright.chromium.executable_path
-        program = next(filter(None, map(shutil.which, BROWSERS)), own if os.path.exists(own) else None)
-        if program is None:
-            pytest.skip("no browser: install the system package chromium, or run `playwright install chromium`")
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page()
-        errors: list[str] = []
-        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto(endpoint.url)
-        yield page
-        browser.close()
-        # Only the 400 that one test provokes: the page loads nothing from other hosts.
-        assert [error for error in errors if "400" not in error] == []
+def page(endpoint: Endpoint, browser: Browser) -> Iterator[Page]:
+    page = browser.new_page()
+    errors: list[str] = []
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(endpoint.url)
+    yield page
+    page.close()
+    # Only the 400 that one test provokes: the page loads nothing from other hosts.
+    assert [error for error in errors if "400" not in error] == []
 
 
 def test_choose_an_image(page: Page, detector: Detector, tmp_path: Path) -> None:
@@ -84,7 +86,7 @@ def test_the_minimum_score_filters_without_another_request(
     assert len(endpoint.log()) == requests
 
 
-def test_drop_an_image_and_see_boxes(page: Page) -> None:
+def test_drop_an_image_and_see_boxes(page: Page, detector: Detector) -> None:
     black = np.zeros((200, 300, 3), np.uint8)
     page.locator("#threshold").fill("1")
     page.evaluate(DROP, [base64.b64encode(encode(black)).decode(), "black.png"])
@@ -92,6 +94,8 @@ def test_drop_an_image_and_see_boxes(page: Page) -> None:
     assert page.evaluate(COUNT_BRIGHT_PIXELS) == 0
     page.locator("#threshold").fill("0")
     assert page.evaluate(COUNT_BRIGHT_PIXELS) > 100
+    # The caption of the best detection, which is drawn last, has the color that its class has everywhere.
+    assert page.evaluate(COUNT_PIXELS, class_color(int(detector.detect([black])[0].labels[0]))) > 100
     assert page.locator("#image").evaluate("canvas => [canvas.width, canvas.height]") == [300, 200]
 
 
@@ -103,3 +107,40 @@ def test_a_file_that_is_not_an_image_shows_the_error(page: Page) -> None:
     )
     expect(status).to_have_class("error")
     expect(page.locator("#stage")).to_be_hidden()
+
+
+def test_the_stored_minimum_scores_of_the_classes_apply_until_another_one_is_chosen(
+    browser: Browser, endpoint: Endpoint, detector: Detector, tmp_path: Path
+) -> None:
+    (tmp_path / "smooth.png").write_bytes(encode(IMAGE))
+    found = detector.detect([IMAGE])[0]
+    settings = page_settings(detector)
+    minimum = [round(float(np.median(found.scores)) + 0.001 * (label - 2), 4) for label in (1, 2, 3)]
+    for entry, score in zip(settings["classes"], minimum, strict=True):
+        entry["score_threshold"] = score
+    page = browser.new_page()
+    page.route("**/page/settings.json", lambda route: route.fulfill(json={**settings, "goal": "maximum F1"}))
+    page.goto(endpoint.url)
+    expect(page.locator("#per-class-values")).to_contain_text(f"cell {minimum[0]}, ")
+    expect(page.locator("#per-class-values")).to_contain_text("(maximum F1)")
+    page.locator("#file").set_input_files(tmp_path / "smooth.png")
+    kept = int((found.scores >= np.array([0.0, *minimum])[found.labels]).sum())
+    assert 0 < kept < len(found.scores)
+    rows = page.locator("#detections tbody tr")
+    expect(rows).to_have_count(kept, timeout=WAIT)
+    expect(page.locator("#status")).to_contain_text(f"{kept} detections with at least the minimum score of their class")
+    page.locator("#threshold").fill("0")
+    expect(rows).to_have_count(len(found.scores))
+    expect(page.get_by_label("The model's minimum score of each class")).not_to_be_checked()
+    page.get_by_label("The model's minimum score of each class").check()
+    expect(rows).to_have_count(kept)
+    page.close()
+
+
+def test_a_model_without_stored_scores_starts_at_one_half(browser: Browser, endpoint: Endpoint) -> None:
+    page = browser.new_page()
+    with page.expect_response("**/page/settings.json"):
+        page.goto(endpoint.url)
+    expect(page.locator("#threshold-value")).to_have_text("0.50")
+    expect(page.locator("#own-scores")).to_be_hidden()
+    page.close()

@@ -1,8 +1,10 @@
-// Sends an image to the endpoint and draws the detections. The minimum score is applied here: moving it sends no request.
+// Sends an image to the endpoint and draws the detections. Minimum scores are applied here: changing them sends no request.
 "use strict";
 
 const drop = document.getElementById("drop");
 const file = document.getElementById("file");
+const perClass = document.getElementById("per-class");
+const perClassValues = document.getElementById("per-class-values");
 const threshold = document.getElementById("threshold");
 const thresholdValue = document.getElementById("threshold-value");
 const status = document.getElementById("status");
@@ -10,15 +12,49 @@ const stage = document.getElementById("stage");
 const canvas = document.getElementById("image");
 const table = document.getElementById("detections");
 
-// Color-blind safe palette of Okabe and Ito (2008).
-const COLORS = ["#e69f00", "#56b4e9", "#009e73", "#d55e00", "#cc79a7", "#0072b2", "#f0e442"];
+const NAMES_SHOWN = 20; // of classes with their minimum score
 
+let settings = null; // a promise of the classes by name, with their colors and minimum scores
 let current = null; // the image and its detections
 let lastRequest = 0; // responses to earlier requests are discarded
+let changed = false; // whether the user has set a minimum score
 
 function showStatus(message, isError = false) {
   status.textContent = message;
   status.className = isError ? "error" : "";
+}
+
+async function fetchSettings() {
+  const response = await fetch("page/settings.json");
+  const result = await response.json();
+  if (!response.ok) throw new Error(result.error);
+  const stored = result.classes.filter((entry) => entry.score_threshold !== null);
+  document.getElementById("own-scores").hidden = !stored.length;
+  if (stored.length) {
+    const more = stored.length > NAMES_SHOWN ? ", …" : "";
+    const shown = stored.slice(0, NAMES_SHOWN).map((entry) => `${entry.name} ${entry.score_threshold}`).join(", ");
+    perClassValues.textContent = `${shown}${more} (${result.goal})`;
+  }
+  if (!changed) {
+    perClass.checked = stored.length > 0;
+    // The lowest one, so that moving to the slider hides nothing.
+    threshold.value = stored.length ? Math.min(...stored.map((entry) => entry.score_threshold)) : result.score_threshold;
+    showMinimum();
+  }
+  return new Map(result.classes.map((entry) => [entry.name, entry]));
+}
+
+function loadSettings() {
+  settings ??= fetchSettings().catch((error) => {
+    settings = null; // such as while the model is being loaded: the next image tries again
+    throw error;
+  });
+  return settings;
+}
+
+function showMinimum() {
+  thresholdValue.value = perClass.checked ? "not used" : Number(threshold.value).toFixed(2);
+  if (current) draw();
 }
 
 async function detect(image) {
@@ -28,6 +64,7 @@ async function detect(image) {
   showStatus(`Detecting objects in ${image.name} …`);
   const started = performance.now();
   try {
+    const classes = await loadSettings();
     const response = await fetch("invocations?score_threshold=0", {
       method: "POST",
       headers: { "Content-Type": image.type.startsWith("image/") ? image.type : "application/x-image", Accept: "application/json" },
@@ -37,7 +74,7 @@ async function detect(image) {
     if (!response.ok) throw new Error(result.error);
     const bitmap = await createImageBitmap(image, { imageOrientation: "from-image" });
     if (request !== lastRequest) return;
-    current = { bitmap, result, milliseconds: Math.round(performance.now() - started) };
+    current = { bitmap, result, classes, milliseconds: Math.round(performance.now() - started) };
     draw();
   } catch (error) {
     if (request === lastRequest) showStatus(error.message, true);
@@ -45,9 +82,11 @@ async function detect(image) {
 }
 
 function draw() {
-  const { bitmap, result, milliseconds } = current;
+  const { bitmap, result, classes, milliseconds } = current;
   const minimum = Number(threshold.value);
-  const rows = result.scores.map((score, i) => ({ score, label: result.labels[i], box: result.boxes[i] })).filter((row) => row.score >= minimum);
+  const rows = result.scores
+    .map((score, i) => ({ score, label: result.labels[i], box: result.boxes[i], style: classes.get(result.labels[i]) }))
+    .filter((row) => row.score >= (perClass.checked ? row.style.score_threshold : minimum));
   canvas.width = result.image_size.width;
   canvas.height = result.image_size.height;
   const context = canvas.getContext("2d");
@@ -56,16 +95,14 @@ function draw() {
   context.lineWidth = 2 * unit;
   context.font = `${12 * unit}px system-ui, sans-serif`;
   context.textBaseline = "bottom";
-  const names = [...new Set(result.labels)].sort();
-  for (const { score, label, box: [x1, y1, x2, y2] } of [...rows].reverse()) {
-    const color = COLORS[names.indexOf(label) % COLORS.length];
-    context.strokeStyle = color;
+  for (const { score, label, style, box: [x1, y1, x2, y2] } of [...rows].reverse()) {
+    context.strokeStyle = style.color;
     context.strokeRect(x1, y1, x2 - x1, y2 - y1);
     const caption = `${label} ${score.toFixed(2)}`;
     const top = Math.max(y1, 16 * unit);
-    context.fillStyle = color;
+    context.fillStyle = style.color;
     context.fillRect(x1, top - 16 * unit, context.measureText(caption).width + 6 * unit, 16 * unit);
-    context.fillStyle = "black";
+    context.fillStyle = style.text_color;
     context.fillText(caption, x1 + 3 * unit, top - unit);
   }
   table.tBodies[0].replaceChildren(...rows.map(({ score, label, box }) => {
@@ -74,11 +111,13 @@ function draw() {
     return row;
   }));
   stage.hidden = table.hidden = false;
-  showStatus(`${rows.length} detections with a score of at least ${minimum.toFixed(2)}, in ${milliseconds} ms. Model ${result.model_version}.`);
+  const condition = perClass.checked ? "at least the minimum score of their class" : `a score of at least ${minimum.toFixed(2)}`;
+  showStatus(`${rows.length} detections with ${condition}, in ${milliseconds} ms. Model ${result.model_version}.`);
 }
 
 file.addEventListener("change", () => { if (file.files.length) detect(file.files[0]); });
-threshold.addEventListener("input", () => { thresholdValue.value = Number(threshold.value).toFixed(2); if (current) draw(); });
+perClass.addEventListener("change", () => { changed = true; showMinimum(); });
+threshold.addEventListener("input", () => { changed = true; perClass.checked = false; showMinimum(); });
 for (const name of ["dragover", "dragleave", "drop"]) {
   document.addEventListener(name, (event) => {
     event.preventDefault();
@@ -86,3 +125,4 @@ for (const name of ["dragover", "dragleave", "drop"]) {
     if (name === "drop" && event.dataTransfer.files.length) detect(event.dataTransfer.files[0]);
   });
 }
+loadSettings().catch((error) => showStatus(error.message, true));
