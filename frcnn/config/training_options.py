@@ -71,6 +71,7 @@ class Optimizer(Options):
 
 # The 12 COCO metrics, in the order of pycocotools.
 COCO_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+BEST_METRICS = (*COCO_METRICS, "F1")
 CLASS_AP = "AP of "  # prefix of a class's name
 
 
@@ -91,7 +92,7 @@ class Training(Options):
     best_metric: str = Field(
         "AP",
         description="metric whose best evaluation is kept in the model folder: AP, AP50, another of the 12 COCO "
-        "metrics, or `AP of CLASS`",
+        "metrics, `AP of CLASS`, or F1: the mean over the classes of the best F1 of any score threshold, at IoU 0.5",
     )
     patience: Count | None = Field(
         None,
@@ -116,9 +117,9 @@ class Training(Options):
 
     @model_validator(mode="after")
     def _check_best_metric(self) -> Training:
-        if self.best_metric not in COCO_METRICS and not self.best_metric.startswith(CLASS_AP):
+        if self.best_metric not in BEST_METRICS and not self.best_metric.startswith(CLASS_AP):
             raise ValueError(
-                f"best_metric {self.best_metric!r} must be one of {', '.join(COCO_METRICS)}, or {CLASS_AP!r} and the "
+                f"best_metric {self.best_metric!r} must be one of {', '.join(BEST_METRICS)}, or {CLASS_AP!r} and the "
                 "name of a class"
             )
         if self.patience is not None and self.evaluate_every is None:

@@ -32,7 +32,8 @@ class Metrics:
     """Result of one evaluation.
 
     Attributes:
-        summary: the 12 COCO metrics by the names of ``SUMMARY_NAMES``, in 0..1; NaN if no object contributes to one.
+        summary: the 12 COCO metrics by the names of ``SUMMARY_NAMES``, in 0..1; NaN if no object contributes to one. A
+            caller may add others.
         class_ap: AP over IoU 0.50:0.95 by class name; NaN for a class without objects.
         images: number of images evaluated.
         objects: number of annotated objects in them, without crowd regions.
@@ -44,7 +45,7 @@ class Metrics:
     objects: int
 
     def to_json(self) -> dict[str, Any]:
-        """The 12 metrics as top-level keys, then ``class_AP``, ``images`` and ``objects``; NaN as null."""
+        """The metrics of ``summary`` as top-level keys, then ``class_AP``, ``images`` and ``objects``; NaN as null."""
         return {
             **{name: _null_if_nan(value) for name, value in self.summary.items()},
             "class_AP": {name: _null_if_nan(value) for name, value in self.class_ap.items()},

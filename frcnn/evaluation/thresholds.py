@@ -128,6 +128,13 @@ def choose_point(curve: ScoreCurve, goal: Goal) -> OperatingPoint | None:
     )
 
 
+def macro_f1(matches: Matches) -> float:
+    """The mean of the classes' best F1 over the score, each at its own threshold; NaN without objects."""
+    curves = [score_curve(matches, label) for label in range(1, len(matches.class_names) + 1)]
+    best = [curve.f1.max(initial=0.0) for curve in curves if curve.objects]
+    return float(np.mean(best)) if best else math.nan
+
+
 def thresholds_document(
     matches: Matches, index: Index, split: str, goal: Goal = BEST_F1, tiling: Tiling | None = None
 ) -> dict[str, Any] | None:

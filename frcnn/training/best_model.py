@@ -35,8 +35,7 @@ class Best(NamedTuple):
         A later model with the same value replaces an earlier one. An improvement is a value above the last improvement
         by more than ``min_delta``, as in Keras's EarlyStopping: many small steps up count once their sum does.
         """
-        value = metric_value(metrics, self.metric)
-        is_best = self.value is None or value >= self.value
+        value, is_best = metric_value(metrics, self.metric), self.is_reached_by(metrics)
         improved = self.reference is None or value > self.reference + min_delta
         return self._replace(
             value=value if is_best else self.value,
@@ -44,6 +43,14 @@ class Best(NamedTuple):
             reference=value if improved else self.reference,
             waited=0 if improved else self.waited + 1,
         ), is_best
+
+    def is_reached_by(self, metrics: Metrics) -> bool:
+        """Whether an evaluation is at least as good as the best."""
+        return self.value is None or metric_value(metrics, self.metric) >= self.value
+
+    def replaced_by(self, metrics: Metrics) -> Best:
+        """The best if another model of the same evaluation is kept instead, which early stopping does not count."""
+        return self._replace(value=metric_value(metrics, self.metric), ap=metric_value(metrics, "AP"))
 
     def exhausted(self, training: config.Training) -> bool:
         """Whether the run ends, because ``training.patience`` evaluations in a row were no improvement."""

@@ -20,6 +20,7 @@ class TimeLimit:
         minutes: the limit; None: none.
         used: seconds that earlier parts of the run took.
         evaluation_images: images of the validation split.
+        passes: evaluations at the end of the run, one after the other.
         clock: seconds.
     """
 
@@ -28,12 +29,15 @@ class TimeLimit:
         minutes: float | None,
         used: float,
         evaluation_images: int,
+        passes: int = 1,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.minutes = minutes
         self._clock = clock
         self._start = clock() - used
         self._evaluation_images = evaluation_images
+        self._passes = passes
+        self._evaluation_started = 0.0
         self._evaluation_seconds: float | None = None
         self._training_started: float | None = None
         self._paused = 0.0  # seconds of evaluations since then
@@ -54,8 +58,8 @@ class TimeLimit:
     def reached(self, batch_size: int) -> bool:
         """Count a step of ``batch_size`` images that is about to start; whether it is the last that there is time for.
 
-        A step's time and the time of an evaluation are kept in reserve. Until an evaluation was measured, an image of
-        it is taken to cost as much as one of training, whose backward pass an evaluation does not have.
+        A step's time and the time of the last evaluations are kept in reserve. Until an evaluation was measured, an
+        image of it is taken to cost as much as one of training, whose backward pass an evaluation does not have.
         """
         now = self._clock()
         if self._training_started is None:
@@ -67,13 +71,18 @@ class TimeLimit:
         evaluation = self._evaluation_seconds
         if evaluation is None:
             evaluation = self._evaluation_images * step / batch_size
-        return left < 2 * step + EVALUATION_MARGIN * evaluation
+        return left < 2 * step + EVALUATION_MARGIN * self._passes * evaluation
+
+    def can_repeat(self) -> bool:
+        """Inside of :meth:`evaluating`: whether there is time for as much again as the evaluation took so far."""
+        left = self.left()
+        return left is None or left >= EVALUATION_MARGIN * (self._clock() - self._evaluation_started)
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:
         """Around an evaluation, which it measures."""
-        start = self._clock()
+        self._evaluation_started = self._clock()
         yield
-        self._evaluation_seconds = self._clock() - start
+        self._evaluation_seconds = self._clock() - self._evaluation_started
         if self._training_started is not None:
             self._paused += self._evaluation_seconds

@@ -107,7 +107,7 @@ class Trainer:
         state = self._restore_or_initialize()
         self.step, self.saved_step, self.best, self.evaluation_pending, model_sha256, used, self.out_of_time = state
         images = len(self.validation_index.images) if self.validation_index else 0
-        self.time_limit = TimeLimit(config.training.max_minutes, used, images)
+        self.time_limit = TimeLimit(config.training.max_minutes, used, images, 2 if config.optimizer.ema else 1)
         self.saved_at = time.monotonic()
         self.stop = StopRequest()
         self.stopping = False
@@ -120,6 +120,7 @@ class Trainer:
             self.watchdog,
             self.shard.fingerprint,
             {"train": self.train_index.summary.to_json()},
+            self.time_limit,
             stopped=lambda: self.stop.received is not None,
         )
         self.validation.model_sha256 = model_sha256
@@ -262,10 +263,9 @@ class Trainer:
         """Evaluate the averaged weights, at the end also the raw ones. A resumed run repeats an interrupted one."""
         progress.status("evaluating")
         weights = AveragedWeights(self.optimizer, self.model.trainable_variables)
-        end = self.step == self.total_steps
+        last = self.step == self.total_steps or self.out_of_time
         try:
-            with self.time_limit.evaluating():
-                best = self.validation.run(self.step, self.best, self.unreadable_images, progress, weights, end)
+            best = self.validation.run(self.step, self.best, self.unreadable_images, progress, weights, last)
         except Stopped:
             self.stopping = True
             return

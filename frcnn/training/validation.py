@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -15,9 +17,9 @@ from frcnn.data.unreadable_images import UnreadableImages
 from frcnn.distributed import World
 from frcnn.distributed.watchdog import Watchdog
 from frcnn.evaluation.coco import Metrics, evaluate_detections
-from frcnn.evaluation.matching import match_detections
+from frcnn.evaluation.matching import Matches, match_detections
 from frcnn.evaluation.split import detect_split, unreadable
-from frcnn.evaluation.thresholds import thresholds_document
+from frcnn.evaluation.thresholds import macro_f1, thresholds_document
 from frcnn.evaluation.visualize import draw_comparisons
 from frcnn.inference import Detections, Detector
 from frcnn.report.page import PAGE
@@ -28,10 +30,26 @@ from frcnn.training.null_progress import NullProgress
 from frcnn.training.optimizer import AveragedWeights
 from frcnn.training.progress import REPORT_FOLDER, Progress
 from frcnn.training.run_state import hash_model
+from frcnn.training.time_limit import TimeLimit
 from frcnn.weights.model_files import WEIGHTS
 from frcnn.weights.model_folder import write_model_folder
 
 DRAWN_IMAGES = 8  # per evaluation
+
+
+class Measured(NamedTuple):
+    """An evaluation of the model with some weights.
+
+    Attributes:
+        weights: ``"averaged"`` or ``"raw"``.
+        results: detections by image id.
+        matches: of the detections, if the metrics needed them.
+    """
+
+    weights: str
+    results: dict[int, Detections]
+    metrics: Metrics
+    matches: Matches | None = None
 
 
 class Validation:
@@ -41,6 +59,7 @@ class Validation:
         index: the validation split, or None: the model is then written without being evaluated.
         train_data: fingerprint of the training data, for ``metrics.json``.
         datasets: summary of the training data, to which that of the validation split is added, for ``metrics.json``.
+        time_limit: of the run; it measures the evaluations.
         stopped: asked after each batch; when it is true on some rank, the evaluation is abandoned.
     """
 
@@ -54,6 +73,7 @@ class Validation:
         watchdog: Watchdog,
         train_data: str,
         datasets: Mapping[str, Any],
+        time_limit: TimeLimit,
         stopped: Callable[[], bool],
     ) -> None:
         self.detector = detector
@@ -64,6 +84,7 @@ class Validation:
         self.watchdog = watchdog
         self.train_data = train_data
         self.datasets = {**datasets, **({"validation": index.summary.to_json()} if index else {})}
+        self.time_limit = time_limit
         self.stopped = stopped
         self.model_sha256: Mapping[str, str] = {}  # hashes of the model folder's files
         self._has_new_model = False  # whether this process wrote one
@@ -75,21 +96,24 @@ class Validation:
         train_images: UnreadableImages,
         progress: Progress | NullProgress,
         averaged: AveragedWeights,
-        compare: bool,
+        last: bool,
     ) -> Best:
         """Evaluate the model, and write it if it is at least as good as the best so far.
+
+        The averaged weights are evaluated if the run keeps them. If the run ends with this evaluation, the raw weights
+        are evaluated as well, and the better ones are taken. Early stopping counts the averaged ones alone.
 
         Args:
             train_images: unreadable training images, which the report counts together with those of the validation
                 split.
-            averaged: sets the averaged weights, if the run keeps them; these are evaluated.
-            compare: evaluate the raw weights as well, and take the better ones.
+            averaged: sets the averaged weights.
+            last: the run ends, whatever is measured.
 
         Returns:
             The best so far, which only rank 0 knows. If the model was written, ``model_sha256`` is set.
 
         Raises:
-            Stopped: some rank got a signal; nothing was measured.
+            Stopped: some rank got a signal; nothing was measured or written.
             UserError: too many images are unreadable, or the model folder cannot be written.
         """
         kind = "averaged" if averaged.averages else "raw"
@@ -97,61 +121,83 @@ class Validation:
             with averaged:
                 self._write_model({"weights": kind, "step": step})
             return best
-        raw: dict[str, float] = {}
-        if compare and averaged.averages:
-            found, results, unread = self._measure(self.index, train_images)
-            if found:
-                raw[f"raw_{best.metric}"] = metric_value(found, best.metric)
-                best = self._keep_best(found, results, best, "raw", step, unread, progress)
-        with averaged:
-            found, results, unread = self._measure(self.index, train_images)
-            if not found:
+        unreadable_images = UnreadableImages(self.index, self.config.data.max_bad_image_share)
+        with self.time_limit.evaluating():
+            with averaged:
+                measured = self._measure(self.index, kind, unreadable_images)
+            after = best.updated(measured.metrics, self.config.training.min_delta)[0] if measured else best
+            raw = None
+            if averaged.averages and self._compares(last or after.exhausted(self.config.training), progress):
+                raw = self._measure(self.index, "raw", unreadable_images)
+            unread = unreadable(unreadable_images, self.world) | unreadable(train_images, self.world)
+            if not measured:
                 return best
-            best = self._keep_best(found, results, best, kind, step, unread, progress)
-        for value in raw.values():
-            other = metric_value(found, best.metric)
-            progress.message(
-                f"last step: {best.metric} {other:.4f} with averaged weights, {value:.4f} with raw weights; the "
-                f"{'averaged' if other >= value else 'raw'} ones are better"
-            )
+            winner = self._better(measured, raw, step, best.metric, progress)
+            if best.is_reached_by(winner.metrics):
+                after = after.replaced_by(winner.metrics)
+                with averaged if winner is measured else contextlib.nullcontext():
+                    self._keep(winner, step, unread, progress)
         # Hyperparameter tuning takes a job's last value as its result, and the model folder keeps the best.
-        record = {**best.records(), "unreadable_images": len(unread), "data": self.index.fingerprint[:12], **raw}
-        progress.evaluation(step, {**found.to_json(), **record})
+        record = {**after.records(), "unreadable_images": len(unread), "data": self.index.fingerprint[:12]}
+        if raw:
+            record[f"raw_{best.metric}"] = metric_value(raw.metrics, best.metric)
+        progress.evaluation(step, {**measured.metrics.to_json(), **record})
         first, class_names = self.index.images[:DRAWN_IMAGES], self.detector.class_names
-        limit = self.config.data.max_pixels
+        results, limit = measured.results, self.config.data.max_pixels
         progress.images(step, "validation", lambda folder: draw_comparisons(first, results, class_names, folder, limit))
-        return best
+        return after
 
-    def _measure(
-        self, index: Index, train_images: UnreadableImages
-    ) -> tuple[Metrics | None, dict[int, Detections], dict[str, str]]:
-        """Metrics of the weights as they are, which only rank 0 has, detections and unreadable images."""
-        unreadable_images = UnreadableImages(index, self.config.data.max_bad_image_share)
+    def _compares(self, end: bool, progress: Progress | NullProgress) -> bool:
+        """Whether the raw weights are evaluated as well, as rank 0 decides: at the end, if there is time.
+
+        Args:
+            end: the run ends; only rank 0 knows.
+        """
+        if end and self.world.is_main and not self.time_limit.can_repeat():
+            end = False
+            progress.message(
+                "training.max_minutes leaves no time to evaluate the raw weights as well; only the averaged weights "
+                "were evaluated"
+            )
+        return bool(self.world.broadcast_object(end))
+
+    def _better(
+        self, measured: Measured, raw: Measured | None, step: int, metric: str, progress: Progress | NullProgress
+    ) -> Measured:
+        """The better of both; of equal ones the first."""
+        if raw is None:
+            return measured
+        averaged_value, raw_value = metric_value(measured.metrics, metric), metric_value(raw.metrics, metric)
+        better = raw if raw_value > averaged_value else measured
+        progress.message(
+            f"step {step}: {metric} {averaged_value:.4f} with averaged weights, {raw_value:.4f} with raw weights; the "
+            f"{better.weights} ones are better"
+        )
+        return better
+
+    def _measure(self, index: Index, weights: str, unreadable_images: UnreadableImages) -> Measured | None:
+        """Detect with the weights as they are, and measure it on rank 0; None on the others."""
         results = self._detect(index, unreadable_images)
-        unread = unreadable(unreadable_images, self.world) | unreadable(train_images, self.world)
         if not self.world.is_main:
-            return None, results, unread
-        return evaluate_detections(index, results, lambda *_: self.watchdog.tick()), results, unread
+            return None
+        metrics = evaluate_detections(index, results, lambda *_: self.watchdog.tick())
+        if self.config.training.best_metric != "F1":
+            return Measured(weights, results, metrics)
+        matches = match_detections(index, results, self.watchdog.tick)
+        summary = {**metrics.summary, "F1": macro_f1(matches)}
+        return Measured(weights, results, dataclasses.replace(metrics, summary=summary), matches)
 
-    def _keep_best(
-        self,
-        metrics: Metrics,
-        results: Mapping[int, Detections],
-        best: Best,
-        weights: str,
-        step: int,
-        unread: Mapping[str, str],
-        progress: Progress | NullProgress,
-    ) -> Best:
-        """The best with this evaluation; writes the model if it is that of this evaluation."""
-        best, is_best = best.updated(metrics, self.config.training.min_delta)
-        if is_best:
-            # Before all reports, which are optional.
-            thresholds = self._choose_thresholds(results)
-            document = {**metrics.to_json(), "split": "validation", "weights": weights, "step": step}
-            self._write_model(document, thresholds)
-            self._keep_detections(results, unread, progress)
-        return best
+    def _keep(
+        self, measured: Measured, step: int, unread: Mapping[str, str], progress: Progress | NullProgress
+    ) -> None:
+        """Write the model, whose variables are those that were measured."""
+        assert self.index is not None
+        # Before all reports, which are optional.
+        matches = measured.matches or match_detections(self.index, measured.results, self.watchdog.tick)
+        thresholds = thresholds_document(matches, self.index, "validation")
+        document = {**measured.metrics.to_json(), "split": "validation", "weights": measured.weights, "step": step}
+        self._write_model(document, thresholds)
+        self._keep_detections(measured.results, unread, progress)
 
     def _detect(self, index: Index, unreadable_images: UnreadableImages) -> dict[int, Detections]:
         # Batch norm statistics that each rank keeps on its own would make the ranks detect with different models.
@@ -196,10 +242,6 @@ class Validation:
         blank = sum(str(record.path) in unread for record in index.images)
         file, weights = self.folders.checkpoints / DETECTIONS_FILE, self.model_sha256[WEIGHTS]
         progress.optional(file, lambda: keep_detections(file, index, results, weights, blank))
-
-    def _choose_thresholds(self, results: Mapping[int, Detections]) -> dict[str, Any] | None:
-        assert self.index is not None
-        return thresholds_document(match_detections(self.index, results, self.watchdog.tick), self.index, "validation")
 
     def _write_model(self, metrics: dict[str, Any], thresholds: dict[str, Any] | None = None) -> None:
         if not self.world.is_main:

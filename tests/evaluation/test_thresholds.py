@@ -8,7 +8,7 @@ from detected_cases import IndexMaker, detections, random_case
 
 from frcnn.data.coco import Index
 from frcnn.evaluation.matching import match_detections
-from frcnn.evaluation.thresholds import Goal, choose_point, score_curve, thresholds_document
+from frcnn.evaluation.thresholds import Goal, choose_point, macro_f1, score_curve, thresholds_document
 from frcnn.inference import Detections
 
 FOUR_OBJECTS = [(0, "a", [0, 0, 40, 40]), (0, "a", [50, 0, 40, 40]), (0, "a", [100, 0, 40, 40])]
@@ -60,6 +60,16 @@ def test_thresholds_of_a_case_worked_by_hand(make_index: IndexMaker, goal: Goal,
     assert point is not None
     assert point.threshold == pytest.approx(score, abs=0.01)
     assert point.met is met
+
+
+def test_macro_f1_of_a_case_worked_by_hand(make_index: IndexMaker) -> None:
+    """Class a has 2/3 at best, class b 0, and without objects a class does not count."""
+    index, results = four_objects(make_index)
+    assert macro_f1(match_detections(index, results)) == pytest.approx(1 / 3)
+    alone = make_index([*FOUR_OBJECTS, (0, "a", [150, 0, 40, 40])])
+    assert macro_f1(match_detections(alone, results)) == pytest.approx(2 / 3)
+    assert macro_f1(match_detections(alone, {})) == 0.0
+    assert np.isnan(macro_f1(match_detections(make_index([]), results)))
 
 
 def test_a_precision_out_of_reach_takes_the_best_one(make_index: IndexMaker) -> None:

@@ -34,13 +34,13 @@ def steps_until_reached(limit: TimeLimit, clock: Clock, seconds: float) -> int:
 
 def test_the_last_evaluation_has_time() -> None:
     clock = Clock()
-    limit = TimeLimit(10, 0.0, 40, clock)
+    limit = TimeLimit(10, 0.0, 40, clock=clock)
     # 600 s; steps of 4 images take 5 s, and 40 images of evaluation are taken to need 50 s: 1.3 * 50 + 2 * 5 = 75.
     taken = steps_until_reached(limit, clock, 5.0)
     assert (taken, limit.used(), limit.left()) == (107, 535.0, 65.0)
     # An evaluation that was measured counts instead: 1.3 * 20 + 2 * 5 = 36.
     clock = Clock()
-    limit = TimeLimit(10, 0.0, 40, clock)
+    limit = TimeLimit(10, 0.0, 40, clock=clock)
     limit.reached(4)
     clock.now += 5.0
     with limit.evaluating():
@@ -48,11 +48,27 @@ def test_the_last_evaluation_has_time() -> None:
     assert (steps_until_reached(limit, clock, 5.0), limit.used()) == (109, 570.0)
 
 
+def test_two_last_evaluations_have_time_or_the_second_is_refused() -> None:
+    clock = Clock()
+    limit = TimeLimit(10, 0.0, 40, passes=2, clock=clock)
+    # 1.3 * 2 * 50 + 2 * 5 = 140: the first step that starts after 460 s is the last.
+    assert (steps_until_reached(limit, clock, 5.0), limit.left()) == (94, 130.0)
+    with limit.evaluating():
+        clock.now += 56.0
+        assert limit.can_repeat()  # 74 s left, 1.3 * 56 = 72.8
+        clock.now += 1.0
+        assert not limit.can_repeat()
+    unlimited = TimeLimit(None, 0.0, 40, passes=2, clock=clock)
+    with unlimited.evaluating():
+        clock.now += 1e6
+        assert unlimited.can_repeat()
+
+
 def test_earlier_parts_of_a_run_count_and_no_limit_is_never_reached() -> None:
     clock = Clock()
-    limit = TimeLimit(10, 300.0, 0, clock)
+    limit = TimeLimit(10, 300.0, 0, clock=clock)
     assert (limit.left(), steps_until_reached(limit, clock, 5.0)) == (300.0, 60)
-    limit = TimeLimit(None, 300.0, 0, clock)
+    limit = TimeLimit(None, 300.0, 0, clock=clock)
     assert limit.left() is None
     assert not any(limit.reached(4) for _ in range(10))
 
@@ -65,7 +81,9 @@ def test_an_ended_run_is_evaluated_stays_ended_and_resumes_with_more_time(
     trainer.time_limit.reached = lambda images: reached(images) or trainer.step == 7  # type: ignore[method-assign]
     trainer.run()
     assert (trainer.step, trainer.finished) == (8, True)
-    assert [record["step"] for record in records(tmp_path, "evaluation")] == [6, 8]
+    evaluations = records(tmp_path, "evaluation")
+    assert [(record["step"], "raw_AP" in record) for record in evaluations] == [(6, False), (8, True)]
+    assert trainer.best.value == max(evaluations[0]["AP"], evaluations[1]["AP"], evaluations[1]["raw_AP"])
     assert json.loads((trainer.folders.model / "metrics.json").read_text())["step"] in (6, 8)
     again = Trainer(trainer.config)
     assert (again.step, again.finished) == (8, True)

@@ -22,13 +22,16 @@ from frcnn.data.pipeline import training_batches
 from frcnn.errors import UserError
 from frcnn.evaluation.coco import Metrics
 from frcnn.inference import Detector
+from frcnn.training import validation
 from frcnn.training.best_model import Best
 from frcnn.training.folders import Folders
 from frcnn.training.null_progress import NullProgress
 from frcnn.training.optimizer import AveragedWeights
 from frcnn.training.progress import Progress
 from frcnn.training.shard import load_splits
+from frcnn.training.time_limit import TimeLimit
 from frcnn.training.trainer import Trainer
+from frcnn.training.validation import Measured
 
 MakeConfig = Callable[..., Config]
 
@@ -77,35 +80,88 @@ def test_saved_model_has_the_averaged_weights_and_training_continues_with_the_ra
         assert not np.array_equal(variable.numpy(), average.numpy()) or not variable.numpy().any()
 
 
-@pytest.mark.parametrize(("raw", "averaged"), [(0.6, 0.5), (0.5, 0.6), (0.6, 0.6), (0.3, 0.2)])
+@pytest.fixture
+def given_values(
+    unbroken: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[Best, list[str], list[str]]]:
+    """``given_values(raw, averaged, **changes)``: an evaluation at the end with these values after a best of 0.4.
+
+    Returns the best, the kinds of weights that were measured, and the messages.
+    """
+    measured, messages = [], []
+    monkeypatch.setattr(validation, "thresholds_document", lambda *_: None)
+    monkeypatch.setattr(validation, "match_detections", lambda *_: None)
+
+    class Messages(NullProgress):
+        def message(self, text: str) -> None:
+            messages.append(text)
+
+    def evaluate(raw: float, averaged: float, **changes: object) -> tuple[Best, list[str], list[str]]:
+        evaluation = copy.copy(unbroken.validation)
+        vars(evaluation).update(folders=Folders.below(tmp_path), **changes)
+        variables, averages = unbroken.model.trainable_variables, unbroken.optimizer._model_variables_moving_average
+        expected = {"raw": variables[0].numpy(), "averaged": averages[0].numpy()}
+
+        def measure(_index: object, weights: str, _unreadable: object) -> Measured:
+            np.testing.assert_array_equal(variables[0].numpy(), expected[weights])
+            measured.append(weights)
+            return Measured(weights, {}, Metrics({"AP": raw if weights == "raw" else averaged}, {}, 6, 9))
+
+        monkeypatch.setattr(evaluation, "_measure", measure)
+        monkeypatch.setattr(evaluation, "_keep_detections", lambda *_: None)
+        weights = AveragedWeights(unbroken.optimizer, variables)
+        so_far = Best(value=0.4, ap=0.4, reference=0.4)
+        best = evaluation.run(12, so_far, unbroken.unreadable_images, Messages(), weights, last=True)
+        np.testing.assert_array_equal(variables[0].numpy(), expected["raw"])
+        return best, measured, messages
+
+    return evaluate
+
+
+# Early stopping counts one evaluation, of the averaged weights; the reference is the last improvement of these.
+@pytest.mark.parametrize(
+    ("raw", "averaged", "reference", "waited"),
+    [(0.6, 0.5, 0.5, 0), (0.5, 0.6, 0.6, 0), (0.6, 0.6, 0.6, 0), (0.6, 0.3, 0.4, 1), (0.3, 0.2, 0.4, 1)],
+)
 def test_the_better_of_raw_and_averaged_weights_is_kept(
-    unbroken: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raw: float, averaged: float
+    unbroken: Trainer,
+    given_values: Callable[..., tuple[Best, list[str], list[str]]],
+    tmp_path: Path,
+    raw: float,
+    averaged: float,
+    reference: float,
+    waited: int,
 ) -> None:
-    validation = copy.copy(unbroken.validation)
-    validation.folders = Folders.below(tmp_path)
-    variables, averages = unbroken.model.trainable_variables, unbroken.optimizer._model_variables_moving_average
-    values = {"raw": variables[0].numpy(), "averaged": averages[0].numpy()}
-    measured = []
-
-    def measure(*_: object) -> tuple[Metrics, dict[int, object], dict[str, str]]:
-        measured.append("averaged" if np.array_equal(variables[0].numpy(), values["averaged"]) else "raw")
-        return Metrics({"AP": raw if measured[-1] == "raw" else averaged}, {}, 6, 9), {}, {}
-
-    monkeypatch.setattr(validation, "_measure", measure)
-    monkeypatch.setattr(validation, "_choose_thresholds", lambda _results: None)
-    weights = AveragedWeights(unbroken.optimizer, variables)
-    so_far = Best(value=0.4, ap=0.4, reference=0.4)
-    best = validation.run(12, so_far, unbroken.unreadable_images, NullProgress(), weights, compare=True).value
-    assert measured == ["raw", "averaged"]
-    assert best == max(raw, averaged, 0.4)
-    np.testing.assert_array_equal(variables[0].numpy(), values["raw"])
-    if best == 0.4:
+    best, measured, messages = given_values(raw, averaged)
+    kind = "raw" if raw > averaged else "averaged"
+    assert measured == ["averaged", "raw"]
+    assert messages == [
+        f"step 12: AP {averaged:.4f} with averaged weights, {raw:.4f} with raw weights; the {kind} ones are better"
+    ]
+    value = max(raw, averaged, 0.4)
+    assert best == Best("AP", value, value, reference, waited)
+    if value == 0.4:
         assert not (tmp_path / "model").exists()
         return
-    kind = "raw" if raw > averaged else "averaged"
+    variable, average = unbroken.model.trainable_variables[0], unbroken.optimizer._model_variables_moving_average[0]
     saved = safetensors.numpy.load_file(tmp_path / "model" / "weights.safetensors")
-    np.testing.assert_array_equal(saved[variables[0].path], values[kind])
+    np.testing.assert_array_equal(saved[variable.path], (variable if kind == "raw" else average).numpy())
     assert json.loads((tmp_path / "model" / "metrics.json").read_text())["weights"] == kind
+
+
+def test_a_run_out_of_time_says_that_it_evaluates_the_averaged_weights_alone(
+    given_values: Callable[..., tuple[Best, list[str], list[str]]], tmp_path: Path
+) -> None:
+    over = TimeLimit(1, 61.0, 6, passes=2)
+    assert given_values(0.6, 0.5, time_limit=over) == (
+        Best("AP", 0.5, 0.5, 0.5, 0),
+        ["averaged"],
+        [
+            "training.max_minutes leaves no time to evaluate the raw weights as well; only the averaged weights were "
+            "evaluated"
+        ],
+    )
+    assert json.loads((tmp_path / "model" / "metrics.json").read_text())["weights"] == "averaged"
 
 
 def test_out_of_memory_says_what_to_lower(tiny_config: MakeConfig, tmp_path: Path) -> None:
