@@ -77,6 +77,15 @@ class Config(Options):
             raise ValueError(f"fpn.channels {self.fpn.channels} is not a multiple of the 32 groups of roi_head.norm gn")
         return self
 
+    @model_validator(mode="after")
+    def _check_recompute(self) -> Config:
+        if self.training.recompute and self.backbone.norm == "bn":
+            raise ValueError(
+                "training.recompute computes blocks twice, which would update the statistics of backbone.norm bn "
+                "twice; use frozen_bn or gn, or training.recompute=false"
+            )
+        return self
+
     @model_validator(mode="before")
     @classmethod
     def _apply_conventions(cls, tree: Any) -> Any:

@@ -111,6 +111,11 @@ class Training(Options):
         "auto",
         description="bit-identical repeats and resumes, much slower on GPUs; auto: on CPUs, not on GPUs",
     )
+    recompute: bool = Field(
+        False,
+        description="less memory for more time: keep only the outputs of the backbone's residual blocks, and compute "
+        "them again for the gradient (Chen et al. 2016)",
+    )
     tf32: bool = Field(
         True, description="let float32 convolutions and products use TF32 on GPUs from Ampere on (10 bits of mantissa)"
     )

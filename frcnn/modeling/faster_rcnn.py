@@ -54,6 +54,7 @@ class FasterRCNN(keras.Model):
         for layer in self._flatten_layers():
             if isinstance(layer, GroupNorm):
                 layer.kernel = options.ops.kernel
+        self.backbone.recompute = options.training.recompute
 
     def _create_variables(self) -> None:
         """Run every layer once on a small canvas to create all variables in a fixed order before tracing."""

@@ -6,6 +6,7 @@ Detectron2.
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import keras
@@ -68,7 +69,13 @@ class Block(Composite):
 
 
 class ResNet(Composite):
-    """Backbone whose first ``options.freeze`` stages (stem, stage2, …, stage5) are frozen."""
+    """Backbone whose first ``options.freeze`` stages (stem, stage2, …, stage5) are frozen.
+
+    Attributes:
+        recompute: in training, keep only the outputs of the blocks, and compute the blocks again for their gradient.
+    """
+
+    recompute = False
 
     def __init__(self, options: config.Backbone, name: str = "backbone") -> None:
         super().__init__(name=name)
@@ -97,6 +104,7 @@ class ResNet(Composite):
         features = []
         for stage in self.stages:
             for block in stage:
-                outputs = block(outputs, training=training)
+                run = functools.partial(block.__call__, training=training)
+                outputs = tf.recompute_grad(run)(outputs) if self.recompute and training else run(outputs)
             features.append(outputs)
         return features

@@ -73,5 +73,6 @@ def out_of_memory_message(error: tf.errors.ResourceExhaustedError, step: int, sh
     return (
         f"out of memory at step {step} with {images} images of {height} x {width} pixels in this process "
         f"({str(error).splitlines()[0]}); lower training.batch_size (raise optimizer.accumulation to keep the "
-        "effective batch) or image.max_size, or, on a GPU, set training.precision=mixed_float16"
+        "effective batch) or image.max_size, set training.recompute=true, or, on a GPU, "
+        "training.precision=mixed_float16"
     )
