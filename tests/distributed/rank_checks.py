@@ -77,6 +77,49 @@ def sync_bn(world: World, recipe: Path, output: Path) -> Arrays:
     return joined | {"mean": layer.moving_mean.numpy(), "variance": layer.moving_variance.numpy()}
 
 
+def adamw_steps(world: World, recipe: Path, output: Path) -> Arrays:
+    """Ten training steps of a linear model on 6 rows, with AdamW, clipping, moving averages and accumulation.
+
+    Weights and the optimizer's variables before and after, and how many different states the ranks hold.
+    """
+    import keras
+    import tensorflow as tf
+
+    from frcnn.data.batch import Batch
+    from frcnn.training.optimizer import build_optimizer
+    from frcnn.training.step import LOSSES, build_train_step
+
+    rng = np.random.default_rng(0)
+    rows, wanted = rng.normal(size=(6, 4)).astype(np.float32), rng.normal(size=6).astype(np.float32)
+    weights = keras.Variable(rng.normal(size=4).astype(np.float32), name="kernel")
+
+    class Linear:
+        trainable_variables = (weights,)
+
+        def compute_losses(self, batch: Batch, seed: tf.Tensor, first_image: int) -> dict[str, tf.Tensor]:
+            own = slice(first_image, first_image + batch.images.shape[0])
+            error = tf.linalg.matvec(rows[own], weights.value) - wanted[own]
+            return dict.fromkeys(LOSSES, tf.reduce_mean(error**2))
+
+    options = """
+        optimizer.name=adamw optimizer.learning_rate=0.05 optimizer.base_batch_size=12 training.batch_size=6
+        optimizer.accumulation=2 optimizer.ema=0.9 optimizer.clip_norm=1 optimizer.warmup_steps=0
+    """
+    config = load_config(overrides=options.split())
+    optimizer = build_optimizer(config, 10, [weights])
+    step = build_train_step(Linear(), optimizer, config, world)  # type: ignore[arg-type]
+    share = 6 // world.size
+    nothing = tf.zeros([share, 1, 1, 3])
+    batch = Batch(nothing, nothing, nothing, nothing, nothing, nothing, nothing)
+    state = [weights, *optimizer.variables]
+    before = _flat(state)
+    for number in range(10):
+        step(batch, tf.constant(number), tf.zeros([1]))
+    after = _flat(state)
+    digest = hashlib.sha256(after.tobytes()).hexdigest()
+    return {"before": before, "after": after, "digests": np.array(len(set(world.allgather_strings(digest))))}
+
+
 def evaluate(world: World, recipe: Path, output: Path) -> Arrays:
     """All numbers of an evaluation of the model in ``OUTPUT/model``, and every detection."""
     from frcnn.data.coco import find_split, load_index

@@ -49,15 +49,15 @@ def run(ranks: int, recipe: Path, folder: Path, *checks: str) -> dict[str, Resul
 def one(recipe: Path, folder: Path) -> dict[str, Results]:
     import rank_checks
 
-    checks = (rank_checks.train, rank_checks.train_frozen_bn, rank_checks.sync_bn, rank_checks.evaluate)
-    return {check.__name__: check(World(), recipe, folder) for check in checks}
+    names = ("train", "train_frozen_bn", "adamw_steps", "sync_bn", "evaluate")
+    return {name: getattr(rank_checks, name)(World(), recipe, folder) for name in names}
 
 
 @pytest.fixture(scope="module")
 def two(recipe: Path, folder: Path) -> dict[str, Results]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOROVOD_TIMELINE", str(folder / "timeline.json"))
-        found = run(2, recipe, folder, "exchange", "train", "sync_bn", "evaluate", "sharded")
+        found = run(2, recipe, folder, "exchange", "train", "adamw_steps", "sync_bn", "evaluate", "sharded")
     return found | run(2, recipe, folder, "train_frozen_bn", "train_fp16")
 
 
@@ -106,7 +106,15 @@ def test_float16_compression_trains_nearly_the_same(one: dict[str, Results], two
     assert 1e-5 < difference < 1e-2
 
 
-@pytest.mark.parametrize("check", ["train", "train_frozen_bn", "train_fp16"])
+def test_adamw_takes_the_same_steps_on_two_ranks(one: dict[str, Results], two: dict[str, Results]) -> None:
+    """Weights, both moments, moving average and the gradients that are accumulated."""
+    alone, shared = one["adamw_steps"], two["adamw_steps"]
+    np.testing.assert_array_equal(alone["before"], shared["before"])
+    np.testing.assert_allclose(shared["after"], alone["after"], rtol=1e-5, atol=1e-7)
+    assert np.abs(alone["after"] - alone["before"])[:4].max() > 0.1
+
+
+@pytest.mark.parametrize("check", ["train", "train_frozen_bn", "train_fp16", "adamw_steps"])
 def test_ranks_hold_bit_identical_weights_and_momentum(two: dict[str, Results], check: str) -> None:
     assert two[check]["digests"] == 1
 

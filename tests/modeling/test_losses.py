@@ -77,6 +77,25 @@ def test_gradients_of_iou_losses_by_finite_differences(loss: Callable[..., tf.Te
         np.testing.assert_allclose(tape.gradient(value, boxes)[0], expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("loss", [losses.giou, losses.ciou])
+def test_boxes_that_minimize_an_iou_loss_reach_their_targets(loss: Callable[..., tf.Tensor]) -> None:
+    """From boxes that overlap the target, lie inside it, do not touch it, and contain it."""
+    targets = np.array([[10, 10, 50, 30], [60, 20, 80, 90], [20, 60, 50, 90], [40, 40, 90, 60]], np.float32)
+    boxes = np.array([[30, 15, 70, 45], [65, 40, 75, 60], [70, 10, 90, 20], [30, 10, 95, 90]], np.float32)
+
+    @tf.function(autograph=False)
+    def gradient(boxes: tf.Tensor) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            tape.watch(boxes)
+            total = tf.reduce_sum(loss(boxes, tf.constant(targets)))
+        return tape.gradient(total, boxes)
+
+    steps = 600
+    for step in range(steps):
+        boxes = boxes - 200 * (1 - step / steps) * gradient(tf.constant(boxes)).numpy()
+    assert min(slow_iou(box, target) for box, target in zip(boxes, targets, strict=True)) > 0.95
+
+
 def test_binary_cross_entropy() -> None:
     logits = np.array([-30.0, -1.0, 0.0, 2.0])
     positive = np.array([False, True, True, False])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import keras
@@ -70,18 +71,31 @@ def adamw_case() -> tuple[np.ndarray, list[np.ndarray]]:
     return start, [rng.normal(size=3) * 10.0**-k for k in range(10)]
 
 
+def adamw_updates(start: np.ndarray, gradients: list[np.ndarray], rate: float) -> Iterator[np.ndarray]:
+    """The weights after each update by algorithm 2 of Loshchilov & Hutter 2019: betas 0.9 and 0.99, decay 0.1."""
+    weights, mean, square = start, np.zeros(len(start)), np.zeros(len(start))
+    for step, gradient in enumerate(gradients, start=1):
+        mean = 0.9 * mean + 0.1 * gradient
+        square = 0.99 * square + 0.01 * gradient**2
+        adaptive = mean / (1 - 0.9**step) / (np.sqrt(square / (1 - 0.99**step)) + 1e-8)
+        weights = weights - rate * (0.1 * weights + adaptive)
+        yield weights
+
+
+def sgd_updates(start: np.ndarray, gradients: list[np.ndarray], rate: float) -> Iterator[np.ndarray]:
+    """The same without momentum and decay."""
+    for gradient in gradients:
+        start = start - rate * gradient
+        yield start
+
+
 def test_adamw_is_pytorchs() -> None:
     start, gradients = adamw_case()
     config = options(
         *("optimizer.name=adamw", "optimizer.weight_decay=0.1", "optimizer.learning_rate=0.01"),
         *("optimizer.betas=[0.9,0.99]", "optimizer.milestones=[]"),
     )
-    weights, mean, square = start, np.zeros(3), np.zeros(3)
-    for step, gradient in enumerate(gradients, start=1):  # Loshchilov & Hutter 2019, algorithm 2
-        mean = 0.9 * mean + 0.1 * gradient
-        square = 0.99 * square + 0.01 * gradient**2
-        adaptive = mean / (1 - 0.9**step) / (np.sqrt(square / (1 - 0.99**step)) + 1e-8)
-        weights = weights - 0.01 * (0.1 * weights + adaptive)
+    *_, weights = adamw_updates(start, gradients, 0.01)
     np.testing.assert_allclose(weights, TORCH_ADAMW, rtol=1e-12)
     np.testing.assert_allclose(descend(config, start.astype(np.float32), gradients)[0], weights, rtol=2e-6)
 
@@ -139,13 +153,23 @@ def test_clipping_bounds_the_global_norm() -> None:
     np.testing.assert_allclose(moved, [-0.06, -0.08], rtol=1e-5)
 
 
+SGD_OPTIONS = ("optimizer.momentum=0", "optimizer.weight_decay=0")
+ADAMW_OPTIONS = ("optimizer.name=adamw", "optimizer.betas=[0.9,0.99]", "optimizer.weight_decay=0.1")
+
+
 @pytest.mark.parametrize("overflow_at", [0, 1, 2, 3])
-def test_float16_overflow_skips_a_batch_of_an_accumulated_update_and_nothing_else(overflow_at: int) -> None:
+@pytest.mark.parametrize(
+    ("chosen", "updates"), [(SGD_OPTIONS, sgd_updates), (ADAMW_OPTIONS, adamw_updates)], ids=["sgd", "adamw"]
+)
+def test_float16_overflow_skips_a_batch_of_an_accumulated_update_and_nothing_else(
+    chosen: tuple[str, ...], updates: Callable[..., Iterator[np.ndarray]], overflow_at: int
+) -> None:
     """Two batches per update, moving averages, and a batch that overflows: the updates are those of the other batches,
-    computed in NumPy, and the scale is halved once."""
+    computed in NumPy, and the scale is halved once. The batch changes no variable of the optimizer, such as AdamW's
+    moments and its count of steps."""
     config = options(
-        *("training.precision=mixed_float16", "optimizer.accumulation=2", "optimizer.ema=0.5", "optimizer.momentum=0"),
-        *("optimizer.weight_decay=0", "optimizer.milestones=[]", "optimizer.base_batch_size=32"),
+        *("training.precision=mixed_float16", "optimizer.accumulation=2", "optimizer.ema=0.5", *chosen),
+        *("optimizer.milestones=[]", "optimizer.base_batch_size=32"),
     )
     start = np.array([1.0, -2.0], np.float32)
     finite = [np.array(pair, np.float32) for pair in ([1, 2], [3, -2], [0.5, 0.25], [-1, 1])]
@@ -158,21 +182,22 @@ def test_float16_overflow_skips_a_batch_of_an_accumulated_update_and_nothing_els
 
     initial = float(optimizer.dynamic_scale)
     averages = optimizer.inner_optimizer._model_variables_moving_average
+    state = [variable, *optimizer.inner_optimizer.variables]
     for number in range(5):
         if number == overflow_at:
-            before = (variable.numpy().copy(), averages[0].numpy().copy())
+            before = [entry.numpy().copy() for entry in state]
             step(tf.constant([np.inf, 1.0]))
-            np.testing.assert_array_equal((variable.numpy(), averages[0].numpy()), before)
+            for entry, value in zip(state, before, strict=True):
+                np.testing.assert_array_equal(entry.numpy(), value, err_msg=entry.path)
             assert float(optimizer.dynamic_scale) == initial / 2
         if number == 4:
             break
         step(tf.constant(finite[number]))
-    weights, average = start.astype(np.float64), None
-    for pair in (finite[:2], finite[2:]):
-        weights = weights - 0.1 * np.mean(pair, axis=0)
-        average = weights if average is None else 2 / 11 * average + 9 / 11 * weights  # n / (n + 9)
-    np.testing.assert_allclose(variable.numpy(), weights, rtol=1e-6)
-    np.testing.assert_allclose(averages[0].numpy(), average, rtol=1e-6)
+    means = [np.mean(pair, axis=0, dtype=np.float64) for pair in (finite[:2], finite[2:])]
+    first, second = updates(start.astype(np.float64), means, 0.1)
+    # The decay of the moving average is n / (n + 9) after n batches, 0 at the first update.
+    np.testing.assert_allclose(variable.numpy(), second, rtol=2e-6)
+    np.testing.assert_allclose(averages[0].numpy(), 2 / 11 * first + 9 / 11 * second, rtol=2e-6)
 
 
 @pytest.mark.parametrize(
