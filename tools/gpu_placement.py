@@ -10,26 +10,29 @@ which; a TensorFlow build with CUDA contains all of it on every machine. The fun
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import tensorflow as tf
 from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
 from tensorflow.python.framework import kernels
 from tensorflow.python.grappler import tf_optimizer
 
+from frcnn import ops
 from frcnn.config import Config, load_config
 from frcnn.data.batch import Batch
 from frcnn.data.plan import canvases
 from frcnn.distributed import World
-from frcnn.modeling.faster_rcnn import FasterRCNN, build_model
-from frcnn.modeling.layers import GroupNorm
+from frcnn.modeling.faster_rcnn import build_model
+from frcnn.ops import compiled
 from frcnn.training.optimizer import build_optimizer
 from frcnn.training.step import build_train_step
 
 # Our operations register their GPU kernels where there is a GPU; all their inputs and outputs are in device memory.
-OWN_OPERATIONS = ("FrcnnRoiAlign", "FrcnnRoiAlignGrad", "FrcnnNms")
+OWN_OPERATIONS = ("FrcnnRoiAlign", "FrcnnRoiAlignGrad", "FrcnnNms", "FrcnnBiasRelu", "FrcnnBiasReluGrad")
 # The graph optimizations of TensorFlow that change what is copied: inlining of functions and loops, constant folding.
 OPTIMIZATIONS = ("function", "constfold", "dependency")
 HOST, DEVICE, EITHER = "host", "device", "either"  # EITHER: an argument, which the caller may have placed anywhere
@@ -163,7 +166,6 @@ def _transfer(tensor: tf.Tensor, consumers: set[str]) -> Transfer:
 def trace_training_step(config: Config, num_classes: int, batch_size: int, slots: int) -> Any:
     """The training step of the first canvas, traced and not run."""
     model = build_model(num_classes, config)
-    _trace_norms_as_on_a_gpu(model)
     optimizer = build_optimizer(config, 1000, model.trainable_variables)
     step: Any = build_train_step(model, optimizer, config, World())
     height, width = canvases(config.image)[0]
@@ -177,24 +179,24 @@ def trace_training_step(config: Config, num_classes: int, batch_size: int, slots
         crowd=spec([batch_size, slots], tf.bool),
         image_ids=spec([batch_size], tf.int64),
     )
-    return step.get_concrete_function(batch, spec([], tf.int32), spec([2], tf.float32))
+    with _as_on_a_gpu():
+        return step.get_concrete_function(batch, spec([], tf.int32), spec([2], tf.float32))
 
 
 def trace_inference(config: Config, num_classes: int, batch_size: int) -> Any:
     """Inference on the first canvas, traced and not run."""
     model = build_model(num_classes, config)
-    _trace_norms_as_on_a_gpu(model)
     height, width = canvases(config.image)[0]
     images = tf.TensorSpec([batch_size, height, width, 3], tf.float32)
     sizes = tf.TensorSpec([batch_size, 2], tf.int32)
-    return tf.function(model.detect).get_concrete_function(images, sizes, sizes)
+    with _as_on_a_gpu():
+        return tf.function(model.detect).get_concrete_function(images, sizes, sizes)
 
 
-def _trace_norms_as_on_a_gpu(model: FasterRCNN) -> None:
-    """The compiled group norm is for CPUs only."""
-    for layer in model._flatten_layers():
-        if isinstance(layer, GroupNorm):
-            layer.kernel = "reference"
+def _as_on_a_gpu() -> contextlib.AbstractContextManager[object]:
+    """Inside, ``frcnn.ops`` selects the implementations for GPUs."""
+    compiled.active_kernels()  # those of this machine
+    return mock.patch.object(ops, "uses_gpu", return_value=True)
 
 
 def main() -> None:

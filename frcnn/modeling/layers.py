@@ -55,15 +55,25 @@ class Conv2D(keras.layers.Conv2D):
 
     Attributes:
         folded: kernel and bias that include a batch norm, float32, after :meth:`fold`.
+        bias_kernel: implementation, see :func:`frcnn.ops.bias_relu`.
     """
 
     folded: tuple[tf.Variable, tf.Variable] | None = None
+    bias_kernel: ops.Kernel = "reference"
 
-    def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        return self.convolve(inputs, self.kernel, self.bias)
+    def call(self, inputs: tf.Tensor, relu: bool = False) -> tf.Tensor:
+        bias = None if self.bias is None else tf.convert_to_tensor(self.bias._value)  # float32 in every precision
+        return self.convolve(inputs, self.kernel, bias, relu=relu)
 
-    def convolve(self, inputs: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None) -> tf.Tensor:
-        """The convolution with a given kernel and bias."""
+    def convolve(
+        self,
+        inputs: tf.Tensor,
+        kernel: tf.Tensor,
+        bias: tf.Tensor | None,
+        residual: tf.Tensor | None = None,
+        relu: bool = False,
+    ) -> tf.Tensor:
+        """The convolution with a given kernel and bias, plus ``residual``, then ReLU if ``relu``."""
         pad = self.kernel_size[0] // 2 if self.padding == "valid" else 0
         padding = [[0, 0], [pad, pad], [pad, pad], [0, 0]]
         if pad and tf.config.get_visible_devices("GPU"):
@@ -71,7 +81,9 @@ class Conv2D(keras.layers.Conv2D):
         else:
             outputs = self.convolution_op(tf.pad(inputs, padding) if pad else inputs, kernel)
         # Keras adds the bias as a reshaped tensor, which TensorFlow does not fuse with the convolution.
-        return outputs if bias is None else tf.nn.bias_add(outputs, tf.cast(bias, outputs.dtype))
+        if bias is not None:
+            return ops.bias_relu(outputs, bias, residual, relu=relu, kernel=self.bias_kernel)
+        return _add_and_activate(outputs, residual, relu)
 
     def fold(self, normalization: keras.layers.Layer) -> None:
         """Fold a norm with stored statistics into kernel and bias, for inference with fixed weights."""
@@ -87,8 +99,9 @@ def conv_norm(
     inputs: tf.Tensor,
     training: bool = False,
     relu: bool = False,
+    residual: tf.Tensor | None = None,
 ) -> tf.Tensor:
-    """``normalization(convolution(inputs))``, then ReLU if ``relu``, in few passes over the activations.
+    """``normalization(convolution(inputs))``, plus ``residual``, then ReLU if ``relu``, in few passes.
 
     A norm that uses stored statistics is folded into the convolution; group norm includes the ReLU.
     """
@@ -97,14 +110,18 @@ def conv_norm(
         affine = _AFFINES.get().get(id(normalization))
         if affine is None and convolution.built:
             affine = normalization.stored_affine(training)
-        if affine is None and isinstance(normalization, GroupNorm):
+        if affine is None and isinstance(normalization, GroupNorm) and residual is None:
             return normalization(convolution(inputs), relu=relu)
         if affine is None:
-            outputs = normalization(convolution(inputs), training=training)
-            return tf.nn.relu(outputs) if relu else outputs
+            return _add_and_activate(normalization(convolution(inputs), training=training), residual, relu)
         folded = _folded(convolution, *affine)
     kernel, bias = folded
-    outputs = convolution.convolve(inputs, tf.cast(kernel, inputs.dtype), bias)
+    return convolution.convolve(inputs, tf.cast(kernel, inputs.dtype), bias, residual, relu)
+
+
+def _add_and_activate(outputs: tf.Tensor, residual: tf.Tensor | None, relu: bool) -> tf.Tensor:
+    if residual is not None:
+        outputs = outputs + residual
     return tf.nn.relu(outputs) if relu else outputs
 
 

@@ -69,7 +69,7 @@ class RPNHead(Composite):
         logits, deltas = [], []
         for features in pyramid:
             for layer in self.convs:
-                features = tf.nn.relu(layer(features))
+                features = layer(features, relu=True)
             logits.append(_flatten(self.objectness(features), 1)[..., 0])
             deltas.append(_flatten(self.deltas(features), 4))
         return Predictions(

@@ -1,5 +1,5 @@
 """The operations that TensorFlow lacks: :func:`roi_align` over a pyramid, :func:`nms` over a batch, and a fast
-:func:`group_norm`.
+:func:`group_norm` and :func:`bias_relu`.
 
 This module is the public interface and selects the implementation: ``reference.py`` defines the results in plain
 TensorFlow, ``compiled.py`` calls the C++ and CUDA kernels, which ``build.py`` compiles at first use. Importing this
@@ -19,6 +19,8 @@ from typing import Literal
 import tensorflow as tf
 
 from frcnn.ops import compiled, reference
+from frcnn.ops.bias_relu import fused as fused_bias_relu
+from frcnn.ops.bias_relu import reference as reference_bias_relu
 from frcnn.ops.group_norm import fused as fused_norm
 from frcnn.ops.group_norm import reference as reference_norm
 
@@ -113,16 +115,47 @@ def group_norm(
     Returns:
         Shape and dtype of the inputs. Differentiable in all three tensors.
     """
-    on_cpu = kernel != "reference" and not tf.config.get_visible_devices("GPU")
+    on_cpu = kernel != "reference" and not uses_gpu()
     implementation = fused_norm if on_cpu and _implementation(kernel) is compiled else reference_norm
     return implementation(inputs, gamma, beta, groups, epsilon, relu)
+
+
+def bias_relu(
+    inputs: tf.Tensor,
+    bias: tf.Tensor,
+    residual: tf.Tensor | None = None,
+    *,
+    relu: bool = True,
+    kernel: Kernel = "auto",
+) -> tf.Tensor:
+    """``inputs + bias``, plus ``residual`` if there is one, then ReLU if ``relu``.
+
+    Args:
+        inputs: ``[..., C]`` of at least two axes, float32, bfloat16 or float16.
+        bias: ``[C]`` float32.
+        residual: shape and dtype of the inputs.
+        kernel: as for :func:`roi_align`. The compiled kernel, which rounds once, is for GPUs: elsewhere, all values
+            select the reference, whose operations TensorFlow fuses with a convolution. A graph that was traced for a
+            GPU runs on a CPU as well.
+
+    Returns:
+        Shape and dtype of the inputs. Differentiable in all tensors.
+    """
+    on_gpu = kernel != "reference" and uses_gpu()
+    implementation = fused_bias_relu if on_gpu and _implementation(kernel) is compiled else reference_bias_relu
+    return implementation(inputs, bias, residual, relu)
+
+
+def uses_gpu() -> bool:
+    """Whether TensorFlow uses a GPU in this process."""
+    return bool(tf.config.get_visible_devices("GPU"))
 
 
 def describe_kernels(kernel: Kernel) -> str:
     """One line for logs: the implementation that ``kernel`` selects on this machine."""
     if kernel != "reference":
         return f"RoIAlign and NMS: {compiled.active_kernels().description}"
-    slow = "; this is slow on a GPU, use ops.kernel=auto" if tf.config.get_visible_devices("GPU") else ""
+    slow = "; this is slow on a GPU, use ops.kernel=auto" if uses_gpu() else ""
     return f"RoIAlign and NMS: the TensorFlow reference, as ops.kernel says{slow}"
 
 

@@ -8,8 +8,10 @@ import pytest
 import tensorflow as tf
 from tensorflow.python.eager import context
 
+from frcnn import ops
 from frcnn.modeling.fpn import _add_upsampled
 from frcnn.modeling.layers import BatchNorm, FrozenBatchNorm, GroupNorm, affines_together, conv, conv_norm
+from frcnn.ops.compiled import active_kernels
 
 
 def randomized(layer: keras.layers.Layer, inputs: tf.Tensor, rng: np.random.Generator) -> keras.layers.Layer:
@@ -184,6 +186,26 @@ def test_tensorflow_fuses_convolution_folded_norm_and_relu() -> None:
     }
     assert counts[unfolded] == {"FusedConv2D": 0, "Conv2D": 1, "Relu": 1, "BiasAdd": 0}
     assert counts[conv_norm] == {"FusedConv2D": 1, "Conv2D": 1, "Relu": 0, "BiasAdd": 0}
+
+
+def test_on_gpus_bias_residual_and_relu_are_one_operation(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(9)
+    inputs, residual = (tf.constant(rng.normal(size=(1, 8, 8, 4)), tf.float32) for _ in range(2))
+    convolution = conv(4, 3, use_bias=False, initializer="he_normal", name="conv")
+    normalization = randomized(FrozenBatchNorm(1e-5, "norm"), convolution(inputs), rng)
+    results, kinds = [], []
+    active_kernels()
+    for convolution.bias_kernel in ("reference", "auto"):
+        monkeypatch.setattr(ops, "uses_gpu", lambda: True)
+        traced = tf.function(lambda: conv_norm(convolution, normalization, inputs, relu=True, residual=residual))
+        kinds.append({operation.type for operation in traced.get_concrete_function().graph.get_operations()})
+        results.append(traced())
+    elementwise = {"BiasAdd", "Relu", "FrcnnBiasRelu"}
+    assert [found & elementwise for found in kinds] == [{"BiasAdd", "Relu"}, {"FrcnnBiasRelu"}]
+    np.testing.assert_allclose(*results, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        results[0], tf.nn.relu(unfolded(convolution, normalization, inputs) + residual), rtol=1e-4, atol=1e-5
+    )
 
 
 def executed_operations(function: object, *inputs: tf.Tensor) -> list[str]:

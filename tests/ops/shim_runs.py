@@ -20,7 +20,7 @@ SHIM = Path(__file__).parent / "shim"
 KERNELS = Path(__file__).parents[2] / "frcnn" / "ops" / "kernels"
 
 # Small blocks and tiles, so that small inputs take several of each.
-SMALL = ("-DFRCNN_THREADS=32", "-DFRCNN_NMS_TILE=128")
+SMALL = ("-DFRCNN_THREADS=32", "-DFRCNN_NMS_TILE=128", "-DFRCNN_MAX_BLOCKS=3")
 MODES = {
     "fibers": ("-O1",),
     "address": ("-O1", "-g", "-DFRCNN_SHIM_THREADS", "-fsanitize=address", "-static-libasan"),
@@ -46,14 +46,18 @@ def compile_objects(folder: Path, compiler: str, flags: tuple[str, ...], sources
     return objects
 
 
+def launch_sources(kernels: Path = KERNELS) -> list[Path]:
+    """The launch functions of the GPU kernels, which need no CUDA."""
+    return [*sorted(kernels.glob("*_cuda.cc")), kernels / "cuda_driver.cc"]
+
+
 def build_objects(mode: str, folder: Path, kernels: Path = KERNELS, extra: tuple[str, ...] = SMALL) -> list[Path]:
     """The GPU kernels compiled for the host, their launch functions, and the fake driver."""
     flags = (*MODES[mode], *extra, f"-I{kernels}")
     shimmed = [kernels / "gpu_kernels.cu", SHIM / "fake_driver.cc"]
-    launches = [kernels / name for name in ("roi_align_cuda.cc", "nms_cuda.cc", "cuda_driver.cc")]
     return [
         *compile_objects(folder, "g++", (*flags, "-include", str(SHIM / "cuda_shim.h")), shimmed),
-        *compile_objects(folder, "g++", (*flags, "-DFRCNN_SHIM_DRIVER"), launches),
+        *compile_objects(folder, "g++", (*flags, "-DFRCNN_SHIM_DRIVER"), launch_sources(kernels)),
     ]
 
 
@@ -81,7 +85,7 @@ def link(compiler: str, flags: tuple[str, ...], objects: list[Path], target: Pat
 def build_cpu(program: Path, compiler: str = "g++", flags: tuple[str, ...] = ()) -> Path:
     """The CPU kernels behind the same interface; ``order`` is the order of the chunks of parallel work."""
     folder = program.with_name(f"{program.name}.objects")
-    sources = [KERNELS / name for name in ("roi_align_plan.cc", "roi_align_cpu.cc", "nms_cpu.cc")]
+    sources = [KERNELS / name for name in ("roi_align_plan.cc", "roi_align_cpu.cc", "nms_cpu.cc", "bias_relu_cpu.cc")]
     sources += [SHIM / name for name in ("cpu.cc", "fake_driver.cc", "main.cc")]
     link(compiler, flags, compile_objects(folder, compiler, (*flags, f"-I{KERNELS}"), sources), program)
     return program
@@ -219,6 +223,46 @@ def check_nms(program: Program, order: str, call: tuple[tuple[np.ndarray, ...], 
     np.testing.assert_array_equal(values[-2:], (kept >= 0).sum(axis=1))
 
 
+class BiasReluCase(NamedTuple):
+    """Shape and options of a call; all sums are exact in float32, so that results have one correct rounding."""
+
+    dtype: int
+    shape: tuple[int, int]
+    relu: bool
+    residual: bool
+    offset: int = 0  # of the inputs from an aligned address, elements
+
+
+def check_bias_relu(program: Program, order: str, case: BiasReluCase) -> None:
+    rng = np.random.default_rng(case.shape[1])
+    encode, decode, raw, _ = FORMATS[case.dtype]
+    inputs, residual, upstream = (decode(encode(rng.integers(-1280, 1280, case.shape) / 64)) for _ in range(3))
+    bias = rng.integers(-1280, 1280, case.shape[1]) / 64
+    inputs[0, :2], residual[-1, -1] = (np.nan, np.inf), np.nan
+    sums = inputs + bias + (residual if case.residual else 0)
+    outputs = decode(encode(np.where(sums <= 0, 0, sums) if case.relu else sums))
+    head = np.int32([case.dtype, *case.shape, case.relu, case.residual, case.offset])
+    padding = np.zeros(case.offset, raw)
+
+    def compare(found: bytes, expected: np.ndarray) -> None:
+        values = decode(np.frombuffer(found, raw)[case.offset :]).reshape(case.shape)
+        np.testing.assert_array_equal(values, expected)
+
+    arrays = [encode(inputs), bias.astype(np.float32), *([encode(residual)] if case.residual else [])]
+    compare(run(program, "bias_relu", order, head, padding, *arrays)[0], outputs)
+    passed = np.where(outputs > 0, upstream, 0)
+    compare(run(program, "bias_relu_gradient", order, head, padding, encode(upstream), encode(outputs))[0], passed)
+
+
+BIAS_RELU_CASES = {
+    "16 bytes at once, threads without a row": BiasReluCase(1, (61, 40), relu=True, residual=True),
+    "float16, rows of several blocks": BiasReluCase(2, (3, 808), relu=True, residual=False),
+    "float32, no ReLU": BiasReluCase(0, (90, 12), relu=False, residual=True),
+    "float32, single channels": BiasReluCase(0, (50, 3), relu=True, residual=True),
+    "not aligned": BiasReluCase(1, (40, 16), relu=True, residual=False, offset=1),
+}
+
+
 @functools.cache
 def checks() -> list[tuple[str, Callable[[Program, str], None]]]:
     """Name and function of each check; the inputs are created once."""
@@ -238,5 +282,9 @@ def checks() -> list[tuple[str, Callable[[Program, str], None]]]:
         *(
             (name, lambda program, order, call=call: check_nms(program, order, call))
             for name, call in nms_calls.items()
+        ),
+        *(
+            (f"bias and ReLU, {name}", lambda program, order, case=case: check_bias_relu(program, order, case))
+            for name, case in BIAS_RELU_CASES.items()
         ),
     ]

@@ -102,9 +102,41 @@ def test_nms_of_80000_candidates_takes_42_launches(program, monkeypatch, tmp_pat
     assert len(launches(program, "nms", *inputs, monkeypatch=monkeypatch, tmp_path=tmp_path)) == 2 + 2 * 20
 
 
+@pytest.mark.parametrize(
+    ("head", "suffix", "blocks"),
+    [
+        # dtype, rows, channels, relu, residual, offset. A thread has two accesses of 16 bytes in flight.
+        ((1, 1000, 256, 1, 1, 0), "bfloat16_x8", math.ceil(1000 * 32 / (2 * THREADS))),
+        ((0, 1000, 64, 1, 0, 0), "float32_x4", math.ceil(1000 * 16 / (2 * THREADS))),
+        ((2, 1001, 12, 0, 0, 0), "float16_x1", math.ceil(1001 * 12 / (2 * THREADS))),
+        ((1, 1000, 64, 1, 0, 1), "bfloat16_x1", math.ceil(1000 * 64 / (2 * THREADS))),
+        ((1, 40000, 256, 1, 0, 0), "bfloat16_x8", 2048),
+    ],
+    ids=["bfloat16", "float32", "12 channels", "not aligned", "more than the largest grid"],
+)
+def test_bias_relu(program, head, suffix, blocks, monkeypatch, tmp_path):
+    dtype, rows, channels, _, residual, offset = head
+    size = (4, 2, 2)[dtype]
+    values = np.zeros(rows * channels * size, np.uint8)
+    inputs, bias = np.zeros(offset * size + values.nbytes, np.uint8), np.zeros(channels, np.float32)
+    recorded = {"monkeypatch": monkeypatch, "tmp_path": tmp_path}
+    found = launches(program, "bias_relu", np.int32(head), inputs, bias, *[values] * residual, **recorded)
+    found += launches(program, "bias_relu_gradient", np.int32(head), inputs, values, **recorded)[1:]
+    grid = (blocks, 1, 1), THREADS, 0
+    assert found == [(f"frcnn_bias_relu_{suffix}", *grid), (f"frcnn_bias_relu_gradient_{suffix}", *grid)]
+
+
+def test_bias_relu_has_threads_for_a_whole_row(program, monkeypatch, tmp_path):
+    arrays = np.int32([0, 1, 2049, 1, 0, 0]), np.zeros(2049, np.float32), np.zeros(2049, np.float32)
+    found = launches(program, "bias_relu", *arrays, monkeypatch=monkeypatch, tmp_path=tmp_path)
+    assert found == [("frcnn_bias_relu_float32_x1", (math.ceil(2049 / THREADS), 1, 1), THREADS, 0)]
+
+
 def test_empty_inputs_launch_nothing(program, monkeypatch, tmp_path):
     recorded = {"monkeypatch": monkeypatch, "tmp_path": tmp_path}
     assert launches(program, "nms", *nms_inputs(2, 0, 5), **recorded) == []
+    assert launches(program, "bias_relu", np.int32([0, 0, 8, 1, 0, 0]), np.zeros(8, np.float32), **recorded) == []
+    assert launches(program, "bias_relu_gradient", np.int32([0, 0, 8, 1, 0, 0]), **recorded) == []
     levels = [np.zeros([2, *shape, 16], np.uint8) for shape in ((200, 336), (100, 168))]
     assert launches(program, "roi_align", *pooling(0, 4, 0), *levels, **recorded) == []
 
@@ -137,8 +169,7 @@ def test_errors_of_the_driver(program, tmp_path):
 def without_driver(tmp_path_factory):
     """The launch functions in a library of their own; NVIDIA's driver is looked for when it is used."""
     folder = tmp_path_factory.mktemp("driver")
-    sources = [shim_runs.KERNELS / name for name in ("roi_align_cuda.cc", "nms_cuda.cc", "cuda_driver.cc")]
-    sources.append(folder / "caller.cc")
+    sources = [*shim_runs.launch_sources(), folder / "caller.cc"]
     sources[-1].write_text(
         '#include <cstdio>\n#include "cuda_launch.h"\nint main() {\n'
         "  int32_t indices[3], counts[1];\n"

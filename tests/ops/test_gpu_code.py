@@ -16,7 +16,7 @@ DTYPES = {"float32": 4, "bfloat16": 8, "float16": 8}
 KERNELS = {
     *(
         f"frcnn_{kernel}_{dtype}_x{width}"
-        for kernel in ("roi_align", "scatter", "gather")
+        for kernel in ("roi_align", "scatter", "gather", "bias_relu", "bias_relu_gradient")
         for dtype, widest in DTYPES.items()
         for width in (1, widest)
     ),

@@ -5,6 +5,7 @@
 #include <functional>
 #include <vector>
 
+#include "bias_relu.h"
 #include "nms.h"
 #include "roi_align.h"
 
@@ -39,5 +40,8 @@ void roi_align_backward(const Plan& plan, DType dtype, const void* upstream, voi
 // One image: boxes [N, 4], scores [N], groups [N]; writes indices [max_outputs] and returns the number of kept boxes.
 int nms(const float* boxes, const float* scores, const int32_t* groups, int count, float iou_threshold, int max_outputs,
         int32_t* indices, const ParallelFor& parallel);
+
+void bias_relu_forward(const BiasReluCall& call, const ParallelFor& parallel);
+void bias_relu_backward(const BiasReluGradientCall& call, const ParallelFor& parallel);
 
 }  // namespace frcnn

@@ -2,6 +2,7 @@
 // that launches it (*_cuda.cc).
 #pragma once
 
+#include "bias_relu.h"
 #include "roi_align.h"
 
 #ifndef FRCNN_THREADS  // per block; the tests use fewer
@@ -9,6 +10,9 @@
 #endif
 #ifndef FRCNN_NMS_TILE  // candidates; the tests use fewer
 #define FRCNN_NMS_TILE 4096
+#endif
+#ifndef FRCNN_MAX_BLOCKS  // of the elementwise kernels, about two waves of a large GPU; the tests use fewer
+#define FRCNN_MAX_BLOCKS 2048
 #endif
 
 namespace frcnn {
@@ -71,5 +75,12 @@ struct TileState {
 
 using NmsKernel = void(NmsCall, NmsBuffers);
 using NmsTileKernel = void(NmsCall, NmsBuffers, int first);
+
+// Bias and ReLU
+
+constexpr int kPacketsInFlight = 2;  // loaded by a thread before it stores the first; more take too many registers
+
+using BiasReluKernel = void(BiasReluCall);
+using BiasReluGradientKernel = void(BiasReluGradientCall);
 
 }  // namespace frcnn

@@ -29,4 +29,7 @@ const char* launch_roi_align_gradient(const RoiAlignCall& call, const void* upst
 int64_t nms_workspace_bytes(const NmsCall& call);
 const char* launch_nms(const NmsCall& call, void* workspace, void* stream);
 
+const char* launch_bias_relu(const BiasReluCall& call, void* stream);
+const char* launch_bias_relu_gradient(const BiasReluGradientCall& call, void* stream);
+
 }  // namespace frcnn

@@ -40,11 +40,16 @@ __device__ __forceinline__ Packet<T, kWidth> read(const T* from) {
 }
 
 template <class T, int kWidth>
-__device__ __forceinline__ void write(const float* sums, T* to) {
+__device__ __forceinline__ void write(const Packet<T, kWidth>& packet, T* to) {
   FRCNN_COUNT_BYTES(sizeof(T) * kWidth);
+  *reinterpret_cast<Packet<T, kWidth>*>(to) = packet;
+}
+
+template <class T, int kWidth>
+__device__ __forceinline__ void write(const float* sums, T* to) {
   Packet<T, kWidth> packet;
   for (int v = 0; v < kWidth; ++v) from_float(sums[v], &packet.value[v]);
-  *reinterpret_cast<Packet<T, kWidth>*>(to) = packet;
+  write(packet, to);
 }
 
 // Adds kWidth float32 to global memory atomically: four in one 16-byte instruction where the GPU has it.

@@ -1,3 +1,4 @@
 // All GPU kernels as one translation unit.
+#include "bias_relu.cu"
 #include "nms.cu"
 #include "roi_align.cu"

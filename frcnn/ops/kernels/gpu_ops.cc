@@ -1,4 +1,5 @@
 // Registration of the GPU kernels with TensorFlow.
+#include "bias_relu_op.h"
 #include "cuda_driver.h"
 #include "cuda_launch.h"
 #include "ops.h"
@@ -93,12 +94,34 @@ class NmsGpu : public SuppressionKernel {
   }
 };
 
+class BiasReluGpu : public BiasReluOp {
+ public:
+  using BiasReluOp::BiasReluOp;
+
+ protected:
+  void run(OpKernelContext* context, const BiasReluCall& call) const override {
+    report(context, launch_bias_relu(call, stream_of(context)));
+  }
+};
+
+class BiasReluGradGpu : public BiasReluGradOp {
+ public:
+  using BiasReluGradOp::BiasReluGradOp;
+
+ protected:
+  void run(OpKernelContext* context, const BiasReluGradientCall& call) const override {
+    report(context, launch_bias_relu_gradient(call, stream_of(context)));
+  }
+};
+
 // Registered only where there is machine code for a GPU: without it TensorFlow places the operations on the CPU.
 void register_gpu_kernels() {
   static const bool once = [] {
     REGISTER_KERNEL_BUILDER(Name("FrcnnRoiAlign").Device(DEVICE_GPU), RoiAlignGpu);
     REGISTER_KERNEL_BUILDER(Name("FrcnnRoiAlignGrad").Device(DEVICE_GPU), RoiAlignGradGpu);
     REGISTER_KERNEL_BUILDER(Name("FrcnnNms").Device(DEVICE_GPU), NmsGpu);
+    REGISTER_KERNEL_BUILDER(Name("FrcnnBiasRelu").Device(DEVICE_GPU), BiasReluGpu);
+    REGISTER_KERNEL_BUILDER(Name("FrcnnBiasReluGrad").Device(DEVICE_GPU), BiasReluGradGpu);
     return true;
   }();
   static_cast<void>(once);

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import elementwise
 import numpy as np
 import torch
 import torchvision
@@ -229,8 +230,9 @@ def measure(kernels: Any) -> list[dict[str, Any]]:
     print(f"  copy: {bandwidth / 1e12:.2f} TB/s\n")
     rows = [row for batch in (2, 8) for dtype in DTYPES for row in roi_align_times(kernels, dtype, batch, bandwidth)]
     rows += [nms_times(kernels, *case) for case in ((8819, 5, 0.7, 2000), (80000, 80, 0.5, 100))]
+    rows += elementwise.times(kernels, bandwidth, seconds_of)
     columns = ("case", "ours_us", "torchvision_us", "bound_us")
-    print("| case | ours, µs | torchvision, µs | memory bound, µs | ours / torchvision | ours / bound |")
+    print("| case | ours, µs | PyTorch, µs | memory bound, µs | ours / PyTorch | ours / bound |")
     print("|---|---|---|---|---|---|")
     for row in rows:
         ours, theirs, bound = (row[column] for column in columns[1:])

@@ -57,3 +57,14 @@ FRCNN_EXPORT const char* frcnn_test_nms(const int32_t* head, float threshold, co
                                         void* stream) {
   return launch_nms(make_nms_call(head, threshold, boxes, scores, groups, indices, counts), workspace, stream);
 }
+
+// head: dtype, rows, channels, relu
+FRCNN_EXPORT const char* frcnn_test_bias_relu(const int32_t* head, const void* inputs, const float* bias,
+                                              const void* residual, void* outputs, void* stream) {
+  return launch_bias_relu({DType(head[0]), head[3] != 0, head[1], head[2], inputs, bias, residual, outputs}, stream);
+}
+
+FRCNN_EXPORT const char* frcnn_test_bias_relu_gradient(const int32_t* head, const void* upstream, const void* outputs,
+                                                       void* gradient, void* stream) {
+  return launch_bias_relu_gradient({DType(head[0]), int64_t(head[1]) * head[2], upstream, outputs, gradient}, stream);
+}

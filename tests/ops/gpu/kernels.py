@@ -18,7 +18,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 import shim_runs  # noqa: E402
 
-LAUNCHES = [shim_runs.KERNELS / name for name in ("roi_align_cuda.cc", "nms_cuda.cc", "cuda_driver.cc")]
+LAUNCHES = shim_runs.launch_sources()
 POISON = 0xFF  # outputs are filled with these bytes before a call: NaN in all dtypes
 
 
@@ -117,7 +117,7 @@ class Kernels:
     def __init__(self, library: Path, memory: HostMemory | GpuMemory) -> None:
         self.memory = memory
         self.c = ctypes.CDLL(str(library))
-        for name in ("roi_align", "gradient", "nms"):
+        for name in ("roi_align", "gradient", "nms", "bias_relu", "bias_relu_gradient"):
             getattr(self.c, f"frcnn_test_{name}").restype = ctypes.c_char_p
         self.c.frcnn_test_gradient_sums.restype = self.c.frcnn_test_nms_workspace.restype = ctypes.c_int64
 
@@ -159,6 +159,12 @@ class Kernels:
             )
         )
 
+    def bias_relu(self, operation: str, head: np.ndarray, *pointers: int) -> None:
+        """``bias_relu`` of inputs, bias, residual and outputs, or ``bias_relu_gradient`` of upstream, outputs and
+        gradient."""
+        function = getattr(self.c, f"frcnn_test_{operation}")
+        self._check(function(_void(head.ctypes.data), *map(_void, pointers), self._stream()))
+
     def __call__(self, operation: str, order: str, *arrays: np.ndarray) -> tuple[bytes, int]:
         """One call as ``shim_runs.run`` makes it of a program."""
         memory = self.memory
@@ -169,6 +175,15 @@ class Kernels:
             pointers = [memory.pointer(place) for place in (*places, *outputs)]
             self.nms(head, float(threshold[0]), pointers[:3], pointers[3], pointers[4])
             return b"".join(map(memory.get, outputs)), 0
+        if operation.startswith("bias_relu"):
+            head, padding, *inputs = arrays
+            shift, first = padding.nbytes, inputs[0].ravel()
+            places = [memory.put(array) for array in (np.concatenate([padding, first]), *inputs[1:])]
+            target, *others = map(memory.pointer, places)
+            if operation == "bias_relu" and not head[4]:
+                others.append(0)
+            self.bias_relu(operation, head[:4].copy(), target + shift, *others, target + shift)
+            return memory.get(places[0]), 0
         geometry, (boxes, images), values = list(arrays[:5]), map(memory.put, arrays[5:7]), arrays[7:]
         inputs = [memory.put(array) for array in values]
         head, heights, widths = geometry[:3]

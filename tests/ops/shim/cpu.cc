@@ -53,4 +53,14 @@ const char* launch_nms(const NmsCall& call, void*, void*) {
   return nullptr;
 }
 
+const char* launch_bias_relu(const BiasReluCall& call, void*) {
+  bias_relu_forward(call, in_chunks);
+  return nullptr;
+}
+
+const char* launch_bias_relu_gradient(const BiasReluGradientCall& call, void*) {
+  bias_relu_backward(call, in_chunks);
+  return nullptr;
+}
+
 }  // namespace frcnn

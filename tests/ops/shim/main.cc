@@ -135,6 +135,30 @@ const char* run_nms(CUstream stream) {
   return error;
 }
 
+const char* run_bias_relu(const std::string& operation, CUstream stream) {
+  // dtype, rows, channels, relu, residual, offset; then inputs, bias, residual. The outputs replace the inputs. The
+  // offset in elements shifts them from an aligned address. Gradient: upstream and outputs; it replaces upstream.
+  const auto head = read_array<int32_t>(6);
+  const DType dtype = DType(head[0]);
+  const int64_t size = int64_t(head[1]) * head[2], shift = head[5] * bytes_of(dtype);
+  const Buffer inputs = Buffer::from_stdin(shift + size * bytes_of(dtype));
+  const char* error;
+  if (operation == "bias_relu") {
+    const Buffer bias = Buffer::from_stdin(sizeof(float) * head[2]);
+    const Buffer residual = Buffer::from_stdin(head[4] ? size * bytes_of(dtype) : 0);
+    void* place = inputs.data<char>() + shift;
+    error = launch_bias_relu({dtype, head[3] != 0, head[1], head[2], place, bias.data<float>(), residual.data(), place},
+                             stream);
+  } else {
+    const Buffer outputs = Buffer::from_stdin(size * bytes_of(dtype));
+    void* place = inputs.data<char>() + shift;
+    error = launch_bias_relu_gradient({dtype, size, place, outputs.data(), place}, stream);
+  }
+  check(cuStreamSynchronize(stream));
+  inputs.print();
+  return error;
+}
+
 }  // namespace
 
 int main(int, char** arguments) {
@@ -148,7 +172,9 @@ int main(int, char** arguments) {
   check(cuDevicePrimaryCtxRetain(&context, device));
   check(cuCtxSetCurrent(context));
   check(cuStreamCreate(&stream, 0));
-  const char* error = operation == "nms" ? run_nms(stream) : run_roi_align(operation, stream);
+  const char* error = operation == "nms"                     ? run_nms(stream)
+                      : operation.rfind("bias_relu", 0) == 0 ? run_bias_relu(operation, stream)
+                                                             : run_roi_align(operation, stream);
   fprintf(stderr, "%lld\n", frcnn_shim_bytes != nullptr ? frcnn_shim_bytes() : 0LL);
   if (error != nullptr) fprintf(stderr, "%s\n", error);
   return error == nullptr ? 0 : 5;
