@@ -54,6 +54,8 @@ class FasterRCNN(keras.Model):
         for layer in self._flatten_layers():
             if isinstance(layer, GroupNorm):
                 layer.kernel = options.ops.kernel
+            elif isinstance(layer, Conv2D):
+                layer.bias_kernel = options.ops.kernel
         self.backbone.recompute = options.training.recompute
 
     def _create_variables(self) -> None:

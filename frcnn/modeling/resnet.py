@@ -28,7 +28,7 @@ INITIALIZER = "he_normal"
 
 
 class ConvNorm(Composite):
-    """Convolution without bias, norm, and optionally ReLU."""
+    """Convolution without bias, norm, optionally the sum with a residual, and optionally ReLU."""
 
     def __init__(
         self, filters: int, kernel: int, stride: int, options: config.Backbone, *, relu: bool, name: str
@@ -38,8 +38,8 @@ class ConvNorm(Composite):
         self.norm = norm(options.norm, options.norm_eps, name="norm")
         self.relu = relu
 
-    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
-        return conv_norm(self.conv, self.norm, inputs, training, self.relu)
+    def call(self, inputs: tf.Tensor, training: bool = False, residual: tf.Tensor | None = None) -> tf.Tensor:
+        return conv_norm(self.conv, self.norm, inputs, training, self.relu, residual)
 
 
 class Block(Composite):
@@ -52,20 +52,20 @@ class Block(Composite):
         width = filters * BOTTLENECK_EXPANSION if bottleneck else filters
         first, second = (stride, 1) if options.stride_in_1x1 else (1, stride)
         if bottleneck:
-            plan = [(filters, 1, first, True), (filters, 3, second, True), (width, 1, 1, False)]
+            plan = [(filters, 1, first), (filters, 3, second), (width, 1, 1)]
         else:
-            plan = [(filters, 3, stride, True), (filters, 3, 1, False)]
+            plan = [(filters, 3, stride), (filters, 3, 1)]
         self.convs = [
-            ConvNorm(f, k, s, options, relu=r, name=f"conv{i}") for i, (f, k, s, r) in enumerate(plan, start=1)
+            ConvNorm(f, k, s, options, relu=True, name=f"conv{i}") for i, (f, k, s) in enumerate(plan, start=1)
         ]
         self.shortcut = ConvNorm(width, 1, stride, options, relu=False, name="shortcut") if project else None
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+        residual = self.shortcut(inputs, training=training) if self.shortcut else inputs
         outputs = inputs
-        for layer in self.convs:
+        for layer in self.convs[:-1]:
             outputs = layer(outputs, training=training)
-        shortcut = self.shortcut(inputs, training=training) if self.shortcut else inputs
-        return tf.nn.relu(outputs + shortcut)
+        return self.convs[-1](outputs, training=training, residual=residual)
 
 
 class ResNet(Composite):
