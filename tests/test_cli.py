@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from command_line import error_of, frcnn
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from frcnn.cli import main
 from frcnn.data.coco import Index
@@ -20,6 +22,7 @@ from frcnn.data.formats.label_files import FORMATS
 from frcnn.evaluation import evaluate
 from frcnn.inference import Detections, Detector
 from frcnn.tiling import Tiling
+from frcnn.training.tracking.pr_curves import OVERALL
 
 TINY = """
 image: {min_size: [64], max_size: 64, canvas_aspects: [1.0]}
@@ -67,6 +70,15 @@ def test_evaluate_works_from_the_model_folder_alone(model: Path, tmp_path: Path)
     assert numbers["dataset"] == trained["datasets"]["validation"]
     assert numbers["dataset"]["objects"] == numbers["dataset"]["annotations"] == numbers["objects"]
     assert trained["datasets"]["train"]["images"] == 8
+
+
+def test_training_writes_pr_curves_for_tensorboard(model: Path) -> None:
+    events = EventAccumulator(str(model.parent / "tensorboard"), size_guidance={"tensors": 0}).Reload()
+    (curve,) = events.Tensors(f"{OVERALL}/pr_curves")
+    found, _, _, missed, _, _ = tf.make_ndarray(curve.tensor_proto)
+    trained = json.loads((model / "metrics.json").read_text())
+    assert set((found + missed).tolist()) == {trained["objects"]}
+    assert curve.step == trained["step"]
 
 
 def test_evaluate_takes_other_data(model: Path, shapes: Path) -> None:

@@ -43,6 +43,20 @@ class ScoreCurve(NamedTuple):
         return np.divide(2 * self.precision * self.recall, total, out=np.zeros_like(total), where=total > 0)
 
 
+class ScoreCounts(NamedTuple):
+    """Detections of at least each of some scores, at IoU 0.5.
+
+    Attributes:
+        correct: ``[S]`` int64; detections that match an object.
+        wrong: ``[S]`` int64; the others that count.
+        objects: number of objects.
+    """
+
+    correct: np.ndarray
+    wrong: np.ndarray
+    objects: int
+
+
 class Goal(NamedTuple):
     """What a threshold is chosen for: the best F1, or a minimum precision or recall."""
 
@@ -88,18 +102,21 @@ def score_curve(matches: Matches, label: int | None = None, iou_threshold: int =
         label: 1..K; None for all classes.
         iou_threshold: position in ``IOU_THRESHOLDS``.
     """
-    rows = slice(None) if label is None else matches.of_label(label)
-    own = slice(None) if label is None else matches.objects_of_label(label)
-    objects = int((~matches.object_ignored[ALL_AREAS, own]).sum())
-    counted = ~matches.ignored[iou_threshold, ALL_AREAS, rows]
-    score = matches.found.score[rows][counted].astype(np.float64)
-    correct = matches.matched[iou_threshold, ALL_AREAS, rows][counted]
-    order = np.argsort(-score, kind="stable")
-    score, true = score[order], np.cumsum(correct[order])
+    score, correct, objects = _by_score(matches, label, iou_threshold)
+    true = np.cumsum(correct)
     last = np.flatnonzero(np.diff(score, append=-1.0))  # of detections with equal scores
     kept = last + 1.0
     recall = true[last] / objects if objects else np.full(len(last), np.nan)
     return ScoreCurve(score[last], true[last] / kept, recall, objects)
+
+
+def count_at_scores(matches: Matches, scores: np.ndarray, label: int | None = None) -> ScoreCounts:
+    """Counts of a class, or of all classes together, at IoU 0.5 for each of some minimum scores ``[S]``."""
+    score, correct, objects = _by_score(matches, label, 0)
+    # Scores are float32, and are compared as such.
+    kept = np.searchsorted(-score, -scores.astype(np.float32).astype(np.float64), side="right")
+    true = np.concatenate([[0], np.cumsum(correct)])[kept]
+    return ScoreCounts(true, kept - true, objects)
 
 
 def choose_point(curve: ScoreCurve, goal: Goal) -> OperatingPoint | None:
@@ -183,6 +200,18 @@ def precision_at_recalls(matches: Matches, label: int, iou_threshold: int) -> np
     envelope = np.maximum.accumulate((true / (true + false + np.spacing(1)))[::-1])[::-1]
     places = np.searchsorted(true / objects, RECALLS, side="left")
     return np.append(envelope, 0.0)[places]
+
+
+def _by_score(matches: Matches, label: int | None, iou_threshold: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """Descending scores ``[N]`` float64 of the detections that count, which are correct, and the number of objects."""
+    rows = slice(None) if label is None else matches.of_label(label)
+    own = slice(None) if label is None else matches.objects_of_label(label)
+    objects = int((~matches.object_ignored[ALL_AREAS, own]).sum())
+    counted = ~matches.ignored[iou_threshold, ALL_AREAS, rows]
+    score = matches.found.score[rows][counted].astype(np.float64)
+    correct = matches.matched[iou_threshold, ALL_AREAS, rows][counted]
+    order = np.argsort(-score, kind="stable")
+    return score[order], correct[order], objects
 
 
 def _short(score: float, next_lower: float) -> float:

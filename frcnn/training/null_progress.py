@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from frcnn.evaluation.matching import Matches
 from frcnn.training.folders import Folders
 
 
@@ -36,6 +37,9 @@ class NullProgress:
         pass
 
     def images(self, step: int, name: str, draw: Callable[[Path], Sequence[np.ndarray]]) -> None:
+        pass
+
+    def pr_curves(self, step: int, match: Callable[[], Matches]) -> None:
         pass
 
     def report(self, write: Callable[[Path, Sequence[Mapping[str, Any]]], Path]) -> None:

@@ -14,10 +14,12 @@ import numpy as np
 from tqdm import tqdm
 
 from frcnn.evaluation.curves import plot_training
+from frcnn.evaluation.matching import Matches
 from frcnn.training.folders import METRICS_FILE, Folders
 from frcnn.training.metric_lines import metric_line
 from frcnn.training.metrics_file import MetricsFile, read_records
 from frcnn.training.optional_output import OptionalOutput
+from frcnn.training.tracking.pr_curves import pr_curve_summaries
 from frcnn.training.tracking.sink import Sink
 from frcnn.training.tracking.tensorboard import TensorBoardSink
 
@@ -95,7 +97,8 @@ class Progress:
         with self._optional.writing(str(self._folder / METRICS_FILE)):
             self._folder.mkdir(parents=True, exist_ok=True)
             self._metrics = MetricsFile(self._folder / METRICS_FILE, self._start_step, self.message)
-        self._sinks = [TensorBoardSink(self._folder / TENSORBOARD_FOLDER), *self._open_sinks(self.message)]
+        self._tensorboard = TensorBoardSink(self._folder / TENSORBOARD_FOLDER)
+        self._sinks = [self._tensorboard, *self._open_sinks(self.message)]
         self._for_sinks(lambda sink: sink.start(self._parameters))
         self._clock = time.perf_counter()
         return self
@@ -164,6 +167,16 @@ class Progress:
         with self._optional.writing(str(self._folder / IMAGES_FOLDER)):
             images = draw(self._folder / IMAGES_FOLDER)
         self._for_sinks(lambda sink: sink.images(step, name, images))
+        self._clock = time.perf_counter()
+
+    def pr_curves(self, step: int, match: Callable[[], Matches]) -> None:
+        """Show precision-recall curves of an evaluation in TensorBoard.
+
+        Args:
+            match: returns the matched detections.
+        """
+        with self._optional.writing(f"PR curves in {self._tensorboard.name}"):
+            self._tensorboard.summaries(step, pr_curve_summaries(match()))
         self._clock = time.perf_counter()
 
     def report(self, write: Callable[[Path, Sequence[Mapping[str, Any]]], Path]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -43,13 +44,13 @@ class Measured(NamedTuple):
     Attributes:
         weights: ``"averaged"`` or ``"raw"``.
         results: detections by image id.
-        matches: of the detections, if the metrics needed them.
+        match: matches the detections when it is first called.
     """
 
     weights: str
     results: dict[int, Detections]
     metrics: Metrics
-    matches: Matches | None = None
+    match: Callable[[], Matches]
 
 
 class Validation:
@@ -142,6 +143,7 @@ class Validation:
         if raw:
             record[f"raw_{best.metric}"] = metric_value(raw.metrics, best.metric)
         progress.evaluation(step, {**measured.metrics.to_json(), **record})
+        progress.pr_curves(step, measured.match)
         first, class_names = self.index.images[:DRAWN_IMAGES], self.detector.class_names
         results, limit = measured.results, self.config.data.max_pixels
         progress.images(step, "validation", lambda folder: draw_comparisons(first, results, class_names, folder, limit))
@@ -181,11 +183,10 @@ class Validation:
         if not self.world.is_main:
             return None
         metrics = evaluate_detections(index, results, lambda *_: self.watchdog.tick())
-        if self.config.training.best_metric != "F1":
-            return Measured(weights, results, metrics)
-        matches = match_detections(index, results, self.watchdog.tick)
-        summary = {**metrics.summary, "F1": macro_f1(matches)}
-        return Measured(weights, results, dataclasses.replace(metrics, summary=summary), matches)
+        match = functools.cache(lambda: match_detections(index, results, self.watchdog.tick))
+        if self.config.training.best_metric == "F1":
+            metrics = dataclasses.replace(metrics, summary={**metrics.summary, "F1": macro_f1(match())})
+        return Measured(weights, results, metrics, match)
 
     def _keep(
         self, measured: Measured, step: int, unread: Mapping[str, str], progress: Progress | NullProgress
@@ -193,8 +194,7 @@ class Validation:
         """Write the model, whose variables are those that were measured."""
         assert self.index is not None
         # Before all reports, which are optional.
-        matches = measured.matches or match_detections(self.index, measured.results, self.watchdog.tick)
-        thresholds = thresholds_document(matches, self.index, "validation")
+        thresholds = thresholds_document(measured.match(), self.index, "validation")
         document = {**measured.metrics.to_json(), "split": "validation", "weights": measured.weights, "step": step}
         self._write_model(document, thresholds)
         self._keep_detections(measured.results, unread, progress)

@@ -8,7 +8,7 @@ from detected_cases import IndexMaker, detections, random_case
 
 from frcnn.data.coco import Index
 from frcnn.evaluation.matching import match_detections
-from frcnn.evaluation.thresholds import Goal, choose_point, macro_f1, score_curve, thresholds_document
+from frcnn.evaluation.thresholds import Goal, choose_point, count_at_scores, macro_f1, score_curve, thresholds_document
 from frcnn.inference import Detections
 
 FOUR_OBJECTS = [(0, "a", [0, 0, 40, 40]), (0, "a", [50, 0, 40, 40]), (0, "a", [100, 0, 40, 40])]
@@ -42,6 +42,18 @@ def test_the_curve_of_a_case_worked_by_hand(make_index: IndexMaker) -> None:
     np.testing.assert_allclose(curve.recall, [1 / 4, 2 / 4, 2 / 4, 3 / 4])
     np.testing.assert_allclose(curve.f1, [2 / 5, 2 / 3, 4 / 7, 2 / 3])
     assert curve.objects == 4
+
+
+def test_counts_at_scores_of_a_case_worked_by_hand(make_index: IndexMaker) -> None:
+    matches = match_detections(*four_objects(make_index))
+    scores = np.array([0.0, 0.2, 0.3, 0.35, 0.8, 0.9, 0.95])
+    one = count_at_scores(matches, scores, 1)
+    assert one.correct.tolist() == [3, 3, 3, 2, 2, 1, 0]
+    assert one.wrong.tolist() == [2, 2, 2, 1, 0, 0, 0]
+    assert one.objects == 4
+    overall = count_at_scores(matches, scores)
+    assert (overall.correct.tolist(), overall.wrong.tolist()) == ([3, 3, 3, 2, 2, 1, 0], [3, 3, 2, 1, 0, 0, 0])
+    assert overall.objects == 5
 
 
 @pytest.mark.parametrize(

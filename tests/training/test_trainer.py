@@ -90,7 +90,6 @@ def given_values(
     """
     measured, messages = [], []
     monkeypatch.setattr(validation, "thresholds_document", lambda *_: None)
-    monkeypatch.setattr(validation, "match_detections", lambda *_: None)
 
     class Messages(NullProgress):
         def message(self, text: str) -> None:
@@ -105,7 +104,8 @@ def given_values(
         def measure(_index: object, weights: str, _unreadable: object) -> Measured:
             np.testing.assert_array_equal(variables[0].numpy(), expected[weights])
             measured.append(weights)
-            return Measured(weights, {}, Metrics({"AP": raw if weights == "raw" else averaged}, {}, 6, 9))
+            metrics = Metrics({"AP": raw if weights == "raw" else averaged}, {}, 6, 9)
+            return Measured(weights, {}, metrics, match=lambda: None)
 
         monkeypatch.setattr(evaluation, "_measure", measure)
         monkeypatch.setattr(evaluation, "_keep_detections", lambda *_: None)

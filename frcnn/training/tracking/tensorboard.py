@@ -1,4 +1,4 @@
-"""TensorBoard's files: scalars, images and hyperparameters."""
+"""TensorBoard's files: scalars, images, hyperparameters, and summaries of its plugins."""
 
 from __future__ import annotations
 
@@ -38,6 +38,13 @@ class TensorBoardSink:
         with self._writer.as_default():
             for number, image in enumerate(images):
                 tf.summary.image(f"{name}/{number}", image[None], step=step)
+        self._writer.flush()
+
+    def summaries(self, step: int, serialized: Sequence[bytes]) -> None:
+        """Write ``Summary`` messages, such as those of :mod:`frcnn.training.tracking.pr_curves`."""
+        with self._writer.as_default():
+            for summary in serialized:
+                tf.summary.experimental.write_raw_pb(summary, step=step)
         self._writer.flush()
 
     def finish(self, files: Sequence[Path], succeeded: bool) -> None:
