@@ -1,4 +1,4 @@
-"""AP and recall of many resamples of the images, from matches that were made once.
+"""AP, precision and recall of many resamples of the images, from matches that were made once.
 
 An image that a resample holds n times counts n times: its detections and objects have the weight n. This is the COCO
 metric of the resampled images, because which detections match depends on the image alone. Copies of an image are
@@ -77,6 +77,26 @@ def evaluate_weighted(matches: Matches, weights: np.ndarray) -> WeightedResult:
     return WeightedResult(precision, recall)
 
 
+def precision_recall(matches: Matches, minimum: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Precision and recall ``[B]`` at IoU 0.5 of the detections above their class's minimum score, of all classes.
+
+    Args:
+        minimum: ``[K]`` scores.
+        weights: as for :func:`evaluate_weighted`.
+
+    Returns:
+        NaN where nothing is detected, or no object counts.
+    """
+    found = matches.found
+    # Scores are float32, and are compared as such.
+    kept = (found.score >= minimum.astype(np.float32)[found.label - 1]) & ~matches.ignored[0, _ALL]
+    rows = (found.image[kept & matches.matched[0, _ALL]], found.image[kept])
+    counted = matches.objects.image[~matches.object_ignored[_ALL]]
+    per_image = np.stack([np.bincount(images, minlength=matches.images) for images in (*rows, counted)], axis=1)
+    correct, detected, objects = (weights.astype(np.int64) @ per_image).T
+    return _share(correct, detected), _share(correct, objects)
+
+
 def resample_weights(images: int, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
     """How often each image occurs in resamples of as many images, drawn with replacement: ``[B, I]`` int32."""
     draws = np.random.default_rng(seed).integers(0, max(images, 1), (resamples, images))
@@ -91,6 +111,11 @@ def interval(values: np.ndarray) -> tuple[float, float]:
         return float("nan"), float("nan")
     low, high = np.quantile(known, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(low), float(high)
+
+
+def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """``part / whole``; NaN where the whole is 0."""
+    return np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)
 
 
 def _mean(values: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:

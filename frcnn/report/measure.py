@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from frcnn.data.coco import Index
-from frcnn.evaluation.bootstrap import METRICS, evaluate_weighted, interval, resample_weights
+from frcnn.evaluation.bootstrap import METRICS, evaluate_weighted, interval, precision_recall, resample_weights
 from frcnn.evaluation.errors import (
     ErrorCosts,
     Errors,
@@ -71,6 +71,7 @@ class Measured(NamedTuple):
     Attributes:
         metrics: by the names of ``METRICS``.
         class_ap: AP over IoU 0.50:0.95 by class name.
+        at_thresholds: precision and recall of all classes together at the score thresholds and IoU 0.5.
         overall: curves of all classes together.
         classes: curves by class name.
         minimum: ``[K]`` score thresholds in use.
@@ -80,6 +81,7 @@ class Measured(NamedTuple):
     matches: Matches
     metrics: dict[str, Estimate]
     class_ap: dict[str, Estimate]
+    at_thresholds: dict[str, Estimate]
     overall: Curves
     classes: dict[str, Curves]
     minimum: np.ndarray
@@ -111,6 +113,7 @@ def measure(
     samples, class_samples = weighted.metrics(), weighted.class_ap()
     names = matches.class_names
     minimum = np.array(list(thresholds.by_class.values())) if thresholds else _best_f1(matches)
+    precision, recall = precision_recall(matches, minimum, weights)
     errors = classify_errors(matches)
     progress()
     classes = {name: _curves(matches, label, minimum[label - 1]) for label, name in enumerate(names, start=1)}
@@ -126,7 +129,8 @@ def measure(
         matches=matches,
         metrics={name: _estimate(samples[name]) for name in METRICS},
         class_ap={name: _estimate(class_samples[:, k]) for k, name in enumerate(names)},
-        overall=_overall_curves(matches, classes, minimum),
+        at_thresholds={"precision": _estimate(precision), "recall": _estimate(recall)},
+        overall=_overall_curves(matches, classes, float(precision[0]), float(recall[0])),
         classes=classes,
         minimum=minimum,
         confusion=confusion_matrix(matches, minimum),
@@ -151,6 +155,7 @@ def to_json(measured: Measured) -> dict[str, Any]:
         "metrics": {name: value.to_json() for name, value in measured.metrics.items()},
         "class_AP": {name: value.to_json() for name, value in measured.class_ap.items()},
         "at_threshold": point(measured.overall),
+        "at_threshold_interval": {name: value.to_json() for name, value in measured.at_thresholds.items()},
         "class_at_threshold": {name: point(curves) for name, curves in measured.classes.items()},
         "confusion": measured.confusion.tolist(),
         "error_counts": costs.counts.sum(axis=(1, 2)).tolist(),
@@ -192,19 +197,16 @@ def _curves(matches: Matches, label: int, minimum: float) -> Curves:
     return Curves(curve, by_recall, point)
 
 
-def _overall_curves(matches: Matches, classes: Mapping[str, Curves], minimum: np.ndarray) -> Curves:
+def _overall_curves(matches: Matches, classes: Mapping[str, Curves], precision: float, recall: float) -> Curves:
+    """Curves of all classes together; their precision and recall are those at the thresholds of the classes."""
     by_recall = {}
     for name in SHOWN_IOUS:
         known = [curves.recall[name] for curves in classes.values() if name in curves.recall]
         if known:
             by_recall[name] = np.mean(known, axis=0)
     curve = score_curve(matches)
-    found = matches.found
-    kept = (found.score >= minimum.astype(np.float32)[found.label - 1]) & ~matches.ignored[0, 0]
-    correct = int((kept & matches.matched[0, 0]).sum())
     point = None
-    if kept.any() and curve.objects:
-        precision, recall = correct / int(kept.sum()), correct / curve.objects
-        f1 = 2 * precision * recall / (precision + recall) if correct else 0.0
+    if not np.isnan([precision, recall]).any():
+        f1 = 2 * precision * recall / (precision + recall) if recall else 0.0
         point = OperatingPoint(float("nan"), precision, recall, f1, curve.objects, True)
     return Curves(curve, by_recall, point)

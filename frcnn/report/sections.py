@@ -23,6 +23,8 @@ MEANINGS = {
     "APm": "AP of objects up to 96² square pixels",
     "APl": "AP of larger objects",
     "AR100": "recall of all detections, over IoU 0.50 to 0.95",
+    "precision": "correct ones among the detections above the score thresholds, at IoU 0.5",
+    "recall": "objects that are found by detections above the thresholds, at IoU 0.5",
 }
 CARDS = ("AP", "AP50", "AP75", "AR100")
 SIZE_METRICS = {"small": "APs", "medium": "APm", "large": "APl"}
@@ -34,13 +36,9 @@ def cards(measured: Measured) -> str:
     parts = [
         _card(name, MEANINGS[name], _number(value.value), f"95 %: {_range(value)}") for name, value in _chosen(measured)
     ]
-    point = measured.overall.point
-    if point:
-        for name, value, meaning in (
-            ("Precision", point.precision, "correct ones among the detections above the score thresholds"),
-            ("Recall", point.recall, "objects that are found by detections above the thresholds"),
-        ):
-            parts.append(_card(name, meaning, _number(value), "at IoU 0.5"))
+    if measured.overall.point:
+        for name, value in measured.at_thresholds.items():
+            parts.append(_card(name.title(), MEANINGS[name], _number(value.value), f"95 %: {_range(value)}"))
     return "".join(parts)
 
 

@@ -10,7 +10,14 @@ from pycocotools.cocoeval import COCOeval
 
 from frcnn.data.coco import Index
 from frcnn.evaluation import matching
-from frcnn.evaluation.bootstrap import RECALLS, _recalls_reached, evaluate_weighted, interval, resample_weights
+from frcnn.evaluation.bootstrap import (
+    RECALLS,
+    _recalls_reached,
+    evaluate_weighted,
+    interval,
+    precision_recall,
+    resample_weights,
+)
 from frcnn.evaluation.matching import match_detections
 from frcnn.evaluation.thresholds import precision_at_recalls
 from frcnn.inference import Detections
@@ -90,6 +97,27 @@ def test_a_resample_equals_pycocotools_on_the_resampled_images(make_index: Index
         for name, stat in zip(("AP", "AP50", "AP75", "APs", "APm", "APl"), oracle.stats[:6], strict=True):
             assert values[name][row] == pytest.approx(stat, rel=1e-12), name
         assert values["AR100"][row] == pytest.approx(oracle.stats[8], rel=1e-12)
+
+
+def test_precision_and_recall_of_resamples_equal_a_count_image_by_image(make_index: IndexMaker) -> None:
+    index, results = random_case(make_index, 5)
+    matches = match_detections(index, results)
+    minimum = np.array([0.2, 0.4, 0.6, 0.1, 0.3])
+    weights = resample_weights(len(index.images), 3)
+    precision, recall = precision_recall(matches, minimum, weights)
+    for row, copies in enumerate(weights):
+        correct = detected = objects = 0
+        for image, times in enumerate(copies):
+            for n in np.flatnonzero(matches.found.image == image):
+                if matches.found.score[n] >= minimum[matches.found.label[n] - 1] and not matches.ignored[0, 0, n]:
+                    detected += times
+                    correct += times * matches.matched[0, 0, n]
+            objects += times * (~index.images[image].crowd).sum()
+        assert (precision[row], recall[row]) == (correct / detected, correct / objects)
+        assert 0.1 < recall[row] < 0.9
+    nothing = precision_recall(matches, np.ones(5), weights[:1])
+    assert np.isnan(nothing[0])
+    assert nothing[1] == 0
 
 
 def test_only_the_best_detections_of_a_class_in_an_image_count(

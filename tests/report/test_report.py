@@ -111,6 +111,15 @@ def test_errors_confusion_and_values_at_the_thresholds(numbers: dict) -> None:
     assert (found["cell"]["precision"], found["cell"]["recall"]) == (pytest.approx(8 / 11, abs=1e-6), 1.0)
     assert (found[NAMES[1]]["precision"], found[NAMES[1]]["recall"]) == (pytest.approx(4 / 5), 0.5)
     assert (numbers["at_threshold"]["precision"], numbers["at_threshold"]["recall"]) == (0.75, 0.75)
+    for value, low, high in numbers["at_threshold_interval"].values():
+        assert 0.4 < low < value == 0.75 < high < 1
+
+
+def test_every_headline_number_has_its_interval(written: Path, numbers: dict) -> None:
+    cards = dict(re.findall(r'<div class="card"><h3>(\w+)</h3>.*?<p class="note">(.*?)</p>', written.read_text()))
+    estimates = {**numbers["metrics"], **{name.title(): e for name, e in numbers["at_threshold_interval"].items()}}
+    assert set(cards) == {"AP", "AP50", "AP75", "AR100", "Precision", "Recall"}
+    assert cards == {name: "95 %: {1:.3f} to {2:.3f}".format(*estimates[name]) for name in cards}
 
 
 def test_the_comparison_is_paired(numbers: dict) -> None:
