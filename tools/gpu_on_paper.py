@@ -62,8 +62,9 @@ _TALLEST, _WIDEST = ops_case.MAP_SIZES[0]
 _TAPS = 8 * (2 * ops_case.POOLED + _TALLEST + _WIDEST + 2 * 4 * ops_case.POOLED)
 LAUNCHES = {
     "roi_align": (256, _TAPS),
-    "scatter": (256, _TAPS),
-    "gather": (256, 4 * ops_case.POOLED * (1 + 8) + 4 * 256),
+    "scatter": (256, 4 * (2 * _TALLEST + 2 * _WIDEST + 2 * 4 * ops_case.POOLED)),
+    "list_rois": (256, 256 // 8),
+    "gather": (256, 4 * 16 * ops_case.POOLED * (4 + 8) + 4 * 256 + 256 // 8),
     "round": (256, 0),
     "nms_collect": (256, 0),
     "nms_rank": (256, 8 * 256),

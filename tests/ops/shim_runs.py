@@ -156,7 +156,7 @@ class Call(NamedTuple):
 def pooling_call(channels: int, sampling_ratio: int, aligned: bool, dtype: int = 0, count: int = 40) -> Call:
     rng = np.random.default_rng(channels + sampling_ratio)
     encode, decode, *_ = number_format = FORMATS[dtype]
-    pyramid = [encode(rng.normal(size=(2, 64 // stride, 48 // stride, channels))) for stride in STRIDES]
+    pyramid = [encode(rng.normal(size=(2, 56 // stride, 48 // stride, channels))) for stride in STRIDES]
     corners = np.sort(rng.uniform(-8, 70, size=(count, 2, 2)), axis=1)
     boxes = corners.reshape(count, 4).astype(np.float32)
     boxes[::7, 2:] = boxes[::7, :2] + 300  # the second level
@@ -267,7 +267,7 @@ BIAS_RELU_CASES = {
 def checks() -> list[tuple[str, Callable[[Program, str], None]]]:
     """Name and function of each check; the inputs are created once."""
     roi_aligns = {
-        "four channels at once": pooling_call(8, 2, True),
+        "four channels at once, many RoIs": pooling_call(8, 2, True, count=120),
         "single channels, adaptive": pooling_call(5, 0, False),
         "float16, eight channels at once": pooling_call(8, 2, False, dtype=2),
         "several blocks per RoI": pooling_call(64, 2, True, count=14),

@@ -11,15 +11,17 @@ import shim_runs
 
 from frcnn.ops import gpu_code
 
-DTYPES = {"float32": 4, "bfloat16": 8, "float16": 8}
+WIDEST = {"float32": 4, "bfloat16": 8, "float16": 8}  # channels at once
 # By hand, not from the sources: these names connect the launch functions with the machine code.
 KERNELS = {
     *(
         f"frcnn_{kernel}_{dtype}_x{width}"
-        for kernel in ("roi_align", "scatter", "gather", "bias_relu", "bias_relu_gradient")
-        for dtype, widest in DTYPES.items()
+        for kernel in ("roi_align", "gather", "bias_relu", "bias_relu_gradient")
+        for dtype, widest in WIDEST.items()
         for width in (1, widest)
     ),
+    *(f"frcnn_scatter_{dtype}_x{width}" for dtype in WIDEST for width in (1, 4)),
+    "frcnn_list_rois",
     "frcnn_round_bfloat16",
     "frcnn_round_float16",
     *(f"frcnn_nms_{step}" for step in ("collect", "rank", "compare", "reduce")),

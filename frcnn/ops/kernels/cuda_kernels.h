@@ -26,18 +26,37 @@ struct Maps {
 
 constexpr int kVectorBytes = 16;    // loaded and stored at once if the number of channels allows
 constexpr int kItemsPerThread = 4;  // results of a thread, so that a RoI is located by few blocks
-constexpr int kStrip = 8;           // pixels of a row per block of the deterministic gradient
+// Bins that have a weight in a pixel, along one axis.
+struct BinRange {
+  uint16_t first, count;
+};
 
-FRCNN_HD int strips(int width) {
-  return (width + kStrip - 1) / kStrip;
+constexpr int kReductionWidth = 4;  // float32 that the atomic gradient adds at once
+
+// Pixels of a tile, which a block of the deterministic gradient computes, and the RoIs whose weights it holds at once.
+constexpr int kTileRows = 4, kTileColumns = 8, kTileWeights = kTileRows + kTileColumns, kRoisAtOnce = 16;
+constexpr int kFlags = 32;  // in a word
+
+FRCNN_HD int tiles_across(const Pyramid& pyramid, int level) {
+  return (pyramid.width[level] + kTileColumns - 1) / kTileColumns;
 }
+FRCNN_HD int tiles_down(const Pyramid& pyramid, int level) {
+  return (pyramid.height[level] + kTileRows - 1) / kTileRows;
+}
+
+// The RoIs of each level and image, which is group level * batch + image.
+struct RoiLists {
+  RoI* rois;         // [N], in the order of the boxes; those without a level are not written
+  int32_t* members;  // [groups, N] indices of the boxes, ascending
+  int32_t* sizes;    // [groups]
+};
 
 using RoiAlignKernel = void(Pyramid, Pooling, const float* boxes, const int32_t* box_image, Maps features,
                             void* pooled);
 using ScatterKernel = void(Pyramid, Pooling, const float* boxes, const int32_t* box_image, const void* upstream,
                            Maps sums);
-using GatherKernel = void(Pyramid, Pooling, const float* boxes, const int32_t* box_image, int64_t count,
-                          const void* upstream, Maps gradients);
+using ListKernel = void(Pyramid, Pooling, const float* boxes, const int32_t* box_image, int64_t count, RoiLists lists);
+using GatherKernel = void(Pyramid, int bins, int64_t count, RoiLists lists, const void* upstream, Maps gradients);
 using RoundKernel = void(const float* sums, int64_t size, void* gradient);
 
 // NMS

@@ -19,12 +19,11 @@ struct RoiAlignCall {
 
 const char* launch_roi_align(const RoiAlignCall& call, const void* const* features, void* pooled, void* stream);
 
-// Number of float32 elements of `sums` that the gradient needs: 0 if it is deterministic or float32.
-int64_t roi_align_gradient_sums(const RoiAlignCall& call, bool deterministic);
+int64_t roi_align_gradient_workspace_bytes(const RoiAlignCall& call, bool deterministic);
 
 // Deterministic: each pixel gathers its sum in the order of the boxes, instead of atomic additions in any order.
 const char* launch_roi_align_gradient(const RoiAlignCall& call, const void* upstream, void* const* gradients,
-                                      float* sums, bool deterministic, void* stream);
+                                      void* workspace, bool deterministic, void* stream);
 
 int64_t nms_workspace_bytes(const NmsCall& call);
 const char* launch_nms(const NmsCall& call, void* workspace, void* stream);

@@ -84,17 +84,31 @@ FRCNN_HD float to_float(BFloat16 value) {
   return widen<float>(uint32_t(value.bits), value);
 }
 FRCNN_HD float to_float(Float16 value) {
+#if defined(__CUDA_ARCH__)  // one instruction
+  float result;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(result) : "h"(value.bits));
+  return result;
+#else
   return widen<float>(uint32_t(value.bits), value);
+#endif
 }
 
 FRCNN_HD void from_float(float value, float* to) {
   *to = value;
 }
 FRCNN_HD void from_float(float value, BFloat16* to) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(to->bits) : "f"(value));
+#else
   to->bits = uint16_t(narrow<uint32_t>(value, *to));
+#endif
 }
 FRCNN_HD void from_float(float value, Float16* to) {
+#if defined(__CUDA_ARCH__)
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(to->bits) : "f"(value));
+#else
   to->bits = uint16_t(narrow<uint32_t>(value, *to));
+#endif
 }
 
 }  // namespace frcnn

@@ -2,3 +2,4 @@
 #include "bias_relu.cu"
 #include "nms.cu"
 #include "roi_align.cu"
+#include "roi_align_gradient.cu"

@@ -63,12 +63,11 @@ class RoiAlignGradGpu : public RoiAlignGpu {
     void* gradients[kMaxLevels];
     for (int level = 0; level < call.pyramid.levels; ++level) gradients[level] = outputs[level]->data();
     const bool deterministic = tensorflow::OpDeterminismRequired();
-    Tensor sums;
-    OP_REQUIRES_OK(context,
-                   context->allocate_temp(tensorflow::DT_FLOAT, {roi_align_gradient_sums(call, deterministic)}, &sums));
-    float* sums_data = sums.NumElements() > 0 ? sums.flat<float>().data() : nullptr;
-    report(context,
-           launch_roi_align_gradient(call, upstream->data(), gradients, sums_data, deterministic, stream_of(context)));
+    const int64_t bytes = roi_align_gradient_workspace_bytes(call, deterministic);
+    Tensor workspace;
+    OP_REQUIRES_OK(context, context->allocate_temp(tensorflow::DT_INT8, {bytes}, &workspace));
+    report(context, launch_roi_align_gradient(call, upstream->data(), gradients, workspace.data(), deterministic,
+                                              stream_of(context)));
   }
 };
 

@@ -41,6 +41,11 @@ struct Tap {
   float weight;
 };
 
+// Selected by value: a reference to one of two axes would force the RoI into a GPU thread's local memory.
+FRCNN_HD Axis select(bool first, const Axis& a, const Axis& b) {
+  return {first ? a.start : b.start, first ? a.bin : b.bin, first ? a.extent : b.extent, first ? a.grid : b.grid};
+}
+
 FRCNN_HD Axis make_axis(float low, float high, float scale, int extent, const Pooling& pooling) {
   const float offset = pooling.aligned ? 0.5f : 0.0f;
   Axis axis;
@@ -119,8 +124,18 @@ FRCNN_HD int merge_taps(const Axis& axis, int bin, Tap* taps) {
   return count;
 }
 
+// Whether any bin may have a tap in pixels first..last: may return true without need, never false where one does.
+FRCNN_HD bool may_overlap(const Axis& axis, int bins, int first, int last) {
+  const float end = axis.start + float(bins) * axis.bin;
+  const float low = axis.start < end ? axis.start : end, high = axis.start < end ? end : axis.start;
+  return float(last) >= low - 1.0f && float(first) <= high + 1.0f;
+}
+
 // Weight of one pixel in one bin along one axis.
 FRCNN_HD float weight_at(const Axis& axis, int bin, int pixel) {
+  Axis only = axis;
+  only.start = axis.start + float(bin) * axis.bin;
+  if (!may_overlap(only, 1, pixel - 1, pixel + 1)) return 0.0f;  // a pixel more than needed, for rounding
   const float share = 1.0f / float(axis.grid);
   float weight = 0.0f;
   for (int i = 0; i < axis.grid; ++i) {
@@ -141,19 +156,36 @@ FRCNN_HD int taps_capacity(int extent, int bins) {
   return extent + kTapsBetweenBins * bins;
 }
 
-// Offset of a bin's taps within that capacity; the taps of different bins never overlap.
-FRCNN_HD int taps_offset(const Axis& axis, int bin, int bins) {
-  const int before = axis.bin < 0.0f ? bins - 1 - bin : bin;
-  const float edge = axis.start + float(axis.bin < 0.0f ? bin + 1 : bin) * axis.bin;
-  const float last = float(axis.extent - 1);
-  return (edge > 0.0f ? int(edge < last ? edge : last) : 0) + kTapsBetweenBins * before;
+// Number of a bin in the order of its pixels.
+FRCNN_HD int bins_before(const Axis& axis, int bin, int bins) {
+  return axis.bin < 0.0f ? bins - 1 - bin : bin;
 }
 
-// Whether any bin may have a tap in pixels first..last: may return true without need, never false where one does.
-FRCNN_HD bool may_overlap(const Axis& axis, int bins, int first, int last) {
-  const float end = axis.start + float(bins) * axis.bin;
-  const float low = axis.start < end ? axis.start : end, high = axis.start < end ? end : axis.start;
-  return float(last) >= low - 1.0f && float(first) <= high + 1.0f;
+// Offset of a bin's taps within that capacity; the taps of different bins never overlap.
+FRCNN_HD int taps_offset(const Axis& axis, int bin, int bins) {
+  const float edge = axis.start + float(axis.bin < 0.0f ? bin + 1 : bin) * axis.bin;
+  const float last = float(axis.extent - 1);
+  return (edge > 0.0f ? int(edge < last ? edge : last) : 0) + kTapsBetweenBins * bins_before(axis, bin, bins);
+}
+
+// Offset of the weight of a pixel in a bin, also within that capacity: no other pixel and bin have it if both weights
+// are not zero.
+FRCNN_HD int weight_offset(const Axis& axis, int bin, int bins, int pixel) {
+  return pixel + kTapsBetweenBins * bins_before(axis, bin, bins);
+}
+
+struct PixelRange {
+  int first, count;
+};
+
+// Pixels of the map outside of which an axis has no taps. Half a pixel is for rounding.
+FRCNN_HD PixelRange touched_pixels(const Axis& axis, int bins) {
+  const float end = axis.start + float(bins) * axis.bin, last = float(axis.extent - 1);
+  const float low = (axis.start < end ? axis.start : end) - 0.5f, high = (axis.start < end ? end : axis.start) + 1.5f;
+  // All pixels for NaN, from sides that overflow.
+  const int first = low > 0.0f ? int(low < last ? low : last) : 0;
+  const int final_pixel = high < last ? int(high > 0.0f ? high : 0.0f) : axis.extent - 1;
+  return {first, final_pixel - first + 1};
 }
 
 }  // namespace frcnn

@@ -50,15 +50,21 @@ def sanitize(program: Path) -> list[str]:
     """The same checks under the tools of compute-sanitizer; returns the tools' names."""
     if shutil.which("compute-sanitizer") is None:
         raise SystemExit("compute-sanitizer not found; install NVIDIA's CUDA toolkit, or leave the stage sanitize out")
+    log = program.with_name("sanitizer.log")  # instead of the program's standard output, which is the result
     for tool in TOOLS:
         extra = ("--leak-check", "full") if tool == "memcheck" else ()
-        command = ("compute-sanitizer", "--tool", tool, "--error-exitcode", "9", *extra, str(program))
+        options = ("--log-file", str(log), "--tool", tool, "--error-exitcode", "9", *extra)
+        command = ("compute-sanitizer", *options, str(program))
         # Filling outputs before a call would hide from initcheck what no kernel has written.
         os.environ.pop("FRCNN_RAW", None)
         if tool == "initcheck":
             os.environ["FRCNN_RAW"] = "1"
-        for _, check in shim_runs.checks():
-            check(command, "forward")
+        for name, check in shim_runs.checks():
+            try:
+                check(command, "forward")
+            except shim_runs.Failure:
+                print(f"  {tool}: {name}:\n{log.read_text() if log.is_file() else 'no log'}")
+                raise
         print(f"  {tool}: no errors")
     return list(TOOLS)
 

@@ -119,7 +119,8 @@ class Kernels:
         self.c = ctypes.CDLL(str(library))
         for name in ("roi_align", "gradient", "nms", "bias_relu", "bias_relu_gradient"):
             getattr(self.c, f"frcnn_test_{name}").restype = ctypes.c_char_p
-        self.c.frcnn_test_gradient_sums.restype = self.c.frcnn_test_nms_workspace.restype = ctypes.c_int64
+        for name in ("gradient", "nms"):
+            getattr(self.c, f"frcnn_test_{name}_workspace").restype = ctypes.c_int64
 
     def roi_align(self, geometry: list[np.ndarray], boxes: int, images: int, maps: list[int], pooled: int) -> None:
         arguments = _geometry(geometry, boxes, images)
@@ -135,14 +136,14 @@ class Kernels:
         deterministic: bool = False,
     ) -> None:
         arguments = _geometry(geometry, boxes, images)
-        elements = self.c.frcnn_test_gradient_sums(*arguments, int(deterministic))
-        sums = self.memory.scratch(4 * elements) if elements else None
+        size = self.c.frcnn_test_gradient_workspace(*arguments, int(deterministic))
+        workspace = self.memory.scratch(size)
         self._check(
             self.c.frcnn_test_gradient(
                 *arguments,
                 _void(upstream),
                 _pointers(gradients),
-                _void(self.memory.pointer(sums) if elements else 0),
+                _void(self.memory.pointer(workspace)),
                 int(deterministic),
                 self._stream(),
             )

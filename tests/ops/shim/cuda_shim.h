@@ -124,6 +124,11 @@ T atomic_add(T* place, T value) {
   return old;
 }
 
+template <class T>
+T atomic_or(T* place, T value) {
+  return __atomic_fetch_or(place, value, __ATOMIC_RELAXED);
+}
+
 #else
 
 struct Fiber {
@@ -188,6 +193,13 @@ T atomic_add(T* place, T value) {
   return old;
 }
 
+template <class T>
+T atomic_or(T* place, T value) {
+  const T old = *place;
+  *place = old | value;
+  return old;
+}
+
 #endif
 
 // The kernels of the program by name: what calls them with the addresses of their arguments, as the driver is given.
@@ -225,8 +237,10 @@ inline void launch(dim3 grid, dim3 block, size_t shared_bytes, const std::functi
 #define blockDim shim::block_size
 #define gridDim shim::grid_size
 #define __syncthreads shim::barrier
+#define __popc __builtin_popcount
 #define __popcll __builtin_popcountll
 #define atomicAdd shim::atomic_add
+#define atomicOr shim::atomic_or
 #define FRCNN_SHARED(T, name) T* const name = reinterpret_cast<T*>(shim::shared_memory)
 #define FRCNN_PARAMETER const
 #define FRCNN_KERNEL(signature, name) \

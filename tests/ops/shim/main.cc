@@ -102,9 +102,9 @@ const char* run_roi_align(const std::string& operation, CUstream stream) {
   }
   const Buffer upstream = Buffer::from_stdin(pooled_bytes);
   const bool deterministic = operation == "roi_align_gradient_deterministic";
-  const Buffer sums(sizeof(float) * roi_align_gradient_sums(call, deterministic));
+  const Buffer workspace(roi_align_gradient_workspace_bytes(call, deterministic));
   const char* error =
-      launch_roi_align_gradient(call, upstream.data(), pointers.data(), sums.data<float>(), deterministic, stream);
+      launch_roi_align_gradient(call, upstream.data(), pointers.data(), workspace.data(), deterministic, stream);
   check(cuStreamSynchronize(stream));
   for (const auto& map : maps) map.print();
   return error;

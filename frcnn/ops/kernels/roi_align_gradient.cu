@@ -1,0 +1,261 @@
+// The gradient of RoIAlign on a GPU: with atomic additions (scatter), or deterministic (list_rois, gather). Neighboring
+// threads process neighboring channels, so that the accesses of a warp coalesce.
+#include "cuda_kernels.h"
+#include "device.h"
+
+namespace frcnn {
+
+// Writes the weights of a RoI's pixels and the bins that they belong to with all threads of the block; the caller has
+// to synchronize. `ranges` are those of the pixels of `rows`, then of `columns`; `weights` are placed by weight_offset,
+// those of columns after the capacity of rows.
+__device__ __forceinline__ void write_bin_weights(const RoI& roi, int bins, PixelRange rows, PixelRange columns,
+                                                  BinRange* ranges, float* weights) {
+  for (int t = threadIdx.x; t < rows.count + columns.count; t += blockDim.x) {
+    const bool is_row = t < rows.count;
+    const Axis axis = select(is_row, roi.y, roi.x);
+    const int pixel = is_row ? rows.first + t : columns.first + t - rows.count;
+    const int offset = is_row ? 0 : taps_capacity(roi.y.extent, bins);
+    int first = 0, count = 0;
+    for (int bin = 0; bin < bins; ++bin) {
+      const float weight = weight_at(axis, bin, pixel);
+      if (weight == 0.0f) continue;
+      if (count++ == 0) first = bin;
+      weights[offset + weight_offset(axis, bin, bins, pixel)] = weight;
+    }
+    ranges[t] = {uint16_t(first), uint16_t(count)};
+  }
+}
+
+// Grid: RoIs x blocks of their pixels. Each pixel under the RoI is added to once, with the sum over the bins that share
+// it. `sums` are float32 and have to be zeroed.
+template <class T, int kWidth>
+__device__ __forceinline__ void scatter(const Pyramid& pyramid, const Pooling& pooling, const float* boxes,
+                                        const int32_t* box_image, const T* upstream, const Maps& sums) {
+  FRCNN_SHARED(float, weights);
+  const int64_t n = blockIdx.x;
+  const RoI roi = locate(pyramid, pooling, boxes + 4 * n, box_image[n]);
+  if (roi.level < 0) return;
+  const int bins = pooling.bins, packets = pyramid.channels / kWidth, height = roi.y.extent, width = roi.x.extent;
+  const PixelRange rows = touched_pixels(roi.y, bins), columns = touched_pixels(roi.x, bins);
+  const float* column_weights = weights + taps_capacity(height, bins);
+  BinRange* ranges = reinterpret_cast<BinRange*>(weights + taps_capacity(height, bins) + taps_capacity(width, bins));
+  write_bin_weights(roi, bins, rows, columns, ranges, weights);
+  __syncthreads();
+
+  const int lanes = packets < int(blockDim.x) ? packets : blockDim.x, groups = blockDim.x / lanes;
+  if (int(threadIdx.x) >= groups * lanes) return;
+  const int pixels = rows.count * columns.count, share = (pixels + gridDim.y - 1) / gridDim.y;
+  const int first = blockIdx.y * share, last = first + share < pixels ? first + share : pixels;
+  for (int pixel = first + threadIdx.x / lanes; pixel < last; pixel += groups) {
+    const int y = rows.first + pixel / columns.count, x = columns.first + pixel % columns.count;
+    const BinRange of_row = ranges[y - rows.first], of_column = ranges[rows.count + x - columns.first];
+    if (of_row.count == 0 || of_column.count == 0) continue;
+    for (int packet = threadIdx.x % lanes; packet < packets; packet += lanes) {
+      float values[kWidth] = {};
+      for (int p = of_row.first; p < of_row.first + of_row.count; ++p) {
+        const float row_weight = weights[weight_offset(roi.y, p, bins, y)];
+        for (int q = of_column.first; q < of_column.first + of_column.count; ++q) {
+          const float weight = row_weight * column_weights[weight_offset(roi.x, q, bins, x)];
+          const Packet<T, kWidth> from =
+              read<T, kWidth>(upstream + (((n * bins + p) * bins + q) * packets + packet) * kWidth);
+          for (int v = 0; v < kWidth; ++v) values[v] = fmaf(weight, to_float(from.value[v]), values[v]);
+        }
+      }
+      const int64_t place = (int64_t(roi.image) * height + y) * width + x;
+      add<kWidth>(values, static_cast<float*>(sums.level[roi.level]) + (place * packets + packet) * kWidth);
+    }
+  }
+}
+
+// Rounds kReductionWidth elements per thread; both arrays are aligned for that.
+template <class T>
+__device__ __forceinline__ void round(const float* sums, int64_t size, T* gradient) {
+  const int64_t first = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) * kReductionWidth;
+  if (first + kReductionWidth <= size) {
+    const Packet<float, kReductionWidth> packet = read<float, kReductionWidth>(sums + first);
+    write<T, kReductionWidth>(packet.value, gradient + first);
+  } else {
+    for (int64_t i = first; i < size; ++i) write<T, 1>(sums + i, gradient + i);
+  }
+}
+
+// Number of the block's threads that have the flag set: all of them, and those before this one.
+struct FlagCount {
+  int before, all;
+};
+
+// With all threads of the block; words [blockDim.x / kFlags] are shared memory.
+__device__ __forceinline__ FlagCount count_flags(bool flag, uint32_t* words) {
+  const int own = threadIdx.x / kFlags, bit = threadIdx.x % kFlags;
+  if (bit == 0) words[own] = 0;
+  __syncthreads();
+  if (flag) atomicOr(words + own, uint32_t{1} << bit);
+  __syncthreads();
+  FlagCount found = {0, 0};
+  for (int word = 0; word < int(blockDim.x) / kFlags; ++word) {
+    const uint32_t flags = words[word];
+    found.all += __popc(flags);
+    found.before += word < own ? __popc(flags) : word == own ? __popc(flags & ((uint32_t{1} << bit) - 1)) : 0;
+  }
+  __syncthreads();
+  return found;
+}
+
+// Grid: groups. Every block tests all boxes, so that no block depends on the order of another.
+__device__ __forceinline__ void list_rois(const Pyramid& pyramid, const Pooling& pooling, const float* boxes,
+                                          const int32_t* box_image, int64_t count, const RoiLists& lists) {
+  FRCNN_SHARED(uint32_t, words);
+  const int level = blockIdx.x / pyramid.batch, image = blockIdx.x % pyramid.batch;
+  int32_t* members = lists.members + blockIdx.x * count;
+  int size = 0;
+  for (int64_t base = 0; base < count; base += blockDim.x) {
+    const int64_t n = base + threadIdx.x;
+    bool member = false;
+    if (n < count && box_image[n] == image) {
+      const RoI roi = locate(pyramid, pooling, boxes + 4 * n, image);
+      member = roi.level == level;
+      if (member) lists.rois[n] = roi;
+    }
+    const FlagCount found = count_flags(member, words);
+    if (member) members[size + found.before] = int32_t(n);
+    size += found.all;
+  }
+  if (threadIdx.x == 0) lists.sizes[blockIdx.x] = size;
+}
+
+// Where a block of gather works. The coarsest level comes first: RoIs overlap most there, and the longest blocks should
+// not be the last ones to start.
+struct Tile {
+  int level, image, top, left;
+};
+
+__device__ __forceinline__ Tile tile_of(const Pyramid& pyramid, int64_t block) {
+  int level = pyramid.levels - 1;
+  for (; block >= int64_t(pyramid.batch) * tiles_down(pyramid, level) * tiles_across(pyramid, level); --level)
+    block -= int64_t(pyramid.batch) * tiles_down(pyramid, level) * tiles_across(pyramid, level);
+  const int across = tiles_across(pyramid, level), down = tiles_down(pyramid, level), row = int(block) / across;
+  return {level, row / down, row % down * kTileRows, int(block) % across * kTileColumns};
+}
+
+// Adds what a RoI contributes to the pixels of a thread, which are those of a column of the tile. `weights` [bins,
+// kTileWeights] are those of the RoI in the tile's rows and columns.
+template <class T, int kWidth>
+__device__ __forceinline__ void gather_roi(const float* weights, int column, int bins, int channels, const T* upstream,
+                                           float (*sums)[kWidth]) {
+  for (int q = 0; q < bins; ++q) {
+    const float column_weight = weights[q * kTileWeights + kTileRows + column];
+    if (column_weight == 0.0f) continue;
+    for (int p = 0; p < bins; ++p) {
+      const auto rows = *reinterpret_cast<const Packet<float, kTileRows>*>(weights + p * kTileWeights);
+      bool any = false;
+      for (int r = 0; r < kTileRows; ++r) any |= rows.value[r] != 0.0f;
+      if (!any) continue;
+      const Packet<T, kWidth> packet = read<T, kWidth>(upstream + (int64_t(p) * bins + q) * channels);
+      for (int v = 0; v < kWidth; ++v) {
+        const float value = column_weight * to_float(packet.value[v]);
+        for (int r = 0; r < kTileRows; ++r) sums[r][v] = fmaf(rows.value[r], value, sums[r][v]);
+      }
+    }
+  }
+}
+
+// The deterministic gradient. Grid: tiles of all images and levels x blocks of channels. A block tests the RoIs of its
+// level and image, one per thread at a time, and adds those that overlap its tile in the order of the boxes.
+template <class T, int kWidth>
+__device__ __forceinline__ void gather(const Pyramid& pyramid, int bins, int64_t count, const RoiLists& lists,
+                                       const T* upstream, const Maps& gradients) {
+  FRCNN_SHARED(float, weights);                                                       // of kRoisAtOnce RoIs
+  int* chosen = reinterpret_cast<int*>(weights + kRoisAtOnce * bins * kTileWeights);  // [blockDim.x]
+  uint32_t* words = reinterpret_cast<uint32_t*>(chosen + blockDim.x);
+  const Tile tile = tile_of(pyramid, blockIdx.x);
+  const int group = tile.level * pyramid.batch + tile.image, size = lists.sizes[group];
+  const int lanes = blockDim.x / kTileColumns, column = threadIdx.x / lanes, channels = pyramid.channels;
+  const int channel = (blockIdx.y * lanes + threadIdx.x % lanes) * kWidth;
+  const int height = pyramid.height[tile.level], width = pyramid.width[tile.level];
+  const bool mine = tile.left + column < width && channel < channels;
+
+  float sums[kTileRows][kWidth] = {};
+  for (int base = 0; base < size; base += blockDim.x) {
+    const int tested = base + threadIdx.x;
+    int n = 0;
+    bool overlap = false;
+    if (tested < size) {
+      n = lists.members[group * count + tested];
+      overlap = may_overlap(lists.rois[n].y, bins, tile.top, tile.top + kTileRows - 1) &&
+                may_overlap(lists.rois[n].x, bins, tile.left, tile.left + kTileColumns - 1);
+    }
+    const FlagCount found = count_flags(overlap, words);
+    if (overlap) chosen[found.before] = n;
+    __syncthreads();
+    for (int first = 0; first < found.all; first += kRoisAtOnce) {
+      const int batch = found.all - first < kRoisAtOnce ? found.all - first : kRoisAtOnce;
+      for (int t = threadIdx.x; t < batch * bins * kTileWeights; t += blockDim.x) {
+        const int place = t % kTileWeights, bin = t / kTileWeights % bins;
+        const RoI& roi = lists.rois[chosen[first + t / kTileWeights / bins]];
+        weights[t] = place < kTileRows ? weight_at(roi.y, bin, tile.top + place)
+                                       : weight_at(roi.x, bin, tile.left + place - kTileRows);
+      }
+      __syncthreads();
+      for (int i = 0; mine && i < batch; ++i) {
+        const T* from = upstream + int64_t(chosen[first + i]) * bins * bins * channels + channel;
+        gather_roi<T, kWidth>(weights + i * bins * kTileWeights, column, bins, channels, from, sums);
+      }
+      __syncthreads();
+    }
+  }
+  T* gradient = static_cast<T*>(gradients.level[tile.level]);
+  for (int r = 0; mine && r < kTileRows; ++r) {
+    if (tile.top + r >= height) break;
+    const int64_t pixel = (int64_t(tile.image) * height + tile.top + r) * width + tile.left + column;
+    write<T, kWidth>(sums[r], gradient + pixel * channels + channel);
+  }
+}
+
+}  // namespace frcnn
+
+using namespace frcnn;
+
+// The kernels as the host looks them up: frcnn_scatter_float32_x4, ...
+#define FRCNN_SCATTER_KERNEL(T, kWidth, suffix)                                                                       \
+  extern "C" __global__ void frcnn_scatter_##suffix(FRCNN_PARAMETER Pyramid pyramid, FRCNN_PARAMETER Pooling pooling, \
+                                                    const float* boxes, const int32_t* box_image,                     \
+                                                    const void* upstream, FRCNN_PARAMETER Maps sums) {                \
+    scatter<T, kWidth>(pyramid, pooling, boxes, box_image, static_cast<const T*>(upstream), sums);                    \
+  }                                                                                                                   \
+  FRCNN_KERNEL(ScatterKernel, frcnn_scatter_##suffix);
+
+#define FRCNN_ROUND_KERNEL(T, suffix)                                                                \
+  extern "C" __global__ void frcnn_round_##suffix(const float* sums, int64_t size, void* gradient) { \
+    round(sums, size, static_cast<T*>(gradient));                                                    \
+  }                                                                                                  \
+  FRCNN_KERNEL(RoundKernel, frcnn_round_##suffix);
+
+#define FRCNN_GATHER_KERNEL(T, kWidth, suffix)                                                               \
+  extern "C" __global__ void frcnn_gather_##suffix(FRCNN_PARAMETER Pyramid pyramid, int bins, int64_t count, \
+                                                   FRCNN_PARAMETER RoiLists lists, const void* upstream,     \
+                                                   FRCNN_PARAMETER Maps gradients) {                         \
+    gather<T, kWidth>(pyramid, bins, count, lists, static_cast<const T*>(upstream), gradients);              \
+  }                                                                                                          \
+  FRCNN_KERNEL(GatherKernel, frcnn_gather_##suffix);
+
+FRCNN_SCATTER_KERNEL(float, 1, float32_x1)
+FRCNN_SCATTER_KERNEL(float, 4, float32_x4)
+FRCNN_SCATTER_KERNEL(BFloat16, 1, bfloat16_x1)
+FRCNN_SCATTER_KERNEL(BFloat16, 4, bfloat16_x4)
+FRCNN_SCATTER_KERNEL(Float16, 1, float16_x1)
+FRCNN_SCATTER_KERNEL(Float16, 4, float16_x4)
+FRCNN_ROUND_KERNEL(BFloat16, bfloat16)
+FRCNN_ROUND_KERNEL(Float16, float16)
+FRCNN_GATHER_KERNEL(float, 1, float32_x1)
+FRCNN_GATHER_KERNEL(float, 4, float32_x4)
+FRCNN_GATHER_KERNEL(BFloat16, 1, bfloat16_x1)
+FRCNN_GATHER_KERNEL(BFloat16, 8, bfloat16_x8)
+FRCNN_GATHER_KERNEL(Float16, 1, float16_x1)
+FRCNN_GATHER_KERNEL(Float16, 8, float16_x8)
+
+extern "C" __global__ void frcnn_list_rois(FRCNN_PARAMETER Pyramid pyramid, FRCNN_PARAMETER Pooling pooling,
+                                           const float* boxes, const int32_t* box_image, int64_t count,
+                                           FRCNN_PARAMETER RoiLists lists) {
+  list_rois(pyramid, pooling, boxes, box_image, count, lists);
+}
+FRCNN_KERNEL(ListKernel, frcnn_list_rois);
