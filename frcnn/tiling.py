@@ -47,17 +47,24 @@ class Tiling:
         return [whole] if len(tiles) == 1 else [*tiles, whole]
 
 
-def thresholds_mismatch(thresholds: ScoreThresholds | None, tiling: Tiling | None) -> str | None:
-    """A message if the thresholds of a model were chosen with other tiles than these, which change the scores."""
+def detection_name(tiling: Tiling | None, test: str | None) -> str:
+    """How images are detected in, in words; ``test`` are the options that differ from the model's."""
+    return f"{tiling or 'whole images'}" + (f", --test '{test}'" if test else "")
+
+
+def thresholds_mismatch(thresholds: ScoreThresholds | None, tiling: Tiling | None, test: str | None) -> str | None:
+    """A message if the thresholds of a model were chosen with other tiles or test options, which change the scores."""
     if thresholds is None:
         return None
     chosen_with = Tiling(*thresholds.tiling) if thresholds.tiling else None
-    if chosen_with == tiling:
+    if chosen_with == tiling and sorted((thresholds.test or "").split()) == sorted((test or "").split()):
         return None
-    options = f" --tile {tiling.tile} --overlap {tiling.overlap:g}" if tiling else ""
+    options = (f" --tile {tiling.tile} --overlap {tiling.overlap:g}" if tiling else "") + (
+        f" --test '{test}'" if test else ""
+    )
     return (
-        f"the score thresholds of the model were chosen with {chosen_with or 'whole images'}, and are applied to "
-        f"detections in {tiling or 'whole images'}; to choose them anew, run frcnn thresholds{options}"
+        f"the score thresholds of the model were chosen with {detection_name(chosen_with, thresholds.test)}, and are "
+        f"applied to {detection_name(tiling, test)}; to choose them anew, run frcnn thresholds{options}"
     )
 
 

@@ -156,14 +156,24 @@ def test_predict_draws_every_image_and_reports_those_it_cannot_read(model: Path,
     assert frcnn("predict", shapes / "val" / "000008.jpg", "--model", model, "--out", out).exit_code == 0
 
 
-def detect_ground_truth(monkeypatch: pytest.MonkeyPatch) -> list[Tiling | None]:
-    """Let every model find all objects with a score of 0.625; returns a list of the tilings that it is called with."""
-    tilings = []
+def detect_ground_truth(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tiling | None, str | None]]:
+    """Let every model find all objects with a score of 0.625.
+
+    Returns:
+        Filled with the tiling and test options of each call.
+    """
+    calls: list[tuple[Tiling | None, str | None]] = []
 
     def ground_truth(
-        saved: Any, find_index: Callable[[], Index], world: Any, batch_size: int, bar: Any, tiling: Tiling | None
+        saved: Any,
+        find_index: Callable[[], Index],
+        world: Any,
+        batch_size: int,
+        bar: Any,
+        tiling: Tiling | None,
+        test: str | None,
     ) -> evaluate.DetectedSplit:
-        tilings.append(tiling)
+        calls.append((tiling, test))
         index = find_index()
         results = {
             record.image_id: Detections(record.boxes, np.full(len(record.boxes), 0.625, np.float32), record.labels)
@@ -172,24 +182,25 @@ def detect_ground_truth(monkeypatch: pytest.MonkeyPatch) -> list[Tiling | None]:
         return evaluate.DetectedSplit(index, results, {})
 
     monkeypatch.setattr(evaluate, "detect_model", ground_truth)
-    return tilings
+    return calls
 
 
 def test_thresholds_and_report_detect_in_tiles_and_say_so(
     model: Path, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy = Path(shutil.copytree(model, tmp_path / "model"))
-    tilings = detect_ground_truth(monkeypatch)
+    calls = detect_ground_truth(monkeypatch)
     result = frcnn("thresholds", "--model", copy, "--tile", 64)
     assert re.search(r"images of validation, tiles of 64 pixels with an overlap of 0\.2\n", result.stdout)
     assert json.loads((copy / "thresholds.json").read_text())["tiling"] == {"tile": 64, "overlap": 0.2}
     whole = frcnn("report", copy, "--out", tmp_path / "whole")
-    assert (
-        "chosen with tiles of 64 pixels with an overlap of 0.2, and are applied to detections in whole" in whole.stderr
-    )
-    tiled = frcnn("report", copy, shapes, "--out", tmp_path / "tiled", "--tile", 64, "--overlap", 0.2)
+    assert "chosen with tiles of 64 pixels with an overlap of 0.2, and are applied to whole images" in whole.stderr
+    options = ("--tile", 64, "--overlap", 0.2, "--test", "flip=true")
+    assert frcnn("thresholds", "--model", copy, *options).exit_code == 0
+    tiled = frcnn("report", copy, shapes, "--out", tmp_path / "tiled", *options)
     assert (tiled.exit_code, tiled.stderr) == (0, "")
-    assert tilings == [Tiling(64, 0.2), None, Tiling(64, 0.2)]
+    tiles = Tiling(64, 0.2)
+    assert calls == [(tiles, None), (None, None), (tiles, "flip=true"), (tiles, "flip=true")]
     pages = [(tmp_path / name / "index.html").read_text() for name in ("whole", "tiled")]
     assert ["tiles of 64 pixels" in page for page in pages] == [False, True]
     assert "give --tile as well" in error_of("thresholds", "--model", copy, "--overlap", 0.2)
@@ -201,10 +212,10 @@ def test_thresholds_are_stored_and_predict_draws_by_them(
     copy = Path(shutil.copytree(model, tmp_path / "model"))
     (copy / "thresholds.json").unlink(missing_ok=True)
 
-    tilings = detect_ground_truth(monkeypatch)
+    calls = detect_ground_truth(monkeypatch)
     result = frcnn("thresholds", "--model", copy, "--precision", "0.95")
     assert result.exit_code == 0, result.output
-    assert tilings == [None]
+    assert calls == [(None, None)]
     assert re.search(r"precision of at least 0\.95 at IoU 0\.5, \d+ images of validation\n", result.stdout)
     assert re.search(r"^all classes +0\.62 +1\.0000 +1\.0000 +1\.0000", result.stdout, re.M)
     drawn = frcnn("predict", shapes / "val" / "000008.jpg", "--model", copy, "--out", tmp_path / "out")

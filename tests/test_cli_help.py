@@ -72,6 +72,6 @@ def test_recipes_named_in_examples_exist() -> None:
 
 
 def test_commands_that_detect_a_split_have_the_same_options_for_it() -> None:
-    shared = {"split", "images", "annotations", "box_format", "batch_size", "tile", "overlap", "model", "data"}
+    shared = {"split", "images", "annotations", "box_format", "batch_size", "tile", "overlap", "test", "model", "data"}
     for name in ("evaluate", "report", "thresholds"):
         assert shared <= {parameter.name for parameter in main.commands[name].params}, name

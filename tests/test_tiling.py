@@ -82,16 +82,20 @@ def test_classes_and_whole_boxes_inside_others_are_kept_apart() -> None:
     assert sorted(merged.labels.tolist()) == [1, 1, 2]
 
 
-def test_thresholds_that_were_chosen_with_other_tiles_are_reported() -> None:
+def test_thresholds_that_were_chosen_with_other_tiles_or_options_are_reported() -> None:
     whole, tiled = (ScoreThresholds({"cat": 0.5}, "maximum F1", tiling) for tiling in (None, (512, 0.2)))
-    assert thresholds_mismatch(None, Tiling(512, 0.2)) is None
-    assert thresholds_mismatch(whole, None) is None
-    assert thresholds_mismatch(tiled, Tiling(512, 0.2)) is None
-    message = thresholds_mismatch(whole, Tiling(512, 0.2))
+    assert thresholds_mismatch(None, Tiling(512, 0.2), "flip=true") is None
+    assert thresholds_mismatch(whole, None, None) is None
+    assert thresholds_mismatch(tiled, Tiling(512, 0.2), None) is None
+    message = thresholds_mismatch(whole, Tiling(512, 0.2), "flip=true")
     assert message is not None
-    assert message.endswith("run frcnn thresholds --tile 512 --overlap 0.2")
-    assert thresholds_mismatch(tiled, Tiling(1024, 0.2)) is not None
-    assert thresholds_mismatch(tiled, None) is not None
+    assert "chosen with whole images, and are applied to tiles of 512 pixels" in message
+    assert message.endswith("run frcnn thresholds --tile 512 --overlap 0.2 --test 'flip=true'")
+    assert thresholds_mismatch(tiled, Tiling(1024, 0.2), None) is not None
+    assert thresholds_mismatch(tiled, None, None) is not None
+    flipped = ScoreThresholds({"cat": 0.5}, "maximum F1", None, "flip=true soft_nms=linear")
+    assert thresholds_mismatch(flipped, None, "soft_nms=linear flip=true") is None
+    assert thresholds_mismatch(flipped, None, "flip=true") is not None
 
 
 @pytest.fixture(scope="module")

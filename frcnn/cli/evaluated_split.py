@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from frcnn.cli.console import BOX_FORMATS, PATH, SPLITS
+from frcnn.cli.console import BOX_FORMATS, PATH, SPLITS, TEST_OPTIONS
 from frcnn.cli.tile import tiling_of, tiling_options
 from frcnn.errors import UserError
 
@@ -39,6 +39,7 @@ class EvaluatedSplit:
     batch_size: int
     tile: int | None
     overlap: float | None
+    test: str | None
 
     @property
     def name(self) -> str:
@@ -84,6 +85,7 @@ def split_options(data_name: Literal["--data", "DATA"]) -> Callable[[Callable[..
         click.option("--box-format", type=click.Choice(BOX_FORMATS), help="Format of the boxes, as data.box_format."),
         click.option("--batch-size", type=click.IntRange(1), default=1, show_default=True, help="Images per batch."),
         tiling_options,
+        click.option("--test", metavar="OPTIONS", help=TEST_OPTIONS),
     ]
     if data_name == "--data":
         options[:0] = [

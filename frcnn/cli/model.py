@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from frcnn.cli.console import PATH, TEST_OPTIONS, check_output, counted, example
+from frcnn.cli.console import PATH, check_output, counted, example
 from frcnn.cli.evaluated_split import EvaluatedSplit, split_options
 from frcnn.cli.recipe import own_recipe
 from frcnn.errors import UserError
@@ -85,9 +85,8 @@ def _split_arguments(
     )
 )
 @split_options("--data")
-@click.option("--test", metavar="OPTIONS", help=TEST_OPTIONS)
 @click.option("--json", "json_file", type=PATH, help="Also write the metrics to this file.")
-def evaluate(chosen: EvaluatedSplit, test: str | None, json_file: Path | None) -> None:
+def evaluate(chosen: EvaluatedSplit, json_file: Path | None) -> None:
     """Evaluate a model.
 
     Prints the 12 COCO metrics and the AP of each class. More unreadable images than the model's option
@@ -107,7 +106,7 @@ def evaluate(chosen: EvaluatedSplit, test: str | None, json_file: Path | None) -
                 check_output(json_file, "--json", folder=False)
             saved = read_model_folder(chosen.model)
         metrics, index, unread = evaluate_model(
-            saved, lambda: chosen.find_index(saved.config), world, chosen.batch_size, counted, tiling, test
+            saved, lambda: chosen.find_index(saved.config), world, chosen.batch_size, counted, tiling, chosen.test
         )
     if metrics is None:  # not rank 0
         return

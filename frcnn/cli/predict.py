@@ -95,8 +95,8 @@ def predict(
     detector = Detector.load(model, test)
     tiled = TiledDetector(detector, tiling) if tiling else detector
     threshold = (detector.thresholds or DEFAULT_SCORE) if score is None else score
-    if score is None and (other_tiling := thresholds_mismatch(detector.thresholds, tiling)):
-        print_message(other_tiling)
+    if score is None and (mismatch := thresholds_mismatch(detector.thresholds, tiling, test)):
+        print_message(mismatch)
     with counted(len(tasks), "predicting") as count:
         unreadable, not_drawn, images = predict_images(tiled, tasks, out, threshold, print_message, count)
     click.echo(f"{out}: {len(tasks) - unreadable - not_drawn} drawn images and {RESULTS_FILE}")

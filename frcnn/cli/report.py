@@ -37,7 +37,7 @@ def report(chosen: EvaluatedSplit, out: Path, against: Path | None) -> None:
     from frcnn.distributed import connect
     from frcnn.evaluation.evaluate import DetectedSplit, detect_model
     from frcnn.report.page import ReportInput, write_report
-    from frcnn.tiling import thresholds_mismatch
+    from frcnn.tiling import detection_name, thresholds_mismatch
     from frcnn.training.folders import METRICS_FILE
     from frcnn.training.metrics_file import read_records
     from frcnn.weights.model_files import METRICS
@@ -53,7 +53,7 @@ def report(chosen: EvaluatedSplit, out: Path, against: Path | None) -> None:
 
         def detect(folder: ModelFolder) -> DetectedSplit:
             return detect_model(
-                folder, lambda: chosen.find_index(saved.config), world, chosen.batch_size, counted, tiling
+                folder, lambda: chosen.find_index(saved.config), world, chosen.batch_size, counted, tiling, chosen.test
             )
 
         index, results, unread = detect(saved)
@@ -68,8 +68,8 @@ def report(chosen: EvaluatedSplit, out: Path, against: Path | None) -> None:
     model = chosen.model
     metrics = model / METRICS
     thresholds = read_thresholds(model, saved.class_names)
-    if other_tiling := thresholds_mismatch(thresholds, tiling):
-        print_message(other_tiling)
+    if mismatch := thresholds_mismatch(thresholds, tiling, chosen.test):
+        print_message(mismatch)
     given = ReportInput(
         model=str(model),
         split=chosen.name,
@@ -80,7 +80,7 @@ def report(chosen: EvaluatedSplit, out: Path, against: Path | None) -> None:
         model_metrics=json.loads(metrics.read_text()) if metrics.is_file() else {},
         records=read_records(model.parent / METRICS_FILE)[0],
         unreadable=len(unread),
-        tiling=tiling,
+        detection=detection_name(tiling, chosen.test),
         against=(str(against), compared.results) if compared else None,
     )
     click.echo(f"report: {write_report(out, given)}")

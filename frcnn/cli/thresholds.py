@@ -30,8 +30,8 @@ def thresholds(chosen: EvaluatedSplit, precision: float | None, recall: float | 
 
     Stores a threshold for each class in thresholds.json of the model folder, which predict, serve and drawn images then
     use unless a score is given. By default it is the one with the best F1, as training stores it. All values are
-    counted at IoU 0.5 on the split. Give the --tile and --overlap that the model will be used with: tiles change the
-    scores.
+    counted at IoU 0.5 on the split. Give the --tile, --overlap and --test that the model will be used with: they
+    change the scores.
     """
     if precision is not None and recall is not None:
         raise UserError("--precision and --recall exclude each other: a threshold can meet one of them; give one")
@@ -55,11 +55,11 @@ def thresholds(chosen: EvaluatedSplit, precision: float | None, recall: float | 
         with world.raise_together():
             saved = read_model_folder(chosen.model)
         index, results, _ = detect_model(
-            saved, lambda: chosen.find_index(saved.config), world, chosen.batch_size, counted, tiling
+            saved, lambda: chosen.find_index(saved.config), world, chosen.batch_size, counted, tiling, chosen.test
         )
     if not world.is_main:
         return
-    document = thresholds_document(match_detections(index, results), index, chosen.name, goal, tiling)
+    document = thresholds_document(match_detections(index, results), index, chosen.name, goal, tiling, chosen.test)
     if document is None:
         raise UserError(
             f"no detection of {chosen.model} is correct in {index.source}, so that no threshold can be chosen; "

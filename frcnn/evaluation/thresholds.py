@@ -153,7 +153,12 @@ def macro_f1(matches: Matches) -> float:
 
 
 def thresholds_document(
-    matches: Matches, index: Index, split: str, goal: Goal = BEST_F1, tiling: Tiling | None = None
+    matches: Matches,
+    index: Index,
+    split: str,
+    goal: Goal = BEST_F1,
+    tiling: Tiling | None = None,
+    test: str | None = None,
 ) -> dict[str, Any] | None:
     """The content of ``thresholds.json``: the thresholds of each class and overall, and how they were chosen.
 
@@ -161,6 +166,7 @@ def thresholds_document(
         index: the split that was matched.
         split: its name.
         tiling: the tiles of the detections; None: whole images.
+        test: options of the group ``test`` that differed from the model's.
 
     Returns:
         A class in which nothing can be chosen is null, and has the overall threshold. None if there is no correct
@@ -183,6 +189,7 @@ def thresholds_document(
         "data": index.fingerprint,
         "images": matches.images,
         "tiling": asdict(tiling) if tiling else None,
+        "test": test,
         "frcnn": __version__,
     }
 

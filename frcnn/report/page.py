@@ -23,7 +23,6 @@ from frcnn.inference import Detections
 from frcnn.report import sections
 from frcnn.report.gallery import choose_examples, render_gallery
 from frcnn.report.measure import measure, to_json
-from frcnn.tiling import Tiling
 from frcnn.weights.score_thresholds import ScoreThresholds
 
 PAGE, NUMBERS = "index.html", "report.json"
@@ -43,7 +42,7 @@ class ReportInput:
         records: of the run's ``metrics.jsonl``.
         unreadable: number of images that count as blank.
         against: name and detections of a model to compare with.
-        tiling: the tiles of the detections; None: whole images.
+        detection: how the images were detected in, in words.
     """
 
     model: str
@@ -56,7 +55,7 @@ class ReportInput:
     records: Sequence[Mapping[str, Any]] = ()
     unreadable: int = 0
     against: tuple[str, Mapping[int, Detections]] | None = None
-    tiling: Tiling | None = None
+    detection: str = "whole images"
 
 
 def write_report(folder: Path, given: ReportInput, progress: Callable[[], None] = lambda: None) -> Path:
@@ -116,7 +115,7 @@ def _facts(given: ReportInput) -> list[tuple[str, str]]:
         ("model", given.model),
         ("step", str(metrics.get("step", "unknown"))),
         ("annotations", str(given.index.source)),
-        ("detection", str(given.tiling) if given.tiling else "whole images"),
+        ("detection", given.detection),
         ("data fingerprint", given.index.fingerprint),
         ("fingerprint of the training data", str(metrics.get("train_data", "unknown"))),
         ("frcnn", __version__),

@@ -93,8 +93,8 @@ class Engine:
         try:
             self.model_version = self._options.model_version or weights_digest(self._folder)
             self.detector = Detector.load(self._folder, self._options.test)
-            if other_tiling := thresholds_mismatch(self.detector.thresholds, self.tiling):
-                logger.warning("%s", other_tiling)
+            if mismatch := thresholds_mismatch(self.detector.thresholds, self.tiling, self._options.test):
+                logger.warning("%s", mismatch)
             sizes = batch_sizes(self._options.max_batch or 1)
             self._warm_up(sizes)
             self.batcher = Batcher(

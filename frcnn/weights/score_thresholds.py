@@ -24,11 +24,13 @@ class ScoreThresholds:
         by_class: minimum score by class name, in the order of the labels 1..K.
         goal: what they were chosen for, in words.
         tiling: side and overlap of the tiles that they were chosen with; None: whole images.
+        test: options of the group ``test`` that they were chosen with, where these differed from the model's.
     """
 
     by_class: Mapping[str, float]
     goal: str
     tiling: tuple[int, float] | None = None
+    test: str | None = None
 
     def of(self, labels: np.ndarray) -> np.ndarray:
         """Minimum scores ``[D]`` float32 of detections with these labels ``[D]``."""
@@ -55,10 +57,10 @@ def read_thresholds(folder: Path, class_names: Sequence[str]) -> ScoreThresholds
         by_class = {name: float((classes[name] or {}).get("threshold", overall)) for name in class_names}
         if not all(0 <= value <= 1 for value in by_class.values()):
             raise ValueError("a threshold is not between 0 and 1")
-        tiling = document.get("tiling")  # absent from files of older versions, which had no tiles
-        return ScoreThresholds(
-            by_class, str(document["goal"]), (int(tiling["tile"]), float(tiling["overlap"])) if tiling else None
-        )
+        # Absent from files of older versions, which had neither.
+        tiling, test = document.get("tiling"), document.get("test")
+        tiles = (int(tiling["tile"]), float(tiling["overlap"])) if tiling else None
+        return ScoreThresholds(by_class, str(document["goal"]), tiles, str(test) if test else None)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise UserError(

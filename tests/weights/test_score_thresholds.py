@@ -37,14 +37,18 @@ def test_classes_without_a_threshold_have_the_overall_one(folder: Path) -> None:
     assert str(thresholds) == "b 0.4, a 0.7 (thresholds.json: maximum F1)"
 
 
-def test_the_tiles_are_part_of_the_file(folder: Path) -> None:
+def test_the_tiles_and_the_test_options_are_part_of_the_file(folder: Path) -> None:
     stored = []
-    for tiling in ({"tile": 512, "overlap": 0.25}, None):
-        store_thresholds(folder, {**DOCUMENT, "tiling": tiling})
+    for more in ({"tiling": {"tile": 512, "overlap": 0.25}, "test": "flip=true"}, {"tiling": None, "test": None}):
+        store_thresholds(folder, {**DOCUMENT, **more})
         stored.append(read_thresholds(folder, ("a",)))
-    store_thresholds(folder, DOCUMENT)  # as written before tiles were stored
+    store_thresholds(folder, DOCUMENT)  # as written before they were stored
     stored.append(read_thresholds(folder, ("a",)))
-    assert [thresholds and thresholds.tiling for thresholds in stored] == [(512, 0.25), None, None]
+    assert [thresholds and (thresholds.tiling, thresholds.test) for thresholds in stored] == [
+        ((512, 0.25), "flip=true"),
+        (None, None),
+        (None, None),
+    ]
 
 
 def test_a_model_without_the_file_has_none(folder: Path) -> None:
