@@ -66,6 +66,7 @@ LAUNCHES = {
     "list_rois": (256, 256 // 8),
     "gather": (256, 4 * 16 * ops_case.POOLED * (4 + 8) + 4 * 256 + 256 // 8),
     "round": (256, 0),
+    "bias_relu": (256, 0),
     "nms_collect": (256, 0),
     "nms_rank": (256, 8 * 256),
     "nms_compare": (64, (24 + 4) * 64),

@@ -138,7 +138,7 @@ import tensorflow as tf
 from tensorflow.python.framework import kernels
 library, folder = sys.argv[1:]
 def devices():
-    return sorted({k.device_type for op in ("FrcnnRoiAlign", "FrcnnRoiAlignGrad", "FrcnnNms")
+    return sorted({k.device_type for op in ("FrcnnRoiAlign", "FrcnnRoiAlignGrad", "FrcnnNms", "FrcnnBiasRelu")
                    for k in kernels.get_registered_kernels_for_op(op).kernel})
 tf.load_op_library(library)
 print(devices())

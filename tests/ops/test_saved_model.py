@@ -1,4 +1,4 @@
-"""A SavedModel that contains the operations, loaded in another process."""
+"""A SavedModel that contains the operations, traced as on a machine with a GPU and loaded in a process without one."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 
 from frcnn import ops
+from frcnn.ops import compiled
 
 STRIDES = (4, 8, 16, 32)
 REPOSITORY = Path(__file__).parents[2]
@@ -34,7 +35,7 @@ np.savez(outputs, pooled=pooled, indices=indices, counts=counts, **gradients)
 
 
 class Model(tf.Module):
-    """Both operations, used as in a detector."""
+    """The operations, used as in a detector."""
 
     def __init__(self, kernel):
         super().__init__()
@@ -59,6 +60,7 @@ class Model(tf.Module):
             level_rule="torchvision",
             kernel=self.kernel,
         )
+        pooled = ops.bias_relu(pooled, tf.linspace(-0.5, 0.5, 5), pooled, kernel=self.kernel)
         scores = tf.reduce_mean(pooled, axis=[1, 2, 3])[None]
         groups = tf.zeros_like(scores, tf.int32)
         return pooled, *ops.nms(boxes[None], scores, groups, iou_threshold=0.5, max_outputs=9, kernel=self.kernel)
@@ -77,8 +79,10 @@ def load(folder: Path, first: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture
-def saved(request, tmp_path, pyramid, degenerate_boxes):
+def saved(request, tmp_path, pyramid, degenerate_boxes, monkeypatch):
     """The folder with the model and its inputs, and the expected outputs."""
+    compiled.active_kernels()
+    monkeypatch.setattr(ops, "uses_gpu", lambda: True)
     boxes, images = degenerate_boxes
     model, levels = Model(request.param), [tf.constant(level) for level in pyramid]
     tf.saved_model.save(
