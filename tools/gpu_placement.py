@@ -32,7 +32,10 @@ from frcnn.training.optimizer import build_optimizer
 from frcnn.training.step import build_train_step
 
 # Our operations register their GPU kernels where there is a GPU; all their inputs and outputs are in device memory.
-OWN_OPERATIONS = ("FrcnnRoiAlign", "FrcnnRoiAlignGrad", "FrcnnNms", "FrcnnBiasRelu", "FrcnnBiasReluGrad")
+OWN_OPERATIONS = tuple(
+    f"Frcnn{name}"
+    for name in ("RoiAlign", "RoiAlignGrad", "Nms", "BiasRelu", "BiasReluGrad", "GroupNorm", "GroupNormGrad")
+)
 # The graph optimizations of TensorFlow that change what is copied: inlining of functions and loops, constant folding.
 OPTIMIZATIONS = ("function", "constfold", "dependency")
 HOST, DEVICE, EITHER = "host", "device", "either"  # EITHER: an argument, which the caller may have placed anywhere

@@ -109,14 +109,12 @@ def group_norm(
         gamma, beta: ``[C]`` float32.
         groups: number of groups, which divides C; a group has consecutive channels.
         epsilon: added to the variance.
-        kernel: as for :func:`roi_align`. The compiled kernel is for CPUs: where a GPU is used, all values select the
-            reference.
+        kernel: as for :func:`roi_align`.
 
     Returns:
         Shape and dtype of the inputs. Differentiable in all three tensors.
     """
-    on_cpu = kernel != "reference" and not uses_gpu()
-    implementation = fused_norm if on_cpu and _implementation(kernel) is compiled else reference_norm
+    implementation = fused_norm if _implementation(kernel) is compiled else reference_norm
     return implementation(inputs, gamma, beta, groups, epsilon, relu)
 
 

@@ -46,6 +46,7 @@ KERNEL_SOURCES = {
     "roi_align_cuda.cc": [],
     "nms_cuda.cc": [],
     "bias_relu_cuda.cc": [],
+    "group_norm_cuda.cc": [],
     "cuda_driver.cc": [],
 }
 

@@ -1,4 +1,4 @@
-"""Group norm and ReLU: the definition in TensorFlow, and the compiled kernel for CPUs with its gradient."""
+"""Group norm and ReLU: the definition in TensorFlow, and the compiled kernel with its gradient."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def reference(
 
 
 def fused(inputs: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, groups: int, epsilon: float, relu: bool) -> tf.Tensor:
-    """See :func:`frcnn.ops.group_norm`. Reads the inputs twice and writes the result once, on a CPU."""
+    """See :func:`frcnn.ops.group_norm`. Reads the inputs twice and writes the result once."""
     return (
         compiled.operations()
         .frcnn_group_norm(inputs=inputs, gamma=gamma, beta=beta, groups=groups, epsilon=epsilon, relu=relu)

@@ -39,8 +39,13 @@ def assert_stays_on_the_gpu(found: Placement) -> None:
 
 @pytest.mark.parametrize(
     ("precision", "options"),
-    [*((precision, "") for precision in PRECISIONS), ("mixed_float16", ALL_OPTIONS)],
-    ids=[*PRECISIONS, "all options"],
+    [
+        ("float32", ""),
+        ("mixed_bfloat16", "backbone.norm=gn fpn.norm=gn"),
+        ("mixed_float16", ""),
+        ("mixed_float16", ALL_OPTIONS),
+    ],
+    ids=["float32", "bfloat16, group norm", "float16", "all options"],
 )
 def test_training_step(precision: str, options: str) -> None:
     overrides = f"backbone.name=resnet18 ops.kernel=compiled training.precision={precision} {options}"

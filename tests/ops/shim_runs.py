@@ -85,7 +85,7 @@ def link(compiler: str, flags: tuple[str, ...], objects: list[Path], target: Pat
 def build_cpu(program: Path, compiler: str = "g++", flags: tuple[str, ...] = ()) -> Path:
     """The CPU kernels behind the same interface; ``order`` is the order of the chunks of parallel work."""
     folder = program.with_name(f"{program.name}.objects")
-    sources = [KERNELS / name for name in ("roi_align_plan.cc", "roi_align_cpu.cc", "nms_cpu.cc", "bias_relu_cpu.cc")]
+    sources = [*sorted(KERNELS.glob("*_cpu.cc")), KERNELS / "roi_align_plan.cc"]
     sources += [SHIM / name for name in ("cpu.cc", "fake_driver.cc", "main.cc")]
     link(compiler, flags, compile_objects(folder, compiler, (*flags, f"-I{KERNELS}"), sources), program)
     return program
@@ -273,6 +273,8 @@ def checks() -> list[tuple[str, Callable[[Program, str], None]]]:
         "several blocks per RoI": pooling_call(64, 2, True, count=14),
         "bfloat16, single channels": pooling_call(3, 2, True, dtype=1),
     }
+    import group_norm_checks  # which needs this module
+
     nms_calls = {"four tiles": nms_call(450, 450, 0.375), "stopped early": nms_call(150, 70, 0.5)}
     return [
         *(
@@ -287,4 +289,5 @@ def checks() -> list[tuple[str, Callable[[Program, str], None]]]:
             (f"bias and ReLU, {name}", lambda program, order, case=case: check_bias_relu(program, order, case))
             for name, case in BIAS_RELU_CASES.items()
         ),
+        *group_norm_checks.checks(),
     ]

@@ -138,8 +138,9 @@ import tensorflow as tf
 from tensorflow.python.framework import kernels
 library, folder = sys.argv[1:]
 def devices():
-    return sorted({k.device_type for op in ("FrcnnRoiAlign", "FrcnnRoiAlignGrad", "FrcnnNms", "FrcnnBiasRelu")
-                   for k in kernels.get_registered_kernels_for_op(op).kernel})
+    return sorted(set.intersection(*({k.device_type for k in kernels.get_registered_kernels_for_op(op).kernel} for op in
+                                     ("FrcnnRoiAlign", "FrcnnRoiAlignGrad", "FrcnnNms", "FrcnnBiasRelu",
+                                      "FrcnnBiasReluGrad", "FrcnnGroupNorm", "FrcnnGroupNormGrad"))))
 tf.load_op_library(library)
 print(devices())
 ctypes.CDLL(library).frcnn_use_gpu_code(folder.encode())

@@ -153,6 +153,51 @@ def test_empty_inputs_launch_nothing(program, monkeypatch, tmp_path):
     assert launches(program, "bias_relu_gradient", np.int32([0, 0, 8, 1, 0, 0]), **recorded) == []
     levels = [np.zeros([2, *shape, 16], np.uint8) for shape in ((200, 336), (100, 168))]
     assert launches(program, "roi_align", *pooling(0, 4, 0), *levels, **recorded) == []
+    head, affine = np.int32([0, 6, 8, 2, 0, 1]), np.ones([2, 8], np.float32)
+    assert launches(program, "group_norm", head, np.float32([1e-5]), affine, **recorded) == []
+    assert launches(program, "group_norm_gradient", head, affine, **recorded) == []
+
+
+def test_group_norm_of_no_images_has_zero_gradients(program):
+    head, affine = np.int32([0, 6, 8, 2, 0, 1]), np.ones([2, 8], np.float32)
+    assert shim_runs.run(program, "group_norm_gradient", "forward", head, affine)[0] == bytes(2 * 8 * 4)
+
+
+@pytest.mark.parametrize(
+    # Threads per pixel, chunks of an image, pixels that a block processes at a time, groups of a block that adds up.
+    ("shape", "groups", "dtype", "suffix", "width", "chunks", "tiles", "of_groups"),
+    [
+        # 32 threads a pixel, 8 pixels at a time, at least 4 of a thread; 67200 / 512 pixels rounded up to 132: 510
+        # chunks, of which 31 threads of 8 channels each add up 16 or 17: one group per block.
+        ((2, 200, 336, 256), 32, 1, "bfloat16", 8, 510, 1, 32),
+        # 64 threads a pixel, 4 pixels at a time: 49 / 16 = 3 chunks; 256 / (512 / 32) = 16 groups per block.
+        ((2, 7, 7, 512), 32, 2, "float16", 8, 3, 1, 2),
+        # 3 threads a pixel for the chunks, 85 at a time: 1020 / 340 = 3 chunks; all groups in a block.
+        ((3, 30, 34, 10), 5, 0, "float32", 1, 3, 1, 1),
+        # 500 threads a pixel are two blocks, a pixel at a time: 6 / 4 = 1 chunk; 256 / 20 = 12 groups per block.
+        ((1, 2, 3, 2000), 100, 0, "float32", 4, 1, 2, 9),
+    ],
+)
+def test_group_norm(program, shape, groups, dtype, suffix, width, chunks, tiles, of_groups, monkeypatch, tmp_path):
+    batch, *sides, channels = shape
+    head = np.int32([batch, math.prod(sides), channels, groups, dtype, 1])
+    values, affine = np.zeros(shape, (np.float32, np.uint16, np.uint16)[dtype]), np.zeros([2, channels], np.float32)
+    statistics = np.zeros([2, batch, groups], np.float32)
+    recorded = {"monkeypatch": monkeypatch, "tmp_path": tmp_path}
+    grid, sums, doubles = (batch * chunks, tiles, 1), 2 * 4 * width * THREADS, 2 * 8 * THREADS
+    forward = launches(program, "group_norm", head, np.float32([1e-5]), values, affine, **recorded)
+    assert forward == [
+        (f"frcnn_norm_moments_{suffix}_x{width}", grid, THREADS, sums),
+        (f"frcnn_norm_statistics_{suffix}", (batch * of_groups, 1, 1), THREADS, doubles),
+        (f"frcnn_norm_apply_{suffix}_x{width}", grid, THREADS, 0),
+    ]
+    (tmp_path / "launches.txt").unlink()
+    backward = launches(program, "group_norm_gradient", head, values, values, affine, statistics, **recorded)
+    assert backward == [
+        (f"frcnn_norm_gradient_sums_{suffix}_x{width}", grid, THREADS, sums),
+        ("frcnn_norm_totals", (batch * of_groups + math.ceil(channels / 8), 1, 1), THREADS, doubles),
+        (f"frcnn_norm_gradient_{suffix}_x{width}", grid, THREADS, 0),
+    ]
 
 
 def failure(program, *arrays):

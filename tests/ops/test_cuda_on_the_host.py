@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 
+import group_norm_checks
 import numpy as np
 import pytest
 import shim_runs
@@ -46,6 +47,32 @@ def test_deterministic_gradient_does_not_depend_on_the_thread_order(program):
         for order in shim_runs.ORDERS
     }
     assert len(results) == 1
+
+
+def test_group_norm_does_not_depend_on_the_thread_order_or_the_other_images(program):
+    head, _, (inputs, gamma, beta, upstream), _ = group_norm_checks.norm_call((2, 13, 7, 64), 4, True, dtype=1)
+    alone = np.array([1, *head[1:]], np.int32)
+    results = set()
+    for order in shim_runs.ORDERS:
+        for call, images in ((head, slice(2)), (alone, slice(1))):
+            arrays = call, np.float32([1e-3]), inputs[images], gamma, beta
+            forward = shim_runs.run(program("fibers"), "group_norm", order, *arrays)[0]
+            size = inputs[images].nbytes
+            statistics = np.frombuffer(forward[size:], np.float32)
+            arrays = call, upstream[images], inputs[images], gamma, beta, statistics
+            backward = shim_runs.run(program("fibers"), "group_norm_gradient", order, *arrays)[0]
+            half = inputs[0].nbytes
+            results.add((forward[:half], backward[:half]))
+    assert len(results) == 1
+
+
+def test_group_norm_reads_twice_and_writes_once(program):
+    head, _, (inputs, gamma, beta, upstream), _ = group_norm_checks.norm_call((2, 13, 7, 64), 4, True, dtype=1)
+    statistics = np.zeros([2, 2, 4], np.float32)
+    forward = shim_runs.run(program("fibers"), "group_norm", "forward", head, np.float32([1e-3]), inputs, gamma, beta)
+    arrays = head, upstream, inputs, gamma, beta, statistics
+    backward = shim_runs.run(program("fibers"), "group_norm_gradient", "forward", *arrays)
+    assert (forward[1], backward[1]) == (3 * inputs.nbytes, 5 * inputs.nbytes)
 
 
 def test_roi_align_reads_each_tap_once(program):

@@ -16,7 +16,10 @@ WIDEST = {"float32": 4, "bfloat16": 8, "float16": 8}  # channels at once
 KERNELS = {
     *(
         f"frcnn_{kernel}_{dtype}_x{width}"
-        for kernel in ("roi_align", "gather", "bias_relu", "bias_relu_gradient")
+        for kernel in (
+            *("roi_align", "gather", "bias_relu", "bias_relu_gradient"),
+            *(f"norm_{step}" for step in ("moments", "apply", "gradient_sums", "gradient")),
+        )
         for dtype, widest in WIDEST.items()
         for width in (1, widest)
     ),
@@ -25,6 +28,8 @@ KERNELS = {
     "frcnn_round_bfloat16",
     "frcnn_round_float16",
     *(f"frcnn_nms_{step}" for step in ("collect", "rank", "compare", "reduce")),
+    *(f"frcnn_norm_statistics_{dtype}" for dtype in WIDEST),
+    "frcnn_norm_totals",
 }
 needs_nvrtc = pytest.mark.skipif(
     gpu_code.nvrtc() is None, reason="nvidia-cuda-nvrtc-cu12 is not installed (Linux only)"

@@ -8,6 +8,8 @@ import tensorflow as tf
 from group_norm_oracle import case, oracle
 
 from frcnn import ops
+from frcnn.errors import UserError
+from frcnn.ops import compiled
 
 kernels = pytest.mark.parametrize("kernel", ["reference", "compiled"])
 
@@ -112,12 +114,26 @@ def test_wrong_shapes_are_errors(shape: tuple[int, ...], gamma: int, groups: int
         )  # fmt: skip
 
 
-def test_the_kernel_is_for_machines_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kernel", ["auto", "compiled", "reference"])
+@pytest.mark.parametrize("available", [True, False])
+def test_a_gpu_takes_the_kernel_if_it_is_available(
+    monkeypatch: pytest.MonkeyPatch, kernel: ops.Kernel, available: bool
+) -> None:
+    active = compiled.active_kernels()
+    if not available:
+        active = compiled.ActiveKernels(None, reason="no compiler")
+    monkeypatch.setattr(compiled, "active_kernels", lambda: active)
     monkeypatch.setattr(tf.config, "get_visible_devices", lambda _kind: ["GPU:0"])
-    function = tf.function(
-        lambda: ops.group_norm(
-            tf.zeros([1, 2, 2, 8]), tf.ones([8]), tf.zeros([8]), groups=2, epsilon=1e-5, relu=True, kernel="compiled"
-        )
-    )
-    kinds = {operation.type for operation in function.get_concrete_function().graph.get_operations()}
-    assert "FrcnnGroupNorm" not in kinds
+
+    @tf.function
+    def step(inputs: tf.Tensor) -> list[tf.Tensor]:
+        outputs = ops.group_norm(inputs, tf.ones([8]), tf.zeros([8]), groups=2, epsilon=1e-5, relu=True, kernel=kernel)
+        return tf.gradients(outputs, inputs)
+
+    if kernel == "compiled" and not available:
+        with pytest.raises(UserError, match="no compiler"):
+            step.get_concrete_function(tf.TensorSpec([1, 2, 2, 8]))
+        return
+    graph = step.get_concrete_function(tf.TensorSpec([1, 2, 2, 8])).graph
+    own = {operation.type for operation in graph.get_operations() if operation.type.startswith("Frcnn")}
+    assert own == ({"FrcnnGroupNorm", "FrcnnGroupNormGrad"} if available and kernel != "reference" else set())

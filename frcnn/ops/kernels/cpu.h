@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "bias_relu.h"
+#include "group_norm.h"
 #include "nms.h"
 #include "roi_align.h"
 
@@ -43,5 +44,16 @@ int nms(const float* boxes, const float* scores, const int32_t* groups, int coun
 
 void bias_relu_forward(const BiasReluCall& call, const ParallelFor& parallel);
 void bias_relu_backward(const BiasReluGradientCall& call, const ParallelFor& parallel);
+
+// outputs = act((inputs - mean) * rstd * gamma + beta), act is ReLU or the identity. Also writes mean and rstd, the
+// reciprocal standard deviation, [batch, groups]. gamma and beta: [channels].
+void group_norm_forward(const GroupNormShape& shape, DType dtype, float epsilon, bool relu, const void* inputs,
+                        const float* gamma, const float* beta, void* outputs, float* mean, float* rstd,
+                        const ParallelFor& parallel);
+
+// The gradients of inputs, gamma and beta from that of the outputs.
+void group_norm_backward(const GroupNormShape& shape, DType dtype, bool relu, const void* upstream, const void* inputs,
+                         const float* gamma, const float* beta, const float* mean, const float* rstd, void* gradient,
+                         float* gamma_gradient, float* beta_gradient, const ParallelFor& parallel);
 
 }  // namespace frcnn

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "bias_relu.h"
+#include "group_norm.h"
 #include "roi_align.h"
 
 #ifndef FRCNN_THREADS  // per block; the tests use fewer
@@ -101,5 +102,33 @@ constexpr int kPacketsInFlight = 2;  // loaded by a thread before it stores the 
 
 using BiasReluKernel = void(BiasReluCall);
 using BiasReluGradientKernel = void(BiasReluGradientCall);
+
+// Group norm
+
+struct GroupNormPlan {
+  int batch, pixels, channels, groups;
+  int chunks, chunk_pixels;  // parts of an image, one per block
+  int groups_per_block;      // of the kernels that add up the chunks
+  bool relu;
+};
+
+constexpr int kChunkPixelsPerThread = 4;  // at least
+constexpr int kMaxChunks = 512;           // per image: enough to fill a GPU with one image, and few to add up
+constexpr int kPacketsAtOnce = 2;         // loads of a thread that do not wait for its stores
+constexpr int kAffineChannels = 8;        // of a block that computes the gradients of gamma and beta
+
+// partial: [batch, chunks, 2, channels], two sums per channel; terms: [batch, groups, 2], slope and offset.
+using NormMomentsKernel = void(GroupNormPlan, const void* inputs, float* partial);
+using NormStatisticsKernel = void(GroupNormPlan, float epsilon, const void* inputs, const float* partial, float* mean,
+                                  float* rstd);
+using NormApplyKernel = void(GroupNormPlan, const void* inputs, const float* gamma, const float* beta,
+                             const float* mean, const float* rstd, void* outputs);
+using NormGradientSumsKernel = void(GroupNormPlan, const void* upstream, const void* inputs, const float* gamma,
+                                    const float* beta, const float* mean, const float* rstd, float* partial);
+using NormTotalsKernel = void(GroupNormPlan, const float* partial, const float* gamma, const float* mean,
+                              const float* rstd, float* terms, float* gamma_gradient, float* beta_gradient);
+using NormGradientKernel = void(GroupNormPlan, const void* upstream, const void* inputs, const float* gamma,
+                                const float* beta, const float* mean, const float* rstd, const float* terms,
+                                void* gradient);
 
 }  // namespace frcnn

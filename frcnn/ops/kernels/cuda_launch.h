@@ -31,4 +31,21 @@ const char* launch_nms(const NmsCall& call, void* workspace, void* stream);
 const char* launch_bias_relu(const BiasReluCall& call, void* stream);
 const char* launch_bias_relu_gradient(const BiasReluGradientCall& call, void* stream);
 
+struct GroupNormCall {
+  GroupNormShape shape;
+  DType dtype;  // of inputs, outputs and their gradients
+  bool relu;
+  const void* inputs;  // [batch, pixels, channels]
+  const float *gamma, *beta;
+};
+
+int64_t group_norm_workspace_bytes(const GroupNormCall& call);
+// Also writes mean and rstd, [batch, groups].
+const char* launch_group_norm(const GroupNormCall& call, float epsilon, void* outputs, float* mean, float* rstd,
+                              void* workspace, void* stream);
+// `gradient` may be the memory of `upstream`.
+const char* launch_group_norm_gradient(const GroupNormCall& call, const void* upstream, const float* mean,
+                                       const float* rstd, void* gradient, float* gamma_gradient, float* beta_gradient,
+                                       void* workspace, void* stream);
+
 }  // namespace frcnn

@@ -2,7 +2,7 @@
 #include "bias_relu_op.h"
 #include "cuda_driver.h"
 #include "cuda_launch.h"
-#include "ops.h"
+#include "group_norm_op.h"
 #include "tensorflow/core/framework/device_base.h"
 #include "tensorflow/core/util/determinism.h"
 #include "xla/stream_executor/stream.h"
@@ -113,6 +113,42 @@ class BiasReluGradGpu : public BiasReluGradOp {
   }
 };
 
+class GroupNormGpu : public GroupNormKernel {
+ public:
+  using GroupNormKernel::GroupNormKernel;
+
+  void Compute(OpKernelContext* context) override {
+    NormTensors tensors;
+    if (!check(context, &tensors)) return;
+    const GroupNormCall call = {tensors.shape,          dtype_of(type_),       relu_,
+                                tensors.inputs->data(), floats(tensors.gamma), floats(tensors.beta)};
+    Tensor workspace;
+    OP_REQUIRES_OK(context,
+                   context->allocate_temp(tensorflow::DT_INT8, {group_norm_workspace_bytes(call)}, &workspace));
+    report(context, launch_group_norm(call, epsilon_, tensors.outputs->data(), floats(tensors.mean),
+                                      floats(tensors.rstd), workspace.data(), stream_of(context)));
+  }
+};
+
+class GroupNormGradGpu : public GroupNormGradKernel {
+ public:
+  using GroupNormGradKernel::GroupNormGradKernel;
+
+  void Compute(OpKernelContext* context) override {
+    NormGradientTensors tensors;
+    if (!check(context, &tensors)) return;
+    const GroupNormCall call = {tensors.shape,          dtype_of(type_),       relu_,
+                                tensors.inputs->data(), floats(tensors.gamma), floats(tensors.beta)};
+    Tensor workspace;
+    OP_REQUIRES_OK(context,
+                   context->allocate_temp(tensorflow::DT_INT8, {group_norm_workspace_bytes(call)}, &workspace));
+    report(context,
+           launch_group_norm_gradient(call, tensors.upstream->data(), floats(tensors.mean), floats(tensors.rstd),
+                                      tensors.gradient->data(), floats(tensors.gamma_gradient),
+                                      floats(tensors.beta_gradient), workspace.data(), stream_of(context)));
+  }
+};
+
 // Registered only where there is machine code for a GPU: without it TensorFlow places the operations on the CPU.
 void register_gpu_kernels() {
   static const bool once = [] {
@@ -121,6 +157,8 @@ void register_gpu_kernels() {
     REGISTER_KERNEL_BUILDER(Name("FrcnnNms").Device(DEVICE_GPU), NmsGpu);
     REGISTER_KERNEL_BUILDER(Name("FrcnnBiasRelu").Device(DEVICE_GPU), BiasReluGpu);
     REGISTER_KERNEL_BUILDER(Name("FrcnnBiasReluGrad").Device(DEVICE_GPU), BiasReluGradGpu);
+    REGISTER_KERNEL_BUILDER(Name("FrcnnGroupNorm").Device(DEVICE_GPU), GroupNormGpu);
+    REGISTER_KERNEL_BUILDER(Name("FrcnnGroupNormGrad").Device(DEVICE_GPU), GroupNormGradGpu);
     return true;
   }();
   static_cast<void>(once);

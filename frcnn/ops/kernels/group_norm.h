@@ -1,7 +1,6 @@
-// Interface of group norm with an optional ReLU on a CPU: plain buffers and a thread pool, no TensorFlow types.
+// Shape and arithmetic of group norm that the CPU and GPU kernels share.
 #pragma once
 
-#include "cpu.h"
 #include "dtype.h"
 
 namespace frcnn {
@@ -11,15 +10,21 @@ struct GroupNormShape {
   int64_t batch, pixels, channels, groups;
 };
 
-// outputs = act((inputs - mean) * rstd * gamma + beta), act is ReLU or the identity. Also writes mean and rstd, the
-// reciprocal standard deviation, [batch, groups]. gamma and beta: [channels].
-void group_norm_forward(const GroupNormShape& shape, DType dtype, float epsilon, bool relu, const void* inputs,
-                        const float* gamma, const float* beta, void* outputs, float* mean, float* rstd,
-                        const ParallelFor& parallel);
+// The outputs before the ReLU are scale * inputs + shift.
+FRCNN_HD float norm_scale(float gamma, float rstd) {
+  return rstd * gamma;
+}
+FRCNN_HD float norm_shift(float beta, float mean, float scale) {
+  return beta - mean * scale;
+}
 
-// The gradients of inputs, gamma and beta from that of the outputs.
-void group_norm_backward(const GroupNormShape& shape, DType dtype, bool relu, const void* upstream, const void* inputs,
-                         const float* gamma, const float* beta, const float* mean, const float* rstd, void* gradient,
-                         float* gamma_gradient, float* beta_gradient, const ParallelFor& parallel);
+// The gradient of the inputs is scale * g + slope * inputs + offset, where g is the gradient behind the ReLU; `average`
+// and `product` are the averages over the group's elements of gamma * g and of gamma * g * normalized inputs.
+FRCNN_HD double norm_slope(double rstd, double product) {
+  return -rstd * rstd * product;
+}
+FRCNN_HD double norm_offset(double mean, double rstd, double average, double product) {
+  return -rstd * average + rstd * rstd * product * mean;
+}
 
 }  // namespace frcnn

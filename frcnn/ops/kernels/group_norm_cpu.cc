@@ -7,7 +7,7 @@
 #include <type_traits>
 #include <vector>
 
-#include "group_norm.h"
+#include "cpu.h"
 #include "group_norm_passes.h"
 
 namespace frcnn {
@@ -67,8 +67,8 @@ void make_affine(const GroupNormShape& shape, const float* gamma, const float* b
   const int64_t members = shape.channels / shape.groups;
   for (int64_t n = 0; n < shape.batch * shape.channels; ++n) {
     const int64_t image = n / shape.channels, c = n % shape.channels, group = image * shape.groups + c / members;
-    scale->at(n) = rstd[group] * gamma[c];
-    shift->at(n) = beta[c] - mean[group] * scale->at(n);
+    scale->at(n) = norm_scale(gamma[c], rstd[group]);
+    shift->at(n) = norm_shift(beta[c], mean[group], scale->at(n));
   }
 }
 
@@ -124,8 +124,6 @@ void backward(const GroupNormShape& shape, bool relu, const T* upstream, const T
     run(GradientSums<T>{chunk, relu, upstream + offset, inputs + offset, affine, &means[image * channels],
                         &sums[n * channels], &products[n * channels]});
   });
-  // With g the gradient behind the ReLU and h the normalized inputs, averaged over the group's elements, the gradient
-  // of the inputs is rstd * (gamma * g - average(gamma * g) - h * average(gamma * g * h)).
   std::vector<double> of_gamma(channels), of_beta(channels);
   std::vector<float> slope(scale.size()), offset(scale.size());
   const double elements = double(shape.pixels) * double(members);
@@ -141,8 +139,8 @@ void backward(const GroupNormShape& shape, bool relu, const T* upstream, const T
       product += double(gamma[c]) * normalized / elements;
     }
     for (int64_t c = first; c < first + members; ++c) {
-      slope[image * channels + c] = float(-deviation * deviation * product);
-      offset[image * channels + c] = float(-deviation * average + deviation * deviation * product * double(mean[n]));
+      slope[image * channels + c] = float(norm_slope(deviation, product));
+      offset[image * channels + c] = float(norm_offset(mean[n], deviation, average, product));
     }
   }
   for (int64_t c = 0; c < channels; ++c) {

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import elementwise
+import norm_against_torch
 import numpy as np
 import torch
 import torchvision
@@ -225,12 +226,13 @@ def touched_bytes(case: Case) -> int:
 
 
 def measure(kernels: Any) -> list[dict[str, Any]]:
-    """Times in microseconds; prints the table of docs/ops.md."""
+    """Times in microseconds."""
     bandwidth = copy_bandwidth()
     print(f"  copy: {bandwidth / 1e12:.2f} TB/s\n")
     rows = [row for batch in (2, 8) for dtype in DTYPES for row in roi_align_times(kernels, dtype, batch, bandwidth)]
     rows += [nms_times(kernels, *case) for case in ((8819, 5, 0.7, 2000), (80000, 80, 0.5, 100))]
     rows += elementwise.times(kernels, bandwidth, seconds_of)
+    rows += norm_against_torch.times(kernels, bandwidth, seconds_of)
     columns = ("case", "ours_us", "torchvision_us", "bound_us")
     print("| case | ours, µs | PyTorch, µs | memory bound, µs | ours / PyTorch | ours / bound |")
     print("|---|---|---|---|---|---|")

@@ -27,6 +27,11 @@ NmsCall make_nms_call(const int32_t* head, float threshold, const float* boxes, 
   return {head[0], head[1], head[2], threshold, boxes, scores, groups, indices, counts};
 }
 
+// head: batch, pixels, channels, groups, dtype, ReLU
+GroupNormCall make_norm_call(const int32_t* head, const void* inputs, const float* gamma, const float* beta) {
+  return {{head[0], head[1], head[2], head[3]}, DType(head[4]), head[5] != 0, inputs, gamma, beta};
+}
+
 }  // namespace
 
 #define FRCNN_EXPORT extern "C" __attribute__((visibility("default")))
@@ -68,4 +73,22 @@ FRCNN_EXPORT const char* frcnn_test_bias_relu(const int32_t* head, const void* i
 FRCNN_EXPORT const char* frcnn_test_bias_relu_gradient(const int32_t* head, const void* upstream, const void* outputs,
                                                        void* gradient, void* stream) {
   return launch_bias_relu_gradient({DType(head[0]), int64_t(head[1]) * head[2], upstream, outputs, gradient}, stream);
+}
+
+FRCNN_EXPORT int64_t frcnn_test_group_norm_workspace(const int32_t* head) {
+  return group_norm_workspace_bytes(make_norm_call(head, nullptr, nullptr, nullptr));
+}
+
+FRCNN_EXPORT const char* frcnn_test_group_norm(const int32_t* head, float epsilon, const void* inputs,
+                                               const float* gamma, const float* beta, void* outputs, float* mean,
+                                               float* rstd, void* workspace, void* stream) {
+  return launch_group_norm(make_norm_call(head, inputs, gamma, beta), epsilon, outputs, mean, rstd, workspace, stream);
+}
+
+FRCNN_EXPORT const char* frcnn_test_group_norm_gradient(const int32_t* head, const void* upstream, const void* inputs,
+                                                        const float* gamma, const float* beta, const float* mean,
+                                                        const float* rstd, void* gradient, float* gamma_gradient,
+                                                        float* beta_gradient, void* workspace, void* stream) {
+  return launch_group_norm_gradient(make_norm_call(head, inputs, gamma, beta), upstream, mean, rstd, gradient,
+                                    gamma_gradient, beta_gradient, workspace, stream);
 }

@@ -8,7 +8,8 @@ Stages:
 
 * ``oracle``: values and gradients in all dtypes against NumPy in float64, with degenerate, NaN and far boxes; NMS with
   ties.
-* ``torchvision``: at the size of training, against torchvision in float64 on the GPU, and NMS against its CPU kernel.
+* ``torchvision``: at the size of training, against torchvision and PyTorch in float64 on the GPU, and NMS against
+  torchvision's CPU kernel.
 * ``sanitize``: memcheck, racecheck, initcheck and synccheck of compute-sanitizer on the calls of ``oracle``.
 * ``speed``: time against torchvision on the GPU and against the time that the memory traffic takes at least.
 
@@ -115,16 +116,21 @@ def main() -> None:
             stages = {"oracle": lambda: check_oracle(kernels)}
             if importlib.util.find_spec("torchvision"):
                 import against_torchvision
+                import norm_against_torch
 
-                stages["torchvision"] = lambda: against_torchvision.check(kernels, against_torchvision.SHIM)
+                stages["torchvision"] = lambda: {
+                    **against_torchvision.check(kernels, against_torchvision.SHIM),
+                    **norm_against_torch.check(kernels, norm_against_torch.SHIM),
+                }
         else:
             import against_torchvision
+            import norm_against_torch
 
             kernels = gpu_kernels.Kernels(compile_for_this_gpu(folder, arguments.compiler), gpu_kernels.GpuMemory())
             results |= against_torchvision.versions()
             stages = {
                 "oracle": lambda: check_oracle(kernels),
-                "torchvision": lambda: against_torchvision.check(kernels),
+                "torchvision": lambda: {**against_torchvision.check(kernels), **norm_against_torch.check(kernels)},
                 "sanitize": lambda: sanitize(build_small_program(folder)),
                 "speed": lambda: against_torchvision.measure(kernels),
             }

@@ -117,9 +117,10 @@ class Kernels:
     def __init__(self, library: Path, memory: HostMemory | GpuMemory) -> None:
         self.memory = memory
         self.c = ctypes.CDLL(str(library))
-        for name in ("roi_align", "gradient", "nms", "bias_relu", "bias_relu_gradient"):
+        names = "roi_align gradient nms bias_relu bias_relu_gradient group_norm group_norm_gradient"
+        for name in names.split():
             getattr(self.c, f"frcnn_test_{name}").restype = ctypes.c_char_p
-        for name in ("gradient", "nms"):
+        for name in ("gradient", "nms", "group_norm"):
             getattr(self.c, f"frcnn_test_{name}_workspace").restype = ctypes.c_int64
 
     def roi_align(self, geometry: list[np.ndarray], boxes: int, images: int, maps: list[int], pooled: int) -> None:
@@ -166,6 +167,20 @@ class Kernels:
         function = getattr(self.c, f"frcnn_test_{operation}")
         self._check(function(_void(head.ctypes.data), *map(_void, pointers), self._stream()))
 
+    def group_norm(self, head: np.ndarray, epsilon: float, inputs: list[int], outputs: list[int]) -> None:
+        """Inputs, gamma, beta; outputs, mean, rstd."""
+        call = self.c.frcnn_test_group_norm
+        workspace = self.memory.scratch(self.c.frcnn_test_group_norm_workspace(_void(head.ctypes.data)))
+        pointers = map(_void, (*inputs, *outputs, self.memory.pointer(workspace)))
+        self._check(call(_void(head.ctypes.data), ctypes.c_float(epsilon), *pointers, self._stream()))
+
+    def group_norm_gradient(self, head: np.ndarray, inputs: list[int], gradients: list[int]) -> None:
+        """Upstream, inputs, gamma, beta, mean, rstd; gradients of inputs, gamma and beta."""
+        call = self.c.frcnn_test_group_norm_gradient
+        workspace = self.memory.scratch(self.c.frcnn_test_group_norm_workspace(_void(head.ctypes.data)))
+        pointers = map(_void, (*inputs, *gradients, self.memory.pointer(workspace)))
+        self._check(call(_void(head.ctypes.data), *pointers, self._stream()))
+
     def __call__(self, operation: str, order: str, *arrays: np.ndarray) -> tuple[bytes, int]:
         """One call as ``shim_runs.run`` makes it of a program."""
         memory = self.memory
@@ -185,6 +200,8 @@ class Kernels:
                 others.append(0)
             self.bias_relu(operation, head[:4].copy(), target + shift, *others, target + shift)
             return memory.get(places[0]), 0
+        if operation.startswith("group_norm"):
+            return self._call_group_norm(operation, *arrays), 0
         geometry, (boxes, images), values = list(arrays[:5]), map(memory.put, arrays[5:7]), arrays[7:]
         inputs = [memory.put(array) for array in values]
         head, heights, widths = geometry[:3]
@@ -201,6 +218,21 @@ class Kernels:
             place = memory.pointer(inputs[0])
             self.gradient(geometry, memory.pointer(boxes), memory.pointer(images), place, gradients, deterministic)
         return b"".join(map(memory.get, outputs)), 0
+
+    def _call_group_norm(self, operation: str, head: np.ndarray, *arrays: np.ndarray) -> bytes:
+        memory = self.memory
+        values = arrays[1:] if operation == "group_norm" else arrays
+        places = [memory.put(array) for array in values]
+        batch, pixels, channels, groups, dtype, _ = map(int, head)
+        small = 4 * (batch * groups if operation == "group_norm" else channels)
+        elements = batch * pixels * channels * (4 if dtype == 0 else 2)
+        outputs = [memory.allocate(size) for size in (elements, small, small)]
+        sources, targets = ([memory.pointer(place) for place in group] for group in (places, outputs))
+        if operation == "group_norm":
+            self.group_norm(head, float(arrays[0][0]), sources, targets)
+        else:
+            self.group_norm_gradient(head, sources, targets)
+        return b"".join(map(memory.get, outputs))
 
     def _stream(self) -> ctypes.c_void_p:
         return _void(self.memory.stream)

@@ -63,4 +63,23 @@ const char* launch_bias_relu_gradient(const BiasReluGradientCall& call, void*) {
   return nullptr;
 }
 
+int64_t group_norm_workspace_bytes(const GroupNormCall&) {
+  return 0;
+}
+
+const char* launch_group_norm(const GroupNormCall& call, float epsilon, void* outputs, float* mean, float* rstd, void*,
+                              void*) {
+  group_norm_forward(call.shape, call.dtype, epsilon, call.relu, call.inputs, call.gamma, call.beta, outputs, mean,
+                     rstd, in_chunks);
+  return nullptr;
+}
+
+const char* launch_group_norm_gradient(const GroupNormCall& call, const void* upstream, const float* mean,
+                                       const float* rstd, void* gradient, float* gamma_gradient, float* beta_gradient,
+                                       void*, void*) {
+  group_norm_backward(call.shape, call.dtype, call.relu, upstream, call.inputs, call.gamma, call.beta, mean, rstd,
+                      gradient, gamma_gradient, beta_gradient, in_chunks);
+  return nullptr;
+}
+
 }  // namespace frcnn

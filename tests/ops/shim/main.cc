@@ -159,6 +159,70 @@ const char* run_bias_relu(const std::string& operation, CUstream stream) {
   return error;
 }
 
+// Header of group norm: batch, pixels, channels, groups, dtype, ReLU.
+constexpr int kNormHeader = 6;
+
+struct NormSizes {
+  explicit NormSizes(const std::vector<int32_t>& head)
+      : elements(int64_t(head[0]) * head[1] * head[2] * bytes_of(DType(head[4]))),
+        channels(4 * head[2]),
+        statistics(4 * head[0] * head[3]) {}
+  int64_t elements, channels, statistics;  // bytes
+};
+
+GroupNormCall make_call(const std::vector<int32_t>& head, const Buffer& inputs, const Buffer& gamma,
+                        const Buffer& beta) {
+  return {{head[0], head[1], head[2], head[3]},
+          DType(head[4]),
+          head[5] != 0,
+          inputs.data(),
+          gamma.data<float>(),
+          beta.data<float>()};
+}
+
+const char* run_group_norm(CUstream stream) {
+  // header, epsilon, inputs, gamma, beta; prints outputs, mean, rstd
+  const auto head = read_array<int32_t>(kNormHeader);
+  const auto epsilon = read_array<float>(1);
+  const NormSizes sizes(head);
+  const Buffer inputs = Buffer::from_stdin(sizes.elements), gamma = Buffer::from_stdin(sizes.channels);
+  const Buffer beta = Buffer::from_stdin(sizes.channels);
+  const Buffer outputs(sizes.elements), mean(sizes.statistics), rstd(sizes.statistics);
+  const GroupNormCall call = make_call(head, inputs, gamma, beta);
+  const Buffer workspace(group_norm_workspace_bytes(call));
+  const char* error = launch_group_norm(call, epsilon[0], outputs.data(), mean.data<float>(), rstd.data<float>(),
+                                        workspace.data(), stream);
+  check(cuStreamSynchronize(stream));
+  for (const Buffer* buffer : {&outputs, &mean, &rstd}) buffer->print();
+  return error;
+}
+
+const char* run_group_norm_gradient(CUstream stream) {
+  // header, upstream, inputs, gamma, beta, mean, rstd; prints the gradients of inputs, gamma and beta
+  const auto head = read_array<int32_t>(kNormHeader);
+  const NormSizes sizes(head);
+  const Buffer upstream = Buffer::from_stdin(sizes.elements), inputs = Buffer::from_stdin(sizes.elements);
+  const Buffer gamma = Buffer::from_stdin(sizes.channels), beta = Buffer::from_stdin(sizes.channels);
+  const Buffer mean = Buffer::from_stdin(sizes.statistics), rstd = Buffer::from_stdin(sizes.statistics);
+  const Buffer gradient(sizes.elements), gamma_gradient(sizes.channels), beta_gradient(sizes.channels);
+  const GroupNormCall call = make_call(head, inputs, gamma, beta);
+  const Buffer workspace(group_norm_workspace_bytes(call));
+  const char* error =
+      launch_group_norm_gradient(call, upstream.data(), mean.data<float>(), rstd.data<float>(), gradient.data(),
+                                 gamma_gradient.data<float>(), beta_gradient.data<float>(), workspace.data(), stream);
+  check(cuStreamSynchronize(stream));
+  for (const Buffer* buffer : {&gradient, &gamma_gradient, &beta_gradient}) buffer->print();
+  return error;
+}
+
+const char* run(const std::string& operation, CUstream stream) {
+  if (operation == "nms") return run_nms(stream);
+  if (operation.rfind("bias_relu", 0) == 0) return run_bias_relu(operation, stream);
+  if (operation == "group_norm") return run_group_norm(stream);
+  if (operation == "group_norm_gradient") return run_group_norm_gradient(stream);
+  return run_roi_align(operation, stream);
+}
+
 }  // namespace
 
 int main(int, char** arguments) {
@@ -172,9 +236,7 @@ int main(int, char** arguments) {
   check(cuDevicePrimaryCtxRetain(&context, device));
   check(cuCtxSetCurrent(context));
   check(cuStreamCreate(&stream, 0));
-  const char* error = operation == "nms"                     ? run_nms(stream)
-                      : operation.rfind("bias_relu", 0) == 0 ? run_bias_relu(operation, stream)
-                                                             : run_roi_align(operation, stream);
+  const char* error = run(operation, stream);
   fprintf(stderr, "%lld\n", frcnn_shim_bytes != nullptr ? frcnn_shim_bytes() : 0LL);
   if (error != nullptr) fprintf(stderr, "%s\n", error);
   return error == nullptr ? 0 : 5;
