@@ -54,7 +54,7 @@ class Conv2D(keras.layers.Conv2D):
     """Convolution with a zero padding of ``kernel // 2`` on all four sides at any stride.
 
     Attributes:
-        folded: kernel and bias that include a batch norm, float32, after :meth:`fold`.
+        folded: kernel in the compute dtype and bias in float32 that include a batch norm, after :meth:`fold`.
         bias_kernel: implementation, see :func:`frcnn.ops.bias_relu`.
     """
 
@@ -90,6 +90,7 @@ class Conv2D(keras.layers.Conv2D):
         affine = normalization.stored_affine(training=False)
         if affine is not None:
             kernel, bias = _folded(self, *affine)
+            kernel = tf.cast(kernel, self.compute_dtype)  # once, not in every call
             self.folded = (tf.Variable(kernel, trainable=False), tf.Variable(bias, trainable=False))
 
 
