@@ -64,7 +64,7 @@ LAUNCHES = {
     "roi_align": (256, _TAPS),
     "scatter": (256, 4 * (2 * _TALLEST + 2 * _WIDEST + 2 * 4 * ops_case.POOLED)),
     "list_rois": (256, 256 // 8),
-    "gather": (256, 4 * 16 * ops_case.POOLED * (4 + 8) + 4 * 256 + 256 // 8),
+    "gather": (256, 16 * (4 * ops_case.POOLED * (4 + 8) + 4 * 9) + 4 * 256 + 256 // 8),
     "round": (256, 0),
     "bias_relu": (256, 0),
     "nms_collect": (256, 0),

@@ -94,7 +94,12 @@ REPLACEMENTS = [
     ("roi_align_gradient.cu", r"select\(is_row, roi\.y, roi\.x\)", "select(is_row, roi.x, roi.y)", "axes swapped"),
     ("roi_align_cuda.cc", r"\+ taps_capacity\(sides\.width, bins\)", "", "too little shared memory"),
     ("roi_align_cuda.cc", r"\(sides\.height \+ sides\.width\)", "sides.height", "too little shared memory"),
-    ("roi_align_cuda.cc", r"sizeof\(float\) \* kRoisAtOnce", "kRoisAtOnce", "too little shared memory"),
+    (
+        "roi_align_cuda.cc",
+        r"sizeof\(float\) \* bins \* kTileWeights",
+        "bins * kTileWeights",
+        "too little shared memory",
+    ),
     ("roi_align_cuda.cc", r"place\(&lists->members, groups \* ", "place(&lists->members, ", "too little workspace"),
     ("group_norm_device.h", r"__syncthreads\(\);", "", "barrier dropped"),
     ("group_norm_device.h", r"(?<=left - half\) \* columns; i \+= )blockDim.x", "blockDim.x + 1", "elements left out"),

@@ -80,8 +80,8 @@ def test_roi_align(program, dtype, name, channels, width, monkeypatch, tmp_path)
     assert lists == ("frcnn_list_rois", (len(sizes) * 2, 1, 1), THREADS, THREADS // 8)
     tiles = sum(2 * math.ceil(height / 4) * math.ceil(wide / 8) for height, wide in sizes)
     grid = (tiles, math.ceil(channels / width / (THREADS // 8)), 1)
-    # for 16 RoIs the weights of 7 bins in 4 rows and 8 columns; an index and a flag of each thread
-    shared = 4 * 16 * 7 * (4 + 8) + 4 * THREADS + THREADS // 8
+    # for 16 RoIs the weights of 7 bins in 4 rows and 8 columns, and 9 ranges; an index and a flag of each thread
+    shared = 16 * (4 * 7 * (4 + 8) + 4 * 9) + 4 * THREADS + THREADS // 8
     assert gather == (f"frcnn_gather_{name}_x{width}", grid, THREADS, shared)
 
 

@@ -27,16 +27,24 @@ struct Maps {
 
 constexpr int kVectorBytes = 16;    // loaded and stored at once if the number of channels allows
 constexpr int kItemsPerThread = 4;  // results of a thread, so that a RoI is located by few blocks
+constexpr int kReductionWidth = 4;  // float32 that the atomic gradient adds at once
+
 // Bins that have a weight in a pixel, along one axis.
 struct BinRange {
   uint16_t first, count;
 };
 
-constexpr int kReductionWidth = 4;  // float32 that the atomic gradient adds at once
-
 // Pixels of a tile, which a block of the deterministic gradient computes, and the RoIs whose weights it holds at once.
 constexpr int kTileRows = 4, kTileColumns = 8, kTileWeights = kTileRows + kTileColumns, kRoisAtOnce = 16;
-constexpr int kFlags = 32;  // in a word
+constexpr int kTileRanges = 1 + kTileColumns;  // of bins: of all rows, of each column
+constexpr int kLoads = 2;                      // from the upstream gradient at once
+constexpr int kFlags = 32;                     // in a word
+// Blocks of it that a multiprocessor holds at least, which limits registers: with three, sm_80 would spill.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+constexpr int kGatherBlocks = 3;
+#else
+constexpr int kGatherBlocks = 2;
+#endif
 
 FRCNN_HD int tiles_across(const Pyramid& pyramid, int level) {
   return (pyramid.width[level] + kTileColumns - 1) / kTileColumns;

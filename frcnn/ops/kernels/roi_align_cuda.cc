@@ -103,8 +103,9 @@ const char* launch_gather(const RoiAlignCall& call, const void* upstream, const 
                           void* stream) {
   const int width = vector_width(call), bins = call.pooling.bins;
   const size_t flags = sizeof(uint32_t) * FRCNN_THREADS / kFlags;
-  const size_t shared = sizeof(float) * kRoisAtOnce * bins * kTileWeights + sizeof(int) * FRCNN_THREADS + flags;
-  if (shared > kSharedBytes) return "roi_align's output_size is too large for the GPU kernels (limit: 62)";
+  const size_t shared = kRoisAtOnce * (sizeof(float) * bins * kTileWeights + sizeof(BinRange) * kTileRanges) +
+                        sizeof(int) * FRCNN_THREADS + flags;
+  if (shared > kSharedBytes) return "roi_align's output_size is too large for the GPU kernels (limit: 61)";
   RoiLists lists;
   lay_out(call, workspace, &lists);
   const char* error = Kernel<ListKernel>{"frcnn_list_rois"}.launch(

@@ -137,23 +137,45 @@ __device__ __forceinline__ Tile tile_of(const Pyramid& pyramid, int64_t block) {
   return {level, row / down, row % down * kTileRows, int(block) % across * kTileColumns};
 }
 
-// Adds what a RoI contributes to the pixels of a thread, which are those of a column of the tile. `weights` [bins,
-// kTileWeights] are those of the RoI in the tile's rows and columns.
-template <class T, int kWidth>
-__device__ __forceinline__ void gather_roi(const float* weights, int column, int bins, int channels, const T* upstream,
-                                           float (*sums)[kWidth]) {
-  for (int q = 0; q < bins; ++q) {
-    const float column_weight = weights[q * kTileWeights + kTileRows + column];
-    if (column_weight == 0.0f) continue;
-    for (int p = 0; p < bins; ++p) {
-      const auto rows = *reinterpret_cast<const Packet<float, kTileRows>*>(weights + p * kTileWeights);
+// Writes the bins of each RoI that have a weight in any of the tile's rows, and those of each of its columns, with all
+// threads of the block; the caller has to synchronize. `weights` are [batch, bins, kTileWeights].
+__device__ __forceinline__ void write_ranges(const float* weights, int batch, int bins, BinRange* ranges) {
+  for (int t = threadIdx.x; t < batch * kTileRanges; t += blockDim.x) {
+    const int column = t % kTileRanges - 1;
+    const float* own = weights + t / kTileRanges * bins * kTileWeights;
+    int first = 0, count = 0;
+    for (int bin = 0; bin < bins; ++bin) {
       bool any = false;
-      for (int r = 0; r < kTileRows; ++r) any |= rows.value[r] != 0.0f;
+      for (int i = 0; i < (column < 0 ? kTileRows : 1); ++i)
+        any |= own[bin * kTileWeights + (column < 0 ? i : kTileRows + column)] != 0.0f;
       if (!any) continue;
-      const Packet<T, kWidth> packet = read<T, kWidth>(upstream + (int64_t(p) * bins + q) * channels);
-      for (int v = 0; v < kWidth; ++v) {
-        const float value = column_weight * to_float(packet.value[v]);
-        for (int r = 0; r < kTileRows; ++r) sums[r][v] = fmaf(rows.value[r], value, sums[r][v]);
+      if (count == 0) first = bin;
+      count = bin + 1 - first;
+    }
+    ranges[t] = {uint16_t(first), uint16_t(count)};
+  }
+}
+
+// Adds what a RoI contributes to the pixels of a thread, which are those of a column of the tile. `weights` [bins,
+// kTileWeights] and `ranges` [kTileRanges] are those of the RoI. kLoads packets are loaded before the first is used.
+template <class T, int kWidth>
+__device__ __forceinline__ void gather_roi(const float* weights, const BinRange* ranges, int column, int bins,
+                                           int channels, const T* upstream, float (*sums)[kWidth]) {
+  const BinRange rows = ranges[0], columns = ranges[1 + column];
+  for (int q = columns.first; q < columns.first + columns.count; ++q) {
+    const float column_weight = weights[q * kTileWeights + kTileRows + column];
+    for (int first = rows.first; first < rows.first + rows.count; first += kLoads) {
+      const int left = rows.first + rows.count - first;
+      Packet<T, kWidth> packets[kLoads] = {};
+      for (int i = 0; i < kLoads; ++i)
+        if (i < left) packets[i] = read<T, kWidth>(upstream + ((first + i) * bins + q) * channels);
+      for (int i = 0; i < kLoads; ++i) {
+        if (i >= left) break;
+        const auto at = *reinterpret_cast<const Packet<float, kTileRows>*>(weights + (first + i) * kTileWeights);
+        for (int v = 0; v < kWidth; ++v) {
+          const float value = column_weight * to_float(packets[i].value[v]);
+          for (int r = 0; r < kTileRows; ++r) sums[r][v] = fmaf(at.value[r], value, sums[r][v]);
+        }
       }
     }
   }
@@ -166,7 +188,8 @@ __device__ __forceinline__ void gather(const Pyramid& pyramid, int bins, int64_t
                                        const T* upstream, const Maps& gradients) {
   FRCNN_SHARED(float, weights);                                                       // of kRoisAtOnce RoIs
   int* chosen = reinterpret_cast<int*>(weights + kRoisAtOnce * bins * kTileWeights);  // [blockDim.x]
-  uint32_t* words = reinterpret_cast<uint32_t*>(chosen + blockDim.x);
+  BinRange* ranges = reinterpret_cast<BinRange*>(chosen + blockDim.x);                // of kRoisAtOnce RoIs
+  uint32_t* words = reinterpret_cast<uint32_t*>(ranges + kRoisAtOnce * kTileRanges);  // [blockDim.x / kFlags]
   const Tile tile = tile_of(pyramid, blockIdx.x);
   const int group = tile.level * pyramid.batch + tile.image, size = lists.sizes[group];
   const int lanes = blockDim.x / kTileColumns, column = threadIdx.x / lanes, channels = pyramid.channels;
@@ -196,9 +219,12 @@ __device__ __forceinline__ void gather(const Pyramid& pyramid, int bins, int64_t
                                        : weight_at(roi.x, bin, tile.left + place - kTileRows);
       }
       __syncthreads();
+      write_ranges(weights, batch, bins, ranges);
+      __syncthreads();
       for (int i = 0; mine && i < batch; ++i) {
         const T* from = upstream + int64_t(chosen[first + i]) * bins * bins * channels + channel;
-        gather_roi<T, kWidth>(weights + i * bins * kTileWeights, column, bins, channels, from, sums);
+        gather_roi<T, kWidth>(weights + i * bins * kTileWeights, ranges + i * kTileRanges, column, bins, channels, from,
+                              sums);
       }
       __syncthreads();
     }
@@ -230,12 +256,12 @@ using namespace frcnn;
   }                                                                                                  \
   FRCNN_KERNEL(RoundKernel, frcnn_round_##suffix);
 
-#define FRCNN_GATHER_KERNEL(T, kWidth, suffix)                                                               \
-  extern "C" __global__ void frcnn_gather_##suffix(FRCNN_PARAMETER Pyramid pyramid, int bins, int64_t count, \
-                                                   FRCNN_PARAMETER RoiLists lists, const void* upstream,     \
-                                                   FRCNN_PARAMETER Maps gradients) {                         \
-    gather<T, kWidth>(pyramid, bins, count, lists, static_cast<const T*>(upstream), gradients);              \
-  }                                                                                                          \
+#define FRCNN_GATHER_KERNEL(T, kWidth, suffix)                                                                        \
+  extern "C" __global__ void __launch_bounds__(FRCNN_THREADS, kGatherBlocks)                                          \
+      frcnn_gather_##suffix(FRCNN_PARAMETER Pyramid pyramid, int bins, int64_t count, FRCNN_PARAMETER RoiLists lists, \
+                            const void* upstream, FRCNN_PARAMETER Maps gradients) {                                   \
+    gather<T, kWidth>(pyramid, bins, count, lists, static_cast<const T*>(upstream), gradients);                       \
+  }                                                                                                                   \
   FRCNN_KERNEL(GatherKernel, frcnn_gather_##suffix);
 
 FRCNN_SCATTER_KERNEL(float, 1, float32_x1)
