@@ -133,13 +133,14 @@ def bias_relu(
         bias: ``[C]`` float32.
         residual: shape and dtype of the inputs.
         kernel: as for :func:`roi_align`. The compiled kernel, which rounds once, is for GPUs: elsewhere, all values
-            select the reference, whose operations TensorFlow fuses with a convolution. A graph that was traced for a
-            GPU runs on a CPU as well.
+            select the reference, whose operations TensorFlow fuses with a convolution. So does ``auto`` in float32,
+            where TensorFlow trains in NCHW and would transpose around the kernel. A graph that was traced for a GPU
+            runs on a CPU as well.
 
     Returns:
         Shape and dtype of the inputs. Differentiable in all tensors.
     """
-    on_gpu = kernel != "reference" and uses_gpu()
+    on_gpu = kernel != "reference" and uses_gpu() and (kernel == "compiled" or inputs.dtype != tf.float32)
     implementation = fused_bias_relu if on_gpu and _implementation(kernel) is compiled else reference_bias_relu
     return implementation(inputs, bias, residual, relu)
 

@@ -195,7 +195,7 @@ def test_on_gpus_bias_residual_and_relu_are_one_operation(monkeypatch: pytest.Mo
     normalization = randomized(FrozenBatchNorm(1e-5, "norm"), convolution(inputs), rng)
     results, kinds = [], []
     active_kernels()
-    for convolution.bias_kernel in ("reference", "auto"):
+    for convolution.bias_kernel in ("reference", "compiled"):
         monkeypatch.setattr(ops, "uses_gpu", lambda: True)
         traced = tf.function(lambda: conv_norm(convolution, normalization, inputs, relu=True, residual=residual))
         kinds.append({operation.type for operation in traced.get_concrete_function().graph.get_operations()})

@@ -99,7 +99,7 @@ def test_wrong_shapes_are_errors(bias: int, residual: tuple[int, int], message: 
         ).get_concrete_function()
 
 
-def kinds(kernel: ops.Kernel, trained_bias: bool = True) -> set[str]:
+def kinds(kernel: ops.Kernel, trained_bias: bool = True, dtype: str = "bfloat16") -> set[str]:
     """Types of the operations of a step, as TensorFlow prunes it."""
     bias = tf.Variable(tf.zeros([8]), trainable=trained_bias)
 
@@ -110,7 +110,7 @@ def kinds(kernel: ops.Kernel, trained_bias: bool = True) -> set[str]:
             outputs = ops.bias_relu(inputs, tf.convert_to_tensor(bias), inputs, kernel=kernel)
         return tape.gradient(outputs, [inputs, *([bias] if trained_bias else [])])
 
-    graph = step.get_concrete_function(tf.TensorSpec([1, 2, 2, 8])).graph
+    graph = step.get_concrete_function(tf.TensorSpec([1, 2, 2, 8], dtype)).graph
     pruned = tf.compat.v1.graph_util.extract_sub_graph(
         graph.as_graph_def(), [output.op.name for output in graph.outputs]
     )
@@ -125,6 +125,8 @@ def test_the_operation_is_for_gpus_and_not_for_the_reference(monkeypatch: pytest
     assert fused <= kinds("auto")
     assert fused <= kinds("compiled")
     assert not kinds("reference") & fused
+    assert fused <= kinds("compiled", dtype="float32")
+    assert not kinds("auto", dtype="float32") & fused  # TensorFlow would transpose around it
 
 
 @pytest.mark.usefixtures("as_on_a_gpu")
