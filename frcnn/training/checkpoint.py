@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from frcnn.atomic import PREFIX, atomic_folder, write_atomically
@@ -25,6 +26,7 @@ from frcnn.training.manifest import MANIFEST, DamagedManifest, hash_file, read_m
 
 NAME = re.compile(r"step-\d{8,}")
 VARIABLES = "variables"
+NOT_TRAINED = "not_trained"  # entry of the tracked objects
 LEFTOVERS = (f"{PREFIX}*", ".aside-*")  # of killed processes; the second is the prefix of earlier versions
 # TensorFlow's messages name the graph function and the operation, which says nothing to the user.
 _INTERNALS = re.compile(r"\{\{function_node [^}]*\}\}|\{\{node [^}]*\}\}|\[Op:[^\]]*\]|\bname: $")
@@ -42,6 +44,17 @@ class Checkpoint:
     folder: Path
     step: int
     state: dict[str, Any]
+
+
+def track_variables(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> tf.train.Checkpoint:
+    """All variables of a run.
+
+    TensorFlow finds the variables of a Keras model, except those in lists of layers, such as the stages of a backbone,
+    and those of the optimizer, which include all trained ones. The others are therefore named: frozen weights and the
+    statistics of batch norms.
+    """
+    others = [variable.value for variable in model.non_trainable_variables]
+    return tf.train.Checkpoint(model=model, optimizer=optimizer, **({NOT_TRAINED: others} if others else {}))
 
 
 class Checkpoints:
@@ -172,12 +185,19 @@ class Checkpoints:
         self.check_state(manifest.state)
         return Checkpoint(folder, manifest.step, manifest.state)
 
+    def lacks_variables(self, checkpoint: Checkpoint, tracked: tf.train.Checkpoint) -> bool:
+        """Whether the checkpoint is of an earlier version, without most of the variables that are not trained."""
+        names = tf.train.list_variables(str(checkpoint.folder / VARIABLES))
+        return hasattr(tracked, NOT_TRAINED) and not any(name.startswith(f"{NOT_TRAINED}/") for name, _ in names)
+
     def restore(self, checkpoint: Checkpoint, tracked: tf.train.Checkpoint) -> None:
-        """Set all tracked variables.
+        """Set all tracked variables that the checkpoint has.
 
         Raises:
             UserError: the checkpoint belongs to another model or optimizer.
         """
+        if self.lacks_variables(checkpoint, tracked):
+            tracked = tf.train.Checkpoint(model=tracked.model, optimizer=tracked.optimizer)
         try:
             tracked.read(str(checkpoint.folder / VARIABLES)).assert_consumed()
         except (AssertionError, ValueError, tf.errors.OpError) as error:

@@ -15,7 +15,8 @@ from frcnn.training.best_model import Best
 from frcnn.training.checkpoint import Checkpoint, Checkpoints
 from frcnn.training.run_state import ResumeState, model_problem, repair_hashes
 from frcnn.weights.initial_weights import check_random_initialization, start_from
-from frcnn.weights.model_files import HASHES
+from frcnn.weights.model_files import HASHES, WEIGHTS
+from frcnn.weights.model_folder import load_weights
 
 # Prefixes of options that do not change what is learned: places of files, length of the run, reports.
 NOT_LEARNED_FROM = (
@@ -94,6 +95,8 @@ class RunStart:
                 f"the training data differ from those of checkpoint {checkpoint.folder}; restore the data, or set "
                 "option 'output' to another folder to start a new run"
             )
+        if self.checkpoints.lacks_variables(checkpoint, self.tracked):
+            self._load_not_trained(checkpoint)
         self.checkpoints.restore(checkpoint, self.tracked)
         step = self._rescaled_step(checkpoint)
         best, keeps_model = self._comparable_best(checkpoint)
@@ -113,6 +116,24 @@ class RunStart:
             checkpoint.state.get("seconds", 0.0),
             out_of_time,
         )
+
+    def _load_not_trained(self, checkpoint: Checkpoint) -> None:
+        """Load what a checkpoint of an earlier version lacks, frozen weights and the statistics of batch norms.
+
+        The last model of the run has the same frozen weights, and about the same statistics.
+        """
+        source = self.config.weights
+        try:
+            load_weights(self.tracked.model, self.model_folder / WEIGHTS)
+            source = self.model_folder
+        except UserError:  # no model yet, or a damaged one
+            if source:
+                start_from(self.tracked.model, self.config, self.class_names)
+        if source:
+            self.messages.append(
+                f"warning: checkpoint {checkpoint.folder} of an earlier version lacks the frozen weights and the "
+                f"statistics of batch norms; those of {source} are used"
+            )
 
     def _comparable_best(self, checkpoint: Checkpoint) -> tuple[Best, bool]:
         """The best so far, as far as the next evaluation compares with it, and whether the model folder is kept.

@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 
 import keras
-import tensorflow as tf
 
 from frcnn.atomic import remove_incomplete
 from frcnn.config import Config
@@ -27,7 +26,7 @@ from frcnn.inference import Detector
 from frcnn.modeling.faster_rcnn import build_model
 from frcnn.ops import describe_kernels
 from frcnn.training.best_model import Best, check_best_metric
-from frcnn.training.checkpoint import Checkpoints
+from frcnn.training.checkpoint import Checkpoints, track_variables
 from frcnn.training.disk_space import bytes_of, check_disk_space
 from frcnn.training.folders import Folders
 from frcnn.training.lock import RunLock
@@ -98,7 +97,7 @@ class Trainer:
         self.train_step = build_train_step(self.model, self.optimizer, config, world)
         self.reports = StepReports(self.train_step, config, world)
         self.detector = Detector(self.model, config, self.train_index.class_names, self.train_index.category_ids)
-        self.tracked = tf.train.Checkpoint(model=self.model, optimizer=self.optimizer)
+        self.tracked = track_variables(self.model, self.optimizer)
         self.progress: Progress | NullProgress | None = None
         size = bytes_of([*self.model.variables, *self.optimizer.variables])
         self.checkpoints = Checkpoints(

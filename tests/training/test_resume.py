@@ -14,11 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from runs import Interrupted, records, variables
 
 from frcnn.config import Config
 from frcnn.errors import UserError
 from frcnn.training import validation
+from frcnn.training.null_progress import NullProgress
 from frcnn.training.run_state import MODEL_FILES, hash_model, model_problem, repair_hashes
 from frcnn.training.trainer import Trainer
 from frcnn.weights.model_hashes import verify_hashes
@@ -77,6 +79,44 @@ def test_a_run_interrupted_in_steps_and_evaluations_ends_with_bit_identical_weig
     again = Trainer(config)
     assert again.finished
     assert again.best.ap == unbroken.best.ap
+
+
+def test_frozen_weights_are_resumed_also_from_checkpoints_of_earlier_versions(
+    unbroken: Trainer, tiny_config: MakeConfig, tmp_path: Path, train_split: Path
+) -> None:
+    """Earlier versions did not store what is not trained and in a list of layers."""
+    weights = unbroken.config.output / "model"
+    config = tiny_config(tmp_path, f"data.root={train_split}", f"weights={weights}", "backbone.freeze=3")
+    first = Trainer(config)
+
+    def saved_and_resumed(step: int) -> Trainer:
+        first.step = step
+        first._save(NullProgress())
+        return Trainer(config)
+
+    def assert_resumed(trainer: Trainer, step: int) -> None:
+        assert trainer.step == step
+        expected, got = variables(first), variables(trainer)
+        for name, value in expected.items():
+            np.testing.assert_array_equal(got[name], value, err_msg=name)
+
+    assert_resumed(saved_and_resumed(1), 1)
+    first.tracked = tf.train.Checkpoint(model=first.model, optimizer=first.optimizer)
+    resumed = saved_and_resumed(2)
+    assert_resumed(resumed, 2)
+    message = (
+        "warning: checkpoint {} of an earlier version lacks the frozen weights and the statistics of batch norms; "
+        "those of {} are used"
+    )
+    assert message.format(tmp_path / "checkpoints" / "step-00000002", weights) in resumed.messages
+    # The run's model folder is the better source.
+    kernel = first.model.backbone.stages[0][0].convs[0].conv.kernel
+    assert not kernel.trainable
+    kernel.assign(2 * kernel)
+    first.validation._write_model({"step": 3})
+    resumed = saved_and_resumed(3)
+    assert_resumed(resumed, 3)
+    assert message.format(tmp_path / "checkpoints" / "step-00000003", tmp_path / "model") in resumed.messages
 
 
 def test_damaged_newest_checkpoint_falls_back_to_the_one_before(
