@@ -32,6 +32,7 @@ SLOW_FILES = (
     "container/test_entrypoint.py",
     "scripts/test_gpu_day.py",
     "training/test_resume.py",
+    "training/test_resume_options.py",
     "test_docs.py",
     "test_notebook.py",
     "training/test_overfit.py",
