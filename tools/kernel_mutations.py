@@ -108,7 +108,7 @@ REPLACEMENTS = [
     ("group_norm_device.h", r"const int half = \(left \+ 1\) / 2", "const int half = left / 2", "an odd row left out"),
     ("group_norm_device.h", r"slice.row < slice.rows && ", "", "threads beyond the last row"),
     ("group_norm_device.h", r" && slice.channel < plan.channels", "", "channels beyond the last one"),
-    ("group_norm_device.h", r"if \(first \+ i % width < plan.channels\) ", "", "partial sums beyond the last channel"),
+    ("group_norm_device.h", r"if \(channel < plan.channels\) ", "", "partial sums beyond the last channel"),
     (
         "group_norm_device.h",
         r"left < plan.chunk_pixels \? left : plan.chunk_pixels",

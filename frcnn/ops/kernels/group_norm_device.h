@@ -101,16 +101,17 @@ template <int kWidth>
 __device__ __forceinline__ void write_partial(const GroupNormPlan& plan, const Slice& slice,
                                               const float (&sums)[2][kWidth], float* partial) {
   FRCNN_SHARED(float, shared);
-  const int width = slice.lanes * kWidth;
+  const int lanes = slice.lanes;
   if (slice.row < slice.rows)
     for (int which = 0; which < 2; ++which)
-      for (int v = 0; v < kWidth; ++v)
-        shared[(2 * slice.row + which) * width + slice.lane * kWidth + v] = sums[which][v];
-  add_rows(shared, slice.rows, 2 * width);
-  const int first = blockIdx.y * width;
+      for (int v = 0; v < kWidth; ++v)  // neighboring threads write to different banks
+        shared[((2 * slice.row + which) * kWidth + v) * lanes + slice.lane] = sums[which][v];
+  add_rows(shared, slice.rows, 2 * kWidth * lanes);
   float* target = partial + (int64_t(slice.image) * plan.chunks + slice.chunk) * 2 * plan.channels;
-  for (int i = threadIdx.x; i < 2 * width; i += blockDim.x)
-    if (first + i % width < plan.channels) target[int64_t(i / width) * plan.channels + first + i % width] = shared[i];
+  for (int i = threadIdx.x; i < 2 * kWidth * lanes; i += blockDim.x) {
+    const int sum = i / lanes, channel = (blockIdx.y * lanes + i % lanes) * kWidth + sum % kWidth;
+    if (channel < plan.channels) target[int64_t(sum / kWidth) * plan.channels + channel] = shared[i];
+  }
 }
 
 // Adds up the parts [parts][2][channels] of `width` channels: afterwards sums[2 * i] and sums[2 * i + 1] are those of

@@ -11,12 +11,11 @@ import norm_against_torch
 import numpy as np
 import torch
 import torchvision
+from elementwise import DEVICE, DTYPES
 
 STRIDES = (4, 8, 16, 32)
 STARTS = (0.0, 112.0, 224.0, 448.0)  # smallest box size of each level
 BINS, CHANNELS = 7, 256
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # the host shim's memory is the CPU's
-DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 # Largest relative error (ratio of norms) against the float64 result of the same inputs. In float32 the rounding of
 # sampling positions dominates (2^-16 of a pixel on a map of 336 pixels).
 TOLERANCES = {torch.float32: 5e-5, torch.bfloat16: 4e-3, torch.float16: 5e-4}
