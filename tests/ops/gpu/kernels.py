@@ -222,7 +222,7 @@ class Kernels:
     def _call_group_norm(self, operation: str, head: np.ndarray, *arrays: np.ndarray) -> bytes:
         memory = self.memory
         values = arrays[1:] if operation == "group_norm" else arrays
-        places = [memory.put(array) for array in values]
+        places = [memory.put(array.copy()) for array in values]
         batch, pixels, channels, groups, dtype, _ = map(int, head)
         small = 4 * (batch * groups if operation == "group_norm" else channels)
         elements = batch * pixels * channels * (4 if dtype == 0 else 2)
@@ -231,7 +231,8 @@ class Kernels:
         if operation == "group_norm":
             self.group_norm(head, float(arrays[0][0]), sources, targets)
         else:
-            self.group_norm_gradient(head, sources, targets)
+            outputs[0] = places[0]  # the gradient replaces upstream
+            self.group_norm_gradient(head, sources, [sources[0], *targets[1:]])
         return b"".join(map(memory.get, outputs))
 
     def _stream(self) -> ctypes.c_void_p:

@@ -198,20 +198,21 @@ const char* run_group_norm(CUstream stream) {
 }
 
 const char* run_group_norm_gradient(CUstream stream) {
-  // header, upstream, inputs, gamma, beta, mean, rstd; prints the gradients of inputs, gamma and beta
+  // header, upstream, inputs, gamma, beta, mean, rstd; prints the gradients of inputs, which replaces upstream, gamma
+  // and beta
   const auto head = read_array<int32_t>(kNormHeader);
   const NormSizes sizes(head);
   const Buffer upstream = Buffer::from_stdin(sizes.elements), inputs = Buffer::from_stdin(sizes.elements);
   const Buffer gamma = Buffer::from_stdin(sizes.channels), beta = Buffer::from_stdin(sizes.channels);
   const Buffer mean = Buffer::from_stdin(sizes.statistics), rstd = Buffer::from_stdin(sizes.statistics);
-  const Buffer gradient(sizes.elements), gamma_gradient(sizes.channels), beta_gradient(sizes.channels);
+  const Buffer gamma_gradient(sizes.channels), beta_gradient(sizes.channels);
   const GroupNormCall call = make_call(head, inputs, gamma, beta);
   const Buffer workspace(group_norm_workspace_bytes(call));
   const char* error =
-      launch_group_norm_gradient(call, upstream.data(), mean.data<float>(), rstd.data<float>(), gradient.data(),
+      launch_group_norm_gradient(call, upstream.data(), mean.data<float>(), rstd.data<float>(), upstream.data(),
                                  gamma_gradient.data<float>(), beta_gradient.data<float>(), workspace.data(), stream);
   check(cuStreamSynchronize(stream));
-  for (const Buffer* buffer : {&gradient, &gamma_gradient, &beta_gradient}) buffer->print();
+  for (const Buffer* buffer : {&upstream, &gamma_gradient, &beta_gradient}) buffer->print();
   return error;
 }
 
