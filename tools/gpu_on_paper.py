@@ -61,6 +61,16 @@ REGISTER_UNIT = 256  # registers are allocated to warps in multiples of this
 _TALLEST, _WIDEST = ops_case.MAP_SIZES[0]
 _TAPS = 8 * (2 * ops_case.POOLED + _TALLEST + _WIDEST + 2 * 4 * ops_case.POOLED)
 LAUNCHES = {
+    **{
+        f"norm_{kernel}_{dtype}_x{width}": (256, 4 * 2 * width * 256)
+        for kernel in ("moments", "gradient_sums")
+        for dtype, widest in (("float32", 4), ("bfloat16", 8), ("float16", 8))
+        for width in (1, widest)
+    },
+    "norm_statistics": (256, 8 * 2 * 256),
+    "norm_totals": (256, 8 * 2 * 256),
+    "norm_apply": (256, 0),
+    "norm_gradient": (256, 0),
     "roi_align": (256, _TAPS),
     "scatter": (256, 4 * (2 * _TALLEST + 2 * _WIDEST + 2 * 4 * ops_case.POOLED)),
     "list_rois": (256, 256 // 8),
