@@ -146,7 +146,7 @@ REPLACEMENTS = [
     ("bias_relu.cu", r"thread >= step \* packets", "false", "threads without a row"),
     ("bias_relu.cu", r"row \+= kPacketsInFlight \* step", "row += step", "rows computed twice"),
     ("bias_relu.cu", r"thread % packets \* kWidth", "thread % kWidth * kWidth", "bias of other channels"),
-    ("bias_relu_cuda.cc", r" && addresses % kVectorBytes == 0", "", "16 bytes at an odd address"),
+    ("cuda_launch.h", r" && addresses % kVectorBytes == 0", "", "16 bytes at an odd address"),
     ("roi_align.h", r"\(1\.0f - fraction\) \* share(?=\);)", "fraction * share", "swapped weight"),
     ("roi_align.h", r"kTapsBetweenBins = 4", "kTapsBetweenBins = 0", "taps of bins overlap"),
 ]

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <string>
 
 namespace frcnn {
@@ -17,6 +18,11 @@ bool has_gpu_code();
 struct Grid {
   int64_t x = 1, y = 1, z = 1;
 };
+
+// Blocks of `size` that cover `count`.
+inline int64_t blocks(int64_t count, int64_t size) {
+  return (count + size - 1) / size;
+}
 
 // Each returns nullptr, or an error message that stays valid.
 const char* launch_kernel(const char* name, Grid grid, int threads, size_t shared_bytes, void** arguments,

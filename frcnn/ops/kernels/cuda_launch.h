@@ -4,9 +4,32 @@
 // message that stays valid.
 #pragma once
 
+#include <initializer_list>
+#include <string>
+
 #include "cuda_kernels.h"
 
 namespace frcnn {
+
+inline std::string dtype_name(DType dtype) {
+  return dtype == DType::kFloat32 ? "float32" : dtype == DType::kBFloat16 ? "bfloat16" : "float16";
+}
+
+inline std::string kernel_name(const std::string& prefix, DType dtype, int width) {
+  return prefix + dtype_name(dtype) + "_x" + std::to_string(width);
+}
+
+constexpr int packet_width(DType dtype) {
+  return kVectorBytes / (dtype == DType::kFloat32 ? 4 : 2);
+}
+
+// Elements per access: those of 16 bytes, or one if the size or an address is not a multiple.
+inline int access_width(DType dtype, int64_t size, std::initializer_list<const void*> buffers) {
+  uintptr_t addresses = 0;
+  for (const void* buffer : buffers) addresses |= reinterpret_cast<uintptr_t>(buffer);
+  const int width = packet_width(dtype);
+  return size % width == 0 && addresses % kVectorBytes == 0 ? width : 1;
+}
 
 struct RoiAlignCall {
   Pyramid pyramid;

@@ -17,21 +17,11 @@ bool too_large(const GroupNormShape& shape) {
          shape.batch * shape.groups > kMost;
 }
 
-std::string dtype_name(DType dtype) {
-  return dtype == DType::kFloat32 ? "float32" : dtype == DType::kBFloat16 ? "bfloat16" : "float16";
-}
-
-// Channels per load and store: 16 bytes, or one if the channels or an address are not a multiple.
-int vector_width(const GroupNormCall& call, std::initializer_list<const void*> buffers) {
-  const int width = kVectorBytes / (call.dtype == DType::kFloat32 ? 4 : 2);
-  uintptr_t addresses = reinterpret_cast<uintptr_t>(call.inputs) | reinterpret_cast<uintptr_t>(call.gamma) |
-                        reinterpret_cast<uintptr_t>(call.beta);
-  for (const void* buffer : buffers) addresses |= reinterpret_cast<uintptr_t>(buffer);
-  return call.shape.channels % width == 0 && addresses % kVectorBytes == 0 ? width : 1;
-}
-
-int64_t blocks(int64_t count, int64_t size) {
-  return (count + size - 1) / size;
+// The inputs of the call and these buffers.
+int width_of(const GroupNormCall& call, std::initializer_list<const void*> buffers) {
+  const int64_t channels = call.shape.channels;
+  return std::min(access_width(call.dtype, channels, {call.inputs, call.gamma, call.beta}),
+                  access_width(call.dtype, channels, buffers));
 }
 
 GroupNormPlan make_plan(const GroupNormCall& call) {
@@ -39,7 +29,7 @@ GroupNormPlan make_plan(const GroupNormCall& call) {
   GroupNormPlan plan = {int(shape.batch), int(shape.pixels), int(shape.channels), int(shape.groups)};
   plan.relu = call.relu;
   // Independent of the buffers' alignment: the workspace is allocated without them.
-  const int64_t packets = blocks(shape.channels, kVectorBytes / (call.dtype == DType::kFloat32 ? 4 : 2));
+  const int64_t packets = blocks(shape.channels, packet_width(call.dtype));
   const int64_t rows = std::max<int64_t>(1, FRCNN_THREADS / packets);
   const int64_t chunks = std::clamp<int64_t>(shape.pixels / (rows * kChunkPixelsPerThread), 1, kMaxChunks);
   plan.chunk_pixels = int(blocks(shape.pixels, chunks));
@@ -58,7 +48,7 @@ class Launcher {
         partial(static_cast<float*>(workspace)),
         terms(partial + int64_t(plan.batch) * plan.chunks * 2 * plan.channels),
         dtype_(dtype_name(call.dtype)),
-        width_(vector_width(call, buffers)),
+        width_(width_of(call, buffers)),
         stream_(stream) {}
 
   // A pass over all elements.

@@ -24,10 +24,6 @@ char* lay_out(const NmsCall& call, char* workspace, NmsBuffers* buffers) {
   return end;
 }
 
-int64_t blocks(int64_t count, int64_t size) {
-  return (count + size - 1) / size;
-}
-
 // Runs the launches until one fails; returns its message.
 template <class... Launches>
 const char* first_error(Launches... launches) {

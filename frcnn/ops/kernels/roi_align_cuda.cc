@@ -48,25 +48,13 @@ bool too_large(const RoiAlignCall& call) {
   return table_bytes(call) > kSharedBytes || map_size(call.pyramid, 0) / call.pyramid.channels > 0x7fffffff;
 }
 
-std::string dtype_name(const RoiAlignCall& call) {
-  return call.dtype == DType::kFloat32 ? "float32" : call.dtype == DType::kBFloat16 ? "bfloat16" : "float16";
-}
-
 // Channels per load and store: `width`, if it divides them.
 int width_or_one(const RoiAlignCall& call, int width) {
   return call.pyramid.channels % width == 0 ? width : 1;
 }
 
 int vector_width(const RoiAlignCall& call) {
-  return width_or_one(call, kVectorBytes / (call.dtype == DType::kFloat32 ? 4 : 2));
-}
-
-std::string kernel_name(const char* prefix, const RoiAlignCall& call, int width) {
-  return prefix + dtype_name(call) + "_x" + std::to_string(width);
-}
-
-int64_t blocks(int64_t count, int64_t size) {
-  return (count + size - 1) / size;
+  return width_or_one(call, packet_width(call.dtype));
 }
 
 Grid pooling_grid(const RoiAlignCall& call, int width) {
@@ -116,7 +104,7 @@ const char* launch_gather(const RoiAlignCall& call, const void* upstream, const 
   int64_t tiles = 0;
   for (int level = 0; level < call.pyramid.levels; ++level)
     tiles += int64_t(call.pyramid.batch) * tiles_down(call.pyramid, level) * tiles_across(call.pyramid, level);
-  return Kernel<GatherKernel>{kernel_name("frcnn_gather_", call, width)}.launch(
+  return Kernel<GatherKernel>{kernel_name("frcnn_gather_", call.dtype, width)}.launch(
       {tiles, blocks(call.pyramid.channels / width, FRCNN_THREADS / kTileColumns)}, FRCNN_THREADS, shared, stream,
       call.pyramid, bins, call.count, lists, upstream, gradients);
 }
@@ -135,14 +123,14 @@ const char* launch_scatter(const RoiAlignCall& call, const void* upstream, const
   }
   if (call.count > 0) {
     const int width = width_or_one(call, kReductionWidth);
-    const char* error = Kernel<ScatterKernel>{kernel_name("frcnn_scatter_", call, width)}.launch(
+    const char* error = Kernel<ScatterKernel>{kernel_name("frcnn_scatter_", call.dtype, width)}.launch(
         pooling_grid(call, width), FRCNN_THREADS, pixel_weights_bytes(call), stream, call.pyramid, call.pooling,
         call.boxes, call.box_image, upstream, targets);
     if (error != nullptr) return error;
   }
   for (int level = 0; !in_place && level < call.pyramid.levels; ++level) {
     const int64_t size = map_size(call.pyramid, level);
-    const char* error = Kernel<RoundKernel>{"frcnn_round_" + dtype_name(call)}.launch(
+    const char* error = Kernel<RoundKernel>{"frcnn_round_" + dtype_name(call.dtype)}.launch(
         {blocks(size, FRCNN_THREADS * kReductionWidth)}, FRCNN_THREADS, 0, stream,
         static_cast<const float*>(targets.level[level]), size, gradients.level[level]);
     if (error != nullptr) return error;
@@ -155,7 +143,7 @@ const char* launch_scatter(const RoiAlignCall& call, const void* upstream, const
 const char* launch_roi_align(const RoiAlignCall& call, const void* const* features, void* pooled, void* stream) {
   if (call.count == 0 || call.pyramid.channels == 0) return nullptr;
   if (too_large(call)) return kTooLarge;
-  return Kernel<RoiAlignKernel>{kernel_name("frcnn_roi_align_", call, vector_width(call))}.launch(
+  return Kernel<RoiAlignKernel>{kernel_name("frcnn_roi_align_", call.dtype, vector_width(call))}.launch(
       pooling_grid(call, vector_width(call)), FRCNN_THREADS, table_bytes(call), stream, call.pyramid, call.pooling,
       call.boxes, call.box_image, maps_of(call, features), pooled);
 }
