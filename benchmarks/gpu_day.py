@@ -77,7 +77,8 @@ def machine() -> dict[str, Any]:
 
     query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
     try:
-        card = subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip() or None
+        cards = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()
+        card = "; ".join(sorted({f"{cards.count(each)} x {each}" for each in cards})) or None
     except (OSError, subprocess.CalledProcessError):
         card = None
     return {
@@ -152,7 +153,8 @@ def markdown(content: dict[str, Any]) -> str:
     for name in ("doctor", "tests", "parity"):
         if name in sections:
             passed = "passed" if sections[name]["exit_code"] == 0 else "**failed**"
-            lines.append(f"| {name} | {passed}: {sections[name]['output'].splitlines()[-1]} |")
+            last = (sections[name]["output"].splitlines() or ["no output"])[-1]
+            lines.append(f"| {name} | {passed}: {last} |")
     for task in ("training", "inference"):
         rows = [
             _speed_row(name.removeprefix("speed "), row, _peer_row(sections, name, task, row["batch"]))

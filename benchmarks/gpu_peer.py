@@ -95,7 +95,11 @@ def main() -> None:
                 if task == "training"
                 else torchvision_peer.inference(config, images, CLASSES, device)
             )
-            row = {"batch": size, **measure(program, arguments.steps, device, lag=task == "training")}
+            try:
+                row = {"batch": size, **measure(program, arguments.steps, device, lag=task == "training")}
+            except torch.cuda.OutOfMemoryError:
+                print(f"torchvision, {task}, batch {size}: out of memory", flush=True)
+                break
             row["images_per_second"] = 1e3 * size / row["milliseconds"]
             results[task].append(row)
             print(f"torchvision, {task}, batch {size}: {json.dumps(row)}", flush=True)

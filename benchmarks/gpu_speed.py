@@ -4,8 +4,9 @@
 
 Random images and weights: ResNet-50-FPN at 800 x 1333 (a canvas of 800 x 1344) unless options say otherwise. Prints per
 batch size: images/s, milliseconds per batch (median), the rate of arithmetic as a share of that of a large matrix
-product in the same precision, the share of the time in which no kernel runs on the GPU (TensorFlow's profiler), the
-kernels that take the longest, and peak memory of the GPU. gpu_peer.py measures torchvision in the same way. tf32 is
+product in the same precision, the share of the time in which no kernel runs on the GPU (the kernels' time is from
+TensorFlow's profiler, which slows the host down, the whole time is without it), the kernels that take the longest, and
+peak memory of the GPU. gpu_peer.py measures torchvision in the same way. tf32 is
 float32 whose products and convolutions use TF32, as TensorFlow does by default on Ampere and later. Without a GPU the
 CPU is measured, without idle time.
 """
@@ -103,7 +104,7 @@ def measure(program: Callable[[], object], steps: int) -> dict[str, Any]:
     space = profile(program, steps) if gpu else None
     return {
         "milliseconds": 1e3 * statistics.median(times),
-        "gpu_idle": idle_share(gpu_intervals(space)) if space else None,
+        "gpu_idle": idle_share(gpu_intervals(space), steps, statistics.median(times)) if space else None,
         "kernels": top_kernels(space, steps) if space else [],
         "memory_mebibytes": memory / 2**20,
     }
@@ -161,8 +162,8 @@ def _streams(space: Any) -> tuple[Any, list[Any]]:
     return {}, []
 
 
-def idle_share(intervals: Iterable[tuple[int, int]]) -> float | None:
-    """Share of the time from the first start to the last end that no interval covers; None without intervals."""
+def idle_share(intervals: Iterable[tuple[int, int]], calls: int, seconds: float) -> float | None:
+    """Share of a call's ``seconds`` that no interval covers, where ``calls`` made all of them; None without any."""
     ordered = sorted(intervals)
     if not ordered:
         return None
@@ -170,7 +171,7 @@ def idle_share(intervals: Iterable[tuple[int, int]]) -> float | None:
     for start, stop in ordered:
         busy += max(0, stop - max(start, end))
         end = max(end, stop)
-    return 1 - busy / max(end - ordered[0][0], 1)
+    return max(0.0, 1 - busy / 1e12 / calls / seconds)
 
 
 def matrix_product_rate(precision: str, size: int, steps: int) -> float:

@@ -109,7 +109,7 @@ class Training(Options):
     log_every: Count = Field(20, description="steps between log records")
     deterministic: Literal["auto", True, False] = Field(
         "auto",
-        description="bit-identical repeats and resumes, much slower on GPUs; auto: on CPUs, not on GPUs",
+        description="bit-identical repeats and resumes, slower on GPUs; auto: on CPUs, not on GPUs",
     )
     recompute: bool = Field(
         False,

@@ -14,7 +14,7 @@ COPIED_BATCHES = 2
 
 
 def copy_ahead(batches: Iterator[Batch], device: str) -> Iterator[Batch]:
-    """The same batches, with their images in the memory of ``device``, which holds ``COPIED_BATCHES`` of them.
+    """The same batches, with their images in the memory of ``device``, ``COPIED_BATCHES`` of them ahead.
 
     TensorFlow copies a tensor to a GPU after everything that was enqueued before the copy. In the call of a step the
     copy would therefore wait for the step before and leave the GPU idle meanwhile; a thread copies earlier. The other

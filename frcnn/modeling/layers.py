@@ -76,7 +76,7 @@ class Conv2D(keras.layers.Conv2D):
         """The convolution with a given kernel and bias, plus ``residual``, then ReLU if ``relu``."""
         pad = self.kernel_size[0] // 2 if self.padding == "valid" else 0
         padding = [[0, 0], [pad, pad], [pad, pad], [0, 0]]
-        if pad and tf.config.get_visible_devices("GPU"):
+        if pad and ops.uses_gpu():
             outputs = tf.nn.conv2d(inputs, tf.cast(kernel, inputs.dtype), self.strides, padding)
         else:
             outputs = self.convolution_op(tf.pad(inputs, padding) if pad else inputs, kernel)

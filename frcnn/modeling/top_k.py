@@ -6,7 +6,9 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-# Columns from which a sort of one row by the whole GPU is faster than sorting each row with one block of threads.
+from frcnn import ops
+
+# Columns from which rows are sorted one by one. With fewer, one block of threads per row takes about as long.
 LONG_ROW = 1 << 15
 
 
@@ -24,7 +26,7 @@ def top_k(values: tf.Tensor, k: int) -> TopK:
     multiprocessors: two rows of 268,569 anchors took 1.6 ms on an H100. A single row is sorted by the whole GPU.
     """
     rows, columns = values.shape
-    if rows is None or rows == 1 or columns < LONG_ROW or not tf.config.get_visible_devices("GPU"):
+    if rows is None or rows == 1 or columns < LONG_ROW or not ops.uses_gpu():
         return TopK(*tf.math.top_k(values, k))
     found = [tf.math.top_k(row, k) for row in tf.unstack(values)]
     return TopK(tf.stack([top.values for top in found]), tf.stack([top.indices for top in found]))

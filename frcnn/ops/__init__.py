@@ -153,9 +153,9 @@ def uses_gpu() -> bool:
 def describe_kernels(kernel: Kernel) -> str:
     """One line for logs: the implementation that ``kernel`` selects on this machine."""
     if kernel != "reference":
-        return f"RoIAlign and NMS: {compiled.active_kernels().description}"
+        return f"custom operations: {compiled.active_kernels().description}"
     slow = "; this is slow on a GPU, use ops.kernel=auto" if uses_gpu() else ""
-    return f"RoIAlign and NMS: the TensorFlow reference, as ops.kernel says{slow}"
+    return f"custom operations: the TensorFlow reference, as ops.kernel says{slow}"
 
 
 def _implementation(kernel: Kernel) -> ModuleType:

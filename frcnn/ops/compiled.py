@@ -1,4 +1,4 @@
-"""The two operations on the compiled kernels: loads them, registers the gradient, reports which kernels are active."""
+"""The custom operations on the compiled kernels: loads them, and reports which kernels are active."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def _try(operations: ModuleType, device: str) -> None:
 
 def _fallback(reason: str, remedy: str) -> ActiveKernels:
     reason = " ".join(reason.split())
-    print_message(f"falling back to the slower TensorFlow RoIAlign and NMS: {reason}")
+    print_message(f"falling back to slower TensorFlow operations: {reason}")
     if tf.config.get_visible_devices("GPU"):
         print_message(f"WARNING: training on the GPU will take several times as long. To fix this: {remedy}")
     return ActiveKernels(None, reason=reason, remedy=remedy)

@@ -39,7 +39,7 @@ def file_of(library: Path, capability: int, folder: Path | None = None) -> Path:
 def compile_kernels(capability: int, sources: Path = SOURCES) -> bytes:
     """Machine code of all kernels for one compute capability (90 for 9.0).
 
-    Prefers NVRTC, which has the CUDA version that TensorFlow needs; an nvcc may be newer than the driver.
+    Prefers NVRTC, which pip installs in the CUDA version that TensorFlow needs; an nvcc may be newer than the driver.
 
     Raises:
         BuildError: neither compiler is available, or compiling failed.

@@ -14,7 +14,7 @@ def configure_numerics(config: Config) -> str:
     """
     training = config.training
     on_gpu = bool(tf.config.list_physical_devices("GPU"))
-    # On a CPU determinism costs little; on a GPU it selects slower gradients and disables cuDNN's autotuning.
+    # On a CPU determinism costs little; on a GPU it disables cuDNN's autotuning and selects slower kernels.
     deterministic = not on_gpu if training.deterministic == "auto" else training.deterministic
     if deterministic:
         tf.config.experimental.enable_op_determinism()

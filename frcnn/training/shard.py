@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-import tensorflow as tf
 
+from frcnn import ops
 from frcnn.config import Config
 from frcnn.data.batch import Batch
 from frcnn.data.coco import Index, check_same_classes, find_split, load_index
@@ -82,7 +82,7 @@ class Shard:
             unreadable_images=unreadable_images,
             epoch_steps=self.epoch_steps,
         )
-        return copy_ahead(batches, "GPU:0") if tf.config.get_visible_devices("GPU") else batches
+        return copy_ahead(batches, "GPU:0") if ops.uses_gpu() else batches
 
 
 def present_images(index: Index) -> Index:

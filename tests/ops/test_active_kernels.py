@@ -59,7 +59,7 @@ def test_machine_code_is_compiled_once_for_each_kind_of_gpu(machine):
     compiled._find_kernels.cache_clear()
     assert compiled.active_kernels().gpu_code == expected
     assert machine.made == [86, 90]
-    assert ops.describe_kernels("auto") == "RoIAlign and NMS: compiled kernels for the CPU and the GPUs"
+    assert ops.describe_kernels("auto") == "custom operations: compiled kernels for the CPU and the GPUs"
 
 
 def test_machine_code_beside_the_library_comes_first(machine):
@@ -87,10 +87,12 @@ def test_a_gpu_without_kernels_is_warned_about(machine, capfd):
     assert active.reason == "the GPU kernels cannot be used: no compiler"
     assert ".[gpu]" in active.remedy
     first, warning = [line for line in capfd.readouterr().err.splitlines() if line.startswith("frcnn:")]
-    assert first == f"frcnn: falling back to the slower TensorFlow RoIAlign and NMS: {active.reason}"
+    assert first == f"frcnn: falling back to slower TensorFlow operations: {active.reason}"
     assert warning.startswith("frcnn: WARNING: training on the GPU will take several times as long")
     assert active.remedy in warning
-    assert ops.describe_kernels("auto") == f"RoIAlign and NMS: the slower TensorFlow reference, because {active.reason}"
+    assert (
+        ops.describe_kernels("auto") == f"custom operations: the slower TensorFlow reference, because {active.reason}"
+    )
 
 
 def test_kernels_that_the_gpu_does_not_run_are_not_used(machine):
@@ -114,8 +116,8 @@ def test_gpus_of_other_makers_use_the_reference(machine):
 def test_no_gpu_needs_no_machine_code(machine):
     assert compiled.active_kernels() == compiled.ActiveKernels(machine.library)
     assert machine.made == []
-    assert ops.describe_kernels("compiled") == "RoIAlign and NMS: compiled kernels for the CPU"
-    assert ops.describe_kernels("reference") == "RoIAlign and NMS: the TensorFlow reference, as ops.kernel says"
+    assert ops.describe_kernels("compiled") == "custom operations: compiled kernels for the CPU"
+    assert ops.describe_kernels("reference") == "custom operations: the TensorFlow reference, as ops.kernel says"
     machine.gpus((9, 0))
     assert "slow on a GPU, use ops.kernel=auto" in ops.describe_kernels("reference")
 

@@ -75,7 +75,7 @@ for _ in range(2):
     out, err = python(code, tmp_path, path=str(tools)).communicate(timeout=100)
     assert out == "[[0, -1]]\n" * 2
     assert [line for line in err.splitlines() if line.startswith("frcnn:")] == [
-        "frcnn: falling back to the slower TensorFlow RoIAlign and NMS: the kernels could not be built: g++ not found; "
+        "frcnn: falling back to slower TensorFlow operations: the kernels could not be built: g++ not found; "
         "install it (Debian, Ubuntu: apt-get install g++)"
     ]
 

@@ -69,8 +69,9 @@ def test_idle_time_is_what_no_stream_covers() -> None:
         for offset, duration in events:
             line.events.add(offset_ps=offset, duration_ps=duration)
     space.planes.add(name="/host:CPU").lines.add(name="Stream").events.add(duration_ps=10**9)
-    assert gpu_speed.idle_share(gpu_speed.gpu_intervals(space)) == pytest.approx(0.4)
-    assert gpu_speed.idle_share(gpu_speed.gpu_intervals(xplane_pb2.XSpace())) is None
+    # Busy for 3 microseconds in two calls of 2.5 microseconds each.
+    assert gpu_speed.idle_share(gpu_speed.gpu_intervals(space), 2, 2.5e-6) == pytest.approx(0.4)
+    assert gpu_speed.idle_share(gpu_speed.gpu_intervals(xplane_pb2.XSpace()), 2, 2.5e-6) is None
 
 
 def test_the_table_names_failures_and_batches_that_did_not_fit() -> None:

@@ -9,7 +9,8 @@ namespace frcnn {
 namespace {
 
 constexpr const char* kTooLarge =
-    "the inputs of group norm are too large for the GPU kernels (limits: 2^30 pixels or channels, 2^21 images)";
+    "the inputs of group norm are too large for the GPU kernels (limits: 2^30 pixels, channels or groups of all "
+    "images, 2^21 images)";
 
 bool too_large(const GroupNormShape& shape) {
   constexpr int64_t kMost = int64_t{1} << 30;

@@ -127,7 +127,7 @@ def main() -> None:
             import norm_against_torch
 
             kernels = gpu_kernels.Kernels(compile_for_this_gpu(folder, arguments.compiler), gpu_kernels.GpuMemory())
-            results |= against_torchvision.versions()
+            results["versions"] = against_torchvision.versions()
             stages = {
                 "oracle": lambda: check_oracle(kernels),
                 "torchvision": lambda: {**against_torchvision.check(kernels), **norm_against_torch.check(kernels)},
