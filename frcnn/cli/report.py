@@ -60,6 +60,8 @@ def report(chosen: EvaluatedSplit, out: Path, against: Path | None) -> None:
         compared = detect(other) if other else None
     if not world.is_main:
         return
+    for line in index.summary.lines():
+        print_message(line)
     if compared and compared.split.class_names != index.class_names:
         raise UserError(
             f"--against is {against}, whose classes are {', '.join(compared.split.class_names)}; expected those of "

@@ -54,11 +54,15 @@ def thresholds(chosen: EvaluatedSplit, precision: float | None, recall: float | 
         world.init()
         with world.raise_together():
             saved = read_model_folder(chosen.model)
-        index, results, _ = detect_model(
+        index, results, unread = detect_model(
             saved, lambda: chosen.find_index(saved.config), world, chosen.batch_size, counted, tiling, chosen.test
         )
     if not world.is_main:
         return
+    for line in index.summary.lines():
+        print_message(line)
+    if unread:
+        print_message(f"{len(unread)} images unreadable and counted as blank")
     document = thresholds_document(match_detections(index, results), index, chosen.name, goal, tiling, chosen.test)
     if document is None:
         raise UserError(

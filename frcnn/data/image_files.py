@@ -81,11 +81,11 @@ def locate_files(folder: Path, names: Sequence[str]) -> LocatedFiles:
     A name that does not exist as spelled is looked up with slashes for backslashes, in its Unicode normal form, and
     in another letter case if only one file matches.
     """
-    listings: dict[str, _Folder] = {}
+    listings: dict[str, FolderNames] = {}
 
-    def listing(subfolder: str) -> _Folder:
+    def listing(subfolder: str) -> FolderNames:
         if subfolder not in listings:
-            listings[subfolder] = _Folder(folder / subfolder)
+            listings[subfolder] = FolderNames(folder / subfolder)
         return listings[subfolder]
 
     paths: list[Path] = []
@@ -115,7 +115,7 @@ def normal_name(name: str) -> str:
     return unicodedata.normalize("NFC", posixpath.normpath(name.replace("\\", "/")))
 
 
-class _Folder:
+class FolderNames:
     """Names in one folder, also found in another normal form or letter case; empty if the folder does not exist."""
 
     def __init__(self, folder: Path) -> None:
@@ -138,7 +138,7 @@ class _Folder:
         return candidates[0] if len(candidates) == 1 else None
 
 
-def _search(name: str, listing: Callable[[str], _Folder]) -> tuple[str, str] | None:
+def _search(name: str, listing: Callable[[str], FolderNames]) -> tuple[str, str] | None:
     """Subfolder and base name of a file that is spelled differently on disk, part by part."""
     parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
     if not parts or ".." in parts:

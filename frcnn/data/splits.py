@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from frcnn import config
-from frcnn.data.image_files import is_hidden, locate_files, normal_name
+from frcnn.data.image_files import FolderNames, is_hidden, locate_files, normal_name
 from frcnn.errors import UserError
 
 # Names of a split, the first one found wins; COCO's own carry a year.
@@ -127,8 +127,8 @@ def find_annotations(
         return found
     if found := _first_file(folder, SINGLE_FILES):
         return found
-    files = (file for file in _listed(folder) if file.suffix in suffixes and file.is_file())
-    single = [file for file in files if file.suffix != ".json" or _looks_like_coco(file)]
+    files = (file for file in _listed(folder) if file.suffix.lower() in suffixes and file.is_file())
+    single = [file for file in files if file.suffix.lower() != ".json" or _looks_like_coco(file)]
     return single[0] if len(single) == 1 else None
 
 
@@ -186,7 +186,16 @@ def _named_annotations(root: Path, name: str, split: str) -> Path | None:
 
 
 def _first_file(folder: Path, names: Sequence[str]) -> Path | None:
-    return next((folder / name for name in names if (folder / name).is_file()), None)
+    """The first that exists, in any letter case."""
+    listings: dict[Path, FolderNames] = {}
+    for name in names:
+        parent = (folder / name).parent
+        if parent not in listings:
+            listings[parent] = FolderNames(parent)
+        found = listings[parent].find(Path(name).name)
+        if found is not None and (parent / found).is_file():
+            return parent / found
+    return None
 
 
 def _images_of(root: Path, annotations: Path, preferred: Sequence[str], places: Sequence[str]) -> Path | None:

@@ -52,6 +52,9 @@ def suggest_recipe(
     base = load_config(None, [f"data.root={folder}", *(text for text in overrides if text.startswith("data."))])
     index, validation = _load(base)
     known = _read_weights(weights) if weights else None
+    for read in filter(None, (index, validation)):
+        for line in read.summary.lines():
+            report(line)
     data = dataset_statistics(index, validation, known.config if known else Config())
     device = find_device(kind)
     report(f"{folder}: {data.images} images, {data.classes} classes, {data.boxes} boxes; measuring this {device.kind}")

@@ -126,6 +126,8 @@ def test_cmyk_jpeg_keeps_its_colors() -> None:
         ("RGB", {}),
         ("RGB", {"subsampling": 0}),
         ("RGB", {"restart_marker_rows": 1}),
+        ("RGB", {"progressive": True}),
+        ("L", {"progressive": True}),
         ("L", {}),
         ("CMYK", {}),
     ],

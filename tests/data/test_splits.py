@@ -44,6 +44,8 @@ def write(root: Path, annotations: str, image: str, file_name: str = "a.jpg") ->
         ("training/data", "training/labels.json", "train"),
         ("images", "annotations/instances_train.json", "train"),
         ("train", "train/my_export.json", "train"),
+        ("train", "train/my_export.JSON", "train"),
+        ("train2017", "annotations/instances_train2017.JSON", "train"),
     ],
 )
 def test_layouts(tmp_path: Path, images: str, annotations: str, split: str) -> None:

@@ -113,6 +113,7 @@ def add_labels(tables: CocoBuilder, name: str, labels: Any, metadata: Any, place
             continue
         if class_id not in names:
             names[class_id] = f"class {class_id}"
+            report.note("classes that the class map does not name, named by their id", f"{where}: {class_id}")
             tables.declare(names[class_id], class_id, where)
         left, top, width, height = (side or 0.0 for side in sides)
         tables.add_box(image_id, names[class_id], (left, top, width, height), where)

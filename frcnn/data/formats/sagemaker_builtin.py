@@ -105,7 +105,7 @@ def _add_file(file: Path, tables: CocoBuilder, finder: ImageFinder, names: dict[
             report.skip("annotations without class_id, left, top, width and height", f"{place}: {short(box)}")
             continue
         left, top, width, height = (side or 0.0 for side in sides)
-        class_name = clean_name(own.get(class_id)) or _class_name(class_id, names, tables)
+        class_name = clean_name(own.get(class_id)) or _class_name(class_id, names, tables, report)
         tables.add_box(image_id, class_name, (left, top, width, height), place)
     return None
 
@@ -143,7 +143,7 @@ def _add_jumpstart(
         else:
             if corners[2] < corners[0] or corners[3] < corners[1]:
                 report.repair("boxes with swapped corners", place)
-            class_name = _class_name(class_id, names, tables)
+            class_name = _class_name(class_id, names, tables, report)
             tables.add_box(image_ids[image_id], class_name, corners_to_box(*corners), place)
 
 
@@ -167,9 +167,10 @@ def _corners(box: Any) -> tuple[float, float, float, float] | None:
     return x1, y1, x2, y2
 
 
-def _class_name(class_id: int, names: dict[int, str], tables: CocoBuilder) -> str:
+def _class_name(class_id: int, names: dict[int, str], tables: CocoBuilder, report: Report) -> str:
     if class_id not in names:
         names[class_id] = f"class {class_id}"
+        report.note("classes without a name, named by their id (give names with --classes)", str(class_id))
         tables.declare(names[class_id], class_id)
     return names[class_id]
 

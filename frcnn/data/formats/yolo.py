@@ -18,11 +18,12 @@ from frcnn.data.formats.regions import Box, points_to_box
 from frcnn.data.formats.report import Report
 from frcnn.data.formats.values import read_text, split_lines
 from frcnn.data.formats.yolo_layout import NAMES_FILES, YoloLayout, find_layout
+from frcnn.data.image_files import FolderNames, is_hidden
 from frcnn.data.json_values import as_integer, as_number
 from frcnn.errors import UserError
 
 TOLERANCE = 0.01  # of an image's side, by which a coordinate may exceed 0..1
-LABEL_SUFFIXES = (".txt", ".TXT")
+LABEL_SUFFIX = ".txt"
 NOT_A_BOX = (math.nan, math.nan, math.nan, math.nan)
 
 
@@ -50,14 +51,14 @@ def yolo_to_coco(source: Path, *, split: str | None = None, classes: Sequence[st
         tables.declare(name, class_id)
     if layout.other_splits:
         report.note(f"the split is {layout.split!r}; choose another with --split: {', '.join(layout.other_splits)}")
-    used = set()
+    used, listings = set(), Listings()
     for image in layout.images:
         size = read_size(image, report)
         if size is None:
             continue
         name = image.relative_to(folder).as_posix()
         image_id = tables.add_image(name, size, name)
-        label = find_label_file(image)
+        label = find_label_file(image, listings)
         if label is None:
             report.note("images without a label file, taken as images without objects", name)
             continue
@@ -73,27 +74,43 @@ def yolo_to_coco(source: Path, *, split: str | None = None, classes: Sequence[st
     return Conversion(tables.build(), report, folder)
 
 
-def find_label_file(image: Path) -> Path | None:
-    """The label file of an image: in ``labels`` in place of the path's last ``images``, or beside the image."""
-    return next((file for file in _label_files(image) if file.is_file()), None)
+class Listings(dict[Path, FolderNames]):
+    """The names in folders, each read once."""
+
+    def __missing__(self, folder: Path) -> FolderNames:
+        self[folder] = FolderNames(folder)
+        return self[folder]
+
+
+def find_label_file(image: Path, listings: Listings) -> Path | None:
+    """The label file of an image: in ``labels`` in place of the path's last ``images``, or beside the image.
+
+    Its name may be in another Unicode normal form or letter case.
+    """
+    for file in _label_files(image):
+        name = listings[file.parent].find(file.name)
+        if name is not None and (file.parent / name).is_file():
+            return file.parent / name
+    return None
 
 
 def _label_files(image: Path) -> list[Path]:
-    files = [image.with_suffix(suffix) for suffix in LABEL_SUFFIXES]
+    file = image.with_suffix(LABEL_SUFFIX)
     parts = image.parent.parts
-    if "images" in parts:
-        last = len(parts) - 1 - parts[::-1].index("images")
-        folder = Path(*parts[:last], "labels", *parts[last + 1 :])
-        files = [folder / file.name for file in files] + files
-    return files
+    if "images" not in parts:
+        return [file]
+    last = len(parts) - 1 - parts[::-1].index("images")
+    return [Path(*parts[:last], "labels", *parts[last + 1 :]) / file.name, file]
 
 
 def _orphans(layout: YoloLayout, used: set[Path]) -> list[Path]:
     """Label files in the folders of a split that belong to none of its images. A list of images may leave some out."""
     folders = {file.parent for file in used if any(_is_below(file, folder) for folder in _with_labels(layout.folders))}
-    found = {file for folder in folders for file in folder.iterdir() if file.suffix in LABEL_SUFFIXES}
+    found = {file for folder in folders for file in folder.iterdir() if file.suffix.lower() == LABEL_SUFFIX}
     stems = {image.stem for image in layout.images}
-    return sorted(file for file in found - used if file.name not in NAMES_FILES and file.stem not in stems)
+    return sorted(
+        file for file in found - used if not is_hidden(file) and file.name not in NAMES_FILES and file.stem not in stems
+    )
 
 
 def _with_labels(folders: Sequence[Path]) -> list[Path]:

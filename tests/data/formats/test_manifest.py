@@ -150,6 +150,7 @@ def test_class_ids_that_lines_disagree_on(write: Any, rows: Any, counts: Any) ->
     assert counts(conversion) == {
         "ids of several classes, of which all but one got a new id": 1,
         "classes with different ids in different places, matched by name": 1,
+        "classes that the class map does not name, named by their id": 1,
     }
 
 

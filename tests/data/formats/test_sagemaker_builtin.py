@@ -80,6 +80,7 @@ def test_damaged_files_are_counted(builtin: Any, rows: Any, counts: Any) -> None
         "annotations without class_id, left, top, width and height": 1,
         "files that are not annotations of the built-in algorithm": 2,
         "annotations whose image is missing": 1,
+        "classes without a name, named by their id (give names with --classes)": 1,
     }
 
 
@@ -118,7 +119,10 @@ def test_corner_boxes_of_jumpstart(jumpstart: Any, rows: Any, counts: Any) -> No
     expected = [("abc.jpg", "class 0", [10, 5, 20, 20]), ("def.jpg", "class 3", [99, 49, 1, 1])]
     conversion = sagemaker_to_coco(folder)
     assert rows(conversion) == [*expected, ("def.jpg", "class 3", [10, 5, 20, 20])]
-    assert counts(conversion) == {"boxes with swapped corners": 1}
+    assert counts(conversion) == {
+        "boxes with swapped corners": 1,
+        "classes without a name, named by their id (give names with --classes)": 2,
+    }
     assert conversion.images == folder / "images"
     named = sagemaker_to_coco(folder / "annotations.json", classes=["a", "b", "c", "d"])
     assert [name for _, name, _ in rows(named)] == ["a", "d", "d"]
@@ -141,6 +145,7 @@ def test_damaged_annotations_of_jumpstart_are_counted(jumpstart: Any, rows: Any,
         "images without id and file_name": 2,
         "annotations of images that are not listed or were skipped": 1,
         "annotations without image_id, category_id and bbox": 2,
+        "classes without a name, named by their id (give names with --classes)": 1,
     }
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from frcnn.data.formats.yolo import find_label_file, yolo_to_coco
+from frcnn.data.formats.yolo import Listings, find_label_file, yolo_to_coco
 from frcnn.errors import UserError
 
 CENTERED = "0 0.5 0.5 0.2 0.4\n"  # 20 x 20 pixels around (50, 25)
@@ -99,6 +100,20 @@ def test_pose_rows_with_two_numbers_per_keypoint_need_the_shape(dataset: Any, ro
     assert rows(yolo_to_coco(dataset({"a.txt": "0 0.5 0.5 0.2 0.4 0.9 0.9 0.1 0.1\n"}, yaml))) == [
         ("a.jpg", "cat", CENTERED_BOX)
     ]
+
+
+def test_label_files_are_found_in_other_spellings_and_hidden_ones_ignored(
+    tmp_path: Path, make_images: Any, rows: Any
+) -> None:
+    composed, decomposed = (unicodedata.normalize(form, "caf\u00e9") for form in ("NFC", "NFD"))
+    make_images(tmp_path / "images" / "train", f"{composed}.jpg", "B.JPG")
+    (tmp_path / "labels" / "train").mkdir(parents=True)
+    for name in (f"{decomposed}.txt", "b.TXT", "._b.TXT"):
+        (tmp_path / "labels" / "train" / name).write_text(CENTERED)
+    (tmp_path / "data.yaml").write_text("train: images/train\nnames: [cat]\n")
+    conversion = yolo_to_coco(tmp_path / "data.yaml")
+    assert sorted(rows(conversion)) == [("B.JPG", "cat", CENTERED_BOX), (f"{composed}.jpg", "cat", CENTERED_BOX)]
+    assert conversion.report.lines() == []
 
 
 def test_repeated_rows_count_once(dataset: Any, rows: Any, counts: Any) -> None:
@@ -231,7 +246,7 @@ def test_the_last_folder_named_images_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "images" / "x" / "labels").mkdir(parents=True)
     (tmp_path / "images" / "x" / "labels" / "a.txt").touch()
     label = tmp_path / "images" / "x" / "labels" / "a.txt"
-    assert find_label_file(tmp_path / "images" / "x" / "images" / "a.jpg") == label
+    assert find_label_file(tmp_path / "images" / "x" / "images" / "a.jpg", Listings()) == label
 
 
 @pytest.mark.parametrize(
