@@ -122,7 +122,7 @@ def _group_names(images: Mapping[int, dict[str, Any]], by: str | None) -> tuple[
         else:
             names[image_id] = f"file {entry['file_name']}"
             alone += 1
-    if alone == len(images):
+    if images and alone == len(images):
         fields = sorted({field for entry in images.values() for field in entry} - {"id", "width", "height"})
         raise UserError(
             f"--by is {by!r}, which is neither a field of the images with text or numbers ({first_few(fields)}) nor "

@@ -143,6 +143,7 @@ def test_annotations_without_an_image_are_noted() -> None:
         ({"images": [7], "annotations": []}, None, "entry 0 of 'images' is 7"),
         (coco("a", "a", names=["x.jpg", "x.jpg"]), None, r"image 1 \('x.jpg'\) is listed twice"),
         (coco("a"), None, "1 groups of images cannot be divided into 2 splits"),
+        (coco(), "patient", "0 groups of images cannot be divided into 2 splits"),
         (coco("a", "a", size=[[1], [2]]), "size", r"--by is 'size', .*\(file_name, size\) nor part of a file name"),
         (coco("a", "a"), "patient", r"--by is 'patient', which is neither a field .* '0\.jpg'"),
     ],
