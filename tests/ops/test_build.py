@@ -119,7 +119,7 @@ def test_invalid_library_falls_back_to_the_reference(tmp_path, monkeypatch, fres
     state = compiled.active_kernels()
     assert state.library is None
     assert "could not be built" in state.reason
-    assert capfd.readouterr().err.count("falling back to the slower TensorFlow") == 1
+    assert capfd.readouterr().err.count("falling back to slower TensorFlow operations") == 1
     with pytest.raises(UserError, match=r"ops.kernel is 'compiled'.*set ops.kernel to auto or reference"):
         compiled.operations()
 
