@@ -72,10 +72,8 @@ LAUNCHES = {
     "norm_apply": (256, 0),
     "norm_gradient": (256, 0),
     "roi_align": (256, _TAPS),
-    "scatter": (256, 4 * (2 * _TALLEST + 2 * _WIDEST + 2 * 4 * ops_case.POOLED)),
     "list_rois": (256, 256 // 8),
     "gather": (256, 16 * (4 * ops_case.POOLED * (4 + 8) + 4 * 9) + 4 * 256 + 256 // 8),
-    "round": (256, 0),
     "bias_relu": (256, 0),
     "nms_collect": (256, 0),
     "nms_rank": (256, 8 * 256),
@@ -180,10 +178,7 @@ def moved_bytes(program: Path, operation: str, count: int) -> int:
         else [np.zeros([count, ops_case.POOLED, ops_case.POOLED, channels], np.float32)]
     )
     call = (head, sizes[:, 0], sizes[:, 1], 1 / strides, starts, boxes, np.zeros(count, np.int32), *values)
-    moved = shim_runs.run(program, operation, "forward", *call, timeout=600)[1]
-    if operation == "roi_align_gradient":  # and the memset before it
-        moved += sum(level.nbytes for level in maps)
-    return moved * ops_case.CHANNELS // channels
+    return shim_runs.run(program, operation, "forward", *call, timeout=600)[1] * ops_case.CHANNELS // channels
 
 
 def traffic(count: int, program: Path) -> Iterator[tuple[str, int, int]]:
@@ -193,8 +188,7 @@ def traffic(count: int, program: Path) -> Iterator[tuple[str, int, int]]:
     backward = ops_case.pooled_bytes(count) + ops_case.pyramid_bytes()
     for name, operation, floor in (
         ("forward", "roi_align", forward),
-        ("gradient, atomic", "roi_align_gradient", backward),
-        ("gradient, deterministic", "roi_align_gradient_deterministic", backward),
+        ("gradient", "roi_align_gradient", backward),
     ):
         yield f"{name}, {count} RoIs", moved_bytes(program, operation, count), floor
 

@@ -64,19 +64,8 @@ def test_roi_align(program, dtype, name, channels, width, monkeypatch, tmp_path)
     forward = launches(program, "roi_align", *call, *levels, **recorded)
     assert forward == [(f"frcnn_roi_align_{name}_x{width}", grid, THREADS, shared)]
 
-    # Reductions of four channels; weights of 4 bytes, and ranges of bins of 4 bytes for each pixel.
     (tmp_path / "launches.txt").unlink()
-    scatter, *rounds = launches(program, "roi_align_gradient", *call, upstream, **recorded)
-    fours = 4 if channels % 4 == 0 else 1
-    grid = (count, math.ceil(7 * 7 * channels / fours / (4 * THREADS)), 1)
-    shared = 4 * (200 + 4 * 7 + 336 + 4 * 7) + 4 * (200 + 336)
-    assert scatter == (f"frcnn_scatter_{name}_x{fours}", grid, THREADS, shared)
-    elements = [2 * height * wide * channels for height, wide in sizes]
-    expected = [(f"frcnn_round_{name}", (math.ceil(n / 4 / THREADS), 1, 1), THREADS, 0) for n in elements]
-    assert rounds == ([] if name == "float32" else expected)
-
-    (tmp_path / "launches.txt").unlink()
-    lists, gather = launches(program, "roi_align_gradient_deterministic", *call, upstream, **recorded)
+    lists, gather = launches(program, "roi_align_gradient", *call, upstream, **recorded)
     assert lists == ("frcnn_list_rois", (len(sizes) * 2, 1, 1), THREADS, THREADS // 8)
     tiles = sum(2 * math.ceil(height / 4) * math.ceil(wide / 8) for height, wide in sizes)
     grid = (tiles, math.ceil(channels / width / (THREADS // 8)), 1)
@@ -85,11 +74,11 @@ def test_roi_align(program, dtype, name, channels, width, monkeypatch, tmp_path)
     assert gather == (f"frcnn_gather_{name}_x{width}", grid, THREADS, shared)
 
 
-def test_too_many_bins_for_the_deterministic_gradient(program):
+def test_too_many_bins_for_the_gradient(program):
     call = pooling(0, 4, 1, bins=63)
     upstream = np.zeros([1, 63, 63, 4], np.float32)
     with pytest.raises(shim_runs.Failure, match="output_size is too large for the GPU kernels"):
-        shim_runs.run(program, "roi_align_gradient_deterministic", "forward", *call, upstream)
+        shim_runs.run(program, "roi_align_gradient", "forward", *call, upstream)
 
 
 def nms_inputs(batch, count, max_outputs):

@@ -23,10 +23,7 @@ KERNELS = {
         for dtype, widest in WIDEST.items()
         for width in (1, widest)
     ),
-    *(f"frcnn_scatter_{dtype}_x{width}" for dtype in WIDEST for width in (1, 4)),
     "frcnn_list_rois",
-    "frcnn_round_bfloat16",
-    "frcnn_round_float16",
     *(f"frcnn_nms_{step}" for step in ("collect", "rank", "compare", "reduce")),
     *(f"frcnn_norm_statistics_{dtype}" for dtype in WIDEST),
     "frcnn_norm_totals",
@@ -89,7 +86,7 @@ def test_nvcc_error(broken_sources):
 def test_kernels_with_other_parameters_than_their_launch_do_not_compile(tmp_path):
     shutil.copytree(shim_runs.KERNELS, tmp_path / "kernels")
     header = tmp_path / "kernels" / "cuda_kernels.h"
-    header.write_text(header.read_text().replace("(const float* sums, int64_t size,", "(const float* sums, int size,"))
+    header.write_text(header.read_text().replace("(Pyramid, int bins, int64_t count,", "(Pyramid, int bins, int count,"))
     with pytest.raises(gpu_code.BuildError, match="signature"):
         gpu_code.compile_kernels(80, tmp_path / "kernels")
 

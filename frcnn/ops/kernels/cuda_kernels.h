@@ -27,14 +27,13 @@ struct Maps {
 
 constexpr int kVectorBytes = 16;    // loaded and stored at once if the number of channels allows
 constexpr int kItemsPerThread = 4;  // results of a thread, so that a RoI is located by few blocks
-constexpr int kReductionWidth = 4;  // float32 that the atomic gradient adds at once
 
 // Bins that have a weight in a pixel, along one axis.
 struct BinRange {
   uint16_t first, count;
 };
 
-// Pixels of a tile, which a block of the deterministic gradient computes, and the RoIs whose weights it holds at once.
+// Pixels of a tile, which a block of the gradient computes, and the RoIs whose weights it holds at once.
 constexpr int kTileRows = 4, kTileColumns = 8, kTileWeights = kTileRows + kTileColumns, kRoisAtOnce = 16;
 constexpr int kTileRanges = 1 + kTileColumns;  // of bins: of all rows, of each column
 constexpr int kLoads = 2;                      // from the upstream gradient at once
@@ -62,11 +61,8 @@ struct RoiLists {
 
 using RoiAlignKernel = void(Pyramid, Pooling, const float* boxes, const int32_t* box_image, Maps features,
                             void* pooled);
-using ScatterKernel = void(Pyramid, Pooling, const float* boxes, const int32_t* box_image, const void* upstream,
-                           Maps sums);
 using ListKernel = void(Pyramid, Pooling, const float* boxes, const int32_t* box_image, int64_t count, RoiLists lists);
 using GatherKernel = void(Pyramid, int bins, int64_t count, RoiLists lists, const void* upstream, Maps gradients);
-using RoundKernel = void(const float* sums, int64_t size, void* gradient);
 
 // NMS
 

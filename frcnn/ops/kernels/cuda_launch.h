@@ -42,11 +42,11 @@ struct RoiAlignCall {
 
 const char* launch_roi_align(const RoiAlignCall& call, const void* const* features, void* pooled, void* stream);
 
-int64_t roi_align_gradient_workspace_bytes(const RoiAlignCall& call, bool deterministic);
+int64_t roi_align_gradient_workspace_bytes(const RoiAlignCall& call);
 
-// Deterministic: each pixel gathers its sum in the order of the boxes, instead of atomic additions in any order.
+// Each pixel gathers its sum in the order of the boxes: the result does not depend on the order of blocks or threads.
 const char* launch_roi_align_gradient(const RoiAlignCall& call, const void* upstream, void* const* gradients,
-                                      void* workspace, bool deterministic, void* stream);
+                                      void* workspace, void* stream);
 
 int64_t nms_workspace_bytes(const NmsCall& call);
 const char* launch_nms(const NmsCall& call, void* workspace, void* stream);

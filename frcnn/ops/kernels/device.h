@@ -52,20 +52,4 @@ __device__ __forceinline__ void write(const float* sums, T* to) {
   write(packet, to);
 }
 
-// Adds kWidth float32 to global memory atomically: four in one 16-byte instruction where the GPU has it.
-template <int kWidth>
-__device__ __forceinline__ void add(const float* values, float* to) {
-  FRCNN_COUNT_BYTES(2 * sizeof(float) * kWidth);
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  if constexpr (kWidth % 4 == 0) {
-    for (int v = 0; v < kWidth; v += 4)
-      asm volatile("red.relaxed.gpu.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to + v)),
-                   "f"(values[v]), "f"(values[v + 1]), "f"(values[v + 2]), "f"(values[v + 3])
-                   : "memory");
-    return;
-  }
-#endif
-  for (int v = 0; v < kWidth; ++v) atomicAdd(to + v, values[v]);
-}
-
 }  // namespace frcnn

@@ -4,7 +4,6 @@
 #include "cuda_launch.h"
 #include "group_norm_op.h"
 #include "tensorflow/core/framework/device_base.h"
-#include "tensorflow/core/util/determinism.h"
 #include "xla/stream_executor/stream.h"
 
 namespace frcnn {
@@ -62,12 +61,10 @@ class RoiAlignGradGpu : public RoiAlignGpu {
     if (!check_gradient(context, call.pyramid, maps, call.count, &upstream, outputs)) return;
     void* gradients[kMaxLevels];
     for (int level = 0; level < call.pyramid.levels; ++level) gradients[level] = outputs[level]->data();
-    const bool deterministic = tensorflow::OpDeterminismRequired();
-    const int64_t bytes = roi_align_gradient_workspace_bytes(call, deterministic);
     Tensor workspace;
-    OP_REQUIRES_OK(context, context->allocate_temp(tensorflow::DT_INT8, {bytes}, &workspace));
-    report(context, launch_roi_align_gradient(call, upstream->data(), gradients, workspace.data(), deterministic,
-                                              stream_of(context)));
+    OP_REQUIRES_OK(context,
+                   context->allocate_temp(tensorflow::DT_INT8, {roi_align_gradient_workspace_bytes(call)}, &workspace));
+    report(context, launch_roi_align_gradient(call, upstream->data(), gradients, workspace.data(), stream_of(context)));
   }
 };
 

@@ -168,24 +168,4 @@ FRCNN_HD int taps_offset(const Axis& axis, int bin, int bins) {
   return (edge > 0.0f ? int(edge < last ? edge : last) : 0) + kTapsBetweenBins * bins_before(axis, bin, bins);
 }
 
-// Offset of the weight of a pixel in a bin, also within that capacity: no other pixel and bin have it if both weights
-// are not zero.
-FRCNN_HD int weight_offset(const Axis& axis, int bin, int bins, int pixel) {
-  return pixel + kTapsBetweenBins * bins_before(axis, bin, bins);
-}
-
-struct PixelRange {
-  int first, count;
-};
-
-// Pixels of the map outside of which an axis has no taps. Half a pixel is for rounding.
-FRCNN_HD PixelRange touched_pixels(const Axis& axis, int bins) {
-  const float end = axis.start + float(bins) * axis.bin, last = float(axis.extent - 1);
-  const float low = (axis.start < end ? axis.start : end) - 0.5f, high = (axis.start < end ? end : axis.start) + 1.5f;
-  // All pixels for NaN, from sides that overflow.
-  const int first = low > 0.0f ? int(low < last ? low : last) : 0;
-  const int final_pixel = high < last ? int(high > 0.0f ? high : 0.0f) : axis.extent - 1;
-  return {first, final_pixel - first + 1};
-}
-
 }  // namespace frcnn

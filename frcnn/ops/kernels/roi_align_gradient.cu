@@ -1,83 +1,10 @@
-// The gradient of RoIAlign on a GPU: with atomic additions (scatter), or deterministic (list_rois, gather). Neighboring
-// threads process neighboring channels, so that the accesses of a warp coalesce.
+// The gradient of RoIAlign on a GPU: one kernel lists the RoIs of each level and image, the other gathers for each
+// pixel what they contribute, in the order of the boxes. Neighboring threads process neighboring channels, so that the
+// accesses of a warp coalesce.
 #include "cuda_kernels.h"
 #include "device.h"
 
 namespace frcnn {
-
-// Writes the weights of a RoI's pixels and the bins that they belong to with all threads of the block; the caller has
-// to synchronize. `ranges` are those of the pixels of `rows`, then of `columns`; `weights` are placed by weight_offset,
-// those of columns after the capacity of rows.
-__device__ __forceinline__ void write_bin_weights(const RoI& roi, int bins, PixelRange rows, PixelRange columns,
-                                                  BinRange* ranges, float* weights) {
-  for (int t = threadIdx.x; t < rows.count + columns.count; t += blockDim.x) {
-    const bool is_row = t < rows.count;
-    const Axis axis = select(is_row, roi.y, roi.x);
-    const int pixel = is_row ? rows.first + t : columns.first + t - rows.count;
-    const int offset = is_row ? 0 : taps_capacity(roi.y.extent, bins);
-    int first = 0, count = 0;
-    for (int bin = 0; bin < bins; ++bin) {
-      const float weight = weight_at(axis, bin, pixel);
-      if (weight == 0.0f) continue;
-      if (count++ == 0) first = bin;
-      weights[offset + weight_offset(axis, bin, bins, pixel)] = weight;
-    }
-    ranges[t] = {uint16_t(first), uint16_t(count)};
-  }
-}
-
-// Grid: RoIs x blocks of their pixels. Each pixel under the RoI is added to once, with the sum over the bins that share
-// it. `sums` are float32 and have to be zeroed.
-template <class T, int kWidth>
-__device__ __forceinline__ void scatter(const Pyramid& pyramid, const Pooling& pooling, const float* boxes,
-                                        const int32_t* box_image, const T* upstream, const Maps& sums) {
-  FRCNN_SHARED(float, weights);
-  const int64_t n = blockIdx.x;
-  const RoI roi = locate(pyramid, pooling, boxes + 4 * n, box_image[n]);
-  if (roi.level < 0) return;
-  const int bins = pooling.bins, packets = pyramid.channels / kWidth, height = roi.y.extent, width = roi.x.extent;
-  const PixelRange rows = touched_pixels(roi.y, bins), columns = touched_pixels(roi.x, bins);
-  const float* column_weights = weights + taps_capacity(height, bins);
-  BinRange* ranges = reinterpret_cast<BinRange*>(weights + taps_capacity(height, bins) + taps_capacity(width, bins));
-  write_bin_weights(roi, bins, rows, columns, ranges, weights);
-  __syncthreads();
-
-  const int lanes = packets < int(blockDim.x) ? packets : blockDim.x, groups = blockDim.x / lanes;
-  if (int(threadIdx.x) >= groups * lanes) return;
-  const int pixels = rows.count * columns.count, share = (pixels + gridDim.y - 1) / gridDim.y;
-  const int first = blockIdx.y * share, last = first + share < pixels ? first + share : pixels;
-  for (int pixel = first + threadIdx.x / lanes; pixel < last; pixel += groups) {
-    const int y = rows.first + pixel / columns.count, x = columns.first + pixel % columns.count;
-    const BinRange of_row = ranges[y - rows.first], of_column = ranges[rows.count + x - columns.first];
-    if (of_row.count == 0 || of_column.count == 0) continue;
-    for (int packet = threadIdx.x % lanes; packet < packets; packet += lanes) {
-      float values[kWidth] = {};
-      for (int p = of_row.first; p < of_row.first + of_row.count; ++p) {
-        const float row_weight = weights[weight_offset(roi.y, p, bins, y)];
-        for (int q = of_column.first; q < of_column.first + of_column.count; ++q) {
-          const float weight = row_weight * column_weights[weight_offset(roi.x, q, bins, x)];
-          const Packet<T, kWidth> from =
-              read<T, kWidth>(upstream + (((n * bins + p) * bins + q) * packets + packet) * kWidth);
-          for (int v = 0; v < kWidth; ++v) values[v] = fmaf(weight, to_float(from.value[v]), values[v]);
-        }
-      }
-      const int64_t place = (int64_t(roi.image) * height + y) * width + x;
-      add<kWidth>(values, static_cast<float*>(sums.level[roi.level]) + (place * packets + packet) * kWidth);
-    }
-  }
-}
-
-// Rounds kReductionWidth elements per thread; both arrays are aligned for that.
-template <class T>
-__device__ __forceinline__ void round(const float* sums, int64_t size, T* gradient) {
-  const int64_t first = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) * kReductionWidth;
-  if (first + kReductionWidth <= size) {
-    const Packet<float, kReductionWidth> packet = read<float, kReductionWidth>(sums + first);
-    write<T, kReductionWidth>(packet.value, gradient + first);
-  } else {
-    for (int64_t i = first; i < size; ++i) write<T, 1>(sums + i, gradient + i);
-  }
-}
 
 // Number of the block's threads that have the flag set: all of them, and those before this one.
 struct FlagCount {
@@ -181,7 +108,7 @@ __device__ __forceinline__ void gather_roi(const float* weights, const BinRange*
   }
 }
 
-// The deterministic gradient. Grid: tiles of all images and levels x blocks of channels. A block tests the RoIs of its
+// Grid: tiles of all images and levels x blocks of channels. A block tests the RoIs of its
 // level and image, one per thread at a time, and adds those that overlap its tile in the order of the boxes.
 template <class T, int kWidth>
 __device__ __forceinline__ void gather(const Pyramid& pyramid, int bins, int64_t count, const RoiLists& lists,
@@ -241,21 +168,7 @@ __device__ __forceinline__ void gather(const Pyramid& pyramid, int bins, int64_t
 
 using namespace frcnn;
 
-// The kernels as the host looks them up: frcnn_scatter_float32_x4, ...
-#define FRCNN_SCATTER_KERNEL(T, kWidth, suffix)                                                                       \
-  extern "C" __global__ void frcnn_scatter_##suffix(FRCNN_PARAMETER Pyramid pyramid, FRCNN_PARAMETER Pooling pooling, \
-                                                    const float* boxes, const int32_t* box_image,                     \
-                                                    const void* upstream, FRCNN_PARAMETER Maps sums) {                \
-    scatter<T, kWidth>(pyramid, pooling, boxes, box_image, static_cast<const T*>(upstream), sums);                    \
-  }                                                                                                                   \
-  FRCNN_KERNEL(ScatterKernel, frcnn_scatter_##suffix);
-
-#define FRCNN_ROUND_KERNEL(T, suffix)                                                                \
-  extern "C" __global__ void frcnn_round_##suffix(const float* sums, int64_t size, void* gradient) { \
-    round(sums, size, static_cast<T*>(gradient));                                                    \
-  }                                                                                                  \
-  FRCNN_KERNEL(RoundKernel, frcnn_round_##suffix);
-
+// The kernels as the host looks them up: frcnn_gather_float32_x4, ...
 #define FRCNN_GATHER_KERNEL(T, kWidth, suffix)                                                                        \
   extern "C" __global__ void __launch_bounds__(FRCNN_THREADS, kGatherBlocks)                                          \
       frcnn_gather_##suffix(FRCNN_PARAMETER Pyramid pyramid, int bins, int64_t count, FRCNN_PARAMETER RoiLists lists, \
@@ -264,14 +177,6 @@ using namespace frcnn;
   }                                                                                                                   \
   FRCNN_KERNEL(GatherKernel, frcnn_gather_##suffix);
 
-FRCNN_SCATTER_KERNEL(float, 1, float32_x1)
-FRCNN_SCATTER_KERNEL(float, 4, float32_x4)
-FRCNN_SCATTER_KERNEL(BFloat16, 1, bfloat16_x1)
-FRCNN_SCATTER_KERNEL(BFloat16, 4, bfloat16_x4)
-FRCNN_SCATTER_KERNEL(Float16, 1, float16_x1)
-FRCNN_SCATTER_KERNEL(Float16, 4, float16_x4)
-FRCNN_ROUND_KERNEL(BFloat16, bfloat16)
-FRCNN_ROUND_KERNEL(Float16, float16)
 FRCNN_GATHER_KERNEL(float, 1, float32_x1)
 FRCNN_GATHER_KERNEL(float, 4, float32_x4)
 FRCNN_GATHER_KERNEL(BFloat16, 1, bfloat16_x1)

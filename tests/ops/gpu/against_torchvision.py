@@ -79,13 +79,12 @@ class Case:
         self,
         kernels: Any,
         geometry: list[np.ndarray],
-        deterministic: bool,
         gradients: list[torch.Tensor] | None = None,
     ) -> list[torch.Tensor]:
         gradients = gradients or [torch.full_like(level, torch.nan) for level in self.maps]
         pointers = [level.data_ptr() for level in gradients]
         inputs = (self.boxes.data_ptr(), self.images.data_ptr(), self.upstream.data_ptr())
-        kernels.gradient(geometry, *inputs, pointers, deterministic)
+        kernels.gradient(geometry, *inputs, pointers)
         return gradients
 
     def theirs(self, maps: list[torch.Tensor], sampling_ratio: int, aligned: bool) -> list[torch.Tensor]:
@@ -141,12 +140,10 @@ def check_roi_align(
     pooled = case.ours(kernels, geometry)
     assert not pooled[-len(INVALID) :].any(), "boxes with coordinates that are not finite must give zeros"
     found = {"forward": max_error([pooled[chosen] for chosen in case.chosen], exact)}
-    for name, deterministic in (("gradient, atomic", False), ("gradient, deterministic", True)):
-        gradients = case.our_gradient(kernels, geometry, deterministic)
-        found[name] = max_error(gradients, exact_gradients)
-        if deterministic:
-            again = case.our_gradient(kernels, geometry, deterministic)
-            assert all(map(torch.equal, gradients, again)), "the deterministic gradient differs between two calls"
+    gradients = case.our_gradient(kernels, geometry)
+    found["gradient"] = max_error(gradients, exact_gradients)
+    again = case.our_gradient(kernels, geometry)
+    assert all(map(torch.equal, gradients, again)), "the gradient differs between two calls"
     errors = {f"{name}, {dtype}, sampling {sampling_ratio}, aligned {aligned}": e for name, e in found.items()}
     for name, error in errors.items():
         print(f"  {name}: relative error {error:.1e}")
@@ -263,18 +260,7 @@ def roi_align_times(kernels: Any, dtype: torch.dtype, batch: int, bandwidth: flo
     out, gradients = torch.empty_like(case.upstream), [torch.empty_like(level) for level in case.maps]
     cases = (
         ("forward", lambda: case.ours(kernels, geometry, out), forward, touched_bytes(case) + pooled),
-        (
-            "gradient, atomic",
-            lambda: case.our_gradient(kernels, geometry, False, gradients),
-            backward,
-            pyramid + pooled,
-        ),
-        (
-            "gradient, deterministic",
-            lambda: case.our_gradient(kernels, geometry, True, gradients),
-            None,
-            pyramid + pooled,
-        ),
+        ("gradient", lambda: case.our_gradient(kernels, geometry, gradients), backward, pyramid + pooled),
     )
     return [
         {

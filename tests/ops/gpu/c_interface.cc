@@ -43,15 +43,14 @@ FRCNN_EXPORT const char* frcnn_test_roi_align(FRCNN_GEOMETRY, const void* const*
   return launch_roi_align(make_call(head, heights, widths, scales, starts, boxes, images), features, pooled, stream);
 }
 
-FRCNN_EXPORT int64_t frcnn_test_gradient_workspace(FRCNN_GEOMETRY, int deterministic) {
-  return roi_align_gradient_workspace_bytes(make_call(head, heights, widths, scales, starts, boxes, images),
-                                            deterministic != 0);
+FRCNN_EXPORT int64_t frcnn_test_gradient_workspace(FRCNN_GEOMETRY) {
+  return roi_align_gradient_workspace_bytes(make_call(head, heights, widths, scales, starts, boxes, images));
 }
 
 FRCNN_EXPORT const char* frcnn_test_gradient(FRCNN_GEOMETRY, const void* upstream, void* const* gradients,
-                                             void* workspace, int deterministic, void* stream) {
+                                             void* workspace, void* stream) {
   return launch_roi_align_gradient(make_call(head, heights, widths, scales, starts, boxes, images), upstream, gradients,
-                                   workspace, deterministic != 0, stream);
+                                   workspace, stream);
 }
 
 FRCNN_EXPORT int64_t frcnn_test_nms_workspace(const int32_t* head) {

@@ -134,10 +134,9 @@ class Kernels:
         images: int,
         upstream: int,
         gradients: list[int],
-        deterministic: bool = False,
     ) -> None:
         arguments = _geometry(geometry, boxes, images)
-        size = self.c.frcnn_test_gradient_workspace(*arguments, int(deterministic))
+        size = self.c.frcnn_test_gradient_workspace(*arguments)
         workspace = self.memory.scratch(size)
         self._check(
             self.c.frcnn_test_gradient(
@@ -145,7 +144,6 @@ class Kernels:
                 _void(upstream),
                 _pointers(gradients),
                 _void(self.memory.pointer(workspace)),
-                int(deterministic),
                 self._stream(),
             )
         )
@@ -214,9 +212,8 @@ class Kernels:
             areas = heights.astype(int) * widths * int(head[1]) * int(head[2]) * size
             outputs = [memory.allocate(int(area)) for area in areas]
             gradients = [memory.pointer(place) for place in outputs]
-            deterministic = operation == "roi_align_gradient_deterministic"
             place = memory.pointer(inputs[0])
-            self.gradient(geometry, memory.pointer(boxes), memory.pointer(images), place, gradients, deterministic)
+            self.gradient(geometry, memory.pointer(boxes), memory.pointer(images), place, gradients)
         return b"".join(map(memory.get, outputs)), 0
 
     def _call_group_norm(self, operation: str, head: np.ndarray, *arrays: np.ndarray) -> bytes:

@@ -101,10 +101,8 @@ const char* run_roi_align(const std::string& operation, CUstream stream) {
     return error;
   }
   const Buffer upstream = Buffer::from_stdin(pooled_bytes);
-  const bool deterministic = operation == "roi_align_gradient_deterministic";
-  const Buffer workspace(roi_align_gradient_workspace_bytes(call, deterministic));
-  const char* error =
-      launch_roi_align_gradient(call, upstream.data(), pointers.data(), workspace.data(), deterministic, stream);
+  const Buffer workspace(roi_align_gradient_workspace_bytes(call));
+  const char* error = launch_roi_align_gradient(call, upstream.data(), pointers.data(), workspace.data(), stream);
   check(cuStreamSynchronize(stream));
   for (const auto& map : maps) map.print();
   return error;
