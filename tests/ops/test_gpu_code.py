@@ -86,7 +86,9 @@ def test_nvcc_error(broken_sources):
 def test_kernels_with_other_parameters_than_their_launch_do_not_compile(tmp_path):
     shutil.copytree(shim_runs.KERNELS, tmp_path / "kernels")
     header = tmp_path / "kernels" / "cuda_kernels.h"
-    header.write_text(header.read_text().replace("(Pyramid, int bins, int64_t count,", "(Pyramid, int bins, int count,"))
+    header.write_text(
+        header.read_text().replace("(Pyramid, int bins, int64_t count,", "(Pyramid, int bins, int count,")
+    )
     with pytest.raises(gpu_code.BuildError, match="signature"):
         gpu_code.compile_kernels(80, tmp_path / "kernels")
 
