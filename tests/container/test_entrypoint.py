@@ -48,6 +48,7 @@ def test_job_leaves_model_and_reports(finished_job: Container) -> None:
         r"^network: \w+ \(ethwe of resourceconfig.json does not exist\), EFA: none", container.log, re.MULTILINE
     )
     assert re.search(r"^channel training: File, \d+ files, \d+\.\d MB$", container.log, re.MULTILINE)
+    assert re.search(r"\.json: \d+ images .* annotations used as objects$", container.log, re.MULTILINE)
     assert len(values_of(container.log, "train:loss")) == 12
     assert values_of(container.log, "resources:memory_percent")[-1] > 0
     assert len(values_of(container.log, "evaluation:AP")) == 1
