@@ -149,4 +149,4 @@ def sample(
     chosen = positive & (positive_priority >= threshold)
     keys = tf.where(chosen, priority + 2.0, tf.where(negative, priority + 1.0, 0.0))
     top = top_k(keys, count)
-    return Sample(tf.cast(top.indices, tf.int64), positive=top.values >= 2.0, valid=top.values > 0.0)
+    return Sample(top.indices, positive=top.values >= 2.0, valid=top.values > 0.0)

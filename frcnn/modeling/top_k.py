@@ -13,7 +13,7 @@ LONG_ROW = 1 << 15
 
 
 class TopK(NamedTuple):
-    """The largest values of each row ``[B, K]``, descending, and their columns ``[B, K]`` int32."""
+    """The largest values of each row ``[B, K]``, descending, and their columns ``[B, K]`` int64."""
 
     values: tf.Tensor
     indices: tf.Tensor
@@ -25,8 +25,11 @@ def top_k(values: tf.Tensor, k: int) -> TopK:
     TensorFlow's GPU kernel sorts several rows at once with one block of threads each, which uses few of the GPU's
     multiprocessors: two rows of 268,569 anchors took 1.6 ms on an H100. A single row is sorted by the whole GPU.
     """
-    rows, columns = values.shape
-    if rows is None or rows == 1 or columns < LONG_ROW or not ops.uses_gpu():
-        return TopK(*tf.math.top_k(values, k))
-    found = [tf.math.top_k(row, k) for row in tf.unstack(values)]
-    return TopK(tf.stack([top.values for top in found]), tf.stack([top.indices for top in found]))
+    batch, columns = values.shape
+    if batch is None or batch == 1 or columns < LONG_ROW or not ops.uses_gpu():
+        found = tf.math.top_k(values, k)
+        return TopK(found.values, tf.cast(found.indices, tf.int64))
+    rows = [tf.math.top_k(row, k) for row in tf.unstack(values)]
+    # As int64: TensorFlow computes with int32 on the host.
+    indices = [tf.cast(top.indices, tf.int64) for top in rows]
+    return TopK(tf.stack([top.values for top in rows]), tf.stack(indices))

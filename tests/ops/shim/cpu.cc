@@ -28,12 +28,12 @@ const char* launch_roi_align(const RoiAlignCall& call, const void* const* featur
   return nullptr;
 }
 
-int64_t roi_align_gradient_workspace_bytes(const RoiAlignCall&, bool) {
+int64_t roi_align_gradient_workspace_bytes(const RoiAlignCall&) {
   return 0;
 }
 
 const char* launch_roi_align_gradient(const RoiAlignCall& call, const void* upstream, void* const* gradients, void*,
-                                      bool, void*) {
+                                      void*) {
   roi_align_backward(plan_of(call), call.dtype, upstream, gradients, in_chunks);
   return nullptr;
 }
