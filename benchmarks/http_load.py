@@ -22,11 +22,18 @@ import numpy as np
 
 
 class Load:
-    """Clients of ``/invocations``, their latencies and statuses."""
+    """Clients of ``/invocations``, their latencies and statuses.
 
-    def __init__(self, port: int, bodies: list[bytes], seconds: float) -> None:
+    Args:
+        query: of the URI, without the question mark.
+        accept: type of the response.
+    """
+
+    def __init__(self, port: int, bodies: list[bytes], seconds: float, query: str = "", accept: str = "*/*") -> None:
         self._port = port
         self._bodies = bodies
+        self._path = "/invocations" + (f"?{query}" if query else "")
+        self._headers = {"Content-Type": "image/jpeg", "Accept": accept}
         self._until = time.perf_counter() + seconds
         self.seconds = seconds
         self.latencies: list[float] = []
@@ -65,9 +72,7 @@ class Load:
         connection.close()
 
     def _request(self, connection: http.client.HTTPConnection, number: int, started: float) -> None:
-        connection.request(
-            "POST", "/invocations", self._bodies[number % len(self._bodies)], {"Content-Type": "image/jpeg"}
-        )
+        connection.request("POST", self._path, self._bodies[number % len(self._bodies)], self._headers)
         response = connection.getresponse()
         response.read()
         self.statuses[response.status] += 1
@@ -92,9 +97,12 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int, default=1, choices=range(1, 129), metavar="1..128")
     parser.add_argument("--rate", type=float, help="requests per second, instead of --concurrency")
     parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--query", default="", help="parameters of the requests, such as max_detections=20")
+    parser.add_argument("--accept", default="*/*", help="type of the responses")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    load = Load(options.port, [file.read_bytes() for file in sorted(options.images.glob("*.jpg"))], options.seconds)
+    bodies = [file.read_bytes() for file in sorted(options.images.glob("*.jpg"))]
+    load = Load(options.port, bodies, options.seconds, options.query, options.accept)
     if options.rate:
         load.open(options.rate)
     else:

@@ -31,10 +31,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
 from PIL import Image
+from request_parts import parts_of, print_parts, read_stages, shares_of, time_alone
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CONCURRENCIES = (1, 4, 16)
 LOAD_FRACTION = 0.8
+DRAWN = ("--accept", "image/jpeg", "--query", "score_threshold=0&max_detections=20")
+RESPONSES: dict[str, tuple[str, ...]] = {"JSON": (), "drawn JPEG": DRAWN}
 
 
 def make_model(recipe: Path, folder: Path) -> Path:
@@ -176,21 +179,20 @@ def compare(model: Path, images: Path, seconds: float, batch: int) -> dict[str, 
     return result
 
 
-def split(model: Path, images: Path, seconds: float, folder: Path) -> dict[str, float]:
-    """Median milliseconds of a request's stages with one client, from the endpoint's log.
-
-    ``decode`` includes the transfer from the decoder's process, the resize and the padding; ``detect`` is the model;
-    ``answer`` is the JSON; ``other`` is everything between the stages.
-    """
-    log = folder / "requests.log"
+def split(model: Path, images: Path, seconds: float, folder: Path) -> dict[str, Any]:
+    """Milliseconds of the parts of a request with one client, for each kind of response: see request_parts.py."""
+    log, result = folder / "requests.log", {}
+    alone = time_alone(model, [file.read_bytes() for file in sorted(images.glob("*.jpg"))[:4]])
     with endpoint(model, "--max-batch", "1", log=log) as (port, _):
-        load(port, images, "--concurrency", "1", "--seconds", str(seconds))
-    lines = [json.loads(line)["ms"] for line in log.read_text().splitlines() if '"ms"' in line]
-    lines = [{**line, "other": line["total"] - sum(line.values()) + line["total"]} for line in lines]
-    medians = {stage: float(np.median([line[stage] for line in lines])) for stage in lines[0]}
-    for stage, milliseconds in medians.items():
-        print(f"{stage:<8} {milliseconds:8.1f} ms  {milliseconds / medians['total']:5.1%}")
-    return medians
+        for name, flags in RESPONSES.items():
+            load(port, images, "--concurrency", "1", "--seconds", "1", *flags)
+            before = log.stat().st_size
+            client = load(port, images, "--concurrency", "1", "--seconds", str(seconds), *flags)
+            lines = log.read_bytes()[before:].decode().splitlines()
+            parts = parts_of(read_stages(lines), alone, client["p50_ms"])
+            print_parts(f"{name}, {len(lines)} requests, {json.loads(lines[-1])['detections']} detections", parts)
+            result[name] = {"milliseconds": parts, **shares_of(parts)}
+    return result
 
 
 def soak(model: Path, images: Path, minutes: float) -> dict[str, Any]:
@@ -242,7 +244,7 @@ def main() -> None:
         if options.soak:
             result = soak(model, images, options.soak)
         elif options.split:
-            result = {"milliseconds": split(model, images, options.seconds, Path(folder))}
+            result = split(model, images, options.seconds, Path(folder))
         else:
             result = compare(model, images, options.seconds, options.batch)
     if options.json:

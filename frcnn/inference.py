@@ -193,7 +193,7 @@ class Detector:
     def detect_batch(self, images: Sequence[Prepared]) -> list[Detections]:
         """Detect objects in prepared images that share a canvas, as one batch."""
         found = self._detect(
-            np.stack([image.canvas for image in images]),
+            images[0].canvas[None] if len(images) == 1 else np.stack([image.canvas for image in images]),
             np.stack([image.size for image in images]),
             np.array([image.original_size for image in images], np.int32),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 import measuring
 from measuring import Times, alternate, peak_programs, peak_rates, top_operations, warn_of_spread
 from random_batch import random_batch
+from request_parts import parts_of, read_stages, shares_of
 
 
 def test_programs_run_in_turn_and_their_medians_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,3 +60,14 @@ def test_random_boxes_are_inside_of_the_canvas() -> None:
     assert (boxes[..., 2:] <= np.float32([96, 64])).all()
     assert (boxes[..., 2:] - boxes[..., :2] >= 2).all()
     assert set(labels.ravel()) == {1, 2, 3, 4}
+
+
+def test_the_parts_of_a_request_sum_up_to_what_the_client_measures() -> None:
+    stages = {"read": 1, "decode": 9, "prepare": 4, "wait": 2, "detect": 80, "answer": 3, "total": 100}
+    lines = ["started", *(json.dumps({"ms": {**stages, "total": total}}) for total in (100, 102, 500))]
+    found = read_stages(lines)
+    assert found == {**stages, "total": 102, "other": 3}
+    parts = parts_of(found, {"decode": 7, "around": 2}, client=110)
+    assert list(parts.values()) == [7, 78, 2, 4, 2, 2, 3, 4, 8]
+    assert sum(parts.values()) == 110
+    assert shares_of(parts) == pytest.approx({"overhead": 25 / 110, "postprocessing": 5 / 110})

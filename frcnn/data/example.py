@@ -6,6 +6,9 @@ GIL.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import numpy as np
 import tensorflow as tf
 
@@ -97,11 +100,22 @@ def prepare_image(pixels: np.ndarray, image: config.Image) -> tuple[np.ndarray, 
     if image.resize == "pillow":
         pixels = resize_pillow(pixels, geometry.resized)
     with tf.device("CPU:0"):
-        resized, offset = tf.constant(geometry.resized), tf.constant(geometry.offset)
-        prepared = resize_to_canvas(
-            tf.convert_to_tensor(pixels), resized, offset, canvas, image, inference_dtype(image)
-        )
-    return prepared.numpy(), np.array(geometry.visible, np.int32)
+        prepared = _preparation(image)(pixels, geometry.resized, geometry.offset, canvas)
+    # NumPy reads the memory of the tensor; numpy() would copy the canvas.
+    return np.asarray(prepared), np.array(geometry.visible, np.int32)
+
+
+@functools.lru_cache(maxsize=8)
+def _preparation(image: config.Image) -> Callable[..., tf.Tensor]:
+    """:func:`resize_to_canvas` for inference as one graph, which takes half the time of its operations one by one."""
+    numbers = tf.TensorSpec([2], tf.int32)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, 3], tf.uint8), *[numbers] * 3], autograph=False)
+    def prepare(pixels: tf.Tensor, resized: tf.Tensor, offset: tf.Tensor, canvas: tf.Tensor) -> tf.Tensor:
+        with tf.device("CPU:0"):
+            return resize_to_canvas(pixels, resized, offset, canvas, image, inference_dtype(image))
+
+    return prepare
 
 
 def resize_to_canvas(

@@ -141,7 +141,8 @@ def resize_pillow(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def resize_bilinear(pixels: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
     """Resize an image ``[H, W, 3]`` to ``size`` (height, width), float32, as torch's ``interpolate``: no antialias."""
-    return tf.raw_ops.ResizeBilinear(images=pixels[None], size=size, align_corners=False, half_pixel_centers=True)[0]
+    images = tf.cast(pixels, tf.float32)[None]  # the same values as of uint8 pixels, several times faster
+    return tf.raw_ops.ResizeBilinear(images=images, size=size, align_corners=False, half_pixel_centers=True)[0]
 
 
 def resize_bilinear_to_uint8(pixels: tf.Tensor, size: tf.Tensor) -> tf.Tensor:

@@ -27,13 +27,31 @@ from frcnn.tiling import merge
 MODEL_THRESHOLDS = "model"  # said in the log and the response's attributes when the model's thresholds were applied
 
 
+class Context(NamedTuple):
+    """What all images of a request share; ``deadline`` is of ``time.monotonic``."""
+
+    engine: Engine
+    options: ServeOptions
+    accepted: ResponseFormat
+    deadline: float
+    record: RequestRecord
+
+
 class Job(NamedTuple):
-    """An image that is being detected in: its size in pixels, its parts, and the detections of each of them."""
+    """An image that is being detected in.
+
+    Attributes:
+        height, width: pixels.
+        windows: its parts.
+        futures: the detections of each part.
+        pixels: ``[H, W, 3]`` uint8, kept to draw in.
+    """
 
     height: int
     width: int
     windows: list[Tile]
     futures: list[Future[Outcome]]
+    pixels: np.ndarray | None = None
 
     def cancel(self) -> None:
         """Take what has not been run out of the queue."""
@@ -63,47 +81,38 @@ def handle_invocation(request: Request, engine: Engine, options: ServeOptions, r
         raise RequestError(
             406, f"{accepted.media} holds one image and the body is a list of images; expected Accept: application/json"
         )
-    results = _detect_all(body, engine, options, deadline, record)
+    context = Context(engine, options, accepted, deadline, record)
+    results = _detect_all(body, context)
     with record.stage("answer"):
-        encoded = _write(body, results, accepted, selection, engine, options, deadline, record)
+        encoded = _write(body, results, selection, context)
     return Response(encoded, content_type=accepted.content_type)
 
 
-def _detect_all(
-    body: Body, engine: Engine, options: ServeOptions, deadline: float, record: RequestRecord
-) -> list[ImageResult | RequestError]:
+def _detect_all(body: Body, context: Context) -> list[ImageResult | RequestError]:
     """Results in the order of the images; a line of JSON Lines that failed is its RequestError."""
-    record.fields["images"] = len(body.images)
+    context.record.fields["images"] = len(body.images)
     jobs: list[Job | RequestError] = []
     try:
         for number, image in enumerate(body.images):
-            jobs.append(_start(image, number, body, engine, options, deadline, record))
+            jobs.append(_start(image, number, body, context))
         if all(isinstance(job, RequestError) for job in jobs):
             first = jobs[0]
             assert isinstance(first, RequestError)
             message = f"every line of the body failed; line 0: {first}" if len(jobs) > 1 else str(first)
             raise RequestError(first.status, message)
-        return [job if isinstance(job, RequestError) else _finish(job, engine, deadline, record) for job in jobs]
+        return [job if isinstance(job, RequestError) else _finish(job, context) for job in jobs]
     finally:
         for job in jobs:
             if not isinstance(job, RequestError):
                 job.cancel()
 
 
-def _start(
-    image: EncodedImage | RequestError,
-    number: int,
-    body: Body,
-    engine: Engine,
-    options: ServeOptions,
-    deadline: float,
-    record: RequestRecord,
-) -> Job | RequestError:
+def _start(image: EncodedImage | RequestError, number: int, body: Body, context: Context) -> Job | RequestError:
     """Decode an image and queue it."""
     if isinstance(image, RequestError):
         return image
     try:
-        return _decode_and_submit(image, engine, options, deadline, record)
+        return _decode_and_submit(image, context)
     except RequestError as error:
         if body.independent and error.status != 503:
             return error
@@ -111,18 +120,19 @@ def _start(
         raise RequestError(error.status, message, error.retry_after) from None
 
 
-def _decode_and_submit(
-    image: EncodedImage, engine: Engine, options: ServeOptions, deadline: float, record: RequestRecord
-) -> Job:
+def _decode_and_submit(image: EncodedImage, context: Context) -> Job:
+    engine, record = context.engine, context.record
     with record.stage("wait"):
-        admitted = engine.decoding.acquire(timeout=max(deadline - time.monotonic(), 0))
+        admitted = engine.decoding.acquire(timeout=max(context.deadline - time.monotonic(), 0))
     if not admitted:
         raise _timeout_error()
     try:
-        with record.stage("decode"), engine.batcher.decoding():
-            pixels = _decode(image, engine, deadline)
+        with engine.batcher.decoding():
+            with record.stage("decode"):
+                pixels = _decode(image, context)
             record.fields.setdefault("sizes", []).append([pixels.shape[1], pixels.shape[0]])
-            return _submit(pixels, engine, options, deadline)
+            with record.stage("prepare"):
+                return _submit(pixels, context)
     except DeadlineExceeded:
         raise _timeout_error() from None
     except QueueFull:
@@ -131,8 +141,9 @@ def _decode_and_submit(
         engine.decoding.release()
 
 
-def _submit(pixels: np.ndarray, engine: Engine, options: ServeOptions, deadline: float) -> Job:
+def _submit(pixels: np.ndarray, context: Context) -> Job:
     """Queue all parts of an image, or none."""
+    engine, options = context.engine, context.options
     windows = engine.windows(pixels)
     if len(windows) > options.queue_size:
         raise RequestError(
@@ -141,23 +152,29 @@ def _submit(pixels: np.ndarray, engine: Engine, options: ServeOptions, deadline:
             f"{options.tile}; expected at most queue_size, {options.queue_size}",
         )
     job = Job(pixels.shape[0], pixels.shape[1], windows, [])
+    canvas_bytes = 0
     try:
         for window in windows:
             prepared = engine.detector.prepare(window.crop(pixels))
-            job.futures.append(engine.batcher.submit(prepared, deadline))
+            canvas_bytes += prepared.canvas.nbytes
+            job.futures.append(engine.batcher.submit(prepared, context.deadline))
     except QueueFull:
         job.cancel()
         raise
-    return job
+    # Larger images are decoded a second time: they would be most of the worker's memory while requests wait.
+    return job._replace(pixels=pixels) if context.accepted.is_image and pixels.nbytes <= canvas_bytes else job
 
 
-def _decode(image: EncodedImage, engine: Engine, deadline: float) -> np.ndarray:
-    return engine.decoders.decode(image, deadline) if isinstance(image, bytes) else np.ascontiguousarray(image)
+def _decode(image: EncodedImage, context: Context) -> np.ndarray:
+    if isinstance(image, bytes):
+        return context.engine.decoders.decode(image, context.deadline)
+    return np.ascontiguousarray(image)
 
 
-def _finish(job: Job, engine: Engine, deadline: float, record: RequestRecord) -> ImageResult:
+def _finish(job: Job, context: Context) -> ImageResult:
+    engine, record = context.engine, context.record
     try:
-        outcomes = [future.result(timeout=max(deadline - time.monotonic(), 0)) for future in job.futures]
+        outcomes = [future.result(timeout=max(context.deadline - time.monotonic(), 0)) for future in job.futures]
     except (FutureTimeout, DeadlineExceeded, CancelledError):
         raise _timeout_error() from None
     for outcome in outcomes:
@@ -167,23 +184,15 @@ def _finish(job: Job, engine: Engine, deadline: float, record: RequestRecord) ->
         metrics.BATCH_SIZE.observe(outcome.batch_size)
     found = [outcome.detections for outcome in outcomes]
     detections = merge(job.windows, found, engine.detector.config.roi_head.nms_iou)
-    return ImageResult(detections, job.width, job.height)
+    return ImageResult(detections, job.width, job.height, job.pixels)
 
 
 def _timeout_error() -> RequestError:
     return RequestError(503, "the request timed out; try again with fewer or smaller images", retry_after=5)
 
 
-def _write(
-    body: Body,
-    results: list[ImageResult | RequestError],
-    accepted: ResponseFormat,
-    selection: Selection,
-    engine: Engine,
-    options: ServeOptions,
-    deadline: float,
-    record: RequestRecord,
-) -> bytes:
+def _write(body: Body, results: list[ImageResult | RequestError], selection: Selection, context: Context) -> bytes:
+    engine, options, accepted, _, record = context
     thresholds = engine.detector.thresholds
     threshold = thresholds or (DRAWING_THRESHOLD if accepted.is_image else 0.0)
     selected = [
@@ -203,14 +212,9 @@ def _write(
         identity["score_thresholds"] = dict(thresholds.by_class)
         record.fields["score_threshold"] = MODEL_THRESHOLDS
     if accepted.is_image:
-        # Decoded a second time: pixels kept while requests wait would be most of the worker's memory.
         (image,), (result,) = body.images, detected
         assert not isinstance(image, RequestError)
-        try:
-            with engine.decoding:
-                return draw(_decode(image, engine, deadline), result.detections, accepted.media)
-        except DeadlineExceeded:
-            raise _timeout_error() from None
+        return draw(_pixels(image, result, context), result.detections, accepted.media)
     documents = [
         {"error": str(result), "status": result.status}
         if isinstance(result, RequestError)
@@ -218,3 +222,14 @@ def _write(
         for result in selected
     ]
     return write_json(documents, accepted, body.is_list)
+
+
+def _pixels(image: EncodedImage, result: ImageResult, context: Context) -> np.ndarray:
+    """The pixels to draw in, decoded again unless they were kept."""
+    if result.pixels is not None:
+        return result.pixels
+    try:
+        with context.engine.decoding:
+            return _decode(image, context)
+    except DeadlineExceeded:
+        raise _timeout_error() from None

@@ -15,7 +15,8 @@ class RequestRecord:
 
     Attributes:
         fields: sizes, counts and names for the log line.
-        seconds: time spent per stage: ``read``, ``decode``, ``wait``, ``detect``, ``answer``; summed over images.
+        seconds: time spent per stage: ``read``, ``decode``, ``prepare`` (resize and padding), ``wait``, ``detect``,
+            ``answer``; summed over images.
     """
 
     def __init__(self, request_id: str) -> None:

@@ -155,6 +155,17 @@ def test_a_drawn_image(endpoint: Endpoint, accept: str, format: str) -> None:
     assert f"model_version={drawn.headers['X-Model-Version']}" in drawn.headers["X-Amzn-SageMaker-Custom-Attributes"]
 
 
+@pytest.mark.parametrize("size", [(90, 60), (600, 500)])
+def test_a_drawn_image_is_that_of_the_python_interface(
+    endpoint: Endpoint, detector: Detector, size: tuple[int, int]
+) -> None:
+    """The pixels of the small image are kept until they are drawn in; the large one is decoded again."""
+    image = make_image(*size)
+    response = endpoint.post(encode(image), accept="image/png", params={"score_threshold": 0})
+    with Image.open(io.BytesIO(response.content)) as drawn:
+        np.testing.assert_array_equal(drawn, detector.detect([image])[0].draw(image, 0.0))
+
+
 def test_selection_by_query_and_by_custom_attributes(endpoint: Endpoint, detector: Detector) -> None:
     expected = detector.detect([IMAGE])[0]
     middle = float(np.median(expected.scores))
@@ -241,7 +252,7 @@ def test_requests_are_logged_and_counted(endpoint: Endpoint) -> None:
     good, bad = lines["client-1"], lines["client-2"]
     assert (good["status"], good["sizes"], good["detections"], good["variant"]) == (200, [[90, 60]], 3, "blue")
     assert good["bytes_in"] == len(encode(IMAGE))
-    assert {"read", "decode", "wait", "detect", "answer", "total"} == set(good["ms"])
+    assert {"read", "decode", "prepare", "wait", "detect", "answer", "total"} == set(good["ms"])
     assert (bad["status"], bad["error"]) == (400, answer.json()["error"])
     counted = endpoint.get("/metrics").text
     statuses = [line["status"] for line in endpoint.log()]
