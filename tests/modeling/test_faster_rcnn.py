@@ -76,6 +76,32 @@ def test_frozen_stages_do_not_train(freeze: int, first_trained: str | None) -> N
     assert (trained[0] if trained else None) == first_trained
 
 
+def test_sync_bn_of_the_head_computes_the_statistics_over_the_rois_of_all_ranks() -> None:
+    """Two ranks with three and five RoIs give what one with all eight gives; the norms of the FPN stay on their own."""
+    model, _ = random_model(
+        "reference", "fpn.norm=bn", "roi_head.convs=1", "roi_head.fc_layers=1", "roi_head.norm=sync_bn"
+    )
+    head = model.roi_head
+    pooled = tf.random.stateless_normal([8, 7, 7, 32], seed=[1, 2])
+    alone = head(pooled, training=True)
+    sums: dict[str, list[tf.Tensor]] = {}
+
+    def collect(values: tf.Tensor, name: str) -> tf.Tensor:
+        sums.setdefault(name, []).append(values)
+        return values
+
+    model.synchronize(collect)
+    layers = {layer.path for layer in model._flatten_layers() if getattr(layer, "allreduce_sum", None)}
+    assert layers == {"roi_head/norm1"}
+    ranks = pooled[:3], pooled[3:]
+    for share in ranks:
+        head(share, training=True)
+    model.synchronize(lambda values, name: tf.add_n(sums[name]))
+    found = [head(share, training=True) for share in ranks]
+    for whole, parts in zip(alone, zip(*found, strict=True), strict=True):
+        np.testing.assert_allclose(tf.concat(parts, axis=0), whole, rtol=1e-4, atol=1e-5)
+
+
 def test_folding_for_inference_changes_no_detections_and_replaces_variables() -> None:
     norms = ("backbone.norm=frozen_bn", "fpn.norm=bn", "roi_head.convs=1")
     model, config = random_model("reference", *norms, "roi_head.cascade=[0.5,0.6]")
