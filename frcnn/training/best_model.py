@@ -29,20 +29,23 @@ class Best(NamedTuple):
     reference: float | None = None
     waited: int = 0
 
-    def updated(self, metrics: Metrics, min_delta: float) -> tuple[Best, bool]:
+    def updated(self, metrics: Metrics, min_delta: float, counts: bool = True) -> tuple[Best, bool]:
         """The best after another evaluation, and whether that evaluation's model is the best.
 
         A later model with the same value replaces an earlier one. An improvement is a value above the last improvement
         by more than ``min_delta``, as in Keras's EarlyStopping: many small steps up count once their sum does.
+
+        Args:
+            counts: for early stopping. One after ``training.max_minutes`` does not: a run that is given more time
+                afterwards stops where it would have stopped with the time from the start.
         """
         value, is_best = metric_value(metrics, self.metric), self.is_reached_by(metrics)
-        improved = self.reference is None or value > self.reference + min_delta
-        return self._replace(
-            value=value if is_best else self.value,
-            ap=metric_value(metrics, "AP") if is_best else self.ap,
-            reference=value if improved else self.reference,
-            waited=0 if improved else self.waited + 1,
-        ), is_best
+        after = self.replaced_by(metrics) if is_best else self
+        if not counts:
+            return after, is_best
+        if self.reference is None or value > self.reference + min_delta:
+            return after._replace(reference=value, waited=0), is_best
+        return after._replace(waited=self.waited + 1), is_best
 
     def is_reached_by(self, metrics: Metrics) -> bool:
         """Whether an evaluation is at least as good as the best."""

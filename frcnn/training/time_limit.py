@@ -42,6 +42,8 @@ class TimeLimit:
         self._training_started: float | None = None
         self._paused = 0.0  # seconds of evaluations since then
         self._steps = 0
+        self._step_started = 0.0
+        self._slowest = 0.0  # seconds of the slowest step, in which a canvas was traced
 
     def used(self) -> float:
         """Seconds since the start of the run."""
@@ -59,19 +61,22 @@ class TimeLimit:
         """Count a step of ``batch_size`` images that is about to start; whether it is the last that there is time for.
 
         A step's time and the time of the last evaluations are kept in reserve. Until an evaluation was measured, an
-        image of it is taken to cost as much as one of training, whose backward pass an evaluation does not have.
+        image of it is taken to cost as much as one of training, whose backward pass an evaluation does not have, and
+        tracing the detector as much as tracing the training step of a canvas.
         """
         now = self._clock()
         if self._training_started is None:
-            self._training_started = now
+            self._training_started = self._step_started = now
+        self._slowest, self._step_started = max(self._slowest, now - self._step_started), now
         step = (now - self._training_started - self._paused) / max(self._steps, 1)
         self._steps += 1
         if (left := self.left()) is None:
             return False
-        evaluation = self._evaluation_seconds
+        evaluation, tracing = self._evaluation_seconds, 0.0
         if evaluation is None:
             evaluation = self._evaluation_images * step / batch_size
-        return left < 2 * step + EVALUATION_MARGIN * self._passes * evaluation
+            tracing = self._slowest if self._evaluation_images else 0.0
+        return left < 2 * step + tracing + EVALUATION_MARGIN * self._passes * evaluation
 
     def can_repeat(self) -> bool:
         """Inside of :meth:`evaluating`: whether there is time for as much again as the evaluation took so far."""

@@ -262,9 +262,9 @@ class Trainer:
         """Evaluate the averaged weights, at the end also the raw ones. A resumed run repeats an interrupted one."""
         progress.status("evaluating")
         weights = AveragedWeights(self.optimizer, self.model.trainable_variables)
-        last = self.step == self.total_steps or self.out_of_time
+        last, due = self.step == self.total_steps or self.out_of_time, self._evaluation_is_due()
         try:
-            best = self.validation.run(self.step, self.best, self.unreadable_images, progress, weights, last)
+            best = self.validation.run(self.step, self.best, self.unreadable_images, progress, weights, last, due)
         except Stopped:
             self.stopping = True
             return

@@ -98,6 +98,7 @@ class Validation:
         progress: Progress | NullProgress,
         averaged: AveragedWeights,
         last: bool,
+        counts: bool = True,
     ) -> Best:
         """Evaluate the model, and write it if it is at least as good as the best so far.
 
@@ -109,6 +110,7 @@ class Validation:
                 split.
             averaged: sets the averaged weights.
             last: the run ends, whatever is measured.
+            counts: for early stopping.
 
         Returns:
             The best so far, which only rank 0 knows. If the model was written, ``model_sha256`` is set.
@@ -126,7 +128,7 @@ class Validation:
         with self.time_limit.evaluating():
             with averaged:
                 measured = self._measure(self.index, kind, unreadable_images)
-            after = best.updated(measured.metrics, self.config.training.min_delta)[0] if measured else best
+            after = best.updated(measured.metrics, self.config.training.min_delta, counts)[0] if measured else best
             raw = None
             if averaged.averages and self._compares(last or after.exhausted(self.config.training), progress):
                 raw = self._measure(self.index, "raw", unreadable_images)

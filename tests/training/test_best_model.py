@@ -55,6 +55,12 @@ def test_best_and_waited_by_hand(values: list[float], min_delta: float, best: li
     ]  # fmt: skip
 
 
+def test_an_evaluation_that_early_stopping_does_not_count_can_still_be_the_best() -> None:
+    state = Best("AP", 0.5, 0.5, 0.5, 1)
+    assert state.updated(metrics(0.75), 0.0, counts=False) == (Best("AP", 0.75, 0.75, 0.5, 1), True)
+    assert state.updated(metrics(0.25), 0.0, counts=False) == (state, False)
+
+
 def test_metrics_by_name() -> None:
     measured = metrics(0.4, ap50=0.75)
     assert [metric_value(measured, name) for name in ("AP", "AP50", "APs", "AP of cross")] == [0.4, 0.75, 0.0, 0.25]

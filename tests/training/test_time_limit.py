@@ -35,9 +35,10 @@ def steps_until_reached(limit: TimeLimit, clock: Clock, seconds: float) -> int:
 def test_the_last_evaluation_has_time() -> None:
     clock = Clock()
     limit = TimeLimit(10, 0.0, 40, clock=clock)
-    # 600 s; steps of 4 images take 5 s, and 40 images of evaluation are taken to need 50 s: 1.3 * 50 + 2 * 5 = 75.
+    # 600 s; steps of 4 images take 5 s, and 40 images of evaluation are taken to need 50 s, and tracing as long as the
+    # slowest step: 1.3 * 50 + 5 + 2 * 5 = 80.
     taken = steps_until_reached(limit, clock, 5.0)
-    assert (taken, limit.used(), limit.left()) == (107, 535.0, 65.0)
+    assert (taken, limit.used(), limit.left()) == (106, 530.0, 70.0)
     # An evaluation that was measured counts instead: 1.3 * 20 + 2 * 5 = 36.
     clock = Clock()
     limit = TimeLimit(10, 0.0, 40, clock=clock)
@@ -51,17 +52,28 @@ def test_the_last_evaluation_has_time() -> None:
 def test_two_last_evaluations_have_time_or_the_second_is_refused() -> None:
     clock = Clock()
     limit = TimeLimit(10, 0.0, 40, passes=2, clock=clock)
-    # 1.3 * 2 * 50 + 2 * 5 = 140: the first step that starts after 460 s is the last.
-    assert (steps_until_reached(limit, clock, 5.0), limit.left()) == (94, 130.0)
+    # 1.3 * 2 * 50 + 5 + 2 * 5 = 145: the first step that starts after 455 s is the last.
+    assert (steps_until_reached(limit, clock, 5.0), limit.left()) == (93, 135.0)
     with limit.evaluating():
-        clock.now += 56.0
-        assert limit.can_repeat()  # 74 s left, 1.3 * 56 = 72.8
+        clock.now += 58.0
+        assert limit.can_repeat()  # 77 s left, 1.3 * 58 = 75.4
         clock.now += 1.0
         assert not limit.can_repeat()
     unlimited = TimeLimit(None, 0.0, 40, passes=2, clock=clock)
     with unlimited.evaluating():
         clock.now += 1e6
         assert unlimited.can_repeat()
+
+
+def test_tracing_the_detector_has_time() -> None:
+    """A first step of 41 s, others of 1 s, and an evaluation as long as a step."""
+    clock = Clock()
+    limit = TimeLimit(10, 0.0, 4, clock=clock)
+    limit.reached(4)
+    clock.now += 41.0
+    taken = steps_until_reached(limit, clock, 1.0)
+    # After 41 + n seconds and n + 1 steps: 600 - 41 - n < 41 + 3.3 * (41 + n) / (n + 1) from n = 515 on.
+    assert (taken, limit.left()) == (516, 43.0)
 
 
 def test_earlier_parts_of_a_run_count_and_no_limit_is_never_reached() -> None:
@@ -85,6 +97,8 @@ def test_an_ended_run_is_evaluated_stays_ended_and_resumes_with_more_time(
     assert [(record["step"], "raw_AP" in record) for record in evaluations] == [(6, False), (8, True)]
     assert trainer.best.value == max(evaluations[0]["AP"], evaluations[1]["AP"], evaluations[1]["raw_AP"])
     assert json.loads((trainer.folders.model / "metrics.json").read_text())["step"] in (6, 8)
+    # For early stopping, only the evaluation that the options ask for counts.
+    assert (trainer.best.waited, trainer.best.reference) == (0, evaluations[0]["AP"])
     again = Trainer(trainer.config)
     assert (again.step, again.finished) == (8, True)
     assert again.time_limit.used() > 0
