@@ -27,6 +27,7 @@ class Statistics(NamedTuple):
         boxes_per_image: 95% of the images have at most so many.
         most_boxes: in one image.
         min_size: short side, pixels, at which the boxes of every class are large enough to be found.
+        small_side: at that size, 90% of the boxes of every class are at least so large, pixels.
         anchor_sizes: for P2..P6 at that size.
         coverage: share of boxes that these anchors match, mean over the classes.
         aspects: median and 99% quantile of long / short side, rounded up.
@@ -42,6 +43,7 @@ class Statistics(NamedTuple):
     boxes_per_image: int
     most_boxes: int
     min_size: int
+    small_side: float
     anchor_sizes: tuple[float, ...]
     coverage: float
     aspects: tuple[float, float]
@@ -77,6 +79,7 @@ def dataset_statistics(index: Index, validation: Index | None, options: config.C
         boxes_per_image=int(np.ceil(np.quantile(counts, 0.95))),
         most_boxes=max(counts),
         min_size=suggestions.min_size,
+        small_side=suggestions.small_side,
         anchor_sizes=suggestions.anchor_sizes,
         coverage=suggestions.coverage[1],
         aspects=(median, wide),

@@ -31,20 +31,24 @@ class Suggestions(NamedTuple):
         coverage: share of boxes that some anchor matches with an IoU of 0.7, mean over the classes, for the configured
             and the suggested sizes.
         watch: one line per kind of class with too few boxes.
+        small_side: at ``min_size``, 90% of the boxes of every class with enough boxes are at least so large, pixels.
     """
 
     min_size: int | None
     anchor_sizes: tuple[float, ...]
     coverage: tuple[float, float]
     watch: tuple[str, ...]
+    small_side: float
 
 
 def suggest(index: Index, options: config.Config) -> Suggestions:
     """Suggest ``image.min_size`` and ``anchors.sizes``, and list classes with too few boxes."""
     watch = _watch(index)
-    min_size = _suggest_min_size(index)
-    if min_size is None:
-        return Suggestions(None, options.anchors.sizes, (0.0, 0.0), watch)
+    small = _small_share(index)
+    if small is None:
+        return Suggestions(None, options.anchors.sizes, (0.0, 0.0), watch, 0.0)
+    min_size = _suggest_min_size(index, small)
+    small_side = small * min_size
     sides, labels = box_sides(index, options.image, min_size), _labels(index)
     every = -(-len(sides) // MAX_SAMPLES)
     sides, labels, ratios = sides[::every], labels[::every], options.anchors.aspect_ratios
@@ -57,8 +61,8 @@ def suggest(index: Index, options: config.Config) -> Suggestions:
     covered = [_coverage(sides, labels, ladder, ratios) for ladder in ladders]
     best = int(np.argmax(covered))
     if covered[best] < before + WORTHWHILE:
-        return Suggestions(min_size, options.anchors.sizes, (before, before), watch)
-    return Suggestions(min_size, ladders[best], (before, covered[best]), watch)
+        return Suggestions(min_size, options.anchors.sizes, (before, before), watch, small_side)
+    return Suggestions(min_size, ladders[best], (before, covered[best]), watch, small_side)
 
 
 def box_sides(index: Index, image: config.Image, min_size: int) -> np.ndarray:
@@ -81,9 +85,12 @@ def _labels(index: Index) -> np.ndarray:
     return np.concatenate([np.zeros(0, np.int32), *(record.labels[~record.crowd] for record in index.images)])
 
 
-def _suggest_min_size(index: Index) -> int | None:
-    """Smallest multiple of 32 at which 90% of the boxes of every class with enough boxes reach SMALL_SIDE."""
-    shares = [np.zeros(0)]  # square root of the area over the image's short side
+def _small_share(index: Index) -> float | None:
+    """Square root of the area over the image's short side, which 90% of the boxes of every class exceed.
+
+    Classes with too few boxes count only if there are no others; None without boxes.
+    """
+    shares = [np.zeros(0)]
     for record in index.images:
         boxes = record.boxes[~record.crowd].astype(np.float64)
         shares.append(np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(axis=1)) / min(record.height, record.width))
@@ -92,7 +99,12 @@ def _suggest_min_size(index: Index) -> int | None:
         return None
     common = [label for label, count in enumerate(counts.tolist(), start=1) if count >= FEW_BOXES]
     groups = [share[labels == label] for label in common] or [share]
-    wanted = SMALL_SIDE / min(float(np.quantile(group, 0.1)) for group in groups)
+    return min(float(np.quantile(group, 0.1)) for group in groups)
+
+
+def _suggest_min_size(index: Index, small: float) -> int:
+    """Smallest multiple of 32 at which the boxes of that share of the image reach SMALL_SIDE."""
+    wanted = SMALL_SIDE / small
     short = float(np.median([min(record.height, record.width) for record in index.images]))
     # More than twice the resolution of the file adds no detail.
     largest = max(min(2 * short, SIZE_LIMITS[1]), SIZE_LIMITS[0])

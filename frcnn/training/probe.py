@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 
 from frcnn.config import Config
@@ -18,8 +20,8 @@ from frcnn.gpus import management_library, read_gpus
 from frcnn.modeling.faster_rcnn import build_model
 from frcnn.training.numerics import configure_numerics
 from frcnn.training.optimizer import build_optimizer
-from frcnn.training.recipe import Device
 from frcnn.training.step import build_train_step
+from frcnn.training.time_budget import Device
 
 CPUINFO = Path("/proc/cpuinfo")
 BFLOAT16_CPUS = ("avx512_bf16", "amx_bf16")
@@ -27,10 +29,47 @@ BFLOAT16_GPUS = (8, 0)  # compute capability, Ampere
 FLAGS = 4  # that the trainer sends with a step
 MIN_STEPS, MAX_STEPS = 3, 20
 MIN_SECONDS, MAX_SECONDS = 5.0, 30.0  # of measured steps; one step may take longer
+CONVOLUTION = ((4, 64, 64, 128), (3, 3, 128, 128))  # images and kernel, as in the pyramid of a small model
+ROUNDS = 5
+BFLOAT16_GAIN = 1.2  # in a convolution, from which on a training step, which has casts as well, is faster
 
 
-def find_device(kind: str | None = None, cpuinfo: Path = CPUINFO) -> Device:
+def bfloat16_is_faster(clock: Callable[[], float] = time.perf_counter) -> bool:
+    """Whether a convolution with its gradients is clearly faster in bfloat16 than in float32; takes a second or two.
+
+    Not every CPU that has the instructions is: some have them without units that are faster.
+    """
+    programs = {dtype: _convolution(dtype) for dtype in (tf.float32, tf.bfloat16)}
+    seconds: dict[tf.DType, list[float]] = {dtype: [] for dtype in programs}
+    for number in range(1 + ROUNDS):  # in turns, so that a busy moment slows both
+        for dtype, program in programs.items():
+            start = clock()
+            program()
+            if number:  # the first call traces
+                seconds[dtype].append(clock() - start)
+    return statistics.median(seconds[tf.float32]) > BFLOAT16_GAIN * statistics.median(seconds[tf.bfloat16])
+
+
+def _convolution(dtype: tf.DType) -> Callable[[], object]:
+    images, kernel = (tf.cast(np.linspace(0, 1, math.prod(shape)).reshape(shape), dtype) for shape in CONVOLUTION)
+
+    @tf.function
+    def run() -> list[tf.Tensor]:
+        with tf.GradientTape() as tape:
+            tape.watch([images, kernel])
+            outputs = tf.nn.conv2d(images, kernel, 1, "SAME")
+        return tape.gradient(outputs, [images, kernel])
+
+    return run
+
+
+def find_device(
+    kind: str | None = None, cpuinfo: Path = CPUINFO, faster: Callable[[], bool] = bfloat16_is_faster
+) -> Device:
     """The device that training would use, or the one of a kind, ``"cpu"`` or ``"gpu"``; GPUs are hidden for the CPU.
+
+    Args:
+        faster: whether a CPU that has instructions for bfloat16 is faster with them.
 
     Raises:
         UserError: a GPU is asked for, and TensorFlow finds none.
@@ -44,7 +83,8 @@ def find_device(kind: str | None = None, cpuinfo: Path = CPUINFO) -> Device:
             words = set(cpuinfo.read_text(errors="replace").split())
         except OSError:
             words = set()
-        return Device("cpu", bfloat16=any(name in words for name in BFLOAT16_CPUS))
+        bfloat16 = any(name in words for name in BFLOAT16_CPUS) and faster()
+        return Device("cpu", bfloat16=bfloat16)
     with management_library() as library:
         memory = [gpu.memory_gib for gpu in read_gpus(library) if gpu.memory_gib]
     capability = tf.config.experimental.get_device_details(gpus[0]).get("compute_capability", (0, 0))

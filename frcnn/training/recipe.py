@@ -12,19 +12,13 @@ from typing import Any, NamedTuple
 
 from frcnn.config import Config, option_names
 from frcnn.data.statistics import RARE_SHARE, Statistics
+from frcnn.training.time_budget import Device, Speed, Weights, choose_epochs, choose_size, count_evaluations
 
-# Passes over the images: enough, at most, and the images that a small dataset is worth in any case.
-EPOCHS = {"random": (24, 100, 6000), "backbone": (12, 60, 4000), "detector": (8, 40, 3000)}
-TRAINING_SHARE = 0.85  # of the time limit; the rest is for a device that is slower than measured, and for saving
-STARTUP_SECONDS = 45.0  # reading data, building and tracing the model
-EVALUATIONS = 4  # the last one is of the averaged and of the raw weights
-EVALUATION_COST = 0.5  # of an image of the validation split, in images of training
-SMALLEST_SIZE = 224  # short side, pixels
-MIN_SIZE_SHARE = 0.5  # of the wanted short side, below which images do not shrink to save time
-COST = {"resnet18": 1.0, "resnet34": 1.5, "resnet50": 4.0, "resnet101": 6.0, "resnet152": 8.0}  # with their FPN
 GIB_PER_MEGAPIXEL = {"resnet18": 1.5, "resnet34": 2.0, "resnet50": 4.5, "resnet101": 6.5, "resnet152": 9.0}
 LARGEST_BATCH = {"cpu": 4, "gpu": 16}
 MANY_EPOCHS = 40  # from here on an image is seen so often that it should look different
+CASCADE = (0.5, 0.6, 0.7)  # of Cai & Vasconcelos 2018
+CASCADE_STEPS = 300  # below that the later stages see too few boxes of their IoU
 # Options that a network's weights determine.
 OF_THE_WEIGHTS = (
     "conventions", "image.channel_order", "image.mean", "image.std", "image.resize", "backbone.", "fpn.", "rpn.convs",
@@ -34,41 +28,6 @@ OF_THE_WEIGHTS = (
 OF_A_DETECTOR = (
     "anchors.", "roi_head.sampling_ratio", "roi_head.aligned", "roi_head.level_rule", "roi_head.box_weights",
 )  # fmt: skip
-
-
-class Device(NamedTuple):
-    """What training runs on.
-
-    Attributes:
-        kind: ``"cpu"`` or ``"gpu"``.
-        bfloat16: computes faster in bfloat16.
-        memory_gib: of a GPU; None: unknown.
-    """
-
-    kind: str
-    bfloat16: bool
-    memory_gib: float | None = None
-
-
-class Weights(NamedTuple):
-    """Weights to start from: their path or name, the options they were made with, and whether they are a detector."""
-
-    name: str
-    config: Config
-    detector: bool
-
-
-class Speed(NamedTuple):
-    """A measured training speed, and the image size and backbone it was measured with."""
-
-    images_per_second: float
-    min_size: int
-    backbone: str
-
-    def at(self, min_size: int, backbone: str) -> float:
-        """Images per second at another size: the work is proportional to the pixels and to the backbone's cost."""
-        work = (min_size / self.min_size) ** 2 * COST[backbone] / COST[self.backbone]
-        return self.images_per_second / work
 
 
 class Choice(NamedTuple):
@@ -94,9 +53,9 @@ def choose_recipe(
         minutes: of wall-clock time for the whole run; None: as long as the data are worth.
     """
     start = "random" if weights is None else "detector" if weights.detector else "backbone"
-    min_size, backbone, why_size = _choose_size(data, device, speed, minutes, weights, start)
+    min_size, backbone, why_size = choose_size(data, device, speed, minutes, weights, start)
     rate = speed.at(min_size, backbone)
-    epochs, why_epochs = _choose_epochs(data, rate, minutes, start)
+    epochs, why_epochs = choose_epochs(data, rate, minutes, start)
     batch, why_batch = _choose_batch(data, device, min_size, backbone)
     steps = max(round(epochs * data.images * data.repeats / batch), 1)
     return [
@@ -107,57 +66,14 @@ def choose_recipe(
         *_network(device, backbone, weights),
         *_anchors(data, min_size, weights),
         *_proposals(data, device),
+        *_cascade(steps, start),
         *_optimizer(steps, start),
         Choice("training.epochs", epochs, why_epochs),
         *_limit(minutes),
         Choice("training.batch_size", batch, why_batch),
         *_precision(device),
-        *_evaluation(data, epochs),
+        *_evaluation(data, epochs, count_evaluations(data, rate, minutes)),
     ]
-
-
-def _choose_size(
-    data: Statistics, device: Device, speed: Speed, minutes: float | None, weights: Weights | None, start: str
-) -> tuple[int, str, str]:
-    """Short side, backbone and reason: the largest that leaves time for enough epochs."""
-    wanted = "the smallest objects of every class are large enough"
-    smallest = min(max(32 * math.ceil(MIN_SIZE_SHARE * data.min_size / 32), SMALLEST_SIZE), data.min_size)
-    if weights:
-        backbones = [weights.config.backbone.name]
-    else:
-        backbones = ["resnet50", "resnet18"] if device.kind == "gpu" else ["resnet18"]
-    if minutes is None:
-        return data.min_size, backbones[0], wanted
-    enough, _, worth = EPOCHS[start]
-    for backbone in backbones:
-        last = smallest if backbone == backbones[-1] else data.min_size
-        for size in range(data.min_size, last - 1, -32):
-            affordable = _affordable_epochs(data, speed.at(size, backbone), minutes)
-            if affordable >= enough or affordable * data.images >= 4 * worth:
-                reason = wanted if size == data.min_size else f"{data.min_size} would leave time for too few epochs"
-                return size, backbone, reason
-    return smallest, backbones[-1], f"{data.min_size} would suit the objects, but there is little time"
-
-
-def _affordable_epochs(data: Statistics, rate: float, minutes: float) -> float:
-    """Epochs that fit into the time, after starting up and beside the evaluations."""
-    images = max(TRAINING_SHARE * 60 * minutes - STARTUP_SECONDS, 0) * rate
-    images -= (EVALUATIONS + 1) * EVALUATION_COST * data.validation_images
-    return max(images, 0) / (data.images * data.repeats)
-
-
-def _choose_epochs(data: Statistics, rate: float, minutes: float | None, start: str) -> tuple[float, str]:
-    enough, most, worth = EPOCHS[start]
-    most_epochs = max(most, math.ceil(worth / data.images))
-    if minutes is None:
-        wanted = min(max(math.ceil(worth / data.images), enough), most_epochs)
-        return wanted, f"{wanted * data.images:,} images from {start} weights; about {rate:.3g} images/s here"
-    epochs = _affordable_epochs(data, rate, minutes)
-    if epochs >= most_epochs:
-        return most_epochs, f"there is time for {epochs:.0f}, but more than {most_epochs} would overfit"
-    # Never 0: one step is better than none, and the time limit holds in any case.
-    rounded = float(math.floor(epochs)) if epochs >= 2 else max(math.floor(100 * epochs) / 100, 0.01)
-    return rounded, f"what {rate:.3g} images/s do in {TRAINING_SHARE:.0%} of {minutes:g} minutes beside the evaluations"
 
 
 def _limit(minutes: float | None) -> Iterator[Choice]:
@@ -251,6 +167,11 @@ def _proposals(data: Statistics, device: Device) -> Iterator[Choice]:
         yield Choice("roi_head.max_detections", limit, f"an image has {data.most_boxes} objects")
 
 
+def _cascade(steps: int, start: str) -> Iterator[Choice]:
+    if start != "detector" and steps >= CASCADE_STEPS:
+        yield Choice("roi_head.cascade", list(CASCADE), "three heads that each refine the boxes; more accurate boxes")
+
+
 def _optimizer(steps: int, start: str) -> Iterator[Choice]:
     rate, reason = {
         "random": (0.02, "from random weights"),
@@ -272,9 +193,10 @@ def _precision(device: Device) -> Iterator[Choice]:
         yield Choice("training.precision", "mixed_bfloat16", "this device computes faster in bfloat16")
 
 
-def _evaluation(data: Statistics, epochs: float) -> Iterator[Choice]:
-    every = None if data.validation_images == 0 or epochs < 2 else max(math.ceil(epochs / EVALUATIONS), 1)
-    reason = "only at the end" if every is None else f"at most {EVALUATIONS} evaluations; the best model is kept"
+def _evaluation(data: Statistics, epochs: float, evaluations: int) -> Iterator[Choice]:
+    only_last = data.validation_images == 0 or epochs < 2 or evaluations == 1
+    every = None if only_last else math.ceil(epochs / evaluations)
+    reason = "only at the end" if every is None else f"at most {evaluations} evaluations; the best model is kept"
     yield Choice("training.evaluate_every", every, reason)
 
 

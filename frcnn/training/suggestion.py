@@ -16,7 +16,8 @@ from frcnn.data.coco import Index, check_same_classes, find_split, load_index
 from frcnn.data.statistics import Statistics, dataset_statistics
 from frcnn.errors import UserError
 from frcnn.training.probe import find_device, measure_speed
-from frcnn.training.recipe import Choice, Device, Speed, Weights, choose_recipe, first_guess
+from frcnn.training.recipe import Choice, choose_recipe, first_guess
+from frcnn.training.time_budget import Device, Speed, Weights, foreseeable_problems
 from frcnn.weights.model_files import CONFIG, LABELS
 from frcnn.weights.published import resolve_weights
 
@@ -73,6 +74,9 @@ def suggest_recipe(
         work = speed.at(chosen.image.min_size[0], chosen.backbone.name) / speed.images_per_second
         if 1 / REMEASURE < work < REMEASURE or (minutes is not None and minutes < REMEASURE_MINUTES):
             break
+    rate = speed.at(chosen.image.min_size[0], chosen.backbone.name)
+    for problem in foreseeable_problems(data, rate, left, chosen.image.min_size[0]):
+        report(problem)
     return recipe_text(choices, folder, data, device, speed)
 
 

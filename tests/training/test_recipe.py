@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tensorflow as tf
 import yaml
 
 from frcnn.cli import recipe as command
@@ -16,15 +17,16 @@ from frcnn.data.coco import load_index
 from frcnn.data.statistics import Statistics, dataset_statistics
 from frcnn.errors import UserError
 from frcnn.training import probe, suggestion
-from frcnn.training.recipe import Device, Speed, Weights, choose_recipe
+from frcnn.training.recipe import choose_recipe
 from frcnn.training.suggestion import recipe_text
+from frcnn.training.time_budget import Device, Speed, Weights, foreseeable_problems
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 # What dataset_statistics returns for BCCD.
 BCCD = Statistics(
     images=205, validation_images=87, classes=3, boxes=2804, boxes_per_image=20, most_boxes=29, min_size=384,
-    anchor_sizes=(32.0, 56.0, 98.0, 172.0, 300.0), coverage=0.66, aspects=(1.34, 1.34), rarest=0.5, repeats=1.0,
-    has_no_up=True,
+    small_side=24.1, anchor_sizes=(32.0, 56.0, 98.0, 172.0, 300.0), coverage=0.66, aspects=(1.34, 1.34), rarest=0.5,
+    repeats=1.0, has_no_up=True,
 )  # fmt: skip
 CPU, GPU = Device("cpu", bfloat16=True), Device("gpu", bfloat16=True, memory_gib=16.0)
 STRANGE = {
@@ -49,7 +51,7 @@ def test_bccd_in_25_minutes_is_near_the_hand_tuned_recipe() -> None:
     near = {"image.max_size", "image.canvas_aspects", "anchors.sizes", "optimizer.ema", "training.epochs"}
     for name in flat.keys() - near:
         assert found[name] == flat[name], name
-    assert found.keys() - flat.keys() == {"training.max_minutes"}
+    assert found.keys() - flat.keys() == {"training.max_minutes", "roi_head.cascade"}
     assert 24 <= found["training.epochs"] <= 28
     assert abs(found["optimizer.ema"] - 0.995) < 0.001
     assert found["image.max_size"] >= round(320 * 1.34)
@@ -73,7 +75,7 @@ def test_strange_datasets_get_recipes_that_load_and_fit(name: str) -> None:
         assert found["training.epochs"] <= max(100, 6000 / data.images)
         if minutes is not None and found["training.epochs"] > 0.01:
             speed = Speed(rate, 320, "resnet18").at(config.image.min_size[0], config.backbone.name)
-            images = found["training.epochs"] * data.images * data.repeats + 2 * data.validation_images
+            images = found["training.epochs"] * data.images * data.repeats + 0.5 * 2 * data.validation_images
             assert images / speed <= 60 * minutes
 
 
@@ -168,10 +170,73 @@ def test_the_speed_is_the_median_of_steps_without_tracing(
 def test_devices(tmp_path: Path) -> None:
     file = tmp_path / "cpuinfo"
     file.write_text("flags : fpu avx2 avx512f")
-    assert probe.find_device("cpu", file) == Device("cpu", bfloat16=False)
+    assert probe.find_device("cpu", file, lambda: True) == Device("cpu", bfloat16=False)
     file.write_text("flags : fpu avx512_bf16 avx512f")
-    assert probe.find_device("cpu", file) == Device("cpu", bfloat16=True)
-    assert probe.find_device("cpu", tmp_path / "none") == Device("cpu", bfloat16=False)
+    assert probe.find_device("cpu", file, lambda: True) == Device("cpu", bfloat16=True)
+    assert probe.find_device("cpu", file, lambda: False) == Device("cpu", bfloat16=False)
+    assert probe.find_device("cpu", tmp_path / "none", lambda: True) == Device("cpu", bfloat16=False)
+
+
+@pytest.mark.parametrize(("seconds", "faster"), [(0.5, True), (0.9, False), (2.0, False)])
+def test_bfloat16_is_chosen_where_it_is_clearly_faster(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, faster: bool
+) -> None:
+    now, calls = [0.0], []
+
+    def convolution(dtype: Any) -> Any:
+        def run() -> None:
+            calls.append(dtype.name)
+            tracing = 50.0 if calls.count(dtype.name) == 1 else 0.0
+            now[0] += tracing + (seconds if dtype.name == "bfloat16" else 1.0)
+
+        return run
+
+    monkeypatch.setattr(probe, "_convolution", convolution)
+    assert probe.bfloat16_is_faster(lambda: now[0]) == faster
+    assert calls[:4] == ["float32", "bfloat16"] * 2
+
+
+def test_the_probe_s_convolution_has_both_gradients() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(probe, "CONVOLUTION", ((1, 4, 4, 2), (3, 3, 2, 2)))
+        shapes = [tuple(gradient.shape) for gradient in probe._convolution(tf.bfloat16)()]
+    assert shapes == [(1, 4, 4, 2), (3, 3, 2, 2)]
+
+
+@pytest.mark.parametrize(
+    ("validation_images", "epochs", "every"),
+    [
+        (700, 3, 1),  # 0.15 * 4920 / 350 = 2.1: two before the last, which is of two models; 4920 - 4 * 350 = 3520
+        (1500, 3, None),  # 0.15 * 4920 / 750 < 1: only the last; 4920 - 2 * 750 = 3420
+        (5000, 0.001, None),  # 4920 < 2 * 2500: a single image
+    ],
+)
+def test_a_large_validation_split_leaves_time_for_training(
+    validation_images: int, epochs: float, every: int | None
+) -> None:
+    """By hand: 25 minutes at 4 images/s are (0.85 * 1500 - 45) * 4 = 4920 images; an evaluation costs 0.5 an image."""
+    data = BCCD._replace(images=1000, validation_images=validation_images, min_size=224)
+    found = chosen(data, CPU, Speed(4.0, 224, "resnet18"), 25)
+    assert (found["training.epochs"], found["training.evaluate_every"]) == (epochs, every)
+
+
+def test_what_no_recipe_can_mend_is_said() -> None:
+    data = BCCD._replace(min_size=512, small_side=20.0, validation_images=5000)
+    # 20 pixels at 512 are 8.75 at 224; 5000 images at twice 4 images/s and for two models take 20.8 minutes.
+    small, slow = foreseeable_problems(data, 4.0, 25, 224)
+    assert "at 224 pixels, objects of some class are only 9 pixels large" in small
+    assert "frcnn tile" in small
+    assert "evaluating the 5000 validation images at the end takes about 20.8 of the 25 minutes" in slow
+    assert foreseeable_problems(data, 4.0, 120, 512) == []
+    assert foreseeable_problems(data, 4.0, None, 512) == []
+
+
+def test_the_cascade_needs_steps_and_heads_that_are_not_trained_yet() -> None:
+    fast, slow = Speed(4.4, 320, "resnet18"), Speed(0.5, 320, "resnet18")
+    assert chosen(BCCD, CPU, fast, 25)["roi_head.cascade"] == [0.5, 0.6, 0.7]
+    assert "roi_head.cascade" not in chosen(BCCD, CPU, slow, 12)
+    v2 = load_config(REPOSITORY / "configs" / "torchvision_r50_fpn_v2.yaml")
+    assert "roi_head.cascade" not in chosen(BCCD, CPU, fast, 25, Weights("coco", v2, detector=True))
 
 
 def test_arguments_of_train() -> None:
