@@ -9,10 +9,10 @@ Trains a small model on `frcnn make-shapes` once without faults. Then the same t
   truncated, emptied, deleted, replaced by a folder, a dangling link or other content;
 * resumed after its disk ran full: a small tmpfs for root, otherwise a limit of the size of files.
 
-Every trial must end with weights and a final checkpoint that are bit-identical to those without faults (the checkpoint
-alone if the model folder was damaged and named), or exit with 2 and messages that name what is damaged; never with a
-stack trace, and never with 0 and another result. Which faults are injected follows from the seed; at which instruction
-a signal arrives does not.
+Every trial must end with a model and a final checkpoint that are bit-identical to those without faults, or exit with 2
+and messages that name what is damaged; never with a stack trace, and never with 0 and another result. Which faults are
+injected follows from the seed; at which instruction a signal arrives does not. Trials run in parallel, because a run
+uses one core most of the time.
 """
 
 from __future__ import annotations
@@ -24,36 +24,34 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from faults import IMAGES, REPOSITORY, STEPS, Ended, Process, damage_path, small_disk
+from faults import STEPS, STOP_SIGNALS, Ended, Process, accept_interrupts, damage_path, hash_file, make_data, small_disk
 
-STOP_SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}  # and the exit code
 FAULTS_PER_RUN = 5  # kills or signals before a run may end
 DAMAGED_CHECKPOINT = ("manifest.json", "variables.index", "variables.data-00000-of-00001")
-DAMAGED_MODEL = ("weights.safetensors", "config.yaml", "labels.json", "metrics.json", "SHA256SUMS")
-OTHERS = ("metrics.jsonl", "tensorboard", "images", "config.yaml")  # optional, or written again by each start
+MODEL = ("weights.safetensors", "config.yaml", "labels.json", "metrics.json", "thresholds.json", "SHA256SUMS")
+MODEL_FOLDERS = ("model", "checkpoints/model")  # the second is a copy
+# Optional, or written again by each start.
+OTHERS = ("metrics.jsonl", "tensorboard", "images", "config.yaml", "report", "checkpoints/best_detections.npz")
 MiB = 1 << 20
 
 
 def result(output: Path) -> dict[str, str]:
-    """Hashes of what a finished run leaves, as the files' own programs would read them."""
+    """Hashes of what a finished run leaves; of the model's files those that do not name its folder."""
     hashes = json.loads((output / "checkpoints" / f"step-{STEPS:08d}" / "manifest.json").read_text())["sha256"]
-    return {**hashes, **{name: _hash(output / "model" / name) for name in ("weights.safetensors", "labels.json")}}
-
-
-def _hash(file: Path) -> str:
-    done = subprocess.run(["sha256sum", file], capture_output=True, text=True, check=True)
-    return done.stdout.split()[0]
+    files = ("weights.safetensors", "labels.json", "thresholds.json")
+    return {**hashes, **{name: hash_file(output / "model" / name) for name in files}}
 
 
 @dataclass
@@ -61,8 +59,10 @@ class Injection:
     """The trials of a seed and their outcomes.
 
     Attributes:
-        counts: trials by kind and outcome.
+        counts: faults by kind and outcome.
+        runs: trials by kind.
         failures: what must not happen.
+        missed_kills: kills for which a run was over too soon.
     """
 
     folder: Path
@@ -70,33 +70,36 @@ class Injection:
     data: Path = field(init=False)
     expected: dict[str, str] = field(init=False)
     counts: dict[str, Counter[str]] = field(default_factory=dict)
+    runs: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
-    _runs: int = 0
+    missed_kills: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _folders: int = 0
 
     def prepare(self) -> None:
         """Train without faults; keep the results and a copy of a run that was stopped in its last epoch."""
-        self.data = self.folder / "shapes"
-        command = [sys.executable, "-m", "frcnn", "make-shapes", self.data, "--images", str(IMAGES)]
-        subprocess.run(command, check=True, capture_output=True, env={**os.environ, "PYTHONPATH": str(REPOSITORY)})
+        self.data = make_data(self.folder / "shapes")
+        undisturbed = self.folder / "undisturbed"
+        beside = Process(undisturbed, self.data)
         self.halfway = self.folder / "halfway"
         process = Process(self.halfway, self.data)
         process.wait_until(lambda: f"train step={STEPS - 3} " in process.text)
-        ended = process.end(signal.SIGTERM)
-        undisturbed = self.folder / "undisturbed"
-        whole = Process(undisturbed, self.data).end()
+        ended, whole = process.end(signal.SIGTERM), beside.end()
         if (ended.code, whole.code) != (STOP_SIGNALS[signal.SIGTERM], 0):
             raise SystemExit(f"the runs without faults failed:\n{ended.text}\n{whole.text}")
         self.expected = result(undisturbed)
 
     def output(self, copy: bool = False) -> Path:
-        self._runs += 1
-        folder = self.folder / f"run{self._runs}"
+        with self._lock:
+            self._folders += 1
+            folder = self.folder / f"run{self._folders}"
         if copy:
             shutil.copytree(self.halfway, folder)
         return folder
 
     def count(self, kind: str, outcome: str, number: int = 1) -> None:
-        self.counts.setdefault(kind, Counter())[outcome] += number
+        with self._lock:
+            self.counts.setdefault(kind, Counter())[outcome] += number
 
     def judge(self, kind: str, ended: Ended, output: Path, faults: int = 1, refusable: str | None = None) -> bool:
         """Count the outcome of a resumed run; True if it is one that may be.
@@ -113,37 +116,33 @@ class Injection:
             outcome, wrong = "failed", f"exit code {ended.code}"
         else:
             try:
-                found = result(output)
-                # The weights of the best evaluation are in the model folder only: if it was damaged, they are lost.
-                lost = f"model folder {output / 'model'} is damaged" in ended.text
-                same = all(
-                    found[name] == value for name, value in self.expected.items() if not lost or "variables" in name
-                )
+                different = [name for name, value in result(output).items() if self.expected[name] != value]
             except (OSError, ValueError, KeyError) as error:
-                same, wrong = False, f"exit code 0, and {error}"
-            if not same:
-                outcome, wrong = "another result", wrong or "exit code 0 with another result"
+                different = [str(error)]
+            if different:
+                outcome, wrong = "another result", f"exit code 0 with another result ({', '.join(different)})"
         self.count(kind, outcome, faults)
+        self.runs[kind] += 1
         if wrong:
             self.failures.append(f"{kind} ({output.name}): {wrong}:\n{ended.text[-2000:]}")
         return not wrong
 
     def kills(self, number: int, rng: random.Random) -> None:
         """SIGKILL."""
-        self._interrupt("SIGKILL", [signal.SIGKILL] * number, rng)
+        self.missed_kills += number - self._interrupt("SIGKILL", [signal.SIGKILL] * number, rng)
 
     def stops(self, rng: random.Random) -> None:
         """Signals that ask for a checkpoint."""
-        self._interrupt("stops", rng.choices(list(STOP_SIGNALS), k=FAULTS_PER_RUN), rng)
+        self._interrupt("stop signal", rng.choices(list(STOP_SIGNALS), k=FAULTS_PER_RUN), rng)
 
-    def _interrupt(self, kind: str, numbers: list[signal.Signals], rng: random.Random) -> None:
-        """Interrupt one run at random moments, several times, and let it end."""
+    def _interrupt(self, kind: str, numbers: list[signal.Signals], rng: random.Random) -> int:
+        """Interrupt one run at random moments, several times, and let it end; returns how often it was interrupted."""
         output, sent = self.output(), 0
         for number in numbers:
             process = Process(output, self.data)
             if not process.wait_until(_moment(process, rng)):
                 self.judge(kind, process.end(), output, sent)
-                return
+                return sent
             ended = process.end(number)
             expected = STOP_SIGNALS.get(number, -number)
             if ended.code == 0:  # it was just finished
@@ -151,18 +150,19 @@ class Injection:
             sent += 1
             if ended.code != expected or ended.trace:
                 self.failures.append(f"{kind}: exit code {ended.code}, expected {expected}:\n{ended.text[-2000:]}")
-        self.judge(kind, Process(output, self.data).end(), output, sent)
-        shutil.rmtree(output)
+        if self.judge(kind, Process(output, self.data).end(), output, sent):
+            shutil.rmtree(output)
+        return sent
 
     def damage(self, rng: random.Random) -> None:
-        """Damage a checkpoint or both, the model folder and another output of a stopped run, and resume it."""
+        """Damage a checkpoint or both, a model folder and another output of a stopped run, and resume it."""
         output = self.output(copy=True)
-        checkpoints = sorted((output / "checkpoints").iterdir(), reverse=True)[: rng.choice((1, 1, 1, 2))]
+        checkpoints = sorted((output / "checkpoints").glob("step-*"), reverse=True)[: rng.choice((1, 1, 1, 2))]
         named, what = [], []
         for folder in checkpoints:
             what.append(damage_path(folder / rng.choice(DAMAGED_CHECKPOINT), rng))
             named.append(str(folder))
-        what.append(damage_path(output / "model" / rng.choice(DAMAGED_MODEL), rng))
+        what.append(damage_path(output / rng.choice(MODEL_FOLDERS) / rng.choice(MODEL), rng))
         what.append(damage_path(output / rng.choice(OTHERS), rng))
         ended = Process(output, self.data).end()
         # Without an intact checkpoint it may not start over, and a folder in place of config.yaml is not removed.
@@ -186,7 +186,7 @@ class Injection:
             output = place / "run"
             shutil.copytree(self.halfway, output)
             if os.geteuid():  # without a disk of its own: no file may be larger than part of a checkpoint
-                ended = Process(output, self.data, size // rng.choice((4, 8, 64)), log).end()
+                ended = Process(output, self.data, size // rng.choice((8, 16, 64)), log).end()
             else:
                 process = Process(output, self.data, log=log)
                 process.wait_until(lambda: f"train step={STEPS - 1} " in process.text)
@@ -197,12 +197,12 @@ class Injection:
                 ended = process.end()
                 filler.unlink()
             if ended.code == 0:
-                self.count("full disks", "enough room")
+                self.count("full disk", "enough room")
             elif ended.code != 2 or ended.trace or str(place) not in ended.text:
-                self.count("full disks", "failed")
+                self.count("full disk", "failed")
                 self.failures.append(f"full disk: exit code {ended.code}:\n{ended.text[-2000:]}")
                 return
-            self.judge("full disks", Process(output, self.data, log=log).end(), output)
+            self.judge("full disk", Process(output, self.data, log=log).end(), output)
 
 
 def _moment(process: Process, rng: random.Random) -> Callable[[], bool]:
@@ -222,42 +222,59 @@ def _moment(process: Process, rng: random.Random) -> Callable[[], bool]:
     return reached
 
 
-def inject(injection: Injection, kills: int, minutes: float) -> None:
-    """Inject faults of all kinds in turns until the time is over and, unless it is over before, all kills are done."""
-    rng = random.Random(injection.seed)
-    injection.prepare()
+def trials(injection: Injection, kills: int) -> Iterator[Callable[[random.Random], None]]:
+    """Trials of all kinds in turns, without end; those with kills until there were, or will be, enough."""
+    planned = 0
+    others = [injection.damage, injection.stops, injection.damage, injection.disk]
+    while True:
+        for other in others:
+            if number := min(kills + injection.missed_kills - planned, FAULTS_PER_RUN):
+                planned += number
+                yield partial(injection.kills, number)
+            yield other
+
+
+def inject(injection: Injection, kills: int, minutes: float, jobs: int) -> None:
+    """Inject faults until the time is over; the first trials are of all kinds."""
     until = time.monotonic() + 60 * minutes
-    done = 0
-    while time.monotonic() < until:
-        trials: list[Callable[[random.Random], None]] = [injection.damage, injection.stops, injection.damage]
-        if done < kills:
-            trials.insert(0, partial(injection.kills, min(kills - done, FAULTS_PER_RUN)))
-        for trial in (*trials, injection.disk):
-            if time.monotonic() < until:
-                trial(rng)
-                print(json.dumps(injection.counts), file=sys.stderr, flush=True)
-        done = sum(injection.counts["SIGKILL"].values())
+    injection.prepare()
+    queue = enumerate(trials(injection, kills))
+    lock = threading.Lock()
+
+    def work() -> None:
+        while time.monotonic() < until:
+            with lock:
+                number, trial = next(queue)
+            trial(random.Random(f"{injection.seed}-{number}"))
+            print(json.dumps(injection.counts), file=sys.stderr, flush=True)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        for future in [pool.submit(work) for _ in range(jobs)]:
+            future.result()
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--minutes", type=float, default=10.0, help="no further trials after this time, nor kills")
+    parser.add_argument("--jobs", type=int, default=min(len(os.sched_getaffinity(0)), 4), help="trials at a time")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="where to train; runs that failed remain there")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    accept_interrupts()
     with contextlib.ExitStack() as stack:
         folder = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="frcnn-faults-")))
         folder.mkdir(parents=True, exist_ok=True)
         injection = Injection(folder.resolve(), options.seed)
-        inject(injection, options.kills, options.minutes)
+        inject(injection, options.kills, options.minutes, options.jobs)
     for failure in injection.failures:
         print(failure, file=sys.stderr)
     print("| fault | number | outcome |\n|---|---|---|")
     for kind, outcomes in injection.counts.items():
+        runs = f", in {injection.runs[kind]} runs" if injection.runs[kind] else ""
         for outcome, number in sorted(outcomes.items()):
-            print(f"| {kind} | {number} | {outcome} |")
+            print(f"| {kind} | {number}{runs} | {outcome} |")
     print(f"\n{len(injection.failures)} failures")
     if options.json:
         content: dict[str, Any] = {"seed": options.seed, "counts": injection.counts, "failures": injection.failures}

@@ -1,8 +1,9 @@
-"""What fault_injection.py does to a run: processes that it interrupts, files that it damages, a disk that is small."""
+"""What fault_injection.py and stop_times.py do to a run: start, signal and damage it, on a disk that is small."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import random
 import resource
@@ -28,6 +29,7 @@ OPTIONS = f"""
 """.split()
 RECIPE = REPOSITORY / "configs" / "shapes_r18_fpn.yaml"
 SECONDS = 1800.0  # for one process, on a busy machine
+STOP_SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}  # and the exit code
 
 
 class Ended(NamedTuple):
@@ -49,15 +51,18 @@ class Process:
         output: the run's folder.
         limit: maximum bytes of a file that it writes.
         log: file for its output; None: beside the run's folder.
+        ranks: number of processes; more than one are started by mpirun.
     """
 
     output: Path
     data: Path
     limit: int | None = None
     log: Path | None = None
+    ranks: int = 1
 
     def __post_init__(self) -> None:
-        command = [sys.executable, "-m", "frcnn", "train", "--config", str(RECIPE), *OPTIONS]
+        launch = ["launch", "--hosts", f"localhost:{self.ranks}", "--"] if self.ranks > 1 else []
+        command = [sys.executable, "-m", "frcnn", *launch, "train", "--config", str(RECIPE), *OPTIONS]
         self._log = (self.log or self.output.with_name(f"{self.output.name}.log")).open("w+b")
         self.popen = subprocess.Popen(
             [*command, f"data.root={self.data}", f"output={self.output}"],
@@ -65,13 +70,9 @@ class Process:
             stdout=self._log,
             stderr=subprocess.STDOUT,
             env={**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1"},
-            preexec_fn=self._limit,
         )
-
-    def _limit(self) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored in background commands of a shell
-        if self.limit:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (self.limit, self.limit))
+        if self.limit:  # in time: no file is written in the first second
+            resource.prlimit(self.popen.pid, resource.RLIMIT_FSIZE, (self.limit, self.limit))
 
     @property
     def text(self) -> str:
@@ -98,6 +99,23 @@ class Process:
         text = self.text
         self._log.close()
         return Ended(code, text)
+
+
+def make_data(folder: Path) -> Path:
+    """The dataset that the runs train on."""
+    command = [sys.executable, "-m", "frcnn", "make-shapes", folder, "--images", str(IMAGES)]
+    subprocess.run(command, check=True, capture_output=True, env={**os.environ, "PYTHONPATH": str(REPOSITORY)})
+    return folder
+
+
+def hash_file(file: Path) -> str:
+    """SHA-256 of a file."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def accept_interrupts() -> None:
+    """Let the processes that this one starts receive SIGINT, which shells disable for background commands."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def damage_path(path: Path, rng: random.Random) -> str:

@@ -11,7 +11,15 @@ from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from PIL.Image import Transpose
 
 from frcnn.data.bit_depth import declared_maximum, read_deep_samples, scale_to_8_bits
-from frcnn.data.image_limits import DEFAULT_MAX_PIXELS, FILE_FORMATS, LimitExceeded, check_bytes, check_header
+from frcnn.data.image_limits import (
+    DEFAULT_MAX_PIXELS,
+    FILE_FORMATS,
+    WEBP_HEADER,
+    LimitExceeded,
+    check_bytes,
+    check_header,
+    webp_size,
+)
 from frcnn.data.jpeg import is_truncated
 
 # Transposition for each EXIF orientation (EXIF 2.32, tag 0x0112). Pillow's exif_transpose also rewrites the other tags
@@ -100,10 +108,15 @@ def upright_pixels(image: Image.Image) -> np.ndarray:
 
 
 def upright_size(file: Path) -> tuple[int, int]:
-    """Width and height after EXIF orientation, from the header alone. Raises UnreadableImage."""
+    """Width and height after EXIF orientation, from the headers alone. Raises UnreadableImage."""
     try:
+        canvas = webp_size(_read_head(file))
+        if canvas and canvas[0] * canvas[1] > DEFAULT_MAX_PIXELS:
+            return canvas  # Pillow would allocate it to look for an orientation
         with _open(file) as image:
             width, height = image.size
+            if image.format == "PNG":  # Pillow would decode it to look for an orientation behind the pixels
+                image.info.setdefault("exif", _png_exif(file, image.info.get("Raw profile type exif", "")))
             transpose = _orienting_transpose(image)
     except Exception as error:
         raise UnreadableImage(_reason(file, error)) from error
@@ -114,7 +127,7 @@ def _open(source: Path | bytes) -> ImageFile.ImageFile:
     try:
         return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FILE_FORMATS)
     except UnidentifiedImageError:
-        head = source[:12] if isinstance(source, bytes) else _read_head(source)
+        head = source[:WEBP_HEADER] if isinstance(source, bytes) else _read_head(source)
         if head[4:8] != b"ftyp" or head[8:12] not in _HEIF_BRANDS:
             raise
         try:
@@ -127,7 +140,19 @@ def _open(source: Path | bytes) -> ImageFile.ImageFile:
 
 def _read_head(file: Path) -> bytes:
     with file.open("rb") as stream:
-        return stream.read(12)
+        return stream.read(WEBP_HEADER)
+
+
+def _png_exif(file: Path, raw_profile: str) -> bytes:
+    """Content of the eXIf chunk of a PNG, else of ImageMagick's raw profile; empty if there is neither."""
+    with file.open("rb") as stream:
+        stream.seek(8)
+        while len(header := stream.read(8)) == 8 and header[4:] != b"IEND":
+            size = int.from_bytes(header[:4], "big")
+            if header[4:] == b"eXIf":
+                return stream.read(size)
+            stream.seek(size + 4, io.SEEK_CUR)
+    return bytes.fromhex("".join(raw_profile.split("\n")[3:]))
 
 
 def _orienting_transpose(image: Image.Image) -> Transpose | None:

@@ -19,6 +19,7 @@ FILE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 MAX_SCANS = 100  # of a JPEG; encoders write up to about 20
 SCANS_OF_LARGEST = 20  # a JPEG's scans times its pixels are at most this times the maximum number of pixels
 MAX_SEGMENTS = 10_000  # of a JPEG
+WEBP_HEADER = 30  # bytes of a WebP in which its size is
 MAX_RLE_PIXELS = 1_000_000  # of a run-length encoded BMP, which Pillow decodes in Python
 
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
@@ -43,7 +44,7 @@ def check_bytes(encoded: bytes, max_pixels: int) -> None:
         LimitExceeded: a WebP of more than ``max_pixels``, for which Pillow allocates memory when it opens the file, or
             a JPEG with too many scans for its size.
     """
-    size = _webp_size(encoded)
+    size = webp_size(encoded)
     if size:
         _check_pixels(*size, max_pixels)
     # The marker may also occur in metadata, so that this is an upper bound of the number of scans.
@@ -99,9 +100,9 @@ def _check_scans(encoded: bytes, max_pixels: int) -> None:
         position += int.from_bytes(encoded[position : position + 2], "big")
 
 
-def _webp_size(encoded: bytes) -> tuple[int, int] | None:
+def webp_size(encoded: bytes) -> tuple[int, int] | None:
     """Width and height of a WebP's canvas; None for other files and broken headers."""
-    if encoded[:4] != b"RIFF" or encoded[8:12] != b"WEBP" or len(encoded) < 30:
+    if encoded[:4] != b"RIFF" or encoded[8:12] != b"WEBP" or len(encoded) < WEBP_HEADER:
         return None
     kind = encoded[12:16]
     if kind == b"VP8X":

@@ -146,24 +146,29 @@ def launch(hosts: Sequence[Host], arguments: Sequence[str], interface: str | Non
         raise UserError("; ".join(problems))
     command = mpirun_command(hosts, arguments, interface)
     print(shlex.join(command), flush=True)
-    # In a new session, so that Ctrl-C reaches only this process, which forwards a gentler signal.
-    with subprocess.Popen(command, start_new_session=True) as mpirun:
-        received: list[int] = []
+    received: list[int] = []
+    mpirun: subprocess.Popen[bytes] | None = None
 
-        def forward(number: int, frame: FrameType | None) -> None:
-            received.append(number)
+    def forward(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        if mpirun:
             # On SIGTERM mpirun kills the ranks within two seconds; SIGUSR1 it only forwards to them.
             mpirun.send_signal(signal.SIGUSR1 if len(received) == 1 else signal.SIGTERM)
 
-        previous = {
-            number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-        }
-        try:
+    # Before mpirun starts, which would otherwise be left behind by a signal in between.
+    previous = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        # In a new session, so that Ctrl-C reaches only this process, which forwards a gentler signal.
+        with subprocess.Popen(command, start_new_session=True) as mpirun:
+            if received:
+                mpirun.send_signal(signal.SIGTERM)
             code = mpirun.wait()
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-    # Ranks know only the forwarded signal, and report a stop as 128 + SIGTERM.
-    if code == 128 + signal.SIGTERM and received[:1] == [signal.SIGINT]:
-        return 128 + signal.SIGINT
-    return code if code >= 0 else 128 - code
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    code = code if code >= 0 else 128 - code
+    # Ranks know only the forwarded signal, and report a stop as 128 + SIGTERM. It terminates mpirun and ranks that have
+    # not begun to handle signals.
+    if received and code in (128 + signal.SIGUSR1, 128 + signal.SIGTERM):
+        return 128 + (signal.SIGINT if received[0] == signal.SIGINT else signal.SIGTERM)
+    return code

@@ -57,11 +57,14 @@ class WeightedResult(NamedTuple):
         return _mean(self.precision[..., _ALL], (2,))
 
 
-def evaluate_weighted(matches: Matches, weights: np.ndarray) -> WeightedResult:
+def evaluate_weighted(
+    matches: Matches, weights: np.ndarray, progress: Callable[[], None] = lambda: None
+) -> WeightedResult:
     """AP and recall if image ``i`` occurs ``weights[b, i]`` times, for each resample b.
 
     Args:
         weights: ``[B, I]`` integers; all ones for the images as they are.
+        progress: called now and then.
     """
     classes, shape = len(matches.class_names), (len(IOU_THRESHOLDS), len(AREA_RANGES))
     precision = np.full((len(weights), classes, *shape), np.nan)
@@ -72,6 +75,7 @@ def evaluate_weighted(matches: Matches, weights: np.ndarray) -> WeightedResult:
         part = slice(first, first + step)
         columns = np.ascontiguousarray(weights[part].T)
         for label in range(1, classes + 1):
+            progress()
             values = _one_class(matches, label, columns)
             precision[part, label - 1], recall[part, label - 1] = (np.moveaxis(value, -1, 0) for value in values)
     return WeightedResult(precision, recall)

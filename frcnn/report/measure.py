@@ -108,8 +108,7 @@ def measure(
     """
     matches = match_detections(index, results, progress)
     weights = np.concatenate([np.ones((1, matches.images), np.int32), resample_weights(matches.images)])
-    weighted = evaluate_weighted(matches, weights)
-    progress()
+    weighted = evaluate_weighted(matches, weights, progress)
     samples, class_samples = weighted.metrics(), weighted.class_ap()
     names = matches.class_names
     minimum = np.array(list(thresholds.by_class.values())) if thresholds else _best_f1(matches)
@@ -119,7 +118,7 @@ def measure(
     classes = {name: _curves(matches, label, minimum[label - 1]) for label, name in enumerate(names, start=1)}
     comparison = None
     if against:
-        other = evaluate_weighted(match_detections(index, against[1], progress), weights).metrics()
+        other = evaluate_weighted(match_detections(index, against[1], progress), weights, progress).metrics()
         comparison = Comparison(
             against[0],
             {name: _estimate(other[name]) for name in METRICS},

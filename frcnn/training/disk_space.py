@@ -38,7 +38,8 @@ def check_disk_space(folders: Folders, model: Sequence[Any], optimizer: Sequence
         place = _existing(folder)
         device = os.stat(place).st_dev
         places.setdefault(device, place)
-        needed[device] += max(0, size - _size_of(folder))
+        inside = sum(_size_of(model) for model in folders.models if folder in model.parents)  # counted on its own
+        needed[device] += max(0, size - (_size_of(folder) - inside))
     for device, size in needed.items():
         free = shutil.disk_usage(places[device]).free
         if free < size:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -21,8 +22,8 @@ class Folders:
         output: config.yaml, metrics.jsonl, tensorboard/, images/, report/.
         checkpoints: what resuming needs. If it is outside of the output, it may outlive it and gets a copy of
             metrics.jsonl as well.
-        models: model folders to write, all alike; the first is the run's result. A second one beside the checkpoints
-            preserves the best model so far when the first is lost.
+        models: model folders to write, all alike; the first is the run's result. The second one beside the checkpoints
+            preserves the best model so far when the first is lost or damaged.
     """
 
     output: Path
@@ -32,22 +33,24 @@ class Folders:
     @classmethod
     def below(cls, output: Path) -> Folders:
         """All of them in ``output``."""
-        return cls(output, output / "checkpoints", (output / "model",))
+        return cls(output, output / "checkpoints", (output / "model", output / "checkpoints" / "model"))
 
     @property
     def model(self) -> Path:
         return self.models[0]
 
     def make(self) -> None:
-        """Create the folders that are written during the run.
+        """Create the folders of reports and checkpoints, and check that models can be written later.
 
         Raises:
             UserError: one of them cannot be created or written.
         """
-        for folder in (self.output, self.checkpoints):
+        for folder in (self.output, self.checkpoints, *self.models):
             try:
-                folder.mkdir(parents=True, exist_ok=True)
-                tempfile.TemporaryFile(dir=folder).close()
+                if folder not in self.models:
+                    folder.mkdir(parents=True, exist_ok=True)
+                if os.path.lexists(folder):
+                    tempfile.TemporaryFile(dir=folder).close()
             except OSError as error:
                 raise UserError(
                     f"folder {folder} cannot be written ({error.strerror}); set option 'output' to another folder"

@@ -117,6 +117,12 @@ class RunLock:
                     os.utime(self.file)  # the server's clock, on a network file system
 
 
+def release_locks() -> None:
+    """Release all locks of this process, which is about to end."""
+    for lock in list(_held.values()):
+        lock.release()
+
+
 def _describe_this_process() -> dict[str, Any]:
     return {
         "host": socket.gethostname(),

@@ -39,7 +39,7 @@ class NullProgress:
     def images(self, step: int, name: str, draw: Callable[[Path], Sequence[np.ndarray]]) -> None:
         pass
 
-    def pr_curves(self, step: int, match: Callable[[], Matches]) -> None:
+    def pr_curves(self, step: int, matches: Matches) -> None:
         pass
 
     def report(self, write: Callable[[Path, Sequence[Mapping[str, Any]]], Path]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 
+from frcnn.evaluation.split import Stopped
 from frcnn.training.checkpoint import without_internals
 
 
@@ -25,9 +26,14 @@ class OptionalOutput:
 
         A broad ``except`` is right here: a full disk, a font, TensorFlow's file system and a bug in a plotting library
         raise different things, and none of them is worth losing a training for.
+
+        Raises:
+            Stopped: the work was abandoned, which is no failure.
         """
         try:
             yield
+        except Stopped:
+            raise
         except Exception as error:
             if what not in self._failed:
                 self._failed.add(what)

@@ -169,14 +169,10 @@ class Progress:
         self._for_sinks(lambda sink: sink.images(step, name, images))
         self._clock = time.perf_counter()
 
-    def pr_curves(self, step: int, match: Callable[[], Matches]) -> None:
-        """Show precision-recall curves of an evaluation in TensorBoard.
-
-        Args:
-            match: returns the matched detections.
-        """
+    def pr_curves(self, step: int, matches: Matches) -> None:
+        """Show precision-recall curves of an evaluation in TensorBoard."""
         with self._optional.writing(f"PR curves in {self._tensorboard.name}"):
-            self._tensorboard.summaries(step, pr_curve_summaries(match()))
+            self._tensorboard.summaries(step, pr_curve_summaries(matches))
         self._clock = time.perf_counter()
 
     def report(self, write: Callable[[Path, Sequence[Mapping[str, Any]]], Path]) -> None:

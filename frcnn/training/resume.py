@@ -13,9 +13,9 @@ from frcnn.config import Config, changed_options
 from frcnn.errors import UserError
 from frcnn.training.best_model import Best
 from frcnn.training.checkpoint import Checkpoint, Checkpoints
-from frcnn.training.run_state import ResumeState, model_problem, repair_hashes
+from frcnn.training.run_state import ResumeState, model_problem, repair_other_files, restore_model
 from frcnn.weights.initial_weights import check_random_initialization, start_from
-from frcnn.weights.model_files import HASHES, WEIGHTS
+from frcnn.weights.model_files import WEIGHTS
 from frcnn.weights.model_folder import load_weights
 
 # Prefixes of options that do not change what is learned: places of files, length of the run, reports.
@@ -53,6 +53,7 @@ class RunStart:
         class_names: of the labels 1..K.
         fingerprint: of the training data.
         validation_fingerprint: of the validation data; None without a validation split.
+        model_folders: the model folder and its copies.
         messages: gets what the user should know.
     """
 
@@ -64,7 +65,7 @@ class RunStart:
     validation_fingerprint: str | None
     steps_per_epoch: int
     total_steps: int
-    model_folder: Path
+    model_folders: tuple[Path, ...]
     messages: list[str]
 
     def identity(self) -> dict[str, Any]:
@@ -124,8 +125,8 @@ class RunStart:
         """
         source = self.config.weights
         try:
-            load_weights(self.tracked.model, self.model_folder / WEIGHTS)
-            source = self.model_folder
+            load_weights(self.tracked.model, self.model_folders[0] / WEIGHTS)
+            source = self.model_folders[0]
         except UserError:  # no model yet, or a damaged one
             if source:
                 start_from(self.tracked.model, self.config, self.class_names)
@@ -138,9 +139,12 @@ class RunStart:
     def _comparable_best(self, checkpoint: Checkpoint) -> tuple[Best, bool]:
         """The best so far, as far as the next evaluation compares with it, and whether the model folder is kept.
 
-        If the folder is damaged or its value is not comparable, the next evaluation writes the folder.
+        A damaged folder is restored from a copy. If none is intact or its value is not comparable, the next evaluation
+        writes the folder.
         """
         state = checkpoint.state
+        folder, *copies = self.model_folders
+        hashes = state.get("model_sha256", {})
         best, wanted = Best.from_state(state), self.config.training.best_metric
         changed = []
         if state.get("validation_data", self.validation_fingerprint) != self.validation_fingerprint:
@@ -153,15 +157,15 @@ class RunStart:
                 "is forgotten; the next evaluation writes its model"
             )
             return Best(wanted), False
-        if problem := model_problem(self.model_folder, state.get("model_sha256", {})):
-            if state.get("model_sha256"):
-                self.messages.append(
-                    f"warning: model folder {self.model_folder} is damaged ({problem}); the next evaluation writes it "
-                    "again"
-                )
-            return best._replace(metric=wanted, value=None, ap=None), False
-        if state.get("model_sha256") and repair_hashes(self.model_folder):
-            self.messages.append(f"warning: {self.model_folder / HASHES} was damaged and is written again")
+        if problem := model_problem(folder, hashes):
+            copy = restore_model(folder, copies, hashes)
+            if hashes:
+                remedy = f"it is restored from {copy}" if copy else "the next evaluation writes it again"
+                self.messages.append(f"warning: model folder {folder} is damaged ({problem}); {remedy}")
+            if copy is None:
+                return best._replace(metric=wanted, value=None, ap=None), False
+        elif hashes and (repaired := repair_other_files(folder, copies, hashes)):
+            self.messages.append(f"warning: {repaired}")
         return best._replace(metric=wanted), True
 
     def _rescaled_step(self, checkpoint: Checkpoint) -> int:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from frcnn.errors import UserError
 from frcnn.training.best_model import Best
 from frcnn.training.manifest import hash_file
-from frcnn.weights.model_files import CONFIG, LABELS, METRICS, THRESHOLDS, WEIGHTS
+from frcnn.weights.model_files import CONFIG, HASHES, LABELS, METRICS, THRESHOLDS, WEIGHTS
+from frcnn.weights.model_folder import copy_model_folder
 from frcnn.weights.model_hashes import verify_hashes, write_hashes
 
 MODEL_FILES = (WEIGHTS, CONFIG, LABELS, METRICS)
@@ -91,6 +93,36 @@ def model_problem(folder: Path, expected: Mapping[str, str]) -> str | None:
                 return f"{name} is not the file that the run wrote"
         except OSError as error:
             return f"{name} cannot be read ({error.strerror})"
+    return None
+
+
+def restore_model(folder: Path, copies: Sequence[Path], expected: Mapping[str, str]) -> Path | None:
+    """Replace a damaged model folder by an intact copy; returns the copy, or None if none is intact.
+
+    Args:
+        expected: hashes of its files, as for :func:`model_problem`.
+    """
+    for copy in copies:
+        with contextlib.suppress(UserError):
+            if expected and model_problem(copy, expected) is None:
+                copy_model_folder(copy, folder)
+                return copy
+    return None
+
+
+def repair_other_files(folder: Path, copies: Sequence[Path], expected: Mapping[str, str]) -> str | None:
+    """Repair the files of a model folder that a checkpoint has no hashes of; returns what was done, or None.
+
+    ``thresholds.json`` is not in the checkpoint because ``frcnn thresholds`` changes it.
+    """
+    if repair_hashes(folder):
+        return f"{folder / HASHES} was damaged and is written again"
+    try:
+        verify_hashes(folder, (THRESHOLDS,))
+    except UserError:
+        copy = restore_model(folder, copies, expected)
+        remedy = f"it is restored from {copy}" if copy else "write it again with 'frcnn thresholds'"
+        return f"{folder / THRESHOLDS} is missing or damaged; {remedy}"
     return None
 
 

@@ -196,7 +196,7 @@ class Trainer:
             self.validation_index.fingerprint if self.validation_index else None,
             self.steps_per_epoch,
             self.total_steps,
-            self.folders.model,
+            self.folders.models,
             self.messages,
         )
         state = ResumeState()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -19,7 +18,7 @@ from frcnn.distributed import World
 from frcnn.distributed.watchdog import Watchdog
 from frcnn.evaluation.coco import Metrics, evaluate_detections
 from frcnn.evaluation.matching import Matches, match_detections
-from frcnn.evaluation.split import detect_split, unreadable
+from frcnn.evaluation.split import Stopped, detect_split, unreadable
 from frcnn.evaluation.thresholds import macro_f1, thresholds_document
 from frcnn.evaluation.visualize import draw_comparisons
 from frcnn.inference import Detections, Detector
@@ -44,13 +43,13 @@ class Measured(NamedTuple):
     Attributes:
         weights: ``"averaged"`` or ``"raw"``.
         results: detections by image id.
-        match: matches the detections when it is first called.
+        matches: the detections, matched with the objects.
     """
 
     weights: str
     results: dict[int, Detections]
     metrics: Metrics
-    match: Callable[[], Matches]
+    matches: Matches
 
 
 class Validation:
@@ -61,7 +60,8 @@ class Validation:
         train_data: fingerprint of the training data, for ``metrics.json``.
         datasets: summary of the training data, to which that of the validation split is added, for ``metrics.json``.
         time_limit: of the run; it measures the evaluations.
-        stopped: asked after each batch; when it is true on some rank, the evaluation is abandoned.
+        stopped: asked after each batch, and on rank 0 while it computes the metrics and the final report; when it is
+            true, the evaluation or the report is abandoned.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class Validation:
         if raw:
             record[f"raw_{best.metric}"] = metric_value(raw.metrics, best.metric)
         progress.evaluation(step, {**measured.metrics.to_json(), **record})
-        progress.pr_curves(step, measured.match)
+        progress.pr_curves(step, measured.matches)
         first, class_names = self.index.images[:DRAWN_IMAGES], self.detector.class_names
         results, limit = measured.results, self.config.data.max_pixels
         progress.images(step, "validation", lambda folder: draw_comparisons(first, results, class_names, folder, limit))
@@ -180,15 +180,32 @@ class Validation:
         return better
 
     def _measure(self, index: Index, weights: str, unreadable_images: UnreadableImages) -> Measured | None:
-        """Detect with the weights as they are, and measure it on rank 0; None on the others."""
+        """Detect with the weights as they are, and measure it on rank 0; None on the others.
+
+        Raises:
+            Stopped: on all ranks, if one of them got a signal while detecting, or rank 0 while measuring.
+        """
         results = self._detect(index, unreadable_images)
-        if not self.world.is_main:
-            return None
-        metrics = evaluate_detections(index, results, lambda *_: self.watchdog.tick())
-        match = functools.cache(lambda: match_detections(index, results, self.watchdog.tick))
+        measured = None
+        if self.world.is_main:
+            with contextlib.suppress(Stopped):
+                measured = self._measure_results(index, results, weights)
+        if self.world.broadcast_object(measured is None):
+            raise Stopped
+        return measured
+
+    def _measure_results(self, index: Index, results: dict[int, Detections], weights: str) -> Measured:
+        metrics = evaluate_detections(index, results, self._tick)
+        matches = match_detections(index, results, self._tick)
         if self.config.training.best_metric == "F1":
-            metrics = dataclasses.replace(metrics, summary={**metrics.summary, "F1": macro_f1(match())})
-        return Measured(weights, results, metrics, match)
+            metrics = dataclasses.replace(metrics, summary={**metrics.summary, "F1": macro_f1(matches)})
+        return Measured(weights, results, metrics, matches)
+
+    def _tick(self, *_: int) -> None:
+        """Report progress of a long computation of rank 0; raises Stopped if it is to end."""
+        self.watchdog.tick()
+        if self.stopped():
+            raise Stopped
 
     def _keep(
         self, measured: Measured, step: int, unread: Mapping[str, str], progress: Progress | NullProgress
@@ -196,7 +213,7 @@ class Validation:
         """Write the model, whose variables are those that were measured."""
         assert self.index is not None
         # Before all reports, which are optional.
-        thresholds = thresholds_document(measured.match(), self.index, "validation")
+        thresholds = thresholds_document(measured.matches, self.index, "validation")
         document = {**measured.metrics.to_json(), "split": "validation", "weights": measured.weights, "step": step}
         self._write_model(document, thresholds)
         self._keep_detections(measured.results, unread, progress)
@@ -229,11 +246,14 @@ class Validation:
         if kept is None:
             progress.message(f"no report: {file} is not of the best model; run frcnn report {model} --out report")
             return
-        progress.report(
-            lambda folder, records: write_final_report(
-                folder, model, kept, index, self.config, records, self.watchdog.tick
+        try:
+            progress.report(
+                lambda folder, records: write_final_report(folder, model, kept, index, self.config, records, self._tick)
             )
-        )
+        except Stopped:
+            progress.message(
+                f"stopped before the report was complete; rerun the same command to write {REPORT_FOLDER}/"
+            )
 
     def _keep_detections(
         self, results: Mapping[int, Detections], unread: Mapping[str, str], progress: Progress | NullProgress

@@ -16,6 +16,7 @@ import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,19 @@ def write_backbone_folder(folder: Path, tensors: dict[str, np.ndarray], config: 
     )
 
 
+def copy_model_folder(source: Path, folder: Path) -> None:
+    """Write a copy of a model folder of this version, which has hashes of its files.
+
+    Raises:
+        UserError: as for :func:`write_model_folder`, or a file of the source is missing or damaged.
+    """
+    verify_hashes(source, (WEIGHTS, CONFIG, LABELS, METRICS, THRESHOLDS))
+    with_thresholds = (source / THRESHOLDS).is_file()
+    names = (WEIGHTS, CONFIG, LABELS, METRICS, *((THRESHOLDS,) if with_thresholds else ()))
+    files = {name: partial(shutil.copyfile, source / name) for name in names}
+    _write_together(folder, files, obsolete=() if with_thresholds else (THRESHOLDS,))
+
+
 def _write_together(folder: Path, files: dict[str, Callable[[Path], object]], obsolete: Sequence[str] = ()) -> None:
     """Write all files under a temporary folder, then move them into place in order: a failure leaves the old ones."""
     temporary = folder / f"{PREFIX}{os.getpid()}"
@@ -117,6 +131,8 @@ def _write_together(folder: Path, files: dict[str, Callable[[Path], object]], ob
             flush_to_disk(temporary / name)
         write_hashes(temporary, list(files))
         flush_to_disk(temporary / HASHES)
+        for name in [*obsolete, *files, HASHES]:
+            _remove_folder(folder / name)
         for name in obsolete:
             (folder / name).unlink(missing_ok=True)
         for name in [*files, HASHES]:
@@ -129,6 +145,12 @@ def _write_together(folder: Path, files: dict[str, Callable[[Path], object]], ob
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _remove_folder(path: Path) -> None:
+    """Remove an empty folder in the place of a file, which could not be replaced; raises OSError for other folders."""
+    if path.is_dir() and not path.is_symlink():
+        path.rmdir()
 
 
 def _write_tensors(tensors: dict[str, np.ndarray], path: Path) -> None:

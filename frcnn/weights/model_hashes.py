@@ -22,7 +22,7 @@ def verify_hashes(folder: Path, names: Sequence[str]) -> None:
     """Compare files with the hashes in their folder; those without a hash, as in folders of older versions, pass.
 
     Raises:
-        UserError: a file is not the one that was written.
+        UserError: a file is missing or not the one that was written.
     """
     try:
         lines = (folder / HASHES).read_text().splitlines()
@@ -34,12 +34,17 @@ def verify_hashes(folder: Path, names: Sequence[str]) -> None:
     if not all(parsed) or not parsed:
         raise UserError(f"{folder / HASHES} is damaged; copy the model folder again")
     hashes = {line[2]: line[1] for line in parsed if line}
-    for name in names:
-        if name in hashes and file_hash(folder / name) != hashes[name]:
-            raise UserError(
-                f"{folder / name} is damaged or was changed: its SHA-256 is not the one in {HASHES}; copy the model "
-                f"folder again, or delete {HASHES} if you changed the file yourself"
-            )
+    for name in hashes.keys() & set(names):
+        file = folder / name
+        if not file.is_file():
+            problem = f"is missing, but {HASHES} lists it"
+        elif file_hash(file) != hashes[name]:
+            problem = f"is damaged or was changed: its SHA-256 is not the one in {HASHES}"
+        else:
+            continue
+        raise UserError(
+            f"{file} {problem}; copy the model folder again, or delete {HASHES} if you changed the folder yourself"
+        )
 
 
 def file_hash(file: Path) -> str:

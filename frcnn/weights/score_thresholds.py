@@ -45,12 +45,12 @@ def read_thresholds(folder: Path, class_names: Sequence[str]) -> ScoreThresholds
     """The thresholds of a model folder; None if it has none. A class without its own has the overall one.
 
     Raises:
-        UserError: the file is damaged, or of other classes.
+        UserError: the file is damaged, of other classes, or missing although the folder's hashes list it.
     """
     file = folder / THRESHOLDS
+    verify_hashes(folder, (THRESHOLDS,))
     if not file.is_file():
         return None
-    verify_hashes(folder, (THRESHOLDS,))
     try:
         document = json.loads(file.read_text())
         overall, classes = document["overall"]["threshold"], document["classes"]

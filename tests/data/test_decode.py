@@ -4,6 +4,7 @@ import contextlib
 import io
 import struct
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,31 @@ def test_exif_orientation(orientation: int, suffix: str, options: dict[str, obje
     assert decoded.shape == expected.shape
     assert np.abs(decoded.astype(int) - expected).mean() < 3
     assert upright_size(file) == (expected.shape[1], expected.shape[0])
+
+
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def test_upright_size_decodes_no_pixels(tmp_path: Path) -> None:
+    """Whatever the size in the header is, and wherever the orientation is."""
+    file = tmp_path / "image"
+    header = struct.pack(">IIBBBBB", 2**31 - 1, 2**31 - 1, 8, 2, 0, 0, 0)
+    file.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", b"") + png_chunk(b"IEND", b"")
+    )
+    assert upright_size(file) == (2**31 - 1, 2**31 - 1)
+    file.write_bytes(b"RIFF\x16\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0" + b"\xff\x3f\0" * 2)  # Pillow would allocate 1 GiB
+    assert upright_size(file) == (16384, 16384)
+
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    plain = encode(Image.fromarray(scene()), format="PNG")
+    raw = f"\nexif\n{len(exif.tobytes())}\n{exif.tobytes().hex()}"
+    profile = png_chunk(b"tEXt", b"Raw profile type exif\0" + raw.encode())
+    for before, behind in ((b"", b""), (b"", png_chunk(b"eXIf", exif.tobytes()[6:])), (profile, b"")):
+        file.write_bytes(plain[:33] + before + plain[33:-12] + behind + plain[-12:])
+        assert upright_size(file) == decode_image(file).shape[1::-1] == ((24, 40) if before + behind else (40, 24))
 
 
 @pytest.mark.parametrize(

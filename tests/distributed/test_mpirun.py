@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import os
+import signal
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from rank_hosts import TwoHosts
@@ -51,6 +55,25 @@ def test_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "secret" not in " ".join(line)
     assert "AWS_SECRET_ACCESS_KEY" not in exported
     assert line[-5:] == [sys.executable, "-m", "frcnn", "train", "x=1"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stop_before_the_ranks_handle_signals_is_a_stop(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    """The forwarded SIGUSR1 then terminates mpirun, here a program that handles no signals."""
+    (tmp_path / "mpirun").write_text("#!/bin/sh\necho started\nexec sleep 600\n")
+    (tmp_path / "mpirun").chmod(0o755)
+    script = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from frcnn.distributed.mpirun import launch, parse_hosts\n"
+        "sys.exit(launch(parse_hosts('localhost:2'), ['train']))"
+    )
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=environment) as run:
+        assert run.stdout is not None
+        while run.stdout.readline() != "started\n":
+            assert run.poll() is None
+        run.send_signal(number)
+        assert run.wait() == code
 
 
 def test_every_unusable_host_is_reported() -> None:

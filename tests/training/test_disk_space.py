@@ -16,7 +16,8 @@ from frcnn.training.folders import Folders
 Usage = namedtuple("Usage", "total used free")
 MODEL = [tf.Variable(tf.zeros([100, 10])), tf.Variable(tf.zeros([50]))]  # 4,200 bytes
 OPTIMIZER = [tf.Variable(tf.zeros([1050])), tf.Variable(0, dtype=tf.int64)]  # 4,208 bytes
-NEEDED = 3 * (4200 + 4208) + 2 * 4200  # two checkpoints and a third while it is written; a model and the previous one
+# Two checkpoints and a third while it is written; a model, its copy, and the previous one of each.
+NEEDED = 3 * (4200 + 4208) + 4 * 4200
 
 
 def test_too_little_space_is_an_error_before_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -24,7 +25,7 @@ def test_too_little_space_is_an_error_before_the_training(tmp_path: Path, monkey
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**6, 0, NEEDED))
     check_disk_space(folders, MODEL, OPTIMIZER, keep=2)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**6, 0, NEEDED - 1))
-    with pytest.raises(UserError, match=rf"too little space in {tmp_path}: .* need 33,624 more bytes, 33,623 are free"):
+    with pytest.raises(UserError, match=rf"too little space in {tmp_path}: .* need 42,024 more bytes, 42,023 are free"):
         check_disk_space(folders, MODEL, OPTIMIZER, keep=2)
 
 
@@ -36,5 +37,12 @@ def test_existing_checkpoints_count(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**6, 0, NEEDED - 8408))
     check_disk_space(folders, MODEL, OPTIMIZER, keep=2)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**6, 0, NEEDED - 8409))
+    with pytest.raises(UserError, match="too little space"):
+        check_disk_space(folders, MODEL, OPTIMIZER, keep=2)
+    (folders.checkpoints / "model").mkdir()  # counts as a model, and not as checkpoints
+    (folders.checkpoints / "model" / "weights.safetensors").write_bytes(bytes(2 * 4200 + 1000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**6, 0, NEEDED - 8408 - 2 * 4200))
+    check_disk_space(folders, MODEL, OPTIMIZER, keep=2)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**6, 0, NEEDED - 8408 - 2 * 4200 - 1))
     with pytest.raises(UserError, match="too little space"):
         check_disk_space(folders, MODEL, OPTIMIZER, keep=2)

@@ -44,8 +44,7 @@ def test_files_are_in_their_folders_and_a_lost_model_is_written_again(
     # As when SageMaker restarts a job: checkpoints are restored, the model folder is empty.
     (tmp_path / "model").mkdir()
     again = Trainer(config, folders)
-    assert (again.step, again.best.ap) == (6, None)
-    again.run()  # nothing is left to train, but the model is missing
+    assert (again.step, again.best, again.finished) == (6, trainer.best, True)
     assert (tmp_path / "model" / "weights.safetensors").read_bytes() == weights
 
 
@@ -88,3 +87,12 @@ def test_an_unwritable_output_is_reported_before_the_model_is_built(
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"file cannot be written \(File exists\); set option 'output'"):
         Trainer(tiny_config(tmp_path / "file"))
+    for name, reason in (("model", "Not a directory"), ("checkpoints/model", "No such file or directory")):
+        place = tmp_path / "run" / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text("") if name == "model" else place.symlink_to("nowhere")
+        with pytest.raises(UserError, match=rf"{place} cannot be written \({reason}\); set option 'output'"):
+            Folders.below(tmp_path / "run").make()
+        place.unlink()
+    Folders.below(tmp_path / "run").make()
+    assert not (tmp_path / "run" / "model").exists()

@@ -21,9 +21,9 @@ from frcnn.config import Config
 from frcnn.errors import UserError
 from frcnn.training import validation
 from frcnn.training.null_progress import NullProgress
-from frcnn.training.run_state import MODEL_FILES, hash_model, model_problem, repair_hashes
+from frcnn.training.run_state import MODEL_FILES, hash_model, model_problem, repair_hashes, repair_other_files
 from frcnn.training.trainer import Trainer
-from frcnn.weights.model_hashes import verify_hashes
+from frcnn.weights.model_hashes import verify_hashes, write_hashes
 
 MakeConfig = Callable[..., Config]
 
@@ -192,8 +192,25 @@ def test_a_damaged_model_folder_is_written_again_even_if_nothing_can_be_drawn(
     unbroken: Trainer, tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(unbroken.config.output, tmp_path, dirs_exist_ok=True)
-    model = tmp_path / "model"
+    model, copy = tmp_path / "model", tmp_path / "checkpoints" / "model"
+    before = hash_model(model)
     (model / "weights.safetensors").write_bytes(b"")
+    (model / "labels.json").unlink()
+    (model / "labels.json").mkdir()
+    (model / "thresholds.json").write_bytes(b"")
+    trainer = Trainer(tiny_config(tmp_path))
+    assert (trainer.step, trainer.best, trainer.finished) == (12, unbroken.best, True)
+    assert (
+        f"warning: model folder {model} is damaged (weights.safetensors is empty); it is restored from {copy}"
+        in trainer.messages
+    )
+    assert hash_model(model) == before
+    assert {path.name: path.read_bytes() for path in model.iterdir()} == {
+        path.name: path.read_bytes() for path in (unbroken.config.output / "model").iterdir()
+    }
+
+    (model / "weights.safetensors").write_bytes(b"")
+    (copy / "metrics.json").write_text("{}")
     trainer = Trainer(tiny_config(tmp_path))
     assert (trainer.step, trainer.best.ap, trainer.finished) == (12, None, False)
     assert (
@@ -237,6 +254,26 @@ def test_damaged_hashes_of_an_intact_model_folder_are_written_again(tmp_path: Pa
         assert repair_hashes(tmp_path)
         verify_hashes(tmp_path, (*MODEL_FILES, "thresholds.json"))
         assert not repair_hashes(tmp_path)
+
+
+def test_damaged_thresholds_are_restored(tmp_path: Path) -> None:
+    model, copy = tmp_path / "model", tmp_path / "copy"
+    model.mkdir()
+    for name in (*MODEL_FILES, "thresholds.json"):
+        (model / name).write_text(name)
+    write_hashes(model, (*MODEL_FILES, "thresholds.json"))
+    shutil.copytree(model, copy)
+    file, hashes = model / "thresholds.json", hash_model(model)
+    assert repair_other_files(model, [copy], hashes) is None
+    for damage in (b"", None):
+        file.unlink() if damage is None else file.write_bytes(damage)
+        reason = f"{file} is missing or damaged; "
+        assert repair_other_files(model, [], hashes) == f"{reason}write it again with 'frcnn thresholds'"
+        assert repair_other_files(model, [copy], hashes) == f"{reason}it is restored from {copy}"
+        assert file.read_text() == "thresholds.json"
+    file.unlink()
+    (copy / "thresholds.json").write_text("")
+    assert repair_other_files(model, [copy], hashes) == f"{reason}write it again with 'frcnn thresholds'"
 
 
 def test_the_best_ap_of_other_validation_data_is_forgotten(

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -40,6 +44,28 @@ def test_a_signal_in_startup_ends_the_process_at_once(
         stop.work_begins()
         os.kill(os.getpid(), number)
     assert (stop.received, stop.exit_code) == (number, code)
+
+
+def test_a_signal_in_startup_ends_a_long_call_of_a_library(tmp_path: Path) -> None:
+    script = (
+        "import hashlib, sys; from pathlib import Path\n"
+        "from frcnn.training.lock import RunLock; from frcnn.training.stop import StopRequest\n"
+        "with StopRequest(ends_startup=True):\n"
+        "    RunLock.acquire(Path(sys.argv[1])); print('buffered'); print('computing', file=sys.stderr)\n"
+        "    hashlib.pbkdf2_hmac('sha256', b'', b'', 2**31 - 1)\n"  # half an hour without the GIL and without signals
+    )
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "computing\n"
+        time.sleep(0.5)  # until the call has begun
+        process.send_signal(signal.SIGTERM)
+        assert process.communicate() == (
+            "buffered\n",
+            "frcnn: SIGTERM before the first step: stopped; rerun the same command\n",
+        )
+    assert process.returncode == 143
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_signal_to_another_rank_is_a_termination() -> None:

@@ -61,8 +61,8 @@ def matches() -> Matches:
 
 def test_tensorboard_reads_pr_curves(tmp_path: Path, matches: Matches) -> None:
     with Progress(tmp_path, 2, batch_size=4, stream=io.StringIO()) as progress:
-        progress.pr_curves(1, lambda: matches)
-        progress.pr_curves(2, lambda: matches)
+        progress.pr_curves(1, matches)
+        progress.pr_curves(2, matches)
     events = EventAccumulator(str(tmp_path / TENSORBOARD_FOLDER), size_guidance={"tensors": 0}).Reload()
     curves = {name: f"{name}/pr_curves" for name in (OVERALL, f"{OF_CLASS}/a", f"{OF_CLASS}/b")}
     assert set(events.Tags()["tensors"]) == set(curves.values())  # c has no objects
@@ -89,8 +89,8 @@ def test_without_the_plugin_for_pr_curves_the_other_records_are_written(
     monkeypatch.setitem(sys.modules, "tensorboard.plugins.pr_curve.summary", None)
     printed = io.StringIO()
     with Progress(tmp_path, 2, batch_size=4, log_every=1, stream=printed) as progress:
-        progress.pr_curves(1, lambda: matches)
-        progress.pr_curves(1, lambda: matches)
+        progress.pr_curves(1, matches)
+        progress.pr_curves(1, matches)
         progress.step(1, {"a": 3.0}, 0.1)
     (warning,) = (line for line in printed.getvalue().splitlines() if "warning" in line)
     assert warning.startswith(f"warning: PR curves in {tmp_path / TENSORBOARD_FOLDER} cannot be written (")

@@ -63,6 +63,9 @@ def test_the_hashes_cover_the_file_after_every_change(folder: Path) -> None:
     (folder / "thresholds.json").write_text(json.dumps(DOCUMENT))
     with pytest.raises(UserError, match=r"thresholds\.json is damaged or was changed"):
         read_thresholds(folder, ("a", "b"))
+    (folder / "thresholds.json").unlink()
+    with pytest.raises(UserError, match=r"thresholds\.json is missing, but SHA256SUMS lists it"):
+        read_thresholds(folder, ("a", "b"))
 
 
 def test_a_folder_of_an_older_version_gets_no_hashes(folder: Path) -> None:
