@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import yaml
 
-from frcnn.config import Options, UniqueKeyLoader, read_yaml
+from frcnn.config import Options, UniqueKeyLoader, parse_yaml, read_yaml
 from frcnn.config.options import coerce_text, field_type, is_section, suggest_option
 from frcnn.errors import UserError
 
@@ -78,7 +78,7 @@ def _override(kind: type[Options], tree: dict[str, Any], override: str) -> None:
     annotation = field_type(kind, section)
     if annotation is None:
         raise UserError(f"unknown option {name!r}{suggest_option(kind, name)}")
-    value = yaml.load(text, _TextLoader)
+    value = _parse(text, _TextLoader)
     if not dot:
         tree[section] = value
         return
@@ -91,6 +91,15 @@ def _override(kind: type[Options], tree: dict[str, Any], override: str) -> None:
     for part in option.split(".")[::-1]:
         value = {part: value}
     tree[section] = _merge(inside or {}, value)
+
+
+def _parse(text: str, loader: type[yaml.SafeLoader]) -> Any:
+    """The value of a YAML text; raises UserError."""
+    try:
+        return parse_yaml(text, loader)
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise UserError(f"value {text!r} is not valid YAML: {reason}") from error
 
 
 def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -118,7 +127,7 @@ def _coerce(value: Any, annotation: Any, folder: Path) -> Any:
     if not isinstance(value, _Plain):
         return value
     if Any in members:
-        return yaml.safe_load(value)
+        return _parse(value, yaml.SafeLoader)
     if Path in members:
         return folder / value if not Path(value).exists() and (folder / value).exists() else str(value)
     return str(value) if str in members or not members else coerce_text(str(value), annotation)

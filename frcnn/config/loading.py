@@ -13,6 +13,9 @@ from frcnn.config.options import insert_text, option_names
 from frcnn.config.schema import Config
 from frcnn.errors import UserError
 
+# Far beyond any configuration; Python shows integers of up to 4,300 digits (14,284 bits).
+MAX_YAML_VALUES, MAX_YAML_DEPTH, MAX_YAML_BITS = 100_000, 100, 10_000
+
 
 def load_config(file: Path | None = None, overrides: Sequence[str] | None = None) -> Config:
     """YAML file (or the defaults) with KEY=VALUE overrides on top.
@@ -78,8 +81,7 @@ def read_yaml(file: Path, loader: type[yaml.SafeLoader] | None = None) -> dict[s
         UserError: the file cannot be read, is not YAML, has a key twice in a mapping, or holds something else.
     """
     try:
-        tree = yaml.load(file.read_text(encoding="utf-8-sig"), loader or UniqueKeyLoader)
-        _check_finite(tree)
+        tree = parse_yaml(file.read_text(encoding="utf-8-sig"), loader or UniqueKeyLoader)
     except OSError as error:
         raise UserError(
             f"config file {file} cannot be read ({error.strerror}); give the path of a YAML file such as "
@@ -90,11 +92,8 @@ def read_yaml(file: Path, loader: type[yaml.SafeLoader] | None = None) -> dict[s
             f"config file {file} is not UTF-8 text (byte {error.start} is 0x{error.object[error.start]:02x}); "
             "save it as UTF-8"
         ) from error
-    except (
-        yaml.YAMLError,
-        ValueError,
-    ) as error:  # ValueError: integers of thousands of digits
-        raise UserError(f"config file {file} is not valid YAML: {_yaml_problem(error)}") from error
+    except ValueError as error:
+        raise UserError(f"config file {file} is not valid YAML: {error}") from error
     except RecursionError:
         raise UserError(
             f"config file {file} is nested too deeply, or contains itself; expected sections with options below them"
@@ -109,13 +108,38 @@ def read_yaml(file: Path, loader: type[yaml.SafeLoader] | None = None) -> dict[s
     return tree
 
 
-def _check_finite(value: Any, around: tuple[int, ...] = ()) -> None:
-    """Raise RecursionError for a value that contains itself, which an anchor makes possible."""
-    if isinstance(value, (dict, list)):
-        if id(value) in around:
+def parse_yaml(text: str, loader: type[yaml.SafeLoader] | type[yaml.BaseLoader]) -> Any:
+    """The value of a YAML text.
+
+    Raises:
+        ValueError: not YAML, or too large; says why.
+        RecursionError: nested too deeply, or contains itself, which an anchor makes possible.
+    """
+    try:
+        value = yaml.load(text, loader)
+    except RecursionError:
+        raise
+    except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError) as error:  # of PyYAML's constructors
+        raise ValueError(_yaml_problem(error)) from error
+    _check_size(value)
+    return value
+
+
+def _check_size(root: Any) -> None:
+    """Raise ValueError or RecursionError for a value that cannot be shown; aliases make it large in few bytes."""
+    values, number = [(root, 0)], 0
+    while values:
+        value, depth = values.pop()
+        number += 1
+        if depth > MAX_YAML_DEPTH:
             raise RecursionError
-        for inner in value.values() if isinstance(value, dict) else value:
-            _check_finite(inner, (*around, id(value)))
+        if number > MAX_YAML_VALUES:
+            raise ValueError(f"it has more than {MAX_YAML_VALUES:,} values, aliases included")
+        if isinstance(value, int) and value.bit_length() > MAX_YAML_BITS:
+            raise ValueError("it contains an integer of thousands of digits")
+        inner = (*value.keys(), *value.values()) if isinstance(value, dict) else value
+        if isinstance(inner, (list, tuple, set)):
+            values.extend((part, depth + 1) for part in inner)
 
 
 class UniqueKeyLoader(yaml.SafeLoader):

@@ -115,7 +115,7 @@ def copy_model_folder(source: Path, folder: Path) -> None:
     verify_hashes(source, (WEIGHTS, CONFIG, LABELS, METRICS, THRESHOLDS))
     with_thresholds = (source / THRESHOLDS).is_file()
     names = (WEIGHTS, CONFIG, LABELS, METRICS, *((THRESHOLDS,) if with_thresholds else ()))
-    files = {name: partial(shutil.copyfile, source / name) for name in names}
+    files: dict[str, Callable[[Path], object]] = {name: partial(shutil.copyfile, source / name) for name in names}
     _write_together(folder, files, obsolete=() if with_thresholds else (THRESHOLDS,))
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from frcnn.config import parse_yaml
 from frcnn.data.formats.image_finder import address_parts
 from frcnn.data.formats.report import Report
 from frcnn.data.formats.values import clean_name, read_text, short, split_lines
@@ -121,9 +122,9 @@ def _is_given(content: dict[str, Any], key: str) -> bool:
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
         # All scalars stay text, so that the class names yes, no, 007 and 2020-01-01 are not converted to other types.
-        content = yaml.load(read_text(file), Loader=yaml.BaseLoader)
-    except yaml.YAMLError as error:
-        raise UserError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
+        content = parse_yaml(read_text(file), yaml.BaseLoader)
+    except ValueError as error:
+        raise UserError(f"{file} is not valid YAML: {error}") from error
     except RecursionError as error:
         raise UserError(f"{file} is not usable: the YAML is nested too deeply") from error
     if not isinstance(content, dict):
