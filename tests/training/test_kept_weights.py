@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
-from runs import records
 
 from frcnn.evaluation.coco import Metrics
 from frcnn.training import validation
@@ -21,6 +20,7 @@ from frcnn.training.optimizer import AveragedWeights
 from frcnn.training.time_limit import TimeLimit
 from frcnn.training.trainer import Trainer
 from frcnn.training.validation import Measured
+from runs import records
 
 
 def test_saved_model_has_the_averaged_weights_and_training_continues_with_the_raw_ones(unbroken: Trainer) -> None:

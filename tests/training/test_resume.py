@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from runs import Interrupted, records, variables
 
 from frcnn.config import Config
 from frcnn.errors import UserError
@@ -24,6 +23,7 @@ from frcnn.training.null_progress import NullProgress
 from frcnn.training.run_state import MODEL_FILES, hash_model, model_problem, repair_hashes, repair_other_files
 from frcnn.training.trainer import Trainer
 from frcnn.weights.model_hashes import verify_hashes, write_hashes
+from runs import Interrupted, records, variables
 
 MakeConfig = Callable[..., Config]
 
