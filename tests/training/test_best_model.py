@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from runs import Interrupted, records, variables
 
 from frcnn.config import Config, Training
 from frcnn.config.training_options import COCO_METRICS
@@ -22,7 +23,6 @@ from frcnn.training.folders import Folders
 from frcnn.training.null_progress import NullProgress
 from frcnn.training.optimizer import AveragedWeights
 from frcnn.training.trainer import Trainer
-from runs import Interrupted, records, variables
 
 MakeConfig = Callable[..., Config]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
+from runs import records
 
 from frcnn.evaluation.coco import Metrics
 from frcnn.training import validation
@@ -20,7 +21,6 @@ from frcnn.training.optimizer import AveragedWeights
 from frcnn.training.time_limit import TimeLimit
 from frcnn.training.trainer import Trainer
 from frcnn.training.validation import Measured
-from runs import records
 
 
 def test_saved_model_has_the_averaged_weights_and_training_continues_with_the_raw_ones(unbroken: Trainer) -> None:

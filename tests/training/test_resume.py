@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from runs import Interrupted, records, variables
 
 from frcnn.config import Config
 from frcnn.errors import UserError
@@ -23,7 +24,6 @@ from frcnn.training.null_progress import NullProgress
 from frcnn.training.run_state import MODEL_FILES, hash_model, model_problem, repair_hashes, repair_other_files
 from frcnn.training.trainer import Trainer
 from frcnn.weights.model_hashes import verify_hashes, write_hashes
-from runs import Interrupted, records, variables
 
 MakeConfig = Callable[..., Config]
 

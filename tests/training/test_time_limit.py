@@ -6,10 +6,11 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from runs import records, variables
+
 from frcnn.config import Config
 from frcnn.training.time_limit import TimeLimit
 from frcnn.training.trainer import Trainer
-from runs import records, variables
 
 MakeConfig = Callable[..., Config]
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import tensorflow as tf
+from runs import records
 
 from frcnn.config import Config
 from frcnn.data.batch import Batch
@@ -23,7 +24,6 @@ from frcnn.training.null_progress import NullProgress
 from frcnn.training.progress import Progress
 from frcnn.training.shard import load_splits
 from frcnn.training.trainer import Trainer
-from runs import records
 
 MakeConfig = Callable[..., Config]
 
