@@ -1,5 +1,5 @@
 """The operations that TensorFlow lacks: :func:`roi_align` over a pyramid, :func:`nms` over a batch, and a fast
-:func:`group_norm` and :func:`bias_relu`.
+:func:`group_norm`, :func:`bias_relu` and :func:`resize_to_canvas`.
 
 This module is the public interface and selects the implementation: ``reference.py`` defines the results in plain
 TensorFlow, ``compiled.py`` calls the C++ and CUDA kernels, which ``build.py`` compiles at first use. Importing this
@@ -16,13 +16,16 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Literal
 
+import numpy as np
 import tensorflow as tf
 
-from frcnn.ops import compiled, reference
+from frcnn.ops import compiled, reference, resize
 from frcnn.ops.bias_relu import fused as fused_bias_relu
 from frcnn.ops.bias_relu import reference as reference_bias_relu
 from frcnn.ops.group_norm import fused as fused_norm
 from frcnn.ops.group_norm import reference as reference_norm
+from frcnn.ops.resize import Placement as Placement
+from frcnn.ops.resize import ResizeFilter
 
 Kernel = Literal["auto", "compiled", "reference"]
 LevelRule = Literal["torchvision", "detectron2"]
@@ -143,6 +146,64 @@ def bias_relu(
     on_gpu = kernel != "reference" and uses_gpu() and (kernel == "compiled" or inputs.dtype != tf.float32)
     implementation = fused_bias_relu if on_gpu and _implementation(kernel) is compiled else reference_bias_relu
     return implementation(inputs, bias, residual, relu)
+
+
+def resize_to_canvas(
+    pixels: tf.Tensor,
+    placement: Placement,
+    *,
+    method: ResizeFilter,
+    flips: tf.Tensor | None = None,
+    extent: tf.Tensor | None = None,
+    reverse_channels: bool = False,
+    kernel: Kernel = "auto",
+) -> tf.Tensor:
+    """Flip an image, resize it, crop it to at most the canvas, and pad it with zeros right and bottom; on the CPU.
+
+    Args:
+        pixels: ``[h, w, 3]`` uint8.
+        method: ``bilinear`` as torch's ``interpolate`` without antialiasing, rounded to uint8 once, or ``pillow``,
+            antialiased as Pillow's BILINEAR.
+        flips: ``[2]`` bool: vertical, horizontal; None: neither.
+        extent: ``[2]`` float32: height and width of what is resized, from the upper left corner, with fractions of a
+            pixel (an image decoded at half its size may end within a pixel); None: the whole image. With ``bilinear``
+            always the whole image.
+        reverse_channels: RGB to BGR.
+        kernel: as for :func:`roi_align`; the pixels of both implementations are the same.
+
+    Returns:
+        ``[H, W, 3]`` uint8. Not differentiable.
+    """
+    implementation = resize.fused if _implementation(kernel) is compiled else resize.reference
+    with tf.device("CPU:0"):
+        flips = tf.constant([False, False]) if flips is None else flips
+        extent = tf.cast(tf.shape(pixels)[:2], tf.float32) if extent is None else extent
+        return implementation(pixels, placement, flips, extent, method, reverse_channels)
+
+
+def resize_and_normalize(
+    pixels: tf.Tensor,
+    placement: Placement,
+    *,
+    mean: np.ndarray,
+    inverse_std: np.ndarray,
+    reverse_channels: bool = False,
+    kernel: Kernel = "auto",
+) -> tf.Tensor:
+    """The bilinear :func:`resize_to_canvas` without rounding, normalized, zero in the padding; on the CPU.
+
+    Args:
+        pixels: ``[h, w, 3]`` uint8.
+        mean, inverse_std: ``[3]`` float32, in the order of the results' channels.
+        reverse_channels: RGB to BGR.
+        kernel: as for :func:`roi_align`; the values of both implementations are the same.
+
+    Returns:
+        ``[H, W, 3]`` float32, ``(pixel - mean) * inverse_std``. Not differentiable.
+    """
+    implementation = resize.normalized_fused if _implementation(kernel) is compiled else resize.normalized_reference
+    with tf.device("CPU:0"):
+        return implementation(pixels, placement, mean, inverse_std, reverse_channels)
 
 
 def uses_gpu() -> bool:

@@ -34,15 +34,17 @@ SOURCES = gpu_code.SOURCES
 PREBUILT = Path(__file__).parent / "prebuilt"
 
 COMMON = ("-std=c++17", "-O3", "-DNDEBUG", "-w", "-fPIC", "-fvisibility=hidden")
-# No fused multiply-add where the last bit decides: samples on a border, an IoU at the threshold.
+# No fused multiply-add where the last bit decides: samples on a border, an IoU at the threshold, rounding to uint8.
 EXACT = "-ffp-contract=off"
-TENSORFLOW_SOURCES = ("ops.cc", "group_norm_ops.cc", "bias_relu_ops.cc", "gpu_ops.cc")
+TENSORFLOW_SOURCES = ("ops.cc", "group_norm_ops.cc", "bias_relu_ops.cc", "resize_ops.cc", "gpu_ops.cc")
 KERNEL_SOURCES = {
     "roi_align_plan.cc": [EXACT],
     "roi_align_cpu.cc": ["-Wno-psabi"],
     "nms_cpu.cc": [EXACT, "-Wno-psabi"],
     "group_norm_cpu.cc": ["-Wno-psabi"],
     "bias_relu_cpu.cc": [],
+    "resize_cpu.cc": [EXACT, "-Wno-psabi"],
+    "resize_antialiased_cpu.cc": [EXACT, "-Wno-psabi"],
     "roi_align_cuda.cc": [],
     "nms_cuda.cc": [],
     "bias_relu_cuda.cc": [],

@@ -6,11 +6,12 @@ import shutil
 import subprocess
 
 import pytest
+import resize_checks
 import shim_runs
 
 from frcnn.ops import build
 
-CHECKS = shim_runs.checks()
+CHECKS = [*shim_runs.checks(), *resize_checks.checks()]
 named = pytest.mark.parametrize("check", [check for _, check in CHECKS], ids=[name for name, _ in CHECKS])
 
 CROSS_COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64-static"

@@ -8,6 +8,7 @@
 #include "bias_relu.h"
 #include "group_norm.h"
 #include "nms.h"
+#include "resize.h"
 #include "roi_align.h"
 
 namespace frcnn {
@@ -55,5 +56,8 @@ void group_norm_forward(const GroupNormShape& shape, DType dtype, float epsilon,
 void group_norm_backward(const GroupNormShape& shape, DType dtype, bool relu, const void* upstream, const void* inputs,
                          const float* gamma, const float* beta, const float* mean, const float* rstd, void* gradient,
                          float* gamma_gradient, float* beta_gradient, const ParallelFor& parallel);
+
+// Without threads: the input pipeline resizes several images at a time.
+void resize_to_canvas(const ResizeCall& call);
 
 }  // namespace frcnn

@@ -11,11 +11,15 @@
 
 #include "cuda_launch.h"
 #include "driver_memory.h"
+#include "resize.h"
 
 using namespace frcnn;
 
 extern "C" __attribute__((weak)) void frcnn_shim_order(const char* order);
 extern "C" __attribute__((weak)) long long frcnn_shim_bytes();
+namespace frcnn {
+__attribute__((weak)) void resize_to_canvas(const ResizeCall& call);  // a CPU kernel only
+}
 
 namespace {
 
@@ -214,7 +218,37 @@ const char* run_group_norm_gradient(CUstream stream) {
   return error;
 }
 
+const char* run_resize(const std::string& operation) {
+  // antialiased; height and width before and after; y and x of the crop; height and width of the canvas; flips;
+  // reversed channels; height may be first; extent; mean and reciprocal deviation of the channels; then pixels
+  const auto head = read_array<int32_t>(13);
+  const auto extent = read_array<float>(2), mean = read_array<float>(3), inverse_std = read_array<float>(3);
+  const bool normalize = operation == "resize_and_normalize";
+  const Buffer pixels = Buffer::from_stdin(3 * head[1] * head[2]);
+  const Buffer canvas(3 * head[7] * head[8] * (normalize ? sizeof(float) : 1));
+  ResizeCall call = {};
+  call.filter = head[0] != 0 ? ResizeFilter::kAntialiased : ResizeFilter::kBilinear;
+  call.pixels = pixels.data<uint8_t>();
+  call.height = head[1], call.width = head[2];
+  call.extent_height = extent[0], call.extent_width = extent[1];
+  call.resized_height = head[3], call.resized_width = head[4];
+  call.top = head[5], call.left = head[6];
+  call.canvas_height = head[7], call.canvas_width = head[8];
+  call.flip_vertically = head[9] != 0, call.flip_horizontally = head[10] != 0, call.reverse_channels = head[11] != 0;
+  call.height_may_be_first = head[12] != 0;
+  for (int c = 0; c < 3; ++c) call.mean[c] = mean[c], call.inverse_std[c] = inverse_std[c];
+  if (normalize) {
+    call.normalized = canvas.data<float>();
+  } else {
+    call.canvas = canvas.data<uint8_t>();
+  }
+  resize_to_canvas(call);
+  canvas.print();
+  return nullptr;
+}
+
 const char* run(const std::string& operation, CUstream stream) {
+  if (operation.rfind("resize", 0) == 0) return run_resize(operation);
   if (operation == "nms") return run_nms(stream);
   if (operation.rfind("bias_relu", 0) == 0) return run_bias_relu(operation, stream);
   if (operation == "group_norm") return run_group_norm(stream);
