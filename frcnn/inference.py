@@ -188,7 +188,8 @@ class Detector:
 
     def prepare(self, image: np.ndarray) -> Prepared:
         """Resize an upright RGB image ``[H, W, 3]`` uint8 and place it on its canvas; thread-safe."""
-        return Prepared(*prepare_image(image, self.config.image), (image.shape[0], image.shape[1]))
+        prepared = prepare_image(image, self.config.image, self.config.ops.kernel)
+        return Prepared(*prepared, (image.shape[0], image.shape[1]))
 
     def detect_batch(self, images: Sequence[Prepared]) -> list[Detections]:
         """Detect objects in prepared images that share a canvas, as one batch."""

@@ -18,7 +18,8 @@ PACKAGE = Path(__file__).resolve().parent.parent / "frcnn"
 LAYERS = [
     {"errors"},
     {"atomic", "boxes", "config", "distributed", "drawing", "gpus", "per_shape", "startup"},
-    {"data", "ops"},
+    {"ops"},
+    {"data"},
     {"modeling"},
     {"weights"},
     {"inference", "export"},

@@ -181,6 +181,7 @@ class Inference(Options):
 class Ops(Options):
     kernel: Literal["auto", "compiled", "reference"] = Field(
         "auto",
-        description="implementation of RoIAlign, NMS, group norm, and bias with ReLU. auto: compiled kernels if they "
-        "can be built, else TensorFlow ops; compiled: kernels or an error; reference: TensorFlow ops",
+        description="implementation of RoIAlign, NMS, group norm, bias with ReLU, and the resize of training images. "
+        "auto: compiled kernels if they can be built, else TensorFlow ops; compiled: kernels or an error; reference: "
+        "TensorFlow ops",
     )

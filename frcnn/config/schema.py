@@ -86,6 +86,15 @@ class Config(Options):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_reduced_decode(self) -> Config:
+        if self.data.reduced_decode and self.image.resize != "pillow":
+            raise ValueError(
+                f"data.reduced_decode averages pixels, which the resize {self.image.resize} does not; use "
+                "image.resize=pillow, or data.reduced_decode=false"
+            )
+        return self
+
     @model_validator(mode="before")
     @classmethod
     def _apply_conventions(cls, tree: Any) -> Any:

@@ -47,13 +47,12 @@ def augmented_image(record: ImageRecord, options: Config, epoch: int, unreadable
     """The image that training sees in an epoch, without padding, with the boxes that are left of it."""
     canvas = canvases(options.image)[canvas_number(record.height, record.width, options.image)]
     drawn = sample_augmentation(options, epoch, record.image_id)
-    pixels, geometry, boxes, labels, _, _ = load_example(
-        record, canvas, max(len(record.labels), 1), options, drawn, unreadable
-    )
-    (height, width), (y, x), (visible_height, visible_width) = geometry.tolist()
-    resized = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
+    example = load_example(record, canvas, max(len(record.labels), 1), options, drawn, unreadable)
+    (height, width), (y, x), (visible_height, visible_width), (flip_y, flip_x) = example.geometry.tolist()
+    flipped = example.pixels[:: -1 if flip_y else 1, :: -1 if flip_x else 1]
+    resized = Image.fromarray(flipped).resize((width, height), Image.Resampling.BILINEAR)
     shown = np.asarray(resized)[y : y + visible_height, x : x + visible_width]
-    found = labels[labels > 0].tolist()
+    found = example.labels[example.labels > 0].tolist()
     return draw_boxes(
-        shown, boxes[: len(found)], [""] * len(found), [class_color(label) for label in found], min_side=1
+        shown, example.boxes[: len(found)], [""] * len(found), [class_color(label) for label in found], min_side=1
     )

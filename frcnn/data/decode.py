@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
@@ -46,6 +47,18 @@ class ImageTooLarge(UnreadableImage):
     """Decoding the image would take more memory or time than allowed."""
 
 
+class Decoded(NamedTuple):
+    """A decoded image.
+
+    Attributes:
+        pixels: ``[H, W, 3]`` uint8 RGB, upright, possibly read-only.
+        size: height and width of the whole image; ``pixels`` is smaller if the image was decoded at a reduced size.
+    """
+
+    pixels: np.ndarray
+    size: tuple[int, int]
+
+
 def decode_image(
     source: Path | bytes, max_pixels: int = DEFAULT_MAX_PIXELS, *, use_tensorflow: bool = True
 ) -> np.ndarray:
@@ -67,6 +80,19 @@ def decode_image(
         ImageTooLarge: more pixels than ``max_pixels``, or too many scans of a JPEG.
         UnreadableImage: missing, empty, truncated or damaged file.
     """
+    pixels = decode_without_copy(source, max_pixels, use_tensorflow=use_tensorflow).pixels
+    return pixels if pixels.flags.writeable else pixels.copy()
+
+
+def decode_without_copy(
+    source: Path | bytes, max_pixels: int, *, reduction: int = 1, use_tensorflow: bool = True
+) -> Decoded:
+    """:func:`decode_image` for callers that only read the pixels.
+
+    Args:
+        reduction: 1, 2, 4 or 8: decode JPEGs at this fraction of their size, rounded up, by a smaller inverse DCT.
+            Files in other formats, and JPEGs that only Pillow decodes (turned, CMYK), have their whole size.
+    """
     try:
         encoded = source if isinstance(source, bytes) else source.read_bytes()
         check_bytes(encoded, max_pixels)
@@ -74,21 +100,26 @@ def decode_image(
             check_header(image, max_pixels)
             transpose = _orienting_transpose(image)
             if use_tensorflow and transpose is None and _is_plain_jpeg(image, encoded):
-                pixels = _decode_plain_jpeg(encoded)
+                pixels = _decode_plain_jpeg(encoded, reduction)
                 if pixels is not None:
-                    return pixels
-            samples = read_deep_samples(image, encoded)
-            if image.format in ("JPEG", "MPO") and is_truncated(encoded, np.asarray(image), _decode_with_pillow):
-                raise ValueError("the file is truncated: its lower part is missing")
-            if samples is None:
-                rgb = _to_rgb(image)
-            else:
-                rgb = Image.fromarray(scale_to_8_bits(samples, declared_maximum(image, encoded))).convert("RGB")
-            return np.array(rgb if transpose is None else rgb.transpose(transpose))
+                    return Decoded(pixels, (image.height, image.width))
+            pixels = _decode_opened(image, encoded, transpose)
+            return Decoded(pixels, pixels.shape[:2])
     except LimitExceeded as error:
         raise ImageTooLarge(f"{_name(source)} {error}") from None
     except Exception as error:  # damaged bytes make Pillow's decoders raise almost anything
         raise UnreadableImage(_reason(source, error)) from error
+
+
+def _decode_opened(image: ImageFile.ImageFile, encoded: bytes, transpose: Transpose | None) -> np.ndarray:
+    samples = read_deep_samples(image, encoded)
+    if image.format in ("JPEG", "MPO") and is_truncated(encoded, np.asarray(image), _decode_with_pillow):
+        raise ValueError("the file is truncated: its lower part is missing")
+    if samples is None:
+        rgb = _to_rgb(image)
+    else:
+        rgb = Image.fromarray(scale_to_8_bits(samples, declared_maximum(image, encoded))).convert("RGB")
+    return np.array(rgb if transpose is None else rgb.transpose(transpose))
 
 
 def upright_pixels(image: Image.Image) -> np.ndarray:
@@ -171,7 +202,7 @@ def _is_plain_jpeg(image: Image.Image, encoded: bytes) -> bool:
     return image.format == "JPEG" and image.mode in ("RGB", "L") and encoded.endswith(b"\xff\xd9")
 
 
-def _decode_plain_jpeg(encoded: bytes) -> np.ndarray | None:
+def _decode_plain_jpeg(encoded: bytes, reduction: int) -> np.ndarray | None:
     """Decode with TensorFlow: the same library and pixels as Pillow, but without the GIL, so that threads can decode.
 
     None where TensorFlow refuses the bytes or the file looks truncated; Pillow then reports why, or reads it.
@@ -180,15 +211,18 @@ def _decode_plain_jpeg(encoded: bytes) -> np.ndarray | None:
 
     with contextlib.suppress(tf.errors.InvalidArgumentError):
         with tf.device("CPU:0"):
-            pixels = np.array(tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE"))
+            decoded = tf.io.decode_jpeg(encoded, channels=3, ratio=reduction, dct_method="INTEGER_ACCURATE")
+        pixels = np.asarray(memoryview(decoded))  # without a copy
         # With Pillow, because TensorFlow prints a line about the bytes that the check inserts.
-        if not is_truncated(encoded, pixels, lambda changed: _decode_with_pillow(changed, "RGB")):
+        if not is_truncated(encoded, pixels, lambda changed: _decode_with_pillow(changed, "RGB", reduction)):
             return pixels
     return None
 
 
-def _decode_with_pillow(encoded: bytes, mode: str | None = None) -> np.ndarray:
+def _decode_with_pillow(encoded: bytes, mode: str | None = None, reduction: int = 1) -> np.ndarray:
     with Image.open(io.BytesIO(encoded), formats=["JPEG"]) as image:
+        if reduction > 1:
+            image.draft(None, (max(image.width // reduction, 1), max(image.height // reduction, 1)))
         return np.asarray(image.convert(mode) if mode else image)
 
 

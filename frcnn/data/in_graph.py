@@ -5,21 +5,18 @@ It is part of every exported model, so nothing here may need Python, Pillow or c
 
 from __future__ import annotations
 
-import PIL
 import tensorflow as tf
 
 from frcnn import config
 from frcnn.data.bit_depth import BIT_DEPTHS
 from frcnn.data.plan import canvases
-from frcnn.data.transforms import resize_bilinear
+from frcnn.ops.resize import HEIGHT_MAY_BE_FIRST, resize_bilinear
 
 MAX_SEGMENTS = 100  # of a JPEG's header; Exif is the first or the second
 ORIENTATION = 0x0112  # EXIF 2.32
 EXIF_SHORT = 3
 # Pillow's fixed-point resize (Resample.c): weights have 22 fractional bits.
 WEIGHT_BITS = 22
-# Since version 13 Pillow resizes the height first where it shrinks by more than twice as many pixels as the width.
-HEIGHT_MAY_BE_FIRST = int(PIL.__version__.partition(".")[0]) >= 13
 
 
 def decode(encoded: tf.Tensor) -> tf.Tensor:
@@ -140,7 +137,7 @@ def resize(pixels: tf.Tensor, size: tf.Tensor, image: config.Image) -> tf.Tensor
 
 
 def resize_pillow(pixels: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
-    """:func:`transforms.resize_pillow` as a graph, bit-identical: values are rounded after each axis."""
+    """``ops.resize.resize_pillow`` as a graph, bit-identical: values are rounded after each axis."""
 
     def resample(pixels: tf.Tensor, axes: tuple[int, int]) -> tf.Tensor:
         for axis in axes:

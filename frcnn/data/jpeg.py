@@ -30,10 +30,10 @@ def is_truncated(encoded: bytes, pixels: np.ndarray, decode: Callable[[bytes], n
         decode: decodes the bytes of a JPEG.
     """
     start, progressive = _find_first_scan(encoded)
-    end = encoded.find(END_OF_IMAGE, start)
-    if end < 0 or not (progressive or _may_be_missing(pixels)):
+    if not (progressive or _may_be_missing(pixels)):
         return False
-    return not np.array_equal(decode(encoded[:end] + PADDING + encoded[end:]), pixels)
+    end = encoded.find(END_OF_IMAGE, start)
+    return end >= 0 and not np.array_equal(decode(encoded[:end] + PADDING + encoded[end:]), pixels)
 
 
 def _may_be_missing(pixels: np.ndarray) -> bool:

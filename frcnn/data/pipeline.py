@@ -21,7 +21,7 @@ import tensorflow as tf
 from frcnn import config
 from frcnn.data.batch import Batch
 from frcnn.data.coco import ImageRecord, Index
-from frcnn.data.example import inference_dtype, load_example, prepare_image, resize_to_canvas
+from frcnn.data.example import Example, inference_dtype, load_example, prepare_image, resize_to_canvas
 from frcnn.data.plan import Plan, batches_per_epoch, canvas_numbers, canvases, plan_epoch, plan_inference
 from frcnn.data.problems import first_few
 from frcnn.data.sampling import repeat_factors
@@ -181,21 +181,21 @@ def _batches(
     def rows_of(step: tf.Tensor) -> tf.Tensor:
         return tf.ensure_shape(tf.numpy_function(rows, [step], tf.int64, stateful=False), [batch_size, 4])
 
-    def load(row: np.ndarray) -> tuple[np.ndarray, ...]:
+    def load(row: np.ndarray) -> Example:
         position, epoch, height, width = row.tolist()
         record = index.images[position] if position >= 0 else None
         drawn = augmentation(record, epoch) if record else Augmentation(options.image.min_size[-1])
         return load_example(record, (height, width), slots, options, drawn, unread)
 
     def example(row: tf.Tensor) -> Batch:
-        types = [tf.uint8, tf.int32, tf.float32, tf.int32, tf.bool, tf.int64]
-        shapes = ([None, None, 3], [3, 2], [slots, 4], [slots], [slots], [3])
+        types = [tf.uint8, tf.float32, tf.int32, tf.float32, tf.int32, tf.bool, tf.int64]
+        shapes = ([None, None, 3], [2], [4, 2], [slots, 4], [slots], [slots], [3])
         loaded = tf.numpy_function(load, [row], types, stateful=False)
-        pixels, geometry, boxes, labels, crowd, numbers = (
+        pixels, extent, geometry, boxes, labels, crowd, numbers = (
             tf.ensure_shape(tensor, shape) for tensor, shape in zip(loaded, shapes, strict=True)
         )
         canvas = tf.cast(row[2:], tf.int32)
-        image = resize_to_canvas(pixels, geometry[0], geometry[1], canvas, options.image, dtype)
+        image = resize_to_canvas(pixels, extent, geometry, canvas, options.image, dtype, options.ops.kernel)
         return Batch(image, geometry[2], tf.cast(numbers[1:], tf.int32), boxes, labels, crowd, numbers[0])
 
     dataset = steps.map(rows_of).unbatch().map(example, num_parallel_calls=workers, deterministic=True)

@@ -1,9 +1,9 @@
 """Resize, flips, color jitter and large-scale jitter of images and their boxes.
 
-Sizes and boxes are computed in NumPy. Resizing, normalization and padding of pixels run in TensorFlow, so that
-tf.data's threads do not hold the GIL. The order is: warp (``warp.py``), flips and colors on the decoded uint8 image,
-resize, crop (large-scale jitter only), normalization, zero padding right and bottom. Where the resized pixels are
-uint8, the model normalizes (:func:`normalize`), so that a batch has a quarter of the bytes.
+Sizes and boxes are computed in NumPy. Flips, resizing and padding of pixels are operations of TensorFlow, so that
+tf.data's threads do not hold the GIL. The order is: warp (``warp.py``) and colors on the decoded uint8 image, flips,
+resize, crop (large-scale jitter only), zero padding right and bottom: ``ops.resize_to_canvas``. Where the resized
+pixels are uint8, the model normalizes (:func:`normalize`), so that a batch has a quarter of the bytes.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from PIL import Image, ImageEnhance
 
 from frcnn import config
 from frcnn.data.warp import MIN_VISIBLE_SIDE, Warp, sample_warp
+from frcnn.ops.resize import normalize_on_canvas
 
 # First word of each seed sequence, so that no two uses share a random stream.
 ORDER_STREAM, AUGMENT_STREAM, FRACTION_STREAM, WARP_STREAM = 1, 2, 3, 4
@@ -31,6 +32,7 @@ class Augmentation(NamedTuple):
     crop: tuple[float, float] = (0.0, 0.0)  # y, x: position of the crop, as a share of its range
     colors: tuple[float, float, float] = (1.0, 1.0, 1.0)  # brightness, contrast, saturation
     warp: Warp | None = None
+    reduced_decode: bool = False  # JPEGs may be decoded at a fraction of their size
 
 
 class Geometry(NamedTuple):
@@ -80,6 +82,7 @@ def sample_augmentation(options: config.Config, epoch: int, image_id: int) -> Au
         crop=(crop_y, crop_x),
         colors=(brightness, contrast, saturation),
         warp=sample_warp(augment, np.random.default_rng([WARP_STREAM, options.seed, epoch, image_id])),
+        reduced_decode=options.data.reduced_decode,
     )
 
 
@@ -93,6 +96,18 @@ def compute_geometry(
     excess = (max(resized[0] - canvas[0], 0), max(resized[1] - canvas[1], 0))
     offset = (int(augmentation.crop[0] * (excess[0] + 1)), int(augmentation.crop[1] * (excess[1] + 1)))
     return Geometry(resized, offset, (min(resized[0], canvas[0]), min(resized[1], canvas[1])))
+
+
+def decode_reduction(size: tuple[int, int], geometry: Geometry, augmentation: Augmentation) -> int:
+    """The factor, 1, 2, 4 or 8, by which a JPEG of ``size`` (height, width) is reduced while it is decoded.
+
+    At most the factor of the resize, so that no detail is lost that the antialiased resize would keep. 1 for an image
+    that is warped, because a warp is in pixels of the file.
+    """
+    if not augmentation.reduced_decode or augmentation.warp:
+        return 1
+    reduced_by = min(before // after for before, after in zip(size, geometry.resized, strict=True))
+    return next(factor for factor in (8, 4, 2, 1) if factor <= max(reduced_by, 1))
 
 
 def transform_boxes(
@@ -116,66 +131,30 @@ def transform_boxes(
     return clipped, (left >= np.minimum(whole, MIN_VISIBLE_SIDE)).all(axis=1)
 
 
-def augment_pixels(pixels: np.ndarray, augmentation: Augmentation) -> np.ndarray:
-    """Flip an image ``[H, W, 3]`` uint8 and change its colors."""
-    if augmentation.horizontal_flip:
-        pixels = pixels[:, ::-1]
-    if augmentation.vertical_flip:
-        pixels = pixels[::-1]
-    if augmentation.colors != (1.0, 1.0, 1.0):
-        image = Image.fromarray(pixels)
-        for enhance, factor in zip(
-            (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color), augmentation.colors, strict=True
-        ):
-            image = enhance(image).enhance(factor)
-        pixels = np.asarray(image)
-    return np.ascontiguousarray(pixels)
-
-
-def resize_pillow(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize an image ``[H, W, 3]`` uint8 to ``size`` (height, width) as Detectron2 does: Pillow, antialiased."""
-    if pixels.shape[:2] == tuple(size):
+def change_colors(pixels: np.ndarray, colors: tuple[float, float, float]) -> np.ndarray:
+    """Change brightness, contrast and saturation of an image ``[H, W, 3]`` uint8 by factors; 1 changes nothing."""
+    if colors == (1.0, 1.0, 1.0):
         return pixels
-    return np.asarray(Image.fromarray(pixels).resize((size[1], size[0]), Image.Resampling.BILINEAR))
+    image = Image.fromarray(pixels)
+    enhancers = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+    for enhance, factor in zip(enhancers, colors, strict=True):
+        image = enhance(image).enhance(factor)
+    return np.asarray(image)
 
 
-def resize_bilinear(pixels: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
-    """Resize an image ``[H, W, 3]`` to ``size`` (height, width), float32, as torch's ``interpolate``: no antialias."""
-    images = tf.cast(pixels, tf.float32)[None]  # the same values as of uint8 pixels, several times faster
-    return tf.raw_ops.ResizeBilinear(images=images, size=size, align_corners=False, half_pixel_centers=True)[0]
-
-
-def resize_bilinear_to_uint8(pixels: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
-    """:func:`resize_bilinear` of uint8 pixels, rounded to uint8."""
-    # The cast truncates. The half that rounds is added before the resize, where there are usually fewer pixels.
-    return tf.cast(resize_bilinear(tf.cast(pixels, tf.float32) + 0.5, size), tf.uint8)
-
-
-def to_canvas(
-    pixels: tf.Tensor, offset: tf.Tensor, canvas: tf.Tensor, image: config.Image, dtype: tf.DType = tf.float32
-) -> tf.Tensor:
-    """Crop and pad a resized image, and normalize it unless ``dtype`` is uint8.
+def to_canvas(pixels: tf.Tensor, offset: tf.Tensor, canvas: tf.Tensor, image: config.Image) -> tf.Tensor:
+    """Crop, normalize and pad a resized image.
 
     Args:
-        pixels: ``[h, w, 3]`` RGB, 0..255, uint8 or float32; uint8 if ``dtype`` is.
+        pixels: ``[h, w, 3]`` RGB, 0..255, uint8 or float32.
         offset: ``[2]`` (y, x), upper left corner of the crop.
         canvas: ``[2]`` height and width.
-        dtype: float32, or uint8: pixel values, which the model normalizes.
 
     Returns:
-        ``[H, W, 3]`` in ``image.channel_order``.
+        ``[H, W, 3]`` float32 in ``image.channel_order``.
     """
-    pixels = pixels[offset[0] : offset[0] + canvas[0], offset[1] : offset[1] + canvas[1]]
-    if image.channel_order == "bgr":
-        pixels = tf.reverse(pixels, axis=[-1])
-    height, width = tf.shape(pixels)[0], tf.shape(pixels)[1]
-    # Rows of 3w values: broadcasting over an innermost axis of 3 takes four times as long.
-    rows = tf.reshape(tf.cast(pixels, dtype), [height, 3 * width])
-    if dtype == tf.float32:
-        mean, inverse_std = _mean_and_inverse_std(image)
-        rows = (rows - tf.tile(mean, [width])) * tf.tile(inverse_std, [width])
-    rows = tf.pad(rows, [[0, canvas[0] - height], [0, 3 * (canvas[1] - width)]])
-    return tf.reshape(rows, [canvas[0], canvas[1], 3])
+    mean, inverse_std = mean_and_inverse_std(image)
+    return normalize_on_canvas(pixels, offset, canvas, mean, inverse_std, image.channel_order == "bgr")
 
 
 def normalize(images: tf.Tensor, sizes: tf.Tensor, image: config.Image) -> tf.Tensor:
@@ -189,7 +168,7 @@ def normalize(images: tf.Tensor, sizes: tf.Tensor, image: config.Image) -> tf.Te
         ``[B, H, W, 3]`` float32, zero in the padding.
     """
     batch, height, width, _ = images.shape
-    mean, inverse_std = (np.tile(values, width) for values in _mean_and_inverse_std(image))
+    mean, inverse_std = (np.tile(values, width) for values in mean_and_inverse_std(image))
     rows = tf.reshape(tf.cast(images, tf.float32), [batch, height, 3 * width])
     # Compared as float32: a GPU build of TensorFlow compares int32 in host memory.
     limits = tf.cast(sizes, tf.float32)
@@ -198,5 +177,6 @@ def normalize(images: tf.Tensor, sizes: tf.Tensor, image: config.Image) -> tf.Te
     return tf.reshape(tf.where(inside, (rows - mean) * inverse_std, 0.0), images.shape)
 
 
-def _mean_and_inverse_std(image: config.Image) -> tuple[np.ndarray, np.ndarray]:
+def mean_and_inverse_std(image: config.Image) -> tuple[np.ndarray, np.ndarray]:
+    """``image.mean`` and the reciprocal of ``image.std``, ``[3]`` float32."""
     return np.array(image.mean, np.float32), 1 / np.array(image.std, np.float32)

@@ -47,7 +47,8 @@ def resize_pillow(
 
 def resize_bilinear(pixels: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
     """Resize an image ``[H, W, 3]`` to ``size`` (height, width), float32, as torch's ``interpolate``: no antialias."""
-    return tf.raw_ops.ResizeBilinear(images=pixels[None], size=size, align_corners=False, half_pixel_centers=True)[0]
+    images = tf.cast(pixels, tf.float32)[None]  # the same values as of uint8 pixels, several times faster
+    return tf.raw_ops.ResizeBilinear(images=images, size=size, align_corners=False, half_pixel_centers=True)[0]
 
 
 def normalize_on_canvas(

@@ -264,12 +264,12 @@ options = ["image.min_size=[64]", "image.max_size=64", "training.batch_size=4", 
 config = load_config(overrides=[f"data.root={sys.argv[1]}", *options])
 decode, calls = example._decode, itertools.count()
 
-def fails(record, max_pixels):
+def fails(*arguments):
     call = next(calls)
     time.sleep(0.3)
     if call >= 8 and call % 4 == 0:
         raise RuntimeError("unexpected")
-    return decode(record, max_pixels)
+    return decode(*arguments)
 
 example._decode = fails
 for batch in pipeline.training_batches(load_index(*find_split(config.data, "train")), config):

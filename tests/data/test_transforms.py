@@ -9,21 +9,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from frcnn import ops
 from frcnn.config import Config, load_config
 from frcnn.data.transforms import (
     Augmentation,
     Geometry,
-    augment_pixels,
+    change_colors,
     compute_geometry,
     normalize,
-    resize_bilinear,
-    resize_bilinear_to_uint8,
-    resize_pillow,
     resized_size,
     sample_augmentation,
     to_canvas,
     transform_boxes,
 )
+from frcnn.ops.resize import resize_bilinear, resize_pillow
 
 
 def test_torchvisions_truncation_makes_these_short_sides_799() -> None:
@@ -86,17 +85,6 @@ def test_bilinear_matches_its_definition(size: tuple[int, int]) -> None:
     )
 
 
-@pytest.mark.parametrize("size", [(7, 9), (34, 31)])
-def test_bilinear_to_uint8_rounds(size: tuple[int, int]) -> None:
-    image = np.random.default_rng(0).integers(0, 256, (17, 23, 3)).astype(np.uint8)
-    image[:4], image[4:8] = 0, 255
-    exact = slow_bilinear(image.astype(float), *size)
-    rounded = resize_bilinear_to_uint8(tf.constant(image), size).numpy()
-    assert rounded.dtype == np.uint8
-    np.testing.assert_allclose(rounded, exact, atol=0.502)
-    assert not rounded[0].any()
-
-
 def test_pillow_resize_is_antialiased() -> None:
     stripes = np.zeros((64, 64, 3), np.uint8)
     stripes[:, ::2] = 255
@@ -127,11 +115,12 @@ def test_the_model_normalizes_a_batch_as_the_pipeline_does_an_image(conventions:
     image = options(f"conventions={conventions}").image
     rng = np.random.default_rng(1)
     originals = [rng.integers(0, 256, (*size, 3), np.uint8) for size in [(4, 5), (2, 3), (3, 5)]]
-    stored = tf.stack([to_canvas(tf.constant(pixels), [0, 0], [4, 5], image, tf.uint8) for pixels in originals])
-    assert stored.dtype == tf.uint8
+    stored = np.zeros((3, 4, 5, 3), np.uint8)
+    for row, pixels in zip(stored, originals, strict=True):
+        row[: pixels.shape[0], : pixels.shape[1]] = pixels if image.channel_order == "rgb" else pixels[..., ::-1]
     sizes = tf.constant([pixels.shape[:2] for pixels in originals])
     expected = [to_canvas(tf.constant(pixels), [0, 0], [4, 5], image) for pixels in originals]
-    np.testing.assert_array_equal(normalize(stored, sizes, image), expected)
+    np.testing.assert_array_equal(normalize(tf.constant(stored), sizes, image), expected)
 
 
 def test_crop_takes_the_pixels_at_its_offset() -> None:
@@ -168,7 +157,7 @@ def test_boxes_stay_on_their_object_through_every_augmentation(data: st.DataObje
     height, width = data.draw(st.integers(40, 120)), data.draw(st.integers(40, 120))
     x1, y1 = data.draw(st.integers(0, width - 20)), data.draw(st.integers(0, height - 20))
     x2, y2 = data.draw(st.integers(x1 + 12, width)), data.draw(st.integers(y1 + 12, height))
-    config = options("image.mean=[0,0,0]", "image.std=[255,255,255]").image
+    config = options().image
     augmentation = Augmentation(
         64,
         horizontal_flip=data.draw(st.booleans()),
@@ -180,14 +169,14 @@ def test_boxes_stay_on_their_object_through_every_augmentation(data: st.DataObje
     pixels[y1:y2, x1:x2] = 255
     canvas = (64, 96) if width > height else (96, 64)
     geometry = compute_geometry(height, width, config, augmentation, canvas)
-    canvas_pixels = to_canvas(
-        resize_bilinear(tf.constant(augment_pixels(pixels, augmentation)), geometry.resized),
-        geometry.offset,
-        canvas,
-        config,
+    canvas_pixels = ops.resize_to_canvas(
+        tf.constant(pixels),
+        ops.Placement(*map(tf.constant, (geometry.resized, geometry.offset, canvas))),
+        method="bilinear",
+        flips=tf.constant([augmentation.vertical_flip, augmentation.horizontal_flip]),
     )
     box, kept = transform_boxes(np.array([[x1, y1, x2, y2]], np.float32), (height, width), augmentation, geometry)
-    rows, columns = np.nonzero(canvas_pixels.numpy()[..., 0] > 0.5)
+    rows, columns = np.nonzero(canvas_pixels.numpy()[..., 0] > 127)
     if not kept[0]:
         assert len(rows) == 0 or np.ptp(rows) < 2 or np.ptp(columns) < 2
     elif len(rows):
@@ -198,15 +187,15 @@ def test_boxes_stay_on_their_object_through_every_augmentation(data: st.DataObje
     assert visible_width <= canvas[1]
 
 
-def test_flips_and_colors_of_pixels() -> None:
+def test_colors_of_pixels() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
-    np.testing.assert_array_equal(augment_pixels(pixels, Augmentation(1, True, True)), pixels[::-1, ::-1])
-    brighter = augment_pixels(pixels, Augmentation(1, colors=(1.3, 1.0, 1.0)))
-    np.testing.assert_allclose(brighter, np.minimum(pixels * 1.3, 255), atol=1)
-    grey = augment_pixels(pixels, Augmentation(1, colors=(1.0, 1.0, 0.0)))
+    assert change_colors(pixels, (1.0, 1.0, 1.0)) is pixels
+    np.testing.assert_allclose(change_colors(pixels, (1.3, 1.0, 1.0)), np.minimum(pixels * 1.3, 255), atol=1)
+    grey = change_colors(pixels, (1.0, 1.0, 0.0))
     np.testing.assert_array_equal(grey[..., 1], np.asarray(Image.fromarray(pixels).convert("L")))
-    flat = augment_pixels(pixels, Augmentation(1, colors=(1.0, 0.0, 1.0)))
-    assert np.ptp(flat) == 0
+    assert np.ptp(change_colors(pixels, (1.0, 0.0, 1.0))) == 0
+    changed = change_colors(pixels, (0.8, 1.2, 0.7))
+    np.testing.assert_array_equal(changed[::-1, ::-1], change_colors(pixels[::-1, ::-1], (0.8, 1.2, 0.7)))
 
 
 def test_draws_depend_on_seed_epoch_and_image_alone_and_cover_their_ranges() -> None:

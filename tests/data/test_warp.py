@@ -15,7 +15,7 @@ from PIL import Image
 from frcnn.config import Augment, Config, load_config
 from frcnn.data.augmentation_sheet import TILE, TITLE_HEIGHT, draw_augmentations
 from frcnn.data.coco import Index, load_index
-from frcnn.data.example import load_example
+from frcnn.data.example import Example, load_example
 from frcnn.data.shapes import make_shapes
 from frcnn.data.transforms import Augmentation, sample_augmentation
 from frcnn.data.unreadable_images import UnreadableImages
@@ -153,21 +153,22 @@ def test_examples_and_the_sheet(index: Index, tmp_path: Path) -> None:
     options = load_config(None, ["image.min_size=[240]", "image.max_size=320", "augment.noise=5", "augment.crop=0.5"])
     unreadable = UnreadableImages(index, max_share=1.0)
 
-    def example(drawn: Augmentation) -> tuple[np.ndarray, ...]:
+    def example(drawn: Augmentation) -> Example:
         return load_example(record, (320, 320), 8, options, drawn, unreadable)
 
     identity = Augmentation(240, warp=Warp())
     for with_warp, without in zip(example(identity), example(Augmentation(240)), strict=True):
         np.testing.assert_array_equal(with_warp, without)
     drawn = sample_augmentation(options, 0, record.image_id)
-    pixels, _, boxes, labels, _, _ = example(drawn)
-    assert pixels.shape == (record.height, record.width, 3)
+    augmented = example(drawn)
+    boxes, labels = augmented.boxes, augmented.labels
+    assert augmented.pixels.shape == (record.height, record.width, 3)
     assert 1 <= np.count_nonzero(labels) <= len(record.labels)
     assert set(labels[labels > 0]) <= set(record.labels)
     assert (boxes[labels > 0, 2:] > boxes[labels > 0, :2]).all()
     # A crowd region is moved, but is not what a crop is chosen for.
     crowded = replace(record, crowd=np.ones(len(record.labels), bool))
-    assert load_example(crowded, (320, 320), 8, options, drawn, unreadable)[4].any()
+    assert load_example(crowded, (320, 320), 8, options, drawn, unreadable).crowd.any()
 
     draw_augmentations(record, {"none": Config(), "all": options}, tmp_path / "sheet.png", unreadable, range(3))
     sheet = Image.open(tmp_path / "sheet.png")

@@ -11,12 +11,13 @@ import tensorflow as tf
 
 from frcnn.config import Config
 from frcnn.data.plan import STRIDE
-from frcnn.data.transforms import resize_bilinear, resize_pillow, resized_size, to_canvas
+from frcnn.data.transforms import resized_size, to_canvas
 from frcnn.modeling import roi_head, rpn
 from frcnn.modeling.anchors import FIXED_STRIDES
 from frcnn.modeling.cascade import CascadeHead, refine
 from frcnn.modeling.faster_rcnn import FasterRCNN, build_model
 from frcnn.modeling.matching import Sample, match
+from frcnn.ops.resize import resize_bilinear, resize_pillow
 from frcnn.weights import detectron2, torchvision
 from frcnn.weights.conversion import Translation, convert
 
