@@ -2,9 +2,10 @@
 
     python benchmarks/input_pipeline.py --data ../shared/data/bccd --json input.json
 
-Prints images/s and CPU time of the training pipeline and of a plain loop of Pillow and NumPy over the same images at
-the same size, the CPU time of each stage, and the pipeline's CPU time as a multiple of decoding alone (libjpeg-turbo).
-CPU times are less sensitive to other load than rates, which are valid only on an idle machine.
+Prints images/s and CPU time of the training pipeline, of decoding alone (tf.data with TensorFlow's libjpeg-turbo,
+without Python) and of a plain loop of Pillow and NumPy over the same images at the same size; the pipeline's rate as a
+share of decoding alone, and the CPU time of each stage. CPU times are less sensitive to other load than rates, which
+are valid only on an idle machine.
 """
 
 from __future__ import annotations
@@ -25,22 +26,22 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from frcnn import ops
 from frcnn.config import Config, load_config
 from frcnn.data.coco import ImageRecord, Index, find_split, load_index
-from frcnn.data.decode import decode_image
+from frcnn.data.decode import decode_without_copy
 from frcnn.data.pipeline import canvases, training_batches
 from frcnn.data.plan import canvas_number
 from frcnn.data.transforms import (
-    augment_pixels,
+    change_colors,
     compute_geometry,
-    resize_bilinear_to_uint8,
-    resize_pillow,
+    decode_reduction,
     sample_augmentation,
-    to_canvas,
     transform_boxes,
 )
 
 DECODE_ONLY = "decoding alone"
+BATCH = 4
 
 
 class Rate(NamedTuple):
@@ -64,6 +65,23 @@ def pipeline_batches(index: Index, options: Config, workers: int) -> Iterator[in
     data = options.data.model_copy(update={"workers": workers})
     for batch in training_batches(index, options.model_copy(update={"data": data})):
         yield int(batch.images.shape[0])
+
+
+def decoded_batches(index: Index, options: Config, workers: int) -> Iterator[int]:
+    """Reading and decoding alone, in tf.data's threads."""
+
+    def decode(path: tf.Tensor) -> tf.Tensor:
+        pixels = tf.io.decode_image(tf.io.read_file(path), channels=3, expand_animations=False)
+        return tf.shape(pixels)[0]
+
+    files = tf.data.Dataset.from_tensor_slices([str(record.path) for record in index.images]).repeat()
+    tuning = tf.data.Options()
+    tuning.threading.private_threadpool_size = workers
+    tuning.threading.max_intra_op_parallelism = 1
+    tuning.autotune.enabled = False
+    heights = files.map(decode, num_parallel_calls=workers).batch(BATCH).prefetch(2).with_options(tuning)
+    for batch in heights:
+        yield int(batch.shape[0])
 
 
 def plain_batches(index: Index, options: Config, threads: int) -> Iterator[int]:
@@ -90,11 +108,11 @@ def plain_batches(index: Index, options: Config, threads: int) -> Iterator[int]:
 def stage_times(index: Index, options: Config, count: int) -> dict[str, float]:
     """CPU milliseconds per image of each stage, one image at a time."""
     times: dict[str, float] = defaultdict(float)
-    resize = resize_pillow if options.image.resize == "pillow" else resize_bilinear_to_uint8
+    image = options.image
 
-    def timed(stage: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    def timed(stage: str, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
         start = time.process_time()
-        result = function(*arguments)
+        result = function(*arguments, **named)
         times[stage] += 1e3 * (time.process_time() - start) / count
         return result
 
@@ -102,16 +120,28 @@ def stage_times(index: Index, options: Config, count: int) -> dict[str, float]:
         for position in np.linspace(0, len(index.images) - 1, count).astype(int):
             record = index.images[position]
             size = (record.height, record.width)
-            canvas = canvases(options.image)[canvas_number(*size, options.image)]
-            encoded = timed("read", record.path.read_bytes)
-            timed(DECODE_ONLY, tf.io.decode_image, encoded, 3)
-            pixels = timed("check and decode", decode_image, encoded)
+            canvas = canvases(image)[canvas_number(*size, image)]
             augmentation = timed("sample augmentation", sample_augmentation, options, 0, record.image_id)
-            geometry = compute_geometry(*size, options.image, augmentation, canvas)
+            geometry = compute_geometry(*size, image, augmentation, canvas)
+            reduction = decode_reduction(size, geometry, augmentation)
+            encoded = timed("read", record.path.read_bytes)
+            decoded = timed(
+                "check and decode", decode_without_copy, encoded, options.data.max_pixels, reduction=reduction
+            )
             timed("boxes", transform_boxes, record.boxes, size, augmentation, geometry)
-            pixels = timed("flip and colors", augment_pixels, pixels, augmentation)
-            pixels = timed("resize", resize, pixels, geometry.resized)
-            timed("crop and pad", to_canvas, pixels, geometry.offset, canvas, options.image, tf.uint8)
+            pixels = timed("colors", change_colors, decoded.pixels, augmentation.colors)
+            whole = pixels.shape[:2] == size
+            timed(
+                "flip, resize, crop and pad",
+                ops.resize_to_canvas,
+                tf.convert_to_tensor(pixels),
+                ops.Placement(*map(tf.constant, (geometry.resized, geometry.offset, canvas))),
+                method=image.resize,
+                flips=tf.constant([augmentation.vertical_flip, augmentation.horizontal_flip]),
+                extent=tf.constant(np.float32(size) / (1 if whole else reduction)),
+                reverse_channels=image.channel_order == "bgr",
+                kernel=options.ops.kernel,
+            )
     return dict(times)
 
 
@@ -129,31 +159,34 @@ def main() -> None:
     index = load_index(*find_split(options.data, "train"))
     threads = options.data.workers or os.cpu_count() or 1
 
-    rates = {}
+    rates: dict[str, Rate] = {}
+    programs = {"pipeline": pipeline_batches, DECODE_ONLY: decoded_batches, "Pillow and NumPy": plain_batches}
     for workers in sorted({1, threads}):
-        rates[f"pipeline, {workers} threads"] = measure(pipeline_batches(index, options, workers), arguments.seconds)
-        rates[f"Pillow and NumPy, {workers} threads"] = measure(
-            plain_batches(index, options, workers), arguments.seconds
-        )
+        for name, batches in programs.items():
+            rates[f"{name}, {workers} threads"] = measure(batches(index, options, workers), arguments.seconds)
     stage_times(index, options, count=3)  # the first calls trace the operations
     stages = stage_times(index, options, min(len(index.images), 100))
 
-    peer = rates["Pillow and NumPy, 1 threads"].images_per_second
     print(f"{len(index.images)} images of {arguments.data} at image.min_size={list(options.image.min_size)}")
     for name, rate in rates.items():
-        ratio = rate.images_per_second / peer
+        print(f"  {name:<28} {rate.images_per_second:8.1f} images/s {rate.cpu_milliseconds:8.2f} ms of CPU per image")
+    shares = {}
+    for workers in sorted({1, threads}):
+        pipeline, decoding = (rates[f"{name}, {workers} threads"] for name in ("pipeline", DECODE_ONLY))
+        shares[workers] = pipeline.images_per_second / decoding.images_per_second
         print(
-            f"  {name:<28} {rate.images_per_second:8.1f} images/s  x{ratio:.2f}  {rate.cpu_milliseconds:8.2f} ms of "
-            "CPU per image"
+            f"  the pipeline has {shares[workers]:.2f} of the rate of decoding alone with {workers} threads, at "
+            f"{pipeline.cpu_milliseconds / decoding.cpu_milliseconds:.2f} times its CPU time"
         )
-    decoding = stages.pop(DECODE_ONLY)
     print("CPU milliseconds per image by stage, outside tf.data")
     for name, milliseconds in stages.items():
         print(f"  {name:<28} {milliseconds:8.2f}  {milliseconds / sum(stages.values()):.0%}")
-    print(f"decoding alone: {decoding:.2f} ms, {decoding / sum(stages.values()):.2f} of the sum of the stages")
     if arguments.json:
-        stages[DECODE_ONLY] = decoding
-        figures = {"rates": {name: rate._asdict() for name, rate in rates.items()}, "stage_milliseconds": stages}
+        figures = {
+            "rates": {name: rate._asdict() for name, rate in rates.items()},
+            "share_of_decoding": shares,
+            "stage_milliseconds": stages,
+        }
         arguments.json.write_text(json.dumps(figures, indent=2))
 
 
