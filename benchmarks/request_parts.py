@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-ROUNDS = 15
+ROUNDS = 9
 JPEG, MODEL = "decoding of the JPEG", "call of the model"
 FLOOR = (JPEG, MODEL)
 TENSORS, ANSWER = "to and from tensors", "response: selection, rounding, encoding"

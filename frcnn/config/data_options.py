@@ -60,6 +60,11 @@ class Data(Options):
         description="decode training JPEGs at 1/2, 1/4 or 1/8 of their size if the resize reduces them by at least as "
         "much: less CPU time, slightly different pixels; needs image.resize=pillow",
     )
+    validation_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        1.0,
+        description="evaluate on this share of the validation images during training, a random one that is the same in "
+        "all runs",
+    )
     workers: Count | None = Field(
         None, description="decoding and augmentation threads; null: one per available core, at most 16"
     )

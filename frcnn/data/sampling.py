@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 
 import numpy as np
@@ -19,6 +20,16 @@ def take_fraction(index: Index, fraction: float, seed: int) -> Index:
     count = max(round(fraction * len(index.images)), 1)
     chosen = np.sort(np.random.default_rng([FRACTION_STREAM, seed]).permutation(len(index.images))[:count])
     return dataclasses.replace(index, images=tuple(index.images[position] for position in chosen))
+
+
+def take_validation_fraction(index: Index, fraction: float) -> Index:
+    """The same for a validation split, whatever the seed of the run, with another fingerprint: values on other images.
+
+    Runs with other seeds are compared on the same images.
+    """
+    taken = take_fraction(index, fraction, seed=0)
+    fingerprint = hashlib.sha256(f"{len(taken.images)} of {index.fingerprint}".encode()).hexdigest()
+    return dataclasses.replace(taken, fingerprint=fingerprint)
 
 
 def repeat_factors(index: Index, threshold: float) -> np.ndarray:

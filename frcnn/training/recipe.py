@@ -12,7 +12,16 @@ from typing import Any, NamedTuple
 
 from frcnn.config import Config, option_names
 from frcnn.data.statistics import RARE_SHARE, Statistics
-from frcnn.training.time_budget import Device, Speed, Weights, choose_epochs, choose_size, count_evaluations
+from frcnn.training.time_budget import (
+    EVALUATED_EPOCHS,
+    Device,
+    Speed,
+    Weights,
+    choose_epochs,
+    choose_size,
+    count_evaluations,
+    validation_share,
+)
 
 GIB_PER_MEGAPIXEL = {"resnet18": 1.5, "resnet34": 2.0, "resnet50": 4.5, "resnet101": 6.5, "resnet152": 9.0}
 LARGEST_BATCH = {"cpu": 4, "gpu": 16}
@@ -60,6 +69,7 @@ def choose_recipe(
     steps = max(round(epochs * data.images * data.repeats / batch), 1)
     return [
         *_weights_and_data(data, weights),
+        *_validation(data, validation_share(data, rate, minutes)),
         Choice("image.min_size", [min_size], why_size),
         *_image(data, min_size),
         *_augmentation(data, epochs),
@@ -105,6 +115,13 @@ def _weights_and_data(data: Statistics, weights: Weights | None) -> Iterator[Cho
             RARE_SHARE,
             f"the rarest class is in {data.rarest:.2%} of the images; an epoch is {data.repeats:.2f} times as long",
         )
+
+
+def _validation(data: Statistics, share: float) -> Iterator[Choice]:
+    if share < 1:
+        images = round(share * data.validation_images)
+        reason = f"evaluating all {data.validation_images} would take too long; {images} are enough to choose by"
+        yield Choice("data.validation_fraction", share, reason)
 
 
 def _image(data: Statistics, min_size: int) -> Iterator[Choice]:
@@ -194,7 +211,7 @@ def _precision(device: Device) -> Iterator[Choice]:
 
 
 def _evaluation(data: Statistics, epochs: float, evaluations: int) -> Iterator[Choice]:
-    only_last = data.validation_images == 0 or epochs < 2 or evaluations == 1
+    only_last = data.validation_images == 0 or epochs < EVALUATED_EPOCHS or evaluations == 1
     every = None if only_last else math.ceil(epochs / evaluations)
     reason = "only at the end" if every is None else f"at most {evaluations} evaluations; the best model is kept"
     yield Choice("training.evaluate_every", every, reason)

@@ -25,6 +25,7 @@ NOT_LEARNED_FROM = (
     "tracking.",
     "data.train.",
     "data.validation.",
+    "data.validation_fraction",
     "data.workers",
     "data.max_bad_image_share",
     "ops.",

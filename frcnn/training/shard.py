@@ -19,7 +19,7 @@ from frcnn.data.batch import Batch
 from frcnn.data.coco import Index, check_same_classes, find_split, load_index
 from frcnn.data.copy_ahead import copy_ahead
 from frcnn.data.pipeline import steps_per_epoch, training_batches
-from frcnn.data.sampling import take_fraction
+from frcnn.data.sampling import take_fraction, take_validation_fraction
 from frcnn.data.shared_files import describe_shared_files
 from frcnn.data.unreadable_images import UnreadableImages
 from frcnn.distributed import World
@@ -138,6 +138,13 @@ def load_splits(config: Config, messages: list[str], *, compare_files: bool = Fa
     few = len(train_index.images) + len(validation_index.images) <= MAX_COMPARED_FILES
     if compare_files and few and (warning := describe_shared_files(train_index, validation_index)):
         messages.append(f"warning: {warning}")
+    if data.validation_fraction < 1:
+        found = len(validation_index.images)
+        validation_index = take_validation_fraction(validation_index, data.validation_fraction)
+        messages.append(
+            f"evaluating on {len(validation_index.images)} of {found} validation images "
+            f"(data.validation_fraction={data.validation_fraction:g})"
+        )
     return train_index, check_same_classes(train_index, validation_index)
 
 

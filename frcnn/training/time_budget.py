@@ -14,7 +14,9 @@ TRAINING_SHARE = 0.85  # of the time limit; the rest is for a device that is slo
 STARTUP_SECONDS = 45.0  # reading data, building and tracing the model
 EVALUATIONS = 4  # at most; the last one is of the averaged and of the raw weights
 EVALUATION_COST = 0.5  # of an image of the validation split, in images of training
-EVALUATION_SHARE = 0.15  # of the time, which evaluations before the last one may take
+EVALUATION_SHARE = 0.15  # of the time: what the last one may take, and all that are before it
+EVALUATED_EPOCHS = 2  # in a run of fewer epochs there are no evaluations before the last one
+FEWEST_VALIDATION_IMAGES = 100  # fewer hardly tell one model from another
 SMALLEST_SIZE = 224  # short side, pixels
 SMALLEST_SIDE = 12.0  # pixels, three cells of P2; smaller objects are hardly found
 MIN_SIZE_SHARE = 0.5  # of the wanted short side, below which images do not shrink to save time
@@ -83,8 +85,21 @@ def count_evaluations(data: Statistics, rate: float, minutes: float | None) -> i
     """Evaluations of a run: one at the end, and others as far as they are cheap."""
     if minutes is None:
         return EVALUATIONS
-    cost = EVALUATION_COST * max(data.validation_images, 1)
+    cost = EVALUATION_COST * max(_validation_images(data, rate, minutes), 1)
     return 1 + min(EVALUATIONS - 1, int(EVALUATION_SHARE * _images_in(rate, minutes) / cost))
+
+
+def validation_share(data: Statistics, rate: float, minutes: float | None) -> float:
+    """The share of the validation images that there is time to evaluate at the end, with two significant digits."""
+    if minutes is None or data.validation_images <= FEWEST_VALIDATION_IMAGES:
+        return 1.0
+    affordable = EVALUATION_SHARE * _images_in(rate, minutes) / (2 * EVALUATION_COST)
+    share = max(affordable, FEWEST_VALIDATION_IMAGES) / data.validation_images
+    return float(f"{share:.2g}") if share < 1 else 1.0
+
+
+def _validation_images(data: Statistics, rate: float, minutes: float | None) -> int:
+    return math.ceil(validation_share(data, rate, minutes) * data.validation_images)
 
 
 def _images_in(rate: float, minutes: float) -> float:
@@ -94,9 +109,12 @@ def _images_in(rate: float, minutes: float) -> float:
 
 def _affordable_epochs(data: Statistics, rate: float, minutes: float) -> float:
     """Epochs that fit into the time, after starting up and beside the evaluations."""
-    passes = count_evaluations(data, rate, minutes) + 1
-    images = _images_in(rate, minutes) - passes * EVALUATION_COST * data.validation_images
-    return max(images, 0) / (data.images * data.repeats)
+    images, evaluated = _images_in(rate, minutes), EVALUATION_COST * _validation_images(data, rate, minutes)
+    with_all, with_last = (
+        max(images - (1 + number) * evaluated, 0) / (data.images * data.repeats)
+        for number in (count_evaluations(data, rate, minutes), 1)
+    )
+    return with_all if with_all >= EVALUATED_EPOCHS else min(with_last, EVALUATED_EPOCHS - 0.01)
 
 
 def choose_epochs(data: Statistics, rate: float, minutes: float | None, start: str) -> tuple[float, str]:
@@ -109,7 +127,7 @@ def choose_epochs(data: Statistics, rate: float, minutes: float | None, start: s
     epochs = _affordable_epochs(data, rate, minutes)
     if epochs >= most_epochs:
         return most_epochs, f"there is time for {epochs:.0f}, but more than {most_epochs} would overfit"
-    if epochs >= 2:
+    if epochs >= EVALUATED_EPOCHS:
         rounded = float(math.floor(epochs))
     else:  # never 0: one step is better than none, and the time limit holds in any case
         epochs = max(epochs, 1 / data.images)
@@ -128,15 +146,19 @@ def foreseeable_problems(data: Statistics, rate: float, minutes: float | None, m
     problems = []
     side = data.small_side * min_size / data.min_size
     if side < SMALLEST_SIDE:
+        remedy = "cut the images into tiles (frcnn tile)"
+        if min_size < data.min_size:
+            remedy += ", or give the run more minutes"
         problems.append(
-            f"at {min_size} pixels, objects of some class are only {side:.0f} pixels large, and will hardly be found: "
-            "cut the images into tiles (frcnn tile), or give the run more minutes"
+            f"at {min_size} pixels, one box in ten of some class is smaller than {side:.1f} pixels and will hardly be "
+            f"found: {remedy}"
         )
     if minutes is not None:
-        evaluation = 2 * EVALUATION_COST * data.validation_images / rate / 60
+        images = _validation_images(data, rate, minutes)
+        evaluation = 2 * EVALUATION_COST * images / rate / 60
         if evaluation > minutes / 3:
             problems.append(
-                f"evaluating the {data.validation_images} validation images at the end takes about {evaluation:.1f} of "
-                f"the {minutes:g} minutes; make the validation split smaller, or give the run more minutes"
+                f"evaluating {images} validation images at the end takes about {evaluation:.1f} of the {minutes:g} "
+                "minutes; give the run more minutes"
             )
     return problems

@@ -129,3 +129,11 @@ def test_a_fraction_is_fixed_by_the_seed_and_nested(index: Index, folder: Path) 
     assert validation is not None
     assert len(validation.images) == 4
     assert "training on 4 of 16 images (data.fraction=0.25)" in messages
+    fewer = [f"data.root={folder}", "data.validation_fraction=0.5"]
+    (_, half), (_, again) = (load_splits(options(*fewer, f"seed={seed}"), messages) for seed in (0, 1))
+    assert half is not None
+    assert again is not None
+    assert half.fingerprint == again.fingerprint != validation.fingerprint
+    kept, same = ({record.image_id for record in part.images} for part in (half, again))
+    assert kept == same < {record.image_id for record in validation.images}
+    assert "evaluating on 2 of 4 validation images (data.validation_fraction=0.5)" in messages

@@ -75,7 +75,8 @@ def test_strange_datasets_get_recipes_that_load_and_fit(name: str) -> None:
         assert found["training.epochs"] <= max(100, 6000 / data.images)
         if minutes is not None and found["training.epochs"] > 0.01:
             speed = Speed(rate, 320, "resnet18").at(config.image.min_size[0], config.backbone.name)
-            images = found["training.epochs"] * data.images * data.repeats + 0.5 * 2 * data.validation_images
+            images = found["training.epochs"] * data.images * data.repeats
+            images += 0.5 * 2 * found.get("data.validation_fraction", 1.0) * data.validation_images
             assert images / speed <= 60 * minutes
 
 
@@ -204,29 +205,35 @@ def test_the_probe_s_convolution_has_both_gradients() -> None:
 
 
 @pytest.mark.parametrize(
-    ("validation_images", "epochs", "every"),
+    ("minutes", "validation_images", "share", "epochs", "every"),
     [
-        (700, 3, 1),  # 0.15 * 4920 / 350 = 2.1: two before the last, which is of two models; 4920 - 4 * 350 = 3520
-        (1500, 3, None),  # 0.15 * 4920 / 750 < 1: only the last; 4920 - 2 * 750 = 3420
-        (5000, 0.001, None),  # 4920 < 2 * 2500: a single image
+        # The last evaluation, of two models, may cost 738: of all 700 images; those before it as well: two of 350.
+        (25, 700, None, 3, 1),  # 4920 - 4 * 350 = 3520
+        (25, 5000, 0.15, 3, 2),  # of 750 images; one before it; 4920 - 3 * 375 = 3795
+        (3, 700, 0.14, 0.33, None),  # (0.85 * 180 - 45) * 4 = 432; about 100 images are evaluated: 432 - 2 * 49 = 334
     ],
 )
 def test_a_large_validation_split_leaves_time_for_training(
-    validation_images: int, epochs: float, every: int | None
+    minutes: int, validation_images: int, share: float | None, epochs: float, every: int | None
 ) -> None:
-    """By hand: 25 minutes at 4 images/s are (0.85 * 1500 - 45) * 4 = 4920 images; an evaluation costs 0.5 an image."""
+    """By hand: 25 minutes at 4 images/s are (0.85 * 1500 - 45) * 4 = 4920 images, 15 % of them 738.
+
+    An image that is evaluated costs half of one of training.
+    """
     data = BCCD._replace(images=1000, validation_images=validation_images, min_size=224)
-    found = chosen(data, CPU, Speed(4.0, 224, "resnet18"), 25)
+    found = chosen(data, CPU, Speed(4.0, 224, "resnet18"), minutes)
+    assert found.get("data.validation_fraction") == share
     assert (found["training.epochs"], found["training.evaluate_every"]) == (epochs, every)
 
 
 def test_what_no_recipe_can_mend_is_said() -> None:
     data = BCCD._replace(min_size=512, small_side=20.0, validation_images=5000)
-    # 20 pixels at 512 are 8.75 at 224; 5000 images at twice 4 images/s and for two models take 20.8 minutes.
-    small, slow = foreseeable_problems(data, 4.0, 25, 224)
-    assert "at 224 pixels, objects of some class are only 9 pixels large" in small
-    assert "frcnn tile" in small
-    assert "evaluating the 5000 validation images at the end takes about 20.8 of the 25 minutes" in slow
+    # 20 pixels at 512 are 8.75 at 224; 100 images at twice 0.5 images/s and for two models take 200 s.
+    small, slow = foreseeable_problems(data, 0.5, 3, 224)
+    assert "at 224 pixels, one box in ten of some class is smaller than 8.8 pixels" in small
+    assert "frcnn tile), or give the run more minutes" in small
+    assert "evaluating 100 validation images at the end takes about 3.3 of the 3 minutes" in slow
+    assert foreseeable_problems(data._replace(small_side=10.0), 4.0, 120, 512)[0].endswith("(frcnn tile)")
     assert foreseeable_problems(data, 4.0, 120, 512) == []
     assert foreseeable_problems(data, 4.0, None, 512) == []
 
