@@ -81,7 +81,7 @@ def test_an_unusable_file_is_one_sentence_and_a_bug_keeps_its_trace(tmp_path: Pa
     result = CliRunner().invoke(
         Commands(commands={"raise": click.Command("raise", callback=functools.partial(_raise, full))}), ["raise"]
     )
-    assert (result.exit_code, result.stderr) == (2, "frcnn: the disk is full (No space left on device)\n")
+    assert (result.exit_code, result.stderr) == (2, "frcnn: a file cannot be written (No space left on device)\n")
 
 
 def _raise(error: BaseException) -> None:

@@ -40,7 +40,7 @@ from faults import STEPS, STOP_SIGNALS, Ended, Process, accept_interrupts, damag
 
 FAULTS_PER_RUN = 5  # kills or signals before a run may end
 DAMAGED_CHECKPOINT = ("manifest.json", "variables.index", "variables.data-00000-of-00001")
-MODEL = ("weights.safetensors", "config.yaml", "labels.json", "metrics.json", "thresholds.json", "SHA256SUMS")
+MODEL = ("weights.safetensors", "config.yaml", "labels.json", "metrics.json", "SHA256SUMS")
 MODEL_FOLDERS = ("model", "checkpoints/model")  # the second is a copy
 # Optional, or written again by each start.
 OTHERS = ("metrics.jsonl", "tensorboard", "images", "config.yaml", "report", "checkpoints/best_detections.npz")
@@ -50,7 +50,7 @@ MiB = 1 << 20
 def result(output: Path) -> dict[str, str]:
     """Hashes of what a finished run leaves; of the model's files those that do not name its folder."""
     hashes = json.loads((output / "checkpoints" / f"step-{STEPS:08d}" / "manifest.json").read_text())["sha256"]
-    files = ("weights.safetensors", "labels.json", "thresholds.json")
+    files = ("weights.safetensors", "labels.json")
     return {**hashes, **{name: hash_file(output / "model" / name) for name in files}}
 
 

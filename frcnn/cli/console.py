@@ -13,7 +13,8 @@ import click
 
 from frcnn.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError, print_message
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)  # reported by the system without a file name
+# Reported by the system without a file name: a full disk, a quota, and a limit of the size of files.
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 TEST_OPTIONS = (
     "Test-time augmentation and Soft-NMS: options of the group 'test' of docs/configuration.md, such as "
     "'flip=true scales=[1,1.25] soft_nms=gaussian'.  [default: those of the model's configuration]"
@@ -35,7 +36,7 @@ class Commands(click.Group):
         except OSError as error:
             if error.filename is None and error.errno not in DISK_FULL:
                 raise
-            what = "the disk is full" if error.filename is None else f"{error.filename} cannot be used"
+            what = "a file cannot be written" if error.filename is None else f"{error.filename} cannot be used"
             print_message(f"{what} ({error.strerror or error})")
             raise click.exceptions.Exit(EXIT_USER_ERROR) from None
         except KeyboardInterrupt:

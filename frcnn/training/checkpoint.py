@@ -133,8 +133,8 @@ class Checkpoints:
                     self._remove(leftover)
             raise UserError(
                 f"the checkpoint of step {step} cannot be written to {self.folder} ({without_internals(error)}); "
-                f"it needs {self.size:,} bytes, and {_free_space(self.folder)}. Free some space and rerun the same "
-                "command to resume from the previous checkpoint"
+                f"it needs {self.size:,} bytes, and {_free_space(self.folder)}. Free some space, or raise the quota, "
+                "and rerun the same command to resume from the previous checkpoint"
             ) from error
 
     def _folder_of(self, step: int) -> Path:

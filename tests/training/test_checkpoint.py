@@ -221,7 +221,8 @@ def test_a_full_disk_leaves_the_previous_checkpoint_and_nothing_of_the_new_one(
         checkpoints.save(tracked(2.0), 2, {})
     assert re.fullmatch(
         rf"the checkpoint of step 2 cannot be written to {checkpoints.folder} \(No space left on device\); it needs "
-        r"1,234 bytes, and [\d,]+ bytes are free there\. Free some space and rerun the same command to resume .*",
+        r"1,234 bytes, and [\d,]+ bytes are free there\. Free some space, or raise the quota, and "
+        r"rerun the same command to resume .*",
         str(full.value),
     )
     assert [path.name for path in checkpoints.folder.iterdir()] == ["step-00000001"]
