@@ -52,7 +52,7 @@ pairs = st.tuples(sides, sides)
     keep_size=st.booleans(),
     missing=st.sampled_from([None, (0.0, 0.5), (0.875, 0.25)]),
 )
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=150, deadline=None, derandomize=True)
 def test_the_operation_and_its_definition_give_the_same_pixels(
     size: tuple[int, int],
     resized: tuple[int, int],
@@ -153,7 +153,7 @@ def run_normalized(pixels: np.ndarray, case: ResizeCase, kernel: ops.Kernel) -> 
 
 
 @given(size=pairs, resized=pairs, place=st.tuples(st.floats(0, 0.999), st.floats(0, 0.999)), canvas=pairs)
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=40, deadline=None, derandomize=True)
 def test_normalized_values_are_the_same(
     size: tuple[int, int], resized: tuple[int, int], place: tuple[float, float], canvas: tuple[int, int]
 ) -> None:

@@ -7,16 +7,11 @@
 #include <vector>
 
 #include "cpu.h"
+#include "resize_columns.h"
 #include "resize_rows.h"
 
 namespace frcnn {
 namespace {
-
-// An output position between two pixels: low + (high - low) * fraction.
-struct Position {
-  int32_t low, high;
-  float fraction;
-};
 
 // Positions first, first + 1, ... of an axis of `size` pixels that becomes `resized`. Where the image is flipped, they
 // are computed in the flipped image, so that results equal those of a flipped copy.
@@ -36,20 +31,19 @@ FRCNN_CLONES void widen(const uint8_t* from, int64_t count, float added, float* 
 }
 
 template <bool kReverse>
-FRCNN_HD void blend_columns_inlined(const float* row, const Position* columns, int count, float* to) {
+FRCNN_HD void blend_pixels_inlined(const float* row, const Position* columns, int count, float* to) {
   for (int x = 0; x < count; ++x) {
-    const FloatPixel low = load_pixel<FloatPixel>(row + columns[x].low);
-    const FloatPixel high = load_pixel<FloatPixel>(row + columns[x].high);
+    const FloatPixel low = load_pixel<FloatPixel>(row + kChannels * columns[x].low);
+    const FloatPixel high = load_pixel<FloatPixel>(row + kChannels * columns[x].high);
     store_pixel(ordered(low + (high - low) * columns[x].fraction, kReverse), to + kChannels * x);
   }
 }
 
-// Positions count values here, not pixels.
-FRCNN_CLONES void blend_columns(const float* row, const Position* columns, int count, bool reverse, float* to) {
+FRCNN_CLONES void blend_pixels(const float* row, const Position* columns, int count, bool reverse, float* to) {
   if (reverse) {
-    blend_columns_inlined<true>(row, columns, count, to);
+    blend_pixels_inlined<true>(row, columns, count, to);
   } else {
-    blend_columns_inlined<false>(row, columns, count, to);
+    blend_pixels_inlined<false>(row, columns, count, to);
   }
 }
 
@@ -84,17 +78,39 @@ void copy(const ResizeCall& call) {
   });
 }
 
+// Resizes rows horizontally.
+class Columns {
+ public:
+  explicit Columns(const ResizeCall& call)
+      : positions_(make_positions(call.width, call.resized_width, call.left, visible_columns(call),
+                                  call.flip_horizontally)),
+        reverse_(call.reverse_channels) {
+    if (has_wide_permutations()) blocks_ = make_blocks(positions_, reverse_);
+  }
+
+  // A source row ends with kRowPadding more values, a resized one has resized_values().
+  void resize(const float* row, float* to) const {
+    if (blocks_.empty()) {
+      blend_pixels(row, positions_.data(), int(positions_.size()), reverse_, to);
+    } else {
+      blend_blocks(row, blocks_.data(), blocks_.size(), to);
+    }
+  }
+
+  size_t resized_values() const { return kChannels * positions_.size() + kRowPadding; }
+
+ private:
+  std::vector<Position> positions_;
+  std::vector<Block> blocks_;
+  bool reverse_;
+};
+
 // The last two source rows that were resized horizontally.
 class ResizedRows {
  public:
   ResizedRows(const ResizeCall& call, float added)
-      : call_(call),
-        added_(added),
-        columns_(make_positions(call.width, call.resized_width, call.left, visible_columns(call),
-                                call.flip_horizontally)),
-        wide_(kChannels * call.width + kRowEnd) {
-    for (Position& column : columns_) column.low *= kChannels, column.high *= kChannels;
-    for (std::vector<float>& row : rows_) row.resize(kChannels * columns_.size() + kRowEnd);
+      : call_(call), added_(added), columns_(call), wide_(kChannels * call.width + kRowPadding) {
+    for (std::vector<float>& row : rows_) row.resize(columns_.resized_values());
   }
 
   // Row y; the row `kept` is not replaced.
@@ -103,7 +119,7 @@ class ResizedRows {
       if (held_[slot] == y) return rows_[slot].data();
     const int slot = held_[0] == kept ? 1 : 0;
     widen(source_row(call_, y), kChannels * call_.width, added_, wide_.data());
-    blend_columns(wide_.data(), columns_.data(), int(columns_.size()), call_.reverse_channels, rows_[slot].data());
+    columns_.resize(wide_.data(), rows_[slot].data());
     held_[slot] = y;
     return rows_[slot].data();
   }
@@ -111,7 +127,7 @@ class ResizedRows {
  private:
   const ResizeCall& call_;
   const float added_;
-  std::vector<Position> columns_;
+  const Columns columns_;
   std::vector<float> wide_, rows_[2];
   int held_[2] = {-1, -1};
 };
