@@ -4,13 +4,14 @@
 
 Prints images/s and CPU time of the training pipeline, of decoding alone (tf.data with TensorFlow's libjpeg-turbo,
 without Python) and of a plain loop of Pillow and NumPy over the same images at the same size; the pipeline's rate as a
-share of decoding alone, and the CPU time of each stage. CPU times are less sensitive to other load than rates, which
-are valid only on an idle machine.
+share of decoding alone, and the CPU time of each stage; with data.reduced_decode=true, also how much it changes the
+pixels. CPU times are less sensitive to other load than rates, which are valid only on an idle machine.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import time
@@ -145,6 +146,19 @@ def stage_times(index: Index, options: Config, count: int) -> dict[str, float]:
     return dict(times)
 
 
+def mean_pixel_difference(index: Index, options: Config, batches: int = 8) -> float:
+    """Mean absolute difference that decoding at a reduced size makes to the pixels of training images, of 255."""
+    whole = options.model_copy(update={"data": options.data.model_copy(update={"reduced_decode": False})})
+    differences = []
+    for reduced, full in itertools.islice(
+        zip(training_batches(index, options), training_batches(index, whole), strict=True), batches
+    ):
+        for one, other, (height, width) in zip(reduced.images, full.images, reduced.image_sizes.numpy(), strict=True):
+            difference = np.abs(one.numpy().astype(int) - other.numpy())
+            differences.append(difference[:height, :width].mean())
+    return float(np.mean(differences))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="COCO folder")
@@ -181,11 +195,15 @@ def main() -> None:
     print("CPU milliseconds per image by stage, outside tf.data")
     for name, milliseconds in stages.items():
         print(f"  {name:<28} {milliseconds:8.2f}  {milliseconds / sum(stages.values()):.0%}")
+    difference = mean_pixel_difference(index, options) if options.data.reduced_decode else None
+    if difference is not None:
+        print(f"decoding at a reduced size changes pixels by {difference:.2f} of 255 on average")
     if arguments.json:
         figures = {
             "rates": {name: rate._asdict() for name, rate in rates.items()},
             "share_of_decoding": shares,
             "stage_milliseconds": stages,
+            "reduced_decode_difference": difference,
         }
         arguments.json.write_text(json.dumps(figures, indent=2))
 
