@@ -33,8 +33,8 @@ import numpy as np
 from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY))  # the benchmarks are no package
-from benchmarks.serving import endpoint, make_model, ping, resident  # noqa: E402
+sys.path.insert(0, str(REPOSITORY / "benchmarks"))  # which are no package
+from serving import endpoint, make_model, ping, resident  # noqa: E402
 
 FORMATS: dict[str, dict[str, Any]] = {
     "JPEG": {}, "PNG": {}, "WEBP": {}, "GIF": {}, "BMP": {}, "TIFF": {"compression": "tiff_lzw"}, "AVIF": {},

@@ -7,6 +7,7 @@ whole image.
 from __future__ import annotations
 
 import re
+import warnings
 
 import numpy as np
 from PIL import Image, TiffImagePlugin
@@ -32,6 +33,9 @@ _NEXT_MARKER = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]", re.DOTALL)
 
 # Pillow's own limit, which warns with a line of its source and cannot be set per call; the checks below replace it.
 Image.MAX_IMAGE_PIXELS = None
+# Pillow warns of broken metadata with a line of its source, and reads the image nevertheless; where it cannot, its
+# exception is reported.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 class LimitExceeded(ValueError):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import io
 import struct
+import subprocess
 import sys
 import zlib
 from pathlib import Path
@@ -108,6 +109,21 @@ def test_upright_size_decodes_no_pixels(tmp_path: Path) -> None:
     for before, behind in ((b"", b""), (b"", png_chunk(b"eXIf", exif.tobytes()[6:])), (profile, b"")):
         file.write_bytes(plain[:33] + before + plain[33:-12] + behind + plain[-12:])
         assert upright_size(file) == decode_image(file).shape[1::-1] == ((24, 40) if before + behind else (40, 24))
+
+
+def test_broken_metadata_print_no_lines_of_pillows_source(tmp_path: Path) -> None:
+    file = tmp_path / "image.tif"
+    Image.fromarray(scene()).save(file)
+    content = bytearray(file.read_bytes())
+    (first,) = struct.unpack_from("<I", content, 4)
+    (entries,) = struct.unpack_from("<H", content, first)
+    struct.pack_into("<I", content, first + 2 + 12 * (entries - 1) + 4, 2**28)  # number of values of the last tag
+    file.write_bytes(content)
+    script = f"from pathlib import Path; from frcnn.data.decode import upright_size; upright_size(Path({str(file)!r}))"
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert shown.stderr == ""
+    with pytest.warns(UserWarning, match="larger than file"), Image.open(file):  # pytest has filters of its own
+        pass
 
 
 @pytest.mark.parametrize(
