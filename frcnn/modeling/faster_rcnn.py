@@ -24,7 +24,8 @@ from frcnn.modeling.cascade import CascadeHead
 from frcnn.modeling.detections import BatchDetections, detect
 from frcnn.modeling.dynamic import DynamicSchedule
 from frcnn.modeling.fpn import FPN, PyramidConv
-from frcnn.modeling.layers import BatchNorm, Conv2D, GroupNorm, affines_together
+from frcnn.modeling.layers import Conv2D, folded_together
+from frcnn.modeling.norms import BatchNorm, GroupNorm
 from frcnn.modeling.resnet import ConvNorm, ResNet
 from frcnn.modeling.views import detect_views, views_of
 
@@ -115,8 +116,22 @@ class FasterRCNN(keras.Model):
 
     def pyramid(self, images: tf.Tensor, training: bool = False) -> list[tf.Tensor]:
         """Images ``[B, H, W, 3]`` to P2..P6, ``[B, Hl, Wl, C]``; ``H`` and ``W`` are multiples of 32."""
-        with affines_together([norm for convolution, norm in self._conv_norm_pairs() if convolution.folded is None]):
+        # Recomputed blocks read their kernels themselves, because no gradient passes through what is computed outside.
+        groups = [] if training and self.backbone.recompute else self._backbone_groups()
+        with folded_together(groups, self.options.ops.kernel):
             return self.fpn(self.backbone(images, training=training), training=training)
+
+    def _backbone_groups(self) -> list[list[tuple[Conv2D, keras.layers.Layer]]]:
+        """Convolutions and norms of the stem and of each stage."""
+        return [
+            [
+                (layer.conv, layer.norm)
+                for part in parts
+                for layer in part._flatten_layers()
+                if isinstance(layer, ConvNorm)
+            ]
+            for parts in self.backbone.parts
+        ]
 
     def anchors(self, canvas: tuple[int, int], pyramid: list[tf.Tensor]) -> tf.Tensor:
         """Anchors ``[A, 4]`` of all levels, a constant of the graph."""

@@ -8,7 +8,8 @@ import keras
 import tensorflow as tf
 
 from frcnn import config
-from frcnn.modeling.layers import Composite, conv, conv_norm, norm
+from frcnn.modeling.layers import Composite, conv, conv_norm
+from frcnn.modeling.norms import norm
 
 NORM_EPS = 1e-5
 

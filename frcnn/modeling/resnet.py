@@ -13,7 +13,8 @@ import keras
 import tensorflow as tf
 
 from frcnn import config
-from frcnn.modeling.layers import Composite, conv, conv_norm, norm
+from frcnn.modeling.layers import Composite, conv, conv_norm
+from frcnn.modeling.norms import norm
 
 # Blocks per stage, and whether a block is a bottleneck; table 1 of the paper.
 DEPTHS: dict[str, tuple[tuple[int, int, int, int], bool]] = {
@@ -82,9 +83,13 @@ class ResNet(Composite):
         depths, bottleneck = DEPTHS[options.name]
         self.stem = ConvNorm(64, 7, 2, options, relu=True, name="stem")
         self.stages = [self._stage(i, depth, bottleneck, options) for i, depth in enumerate(depths)]
-        parts: list[list[keras.layers.Layer]] = [[self.stem], *self.stages]
-        for layer in itertools.chain.from_iterable(parts[: options.freeze]):
+        for layer in itertools.chain.from_iterable(self.parts[: options.freeze]):
             layer.trainable = False
+
+    @property
+    def parts(self) -> list[list[keras.layers.Layer]]:
+        """The layers of the stem and of each stage."""
+        return [[self.stem], *self.stages]
 
     @staticmethod
     def _stage(index: int, depth: int, bottleneck: bool, options: config.Backbone) -> list[Block]:

@@ -14,8 +14,9 @@ import tensorflow as tf
 from frcnn import boxes as box_ops
 from frcnn import config, ops
 from frcnn.modeling import losses
-from frcnn.modeling.layers import Composite, conv, conv_norm, norm
+from frcnn.modeling.layers import Composite, conv, conv_norm
 from frcnn.modeling.matching import Sample, match, sample
+from frcnn.modeling.norms import norm
 from frcnn.modeling.rpn import Proposals
 
 STRIDES = (4, 8, 16, 32)

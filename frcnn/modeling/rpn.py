@@ -148,23 +148,24 @@ def propose(
     before, after = (
         (options.pre_nms_train, options.post_nms_train) if training else (options.pre_nms_test, options.post_nms_test)
     )
-    boxes, logits, levels = [], [], []
+    all_logits, deltas = tf.stop_gradient(predictions.logits), tf.stop_gradient(predictions.deltas)
+    logits, best, levels = [], [], []
     start = 0
     for level, size in enumerate(predictions.level_sizes):
-        level_anchors = slice(start, start + size)
-        start += size
-        top = top_k(tf.stop_gradient(predictions.logits[:, level_anchors]), min(before, size))
-        deltas = tf.gather(tf.stop_gradient(predictions.deltas[:, level_anchors]), top.indices, batch_dims=1)
-        boxes.append(box_ops.decode(deltas, tf.gather(anchors[level_anchors], top.indices)))
+        top = top_k(all_logits[:, start : start + size], min(before, size))
         logits.append(top.values)
-        levels.append(tf.fill(tf.shape(top.indices), level))
-    all_boxes = box_ops.clip(tf.concat(boxes, axis=1), image_sizes)
+        best.append(top.indices + start)
+        levels += [level] * top.indices.shape[1]
+        start += size
+    # One gather and one decoding for all levels: they are small, and each operation is a launch on a GPU.
+    candidates = tf.concat(best, axis=1)
+    decoded = box_ops.decode(tf.gather(deltas, candidates, batch_dims=1), tf.gather(anchors, candidates))
+    all_boxes = box_ops.clip(decoded, image_sizes)
     sides = all_boxes[..., 2:] - all_boxes[..., :2]
     large_enough = tf.reduce_all(sides > options.min_box_size, axis=-1)
     ranking = tf.where(large_enough, tf.concat(logits, axis=1), -float("inf"))
-    indices, _ = ops.nms(
-        all_boxes, ranking, tf.concat(levels, axis=1), iou_threshold=options.nms_iou, max_outputs=after, kernel=kernel
-    )
+    groups = tf.tile(tf.constant([levels]), [tf.shape(ranking)[0], 1])
+    indices, _ = ops.nms(all_boxes, ranking, groups, iou_threshold=options.nms_iou, max_outputs=after, kernel=kernel)
     indices = tf.cast(indices, tf.int64)  # TensorFlow computes with int32 on the host
     valid = indices >= 0
     chosen = tf.gather(all_boxes, tf.maximum(indices, 0), batch_dims=1)

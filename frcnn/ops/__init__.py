@@ -1,5 +1,6 @@
-"""The operations that TensorFlow lacks: :func:`roi_align` over a pyramid, :func:`nms` over a batch, and a fast
-:func:`group_norm`, :func:`bias_relu` and :func:`resize_to_canvas`.
+"""The operations that TensorFlow lacks: :func:`roi_align` over a pyramid, :func:`nms` over a batch, a fast
+:func:`group_norm`, :func:`bias_relu` and :func:`resize_to_canvas`, and :func:`channel_scale`, :func:`global_norm` and
+:func:`update` of many variables at once.
 
 This module is the public interface and selects the implementation: ``reference.py`` defines the results in plain
 TensorFlow, ``compiled.py`` calls the C++ and CUDA kernels, which ``build.py`` compiles at first use. Importing this
@@ -22,10 +23,18 @@ import tensorflow as tf
 from frcnn.ops import compiled, reference, resize
 from frcnn.ops.bias_relu import fused as fused_bias_relu
 from frcnn.ops.bias_relu import reference as reference_bias_relu
+from frcnn.ops.channel_scale import fused as fused_channel_scale
+from frcnn.ops.channel_scale import reference as reference_channel_scale
 from frcnn.ops.group_norm import fused as fused_norm
 from frcnn.ops.group_norm import reference as reference_norm
 from frcnn.ops.resize import Placement as Placement
 from frcnn.ops.resize import ResizeFilter
+from frcnn.ops.update import Rule as Rule
+from frcnn.ops.update import Scalars as Scalars
+from frcnn.ops.update import Variables as Variables
+from frcnn.ops.update import fused as fused_update
+from frcnn.ops.update import fused_norm as fused_global_norm
+from frcnn.ops.update import reference as reference_update
 
 Kernel = Literal["auto", "compiled", "reference"]
 LevelRule = Literal["torchvision", "detectron2"]
@@ -204,6 +213,45 @@ def resize_and_normalize(
     implementation = resize.normalized_fused if _implementation(kernel) is compiled else resize.normalized_reference
     with tf.device("CPU:0"):
         return implementation(pixels, placement, mean, inverse_std, reverse_channels)
+
+
+def channel_scale(
+    tensors: Sequence[tf.Tensor], scales: Sequence[tf.Tensor], dtype: tf.DType, kernel: Kernel = "auto"
+) -> list[tf.Tensor]:
+    """Each of several tensors times a factor per channel, rounded once to ``dtype``.
+
+    Args:
+        tensors: ``[..., C]`` float32.
+        scales: ``[C]`` float32 of each tensor.
+        dtype: float32, bfloat16 or float16.
+        kernel: as for :func:`roi_align`.
+
+    Returns:
+        Tensors of the same shapes. Differentiable in ``tensors`` only.
+    """
+    implementation = fused_channel_scale if _implementation(kernel) is compiled else reference_channel_scale
+    return implementation(tensors, [tf.stop_gradient(scale) for scale in scales], tf.as_dtype(dtype))
+
+
+def global_norm(tensors: Sequence[tf.Tensor], kernel: Kernel = "auto") -> tf.Tensor:
+    """Root of the sum of squares of all elements of float32 tensors, a scalar; ``kernel`` as for :func:`roi_align`."""
+    if _implementation(kernel) is compiled:
+        return fused_global_norm(tensors)
+    return tf.linalg.global_norm(list(tensors))
+
+
+def update(rule: Rule, variables: Variables, scalars: Scalars, kernel: Kernel = "auto") -> None:
+    """Update all variables by a rule, in place.
+
+    ``sgd`` subtracts ``step = rate * rate_factor * (scale * gradient + decay * weight)``. ``momentum`` adds
+    ``velocity = momentum * velocity - step`` and ``nesterov`` ``momentum * velocity - step`` after it (Keras's SGD;
+    with a constant rate, PyTorch's). ``adamw`` is Adam with decoupled decay (Loshchilov & Hutter 2019). ``average`` is
+    ``rate * average + (1 - rate) * weight``.
+
+    Args:
+        kernel: as for :func:`roi_align`.
+    """
+    (fused_update if _implementation(kernel) is compiled else reference_update)(rule, variables, scalars)
 
 
 def uses_gpu() -> bool:

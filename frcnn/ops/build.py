@@ -36,7 +36,15 @@ PREBUILT = Path(__file__).parent / "prebuilt"
 COMMON = ("-std=c++17", "-O3", "-DNDEBUG", "-w", "-fPIC", "-fvisibility=hidden")
 # No fused multiply-add where the last bit decides: samples on a border, an IoU at the threshold, rounding to uint8.
 EXACT = "-ffp-contract=off"
-TENSORFLOW_SOURCES = ("ops.cc", "group_norm_ops.cc", "bias_relu_ops.cc", "resize_ops.cc", "gpu_ops.cc")
+TENSORFLOW_SOURCES = (
+    "ops.cc",
+    "group_norm_ops.cc",
+    "bias_relu_ops.cc",
+    "update_ops.cc",
+    "channel_scale_ops.cc",
+    "resize_ops.cc",
+    "gpu_ops.cc",
+)
 KERNEL_SOURCES = {
     "roi_align_plan.cc": [EXACT],
     "roi_align_cpu.cc": ["-Wno-psabi"],
@@ -45,10 +53,14 @@ KERNEL_SOURCES = {
     "bias_relu_cpu.cc": [],
     "resize_cpu.cc": [EXACT, "-Wno-psabi"],
     "resize_antialiased_cpu.cc": [EXACT, "-Wno-psabi"],
+    "update_cpu.cc": ["-Wno-psabi"],
+    "channel_scale_cpu.cc": [],
     "roi_align_cuda.cc": [],
     "nms_cuda.cc": [],
     "bias_relu_cuda.cc": [],
     "group_norm_cuda.cc": [],
+    "update_cuda.cc": [],
+    "channel_scale_cuda.cc": [],
     "cuda_driver.cc": [],
 }
 

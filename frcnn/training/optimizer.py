@@ -33,7 +33,7 @@ def build_optimizer(options: Config, total_steps: int, variables: list[keras.Var
         optimizer = AdamW(beta_1=beta_1, beta_2=beta_2, **shared)
     else:
         optimizer = SGD(momentum=settings.momentum, nesterov=settings.nesterov, **shared)
-    optimizer.configure(settings)
+    optimizer.configure(settings, options.ops.kernel)
     if scales_loss(options):
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     optimizer.build(variables)

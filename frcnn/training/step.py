@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import keras
 import tensorflow as tf
 
+from frcnn import ops
 from frcnn.config import Config
 from frcnn.data.batch import Batch
 from frcnn.distributed import World
@@ -42,7 +43,7 @@ def build_train_step(
         reported = tf.stack([*(losses[name] for name in LOSSES), total]) / world.size
         summed = world.allreduce_sum(tf.concat([reported, flags], axis=0), "report")
         total = summed[len(LOSSES)]
-        norm = tf.linalg.global_norm(gradients) / optimizer.scale_loss(1.0)
+        norm = ops.global_norm(gradients, config.ops.kernel) / optimizer.scale_loss(1.0)
         # With loss scaling, gradient overflow is expected: the optimizer skips such a step and lowers the scale.
         finite = tf.math.is_finite(total)
         if not scales_loss(config):

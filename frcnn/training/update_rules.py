@@ -1,7 +1,7 @@
-"""SGD and AdamW as PyTorch defines them, in few operations per variable.
+"""SGD and AdamW as PyTorch defines them, in one operation for all variables.
 
 Keras composes an update from elementary operations: ten and more for each variable and step, and each is a launch on a
-GPU. These subclasses call TensorFlow's fused update of a variable instead. Variables, and so checkpoints, are Keras's.
+GPU. These subclasses call :func:`frcnn.ops.update` instead. Variables, and so checkpoints, are Keras's.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from frcnn import config
+from frcnn import config, ops
 
 ADAM_EPSILON = 1e-8  # PyTorch's
 # The average of the first n updates weighs them with a decay of n / (n + 9): it covers about the last tenth of the run
@@ -23,97 +23,89 @@ STAGES = 5  # of the backbone: the stem and four stages
 class UpdateRule:
     """What both optimizers share; a mixin before Keras's class.
 
-    Args of :meth:`configure`: the options of the run. The weight decay acts on the variables that :func:`is_decayed`
-    selects, and the learning rate of a variable is multiplied by :func:`rate_factor`.
+    Args of :meth:`configure`: the options of the run, and the implementation of the update. The weight decay acts on
+    the variables that :func:`is_decayed` selects, and the learning rate of a variable is multiplied by
+    :func:`rate_factor`.
     """
 
     options: config.Optimizer
+    kernel: ops.Kernel
     # Of Keras's class.
     _iterations: keras.Variable
     _model_variables_moving_average: list[keras.Variable]
 
-    def configure(self, options: config.Optimizer) -> None:
-        self.options = options
+    def configure(self, options: config.Optimizer, kernel: ops.Kernel) -> None:
+        self.options, self.kernel = options, kernel
 
     def _backend_update_step(
         self, grads: Sequence[tf.Tensor], trainable_variables: Sequence[keras.Variable], learning_rate: tf.Tensor
     ) -> None:
         """Keras's hook for the update of all variables."""
-        rates: dict[float, tf.Tensor] = {}
-        self._begin_update()
-        for gradient, variable in zip(grads, trainable_variables, strict=True):
-            factor = rate_factor(variable.path, self.options)
-            if factor not in rates:
-                rates[factor] = tf.cast(learning_rate, tf.float32) * factor
-            decay = self.options.weight_decay if is_decayed(variable.path, self.options) else 0.0
-            self._update(variable, tf.convert_to_tensor(gradient), rates[factor], decay)
+        options = self.options
+        gradients = [tf.convert_to_tensor(gradient) for gradient in grads]
+        scale: tf.Tensor | float = 1.0
+        if options.clip_norm:
+            scale = options.clip_norm / tf.maximum(ops.global_norm(gradients, self.kernel), options.clip_norm)
+        variables = ops.Variables(
+            [variable.value for variable in trainable_variables],
+            gradients,
+            rate_factors=[rate_factor(variable.path, options) for variable in trainable_variables],
+            decays=[
+                options.weight_decay if is_decayed(variable.path, options) else 0.0 for variable in trainable_variables
+            ],
+        )
+        self._update(variables, trainable_variables, ops.Scalars(tf.cast(learning_rate, tf.float32), scale))
 
-    def _begin_update(self) -> None:
-        """Compute what all variables share."""
-
-    def _update(self, variable: keras.Variable, gradient: tf.Tensor, rate: tf.Tensor, decay: float) -> None:
+    def _update(
+        self, variables: ops.Variables, trainable_variables: Sequence[keras.Variable], scalars: ops.Scalars
+    ) -> None:
+        """Add the optimizer's state to ``variables`` and ``scalars``, and update."""
         raise NotImplementedError
 
     def _clip_gradients(self, grads: Sequence[tf.Tensor]) -> Sequence[tf.Tensor]:
-        limit = self.options.clip_norm
-        return tf.clip_by_global_norm(grads, limit)[0] if limit else grads
+        return grads  # scaled in the update
 
     def _update_model_variables_moving_average(self, trainable_variables: Sequence[keras.Variable]) -> None:
         if not self.options.ema:
             return
+        variables = ops.Variables(
+            [variable.value for variable in trainable_variables],
+            first=[average.value for average in self._model_variables_moving_average],
+        )
         kept = ema_decay(self._iterations.value, self.options)
-        for variable, average in zip(trainable_variables, self._model_variables_moving_average, strict=True):
-            # average - (1 - kept) * (average - variable)
-            difference = average.value - variable.value
-            tf.raw_ops.ResourceApplyGradientDescent(var=average.value.handle, alpha=1.0 - kept, delta=difference)
+        ops.update(ops.Rule("average"), variables, ops.Scalars(kept), self.kernel)
 
 
 class SGD(UpdateRule, keras.optimizers.SGD):
     """Momentum SGD. The decay is added to the gradient and so passes through the momentum, after clipping."""
 
-    def _update(self, variable: keras.Variable, gradient: tf.Tensor, rate: tf.Tensor, decay: float) -> None:
-        if decay:
-            gradient += decay * variable.value
-        handle = variable.value.handle
-        if not self.momentum:
-            tf.raw_ops.ResourceApplyGradientDescent(var=handle, alpha=rate, delta=gradient)
-            return
-        momentum = self.momentums[self._get_variable_index(variable)]
-        tf.raw_ops.ResourceApplyKerasMomentum(
-            var=handle,
-            accum=momentum.value.handle,
-            lr=rate,
-            grad=gradient,
-            momentum=tf.constant(self.momentum),
-            use_nesterov=self.nesterov,
-        )
+    def _update(
+        self, variables: ops.Variables, trainable_variables: Sequence[keras.Variable], scalars: ops.Scalars
+    ) -> None:
+        rule = ops.Rule("sgd")
+        if self.momentum:
+            rule = ops.Rule("nesterov" if self.nesterov else "momentum", momentum=self.momentum)
+            velocities = [self.momentums[self._get_variable_index(variable)].value for variable in trainable_variables]
+            variables = variables._replace(first=velocities)
+        ops.update(rule, variables, scalars, self.kernel)
 
 
 class AdamW(UpdateRule, keras.optimizers.Adam):
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019), epsilon as in PyTorch."""
 
-    def _begin_update(self) -> None:
+    def _update(
+        self, variables: ops.Variables, trainable_variables: Sequence[keras.Variable], scalars: ops.Scalars
+    ) -> None:
         updates = tf.cast(self.iterations + 1, tf.float32)
-        self._powers = (tf.pow(self.beta_1, updates), tf.pow(self.beta_2, updates))
-        # TensorFlow adds epsilon to sqrt(v), PyTorch to sqrt(v / (1 - beta_2^t)).
-        self._epsilon = ADAM_EPSILON * tf.sqrt(1.0 - self._powers[1])
-
-    def _update(self, variable: keras.Variable, gradient: tf.Tensor, rate: tf.Tensor, decay: float) -> None:
-        if decay:
-            variable.value.assign(variable.value * (1.0 - decay * rate))
-        index = self._get_variable_index(variable)
-        tf.raw_ops.ResourceApplyAdam(
-            var=variable.value.handle,
-            m=self._momentums[index].value.handle,
-            v=self._velocities[index].value.handle,
-            beta1_power=self._powers[0],
-            beta2_power=self._powers[1],
-            lr=rate,
-            beta1=tf.constant(self.beta_1),
-            beta2=tf.constant(self.beta_2),
-            epsilon=self._epsilon,
-            grad=gradient,
+        # The bias of the moments: m / (1 - beta_1^t), and sqrt(v / (1 - beta_2^t)) + epsilon.
+        root = tf.sqrt(1.0 - tf.pow(self.beta_2, updates))
+        scalars = scalars._replace(correction=root / (1.0 - tf.pow(self.beta_1, updates)), epsilon=ADAM_EPSILON * root)
+        indices = [self._get_variable_index(variable) for variable in trainable_variables]
+        variables = variables._replace(
+            first=[self._momentums[index].value for index in indices],
+            second=[self._velocities[index].value for index in indices],
         )
+        ops.update(ops.Rule("adamw", beta_1=self.beta_1, beta_2=self.beta_2), variables, scalars, self.kernel)
 
 
 def is_decayed(path: str, options: config.Optimizer) -> bool:

@@ -50,7 +50,7 @@ def sync_bn(world: World, recipe: Path, output: Path) -> Arrays:
     """Outputs, gradients and statistics of batch norm whose batch of 6 is split over the ranks; all rows, gathered."""
     import tensorflow as tf
 
-    from frcnn.modeling.layers import BatchNorm
+    from frcnn.modeling.norms import BatchNorm
 
     rng = np.random.default_rng(0)
     rows, weights = rng.normal(3, 2, (6, 4, 5, 8)).astype(np.float32), rng.normal(size=(6, 4, 5, 8)).astype(np.float32)

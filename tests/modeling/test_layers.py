@@ -10,7 +10,8 @@ from tensorflow.python.eager import context
 
 from frcnn import ops
 from frcnn.modeling.fpn import _add_upsampled
-from frcnn.modeling.layers import BatchNorm, FrozenBatchNorm, GroupNorm, affines_together, conv, conv_norm
+from frcnn.modeling.layers import conv, conv_norm, folded_together
+from frcnn.modeling.norms import BatchNorm, FrozenBatchNorm, GroupNorm
 from frcnn.ops.compiled import active_kernels
 
 
@@ -119,24 +120,33 @@ def test_a_folded_norm_gives_the_same_outputs_and_gradients(kind: type, kernel: 
     np.testing.assert_allclose(conv_norm(convolution, normalization, inputs), found[unfolded][0], rtol=1e-4, atol=1e-4)
 
 
-def test_affines_computed_together_are_those_of_each_norm() -> None:
+@pytest.mark.parametrize("kernel", ["compiled", "reference"])
+def test_kernels_folded_together_are_those_of_each_convolution(kernel: ops.Kernel) -> None:
     rng = np.random.default_rng(9)
     pairs, inputs = [], tf.constant(rng.normal(size=(1, 5, 5, 6)), tf.float32)
     for channels, kind, epsilon in ((3, FrozenBatchNorm, 1e-5), (5, FrozenBatchNorm, 1e-3), (4, FrozenBatchNorm, 1e-5)):
         convolution = conv(channels, 3, use_bias=False, initializer="he_normal", name="conv")
         pairs.append((convolution, randomized(kind(epsilon, "norm"), convolution(inputs), rng)))
-    norms = [normalization for _, normalization in pairs]
-    with affines_together([*norms, GroupNorm(1e-5, "gn"), FrozenBatchNorm(1e-5, "not built")]):
-        together = [conv_norm(*pair, inputs) for pair in pairs]
-    for pair, outputs in zip(pairs, together, strict=True):
-        np.testing.assert_allclose(outputs, unfolded(*pair, inputs), rtol=1e-5, atol=1e-5)
-    kinds = executed_operations(tf.function(lambda: together_sum(pairs, inputs)))
-    assert sum(kind == "Rsqrt" for kind in kinds) == 2  # one for each epsilon
+    others = [(pairs[0][0], GroupNorm(1e-5, "gn")), (pairs[0][0], FrozenBatchNorm(1e-5, "not built"))]
+    kernels = [convolution.kernel.value for convolution, _ in pairs]
 
+    def folded() -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        with tf.GradientTape() as tape, folded_together([pairs[:2], [*pairs[2:], *others]], kernel):
+            outputs = [conv_norm(*pair, inputs) for pair in pairs]
+            total = tf.add_n([tf.reduce_sum(tf.sin(output)) for output in outputs])
+        return outputs, tape.gradient(total, kernels)
 
-def together_sum(pairs: list[tuple[keras.layers.Layer, keras.layers.Layer]], inputs: tf.Tensor) -> tf.Tensor:
-    with affines_together([normalization for _, normalization in pairs]):
-        return tf.add_n([tf.reduce_sum(conv_norm(*pair, inputs)) for pair in pairs])
+    outputs, gradients = folded()
+    for pair, output, gradient in zip(pairs, outputs, gradients, strict=True):
+        with tf.GradientTape() as tape:
+            expected = unfolded(*pair, inputs)
+            total = tf.reduce_sum(tf.sin(expected))
+        np.testing.assert_allclose(output, expected, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(gradient, tape.gradient(total, pair[0].kernel.value), rtol=1e-4, atol=1e-4)
+    kinds = list(executed_operations(tf.function(folded)))
+    assert kinds.count("Rsqrt") == 2  # one for each epsilon
+    if kernel == "compiled":
+        assert kinds.count("FrcnnChannelScale") == 4  # one for each group, forward and backward
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

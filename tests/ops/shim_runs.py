@@ -273,6 +273,7 @@ def checks() -> list[tuple[str, Callable[[Program, str], None]]]:
         "bfloat16, single channels": pooling_call(3, 2, True, dtype=1),
     }
     import group_norm_checks  # which needs this module
+    import many_tensor_checks
 
     nms_calls = {"four tiles": nms_call(450, 450, 0.375), "stopped early": nms_call(150, 70, 0.5)}
     return [
@@ -289,4 +290,5 @@ def checks() -> list[tuple[str, Callable[[Program, str], None]]]:
             for name, case in BIAS_RELU_CASES.items()
         ),
         *group_norm_checks.checks(),
+        *many_tensor_checks.checks(),
     ]

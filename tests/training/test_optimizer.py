@@ -39,9 +39,10 @@ def descend(
     return variable, optimizer
 
 
+@pytest.mark.parametrize("kernel", ["compiled", "reference"])
 @pytest.mark.parametrize("momentum", [0.9, 0.0])
 @pytest.mark.parametrize("nesterov", [False, True])
-def test_momentum_and_weight_decay_are_pytorchs(momentum: float, nesterov: bool) -> None:
+def test_momentum_and_weight_decay_are_pytorchs(momentum: float, nesterov: bool, kernel: str) -> None:
     rng = np.random.default_rng(0)
     start = rng.normal(size=3).astype(np.float32)
     gradients = [rng.normal(size=3).astype(np.float32) for _ in range(5)]
@@ -51,6 +52,7 @@ def test_momentum_and_weight_decay_are_pytorchs(momentum: float, nesterov: bool)
         "optimizer.clip_norm=1.5",
         f"optimizer.momentum={momentum}",
         f"optimizer.nesterov={nesterov}",
+        f"ops.kernel={kernel}",
     )
     weights, velocity = start.astype(np.float64), np.zeros(3)
     for gradient in gradients:  # torch.optim.SGD after clip_grad_norm_: the decay is not clipped
@@ -89,11 +91,12 @@ def sgd_updates(start: np.ndarray, gradients: list[np.ndarray], rate: float) -> 
         yield start
 
 
-def test_adamw_is_pytorchs() -> None:
+@pytest.mark.parametrize("kernel", ["compiled", "reference"])
+def test_adamw_is_pytorchs(kernel: str) -> None:
     start, gradients = adamw_case()
     config = options(
         *("optimizer.name=adamw", "optimizer.weight_decay=0.1", "optimizer.learning_rate=0.01"),
-        *("optimizer.betas=[0.9,0.99]", "optimizer.milestones=[]"),
+        *("optimizer.betas=[0.9,0.99]", "optimizer.milestones=[]", f"ops.kernel={kernel}"),
     )
     *_, weights = adamw_updates(start, gradients, 0.01)
     np.testing.assert_allclose(weights, TORCH_ADAMW, rtol=1e-12)

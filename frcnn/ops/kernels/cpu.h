@@ -6,10 +6,12 @@
 #include <vector>
 
 #include "bias_relu.h"
+#include "channel_scale.h"
 #include "group_norm.h"
 #include "nms.h"
 #include "resize.h"
 #include "roi_align.h"
+#include "update.h"
 
 namespace frcnn {
 
@@ -59,5 +61,12 @@ void group_norm_backward(const GroupNormShape& shape, DType dtype, bool relu, co
 
 // Without threads: the input pipeline resizes several images at a time.
 void resize_to_canvas(const ResizeCall& call);
+
+void channel_scale(const ChannelScaleCall& call, const ParallelFor& parallel);
+
+void update_all(const UpdateCall& call, const ParallelFor& parallel);
+
+// The root of the sum of squares of all elements, which does not depend on the number of threads.
+float global_norm(const Normed* tensors, int64_t count, const ParallelFor& parallel);
 
 }  // namespace frcnn

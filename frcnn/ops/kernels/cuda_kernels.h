@@ -3,8 +3,10 @@
 #pragma once
 
 #include "bias_relu.h"
+#include "channel_scale.h"
 #include "group_norm.h"
 #include "roi_align.h"
+#include "update.h"
 
 #ifndef FRCNN_THREADS  // per block; the tests use fewer
 #define FRCNN_THREADS 256
@@ -134,5 +136,25 @@ using NormTotalsKernel = void(GroupNormPlan, const float* partial, const float* 
 using NormGradientKernel = void(GroupNormPlan, const void* upstream, const void* inputs, const float* gamma,
                                 const float* beta, const float* mean, const float* rstd, const float* terms,
                                 void* gradient);
+
+// Several tensors in one launch
+
+constexpr int kTableSize = 48;                   // tensors of a launch: its parameters have at most 4 KiB
+constexpr int kTableChunk = FRCNN_THREADS * 64;  // elements of a block
+
+template <class Tensor>
+struct TensorTable {
+  Tensor tensor[kTableSize];
+  int32_t first_block[kTableSize + 1];  // of each tensor, and one past the last
+};
+
+using UpdateTable = TensorTable<Updated>;
+using NormTable = TensorTable<Normed>;
+using ChannelScaleTable = TensorTable<ChannelScaled>;
+
+using UpdateKernel = void(UpdateTable, UpdateConstants, const UpdateScalars* scalars);
+using SumsOfSquaresKernel = void(NormTable, double* sums);
+using RootOfSumKernel = void(int64_t count, const double* sums, float* root);
+using ChannelScaleKernel = void(ChannelScaleTable);
 
 }  // namespace frcnn

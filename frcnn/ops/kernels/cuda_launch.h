@@ -71,4 +71,11 @@ const char* launch_group_norm_gradient(const GroupNormCall& call, const void* up
                                        const float* rstd, void* gradient, float* gamma_gradient, float* beta_gradient,
                                        void* workspace, void* stream);
 
+const char* launch_channel_scale(const ChannelScaleCall& call, void* stream);
+
+const char* launch_update(const UpdateCall& call, void* stream);
+
+int64_t global_norm_workspace_bytes(const Normed* tensors, int64_t count);
+const char* launch_global_norm(const Normed* tensors, int64_t count, float* norm, void* workspace, void* stream);
+
 }  // namespace frcnn

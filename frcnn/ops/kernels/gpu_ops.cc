@@ -1,9 +1,11 @@
 // Registration of the GPU kernels with TensorFlow.
 #include "bias_relu_op.h"
+#include "channel_scale_op.h"
 #include "cuda_driver.h"
 #include "cuda_launch.h"
 #include "group_norm_op.h"
 #include "tensorflow/core/framework/device_base.h"
+#include "update_op.h"
 #include "xla/stream_executor/stream.h"
 
 namespace frcnn {
@@ -146,6 +148,39 @@ class GroupNormGradGpu : public GroupNormGradKernel {
   }
 };
 
+class ChannelScaleGpu : public ChannelScaleOp {
+ public:
+  using ChannelScaleOp::ChannelScaleOp;
+
+ protected:
+  void run(OpKernelContext* context, const ChannelScaleCall& call) const override {
+    report(context, launch_channel_scale(call, stream_of(context)));
+  }
+};
+
+class UpdateGpu : public UpdateOp {
+ public:
+  using UpdateOp::UpdateOp;
+
+ protected:
+  void run(OpKernelContext* context, const UpdateCall& call) const override {
+    report(context, launch_update(call, stream_of(context)));
+  }
+};
+
+class GlobalNormGpu : public GlobalNormOp {
+ public:
+  using GlobalNormOp::GlobalNormOp;
+
+ protected:
+  void run(OpKernelContext* context, const Normed* tensors, int64_t count, float* norm) const override {
+    Tensor workspace;
+    OP_REQUIRES_OK(context, context->allocate_temp(tensorflow::DT_INT8, {global_norm_workspace_bytes(tensors, count)},
+                                                   &workspace));
+    report(context, launch_global_norm(tensors, count, norm, workspace.data(), stream_of(context)));
+  }
+};
+
 // Registered only where there is machine code for a GPU: without it TensorFlow places the operations on the CPU.
 void register_gpu_kernels() {
   static const bool once = [] {
@@ -156,6 +191,11 @@ void register_gpu_kernels() {
     REGISTER_KERNEL_BUILDER(Name("FrcnnBiasReluGrad").Device(DEVICE_GPU), BiasReluGradGpu);
     REGISTER_KERNEL_BUILDER(Name("FrcnnGroupNorm").Device(DEVICE_GPU), GroupNormGpu);
     REGISTER_KERNEL_BUILDER(Name("FrcnnGroupNormGrad").Device(DEVICE_GPU), GroupNormGradGpu);
+    REGISTER_KERNEL_BUILDER(Name("FrcnnChannelScale").Device(DEVICE_GPU), ChannelScaleGpu);
+    REGISTER_KERNEL_BUILDER(
+        Name("FrcnnUpdate").Device(DEVICE_GPU).HostMemory("weights").HostMemory("first").HostMemory("second"),
+        UpdateGpu);
+    REGISTER_KERNEL_BUILDER(Name("FrcnnGlobalNorm").Device(DEVICE_GPU), GlobalNormGpu);
     return true;
   }();
   static_cast<void>(once);

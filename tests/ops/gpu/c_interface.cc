@@ -1,4 +1,6 @@
 // The launch functions behind C names, for ctypes. Inputs are laid out as for tests/ops/shim/main.cc.
+#include <vector>
+
 #include "cuda_launch.h"
 
 using namespace frcnn;
@@ -90,4 +92,54 @@ FRCNN_EXPORT const char* frcnn_test_group_norm_gradient(const int32_t* head, con
                                                         float* beta_gradient, void* workspace, void* stream) {
   return launch_group_norm_gradient(make_norm_call(head, inputs, gamma, beta), upstream, mean, rstd, gradient,
                                     gamma_gradient, beta_gradient, workspace, stream);
+}
+
+// head: rule, variables; constants: momentum, betas; addresses: weight, gradient and two states of each variable, which
+// are replaced
+FRCNN_EXPORT const char* frcnn_test_update(const int32_t* head, const float* constants, const void* scalars,
+                                           const int32_t* sizes, const float* rate_factors, const float* decays,
+                                           float* const* addresses, void* stream) {
+  std::vector<Updated> variables;
+  for (int32_t i = 0; i < head[1]; ++i) {
+    float* const* of = addresses + 4 * i;
+    variables.push_back({sizes[i], of[1], {of[0], of[0]}, {of[2], of[2]}, {of[3], of[3]}, rate_factors[i], decays[i]});
+  }
+  return launch_update({UpdateRule(head[0]),
+                        {constants[0], constants[1], constants[2]},
+                        static_cast<const UpdateScalars*>(scalars),
+                        variables.data(),
+                        head[1]},
+                       stream);
+}
+
+namespace {
+
+std::vector<Normed> make_normed(int32_t count, const int32_t* sizes, const float* const* addresses) {
+  std::vector<Normed> tensors;
+  for (int32_t i = 0; i < count; ++i) tensors.push_back({sizes[i], addresses[i]});
+  return tensors;
+}
+
+}  // namespace
+
+FRCNN_EXPORT int64_t frcnn_test_global_norm_workspace(int32_t count, const int32_t* sizes,
+                                                      const float* const* addresses) {
+  return global_norm_workspace_bytes(make_normed(count, sizes, addresses).data(), count);
+}
+
+FRCNN_EXPORT const char* frcnn_test_global_norm(int32_t count, const int32_t* sizes, const float* const* addresses,
+                                                void* norm, void* workspace, void* stream) {
+  return launch_global_norm(make_normed(count, sizes, addresses).data(), count, static_cast<float*>(norm), workspace,
+                            stream);
+}
+
+// head: type of inputs, type of outputs, tensors; addresses: inputs, scale and outputs of each tensor
+FRCNN_EXPORT const char* frcnn_test_channel_scale(const int32_t* head, const int32_t* sizes, const int32_t* channels,
+                                                  void* const* addresses, void* stream) {
+  std::vector<ChannelScaled> tensors;
+  for (int32_t i = 0; i < head[2]; ++i) {
+    void* const* of = addresses + 3 * i;
+    tensors.push_back({sizes[i], channels[i], of[0], static_cast<const float*>(of[1]), of[2]});
+  }
+  return launch_channel_scale({DType(head[0]), DType(head[1]), tensors.data(), head[2]}, stream);
 }

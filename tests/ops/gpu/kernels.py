@@ -118,9 +118,10 @@ class Kernels:
         self.memory = memory
         self.c = ctypes.CDLL(str(library))
         names = "roi_align gradient nms bias_relu bias_relu_gradient group_norm group_norm_gradient"
+        names += " update global_norm channel_scale"
         for name in names.split():
             getattr(self.c, f"frcnn_test_{name}").restype = ctypes.c_char_p
-        for name in ("gradient", "nms", "group_norm"):
+        for name in ("gradient", "nms", "group_norm", "global_norm"):
             getattr(self.c, f"frcnn_test_{name}_workspace").restype = ctypes.c_int64
 
     def roi_align(self, geometry: list[np.ndarray], boxes: int, images: int, maps: list[int], pooled: int) -> None:
@@ -200,6 +201,12 @@ class Kernels:
             return memory.get(places[0]), 0
         if operation.startswith("group_norm"):
             return self._call_group_norm(operation, *arrays), 0
+        if operation == "update":
+            return self._call_update(*arrays), 0
+        if operation == "channel_scale":
+            return self._call_channel_scale(*arrays), 0
+        if operation == "global_norm":
+            return self._call_global_norm(*arrays), 0
         geometry, (boxes, images), values = list(arrays[:5]), map(memory.put, arrays[5:7]), arrays[7:]
         inputs = [memory.put(array) for array in values]
         head, heights, widths = geometry[:3]
@@ -230,6 +237,46 @@ class Kernels:
         else:
             outputs[0] = places[0]  # the gradient replaces upstream
             self.group_norm_gradient(head, sources, [sources[0], *targets[1:]])
+        return b"".join(map(memory.get, outputs))
+
+    def _call_update(self, head: np.ndarray, *arrays: np.ndarray) -> bytes:
+        memory = self.memory
+        constants, scalars, sizes, rate_factors, decays, *values = arrays
+        shared, places = memory.put(scalars), [memory.put(array.copy()) for array in values]
+        on_host = [_void(array.ctypes.data) for array in (sizes, rate_factors, decays)]
+        self._check(
+            self.c.frcnn_test_update(
+                _void(head.ctypes.data),
+                _void(constants.ctypes.data),
+                _void(memory.pointer(shared)),
+                *on_host,
+                _pointers([memory.pointer(place) for place in places]),
+                self._stream(),
+            )
+        )
+        return b"".join(memory.get(place) for i, place in enumerate(places) if i % 4 != 1)  # not the gradients
+
+    def _call_global_norm(self, head: np.ndarray, sizes: np.ndarray, *arrays: np.ndarray) -> bytes:
+        memory, places = self.memory, [self.memory.put(array) for array in arrays]
+        tensors = ctypes.c_int32(int(head[0])), _void(sizes.ctypes.data), _pointers(list(map(memory.pointer, places)))
+        norm = memory.allocate(4)
+        workspace = memory.scratch(self.c.frcnn_test_global_norm_workspace(*tensors))
+        pointers = _void(memory.pointer(norm)), _void(memory.pointer(workspace))
+        self._check(self.c.frcnn_test_global_norm(*tensors, *pointers, self._stream()))
+        return memory.get(norm)
+
+    def _call_channel_scale(
+        self, head: np.ndarray, sizes: np.ndarray, channels: np.ndarray, *arrays: np.ndarray
+    ) -> bytes:
+        memory, places = self.memory, [self.memory.put(array) for array in arrays]
+        outputs = [memory.allocate(int(size) * (4 if head[1] == 0 else 2)) for size in sizes]
+        pointers = [
+            memory.pointer(place)
+            for i, output in enumerate(outputs)
+            for place in (places[2 * i], places[2 * i + 1], output)
+        ]
+        on_host = [_void(array.ctypes.data) for array in (head, sizes, channels)]
+        self._check(self.c.frcnn_test_channel_scale(*on_host, _pointers(pointers), self._stream()))
         return b"".join(map(memory.get, outputs))
 
     def _stream(self) -> ctypes.c_void_p:

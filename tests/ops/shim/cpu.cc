@@ -82,4 +82,23 @@ const char* launch_group_norm_gradient(const GroupNormCall& call, const void* up
   return nullptr;
 }
 
+const char* launch_channel_scale(const ChannelScaleCall& call, void*) {
+  channel_scale(call, in_chunks);
+  return nullptr;
+}
+
+const char* launch_update(const UpdateCall& call, void*) {
+  update_all(call, in_chunks);
+  return nullptr;
+}
+
+int64_t global_norm_workspace_bytes(const Normed*, int64_t) {
+  return 0;
+}
+
+const char* launch_global_norm(const Normed* tensors, int64_t count, float* norm, void*, void*) {
+  *norm = global_norm(tensors, count, in_chunks);
+  return nullptr;
+}
+
 }  // namespace frcnn

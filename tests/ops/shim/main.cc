@@ -4,13 +4,10 @@
 // Buffers have their exact size, so that a sanitizer detects accesses beyond them, and outputs are filled with 0xff
 // before (not with FRCNN_RAW=1, for tools that look for memory that was not written). ORDER and the bytes of memory
 // traffic, printed to stderr, concern the fake driver only.
-#include <cstdio>
-#include <cstdlib>
 #include <string>
-#include <vector>
 
-#include "cuda_launch.h"
-#include "driver_memory.h"
+#include "buffer.h"
+#include "many_tensors.h"
 #include "resize.h"
 
 using namespace frcnn;
@@ -22,57 +19,6 @@ __attribute__((weak)) void resize_to_canvas(const ResizeCall& call);  // a CPU k
 }
 
 namespace {
-
-void check(CUresult result) {
-  if (result != 0) fprintf(stderr, "CUDA error %d\n", int(result)), exit(6);
-}
-
-template <class T>
-std::vector<T> read_array(int64_t count) {
-  std::vector<T> values(count);
-  if (fread(values.data(), sizeof(T), count, stdin) != size_t(count)) exit(4);
-  return values;
-}
-
-// Device memory.
-class Buffer {
- public:
-  explicit Buffer(size_t bytes) : bytes_(bytes) {
-    if (bytes == 0) return;
-    check(cuMemAlloc_v2(&memory_, bytes));
-    if (getenv("FRCNN_RAW") == nullptr) check(cuMemsetD8_v2(memory_, 0xff, bytes));
-  }
-  Buffer(Buffer&& other) : bytes_(other.bytes_), memory_(other.memory_) { other.memory_ = 0; }
-  ~Buffer() {
-    if (memory_ != 0) cuMemFree_v2(memory_);
-  }
-
-  static Buffer from_stdin(size_t bytes) {
-    const auto values = read_array<char>(int64_t(bytes));
-    Buffer buffer(bytes);
-    if (bytes > 0) check(cuMemcpyHtoD_v2(buffer.memory_, values.data(), bytes));
-    return buffer;
-  }
-
-  template <class T = void>
-  T* data() const {
-    return reinterpret_cast<T*>(memory_);
-  }
-
-  void print() const {
-    std::vector<char> values(bytes_);
-    if (bytes_ > 0) check(cuMemcpyDtoH_v2(values.data(), memory_, bytes_));
-    fwrite(values.data(), 1, bytes_, stdout);
-  }
-
- private:
-  size_t bytes_;
-  CUdeviceptr memory_ = 0;
-};
-
-int64_t bytes_of(DType dtype) {
-  return dtype == DType::kFloat32 ? 4 : 2;
-}
 
 const char* run_roi_align(const std::string& operation, CUstream stream) {
   // levels, batch, channels, bins, sampling ratio, aligned, dtype, boxes; then heights, widths, scales, starts, boxes,
@@ -251,6 +197,9 @@ const char* run(const std::string& operation, CUstream stream) {
   if (operation.rfind("resize", 0) == 0) return run_resize(operation);
   if (operation == "nms") return run_nms(stream);
   if (operation.rfind("bias_relu", 0) == 0) return run_bias_relu(operation, stream);
+  if (operation == "channel_scale") return run_channel_scale(stream);
+  if (operation == "update") return run_update(stream);
+  if (operation == "global_norm") return run_global_norm(stream);
   if (operation == "group_norm") return run_group_norm(stream);
   if (operation == "group_norm_gradient") return run_group_norm_gradient(stream);
   return run_roi_align(operation, stream);
