@@ -152,7 +152,10 @@ def folded_together(
         convolutions = [convolution for convolution, _ in group]
         kernels = [tf.convert_to_tensor(convolution.kernel._value) for convolution in convolutions]
         scaled = ops.channel_scale(kernels, scales, convolutions[0].compute_dtype, kernel)
-        found |= {id(convolution): pair for convolution, *pair in zip(convolutions, scaled, shifts, strict=True)}
+        found |= {
+            id(convolution): (scaled_kernel, shift)
+            for convolution, scaled_kernel, shift in zip(convolutions, scaled, shifts, strict=True)
+        }
     token = _FOLDED.set(found)
     try:
         yield
