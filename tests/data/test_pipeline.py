@@ -80,6 +80,24 @@ def test_resumed_batches_are_bit_identical(root: Path, index: Index, resize: str
         assert_equal_batches(unbroken[start:], resumed)
 
 
+@pytest.mark.parametrize("resize", ["bilinear", "pillow"])
+def test_kernels_give_the_same_batches(root: Path, index: Index, resize: str) -> None:
+    def batches(kernel: str) -> list[Any]:
+        options = small(
+            root,
+            f"ops.kernel={kernel}",
+            f"image.resize={resize}",
+            "image.channel_order=bgr",
+            "augment.vertical_flip=0.5",
+            "augment.color_jitter=0.2",
+            "augment.scale_range=[0.5, 2.0]",
+        )
+        inference = pipeline.inference_batches(index, options, 4)
+        return [*take(pipeline.training_batches(index, options), 4), *take(inference, 2)]
+
+    assert_equal_batches(batches("compiled"), batches("reference"))
+
+
 def test_workers_do_not_change_the_batches(root: Path, index: Index) -> None:
     one, many = (take(pipeline.training_batches(index, small(root, f"data.workers={n}")), 5) for n in (1, 7))
     assert_equal_batches(one, many)

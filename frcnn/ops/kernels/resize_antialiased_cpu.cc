@@ -9,10 +9,9 @@ namespace {
 
 constexpr int kWeightBits = 22;
 constexpr int32_t kHalf = 1 << (kWeightBits - 1);
-typedef uint8_t Bytes __attribute__((vector_size(kLanes)));
-typedef int32_t Integers __attribute__((vector_size(4 * kLanes)));
+constexpr int64_t kPart = 4 * kLanes;
 
-// The pixels of an axis that an output position is a sum of.
+// The pixels of an axis that an output position is a sum of. Zeros follow the weights, up to Windows::most().
 struct Window {
   int first, count;
   const int32_t* weights;
@@ -58,39 +57,39 @@ FRCNN_CLONES void widen(const uint8_t* from, int64_t count, int32_t* to) {
   for (int64_t i = 0; i < count; ++i) to[i] = from[i];
 }
 
-// A row of pixels, each the sum of a window of columns.
-FRCNN_CLONES void sum_columns(const int32_t* row, const Window* windows, int count, bool reverse, uint8_t* to) {
+// A row of pixels, each the sum of a window of columns: of `most` of them, with weights of zero at the end, because a
+// loop whose length varies is mispredicted.
+FRCNN_CLONES void sum_columns(const int32_t* row, const Window* windows, int count, int most, bool reverse,
+                              uint8_t* to) {
   typedef uint8_t BytePixel __attribute__((vector_size(4)));
   for (int x = 0; x < count; ++x) {
     const Window& window = windows[x];
     const int32_t* from = row + kChannels * window.first;
     IntPixel sum = IntPixel{} + kHalf;
-    for (int k = 0; k < window.count; ++k) sum += load_pixel<IntPixel>(from + kChannels * k) * window.weights[k];
+    for (int k = 0; k < most; ++k) sum += load_pixel<IntPixel>(from + kChannels * k) * window.weights[k];
     sum = ordered(sum >> kWeightBits, reverse);
     sum = sum > 255 ? IntPixel{} + 255 : sum;
     store_pixel(__builtin_convertvector(sum, BytePixel), to + kChannels * x);
   }
 }
 
+// Adds up a part of `count` values of a window of rows. The sums stay in registers.
+FRCNN_HD void sum_part(const uint8_t* const* rows, const Window& window, int64_t begin, int64_t count, uint8_t* to) {
+  int32_t sums[kPart];
+  for (int64_t i = 0; i < count; ++i) sums[i] = kHalf;
+  for (int k = 0; k < window.count; ++k) {
+    const uint8_t* row = rows[k] + begin;
+    const int32_t weight = window.weights[k];
+    for (int64_t i = 0; i < count; ++i) sums[i] += row[i] * weight;
+  }
+  for (int64_t i = 0; i < count; ++i) to[begin + i] = uint8_t(std::min(sums[i] >> kWeightBits, 255));
+}
+
 // Sums of a window of rows.
-FRCNN_CLONES void sum_rows(const uint8_t* const* rows, const int32_t* weights, int count, int64_t values, uint8_t* to) {
-  int64_t i = 0;
-  for (; i + kLanes <= values; i += kLanes) {
-    Integers sum = Integers{} + kHalf;
-    for (int k = 0; k < count; ++k) {
-      Bytes row;
-      memcpy(&row, rows[k] + i, sizeof(row));
-      sum += __builtin_convertvector(row, Integers) * weights[k];
-    }
-    sum >>= kWeightBits;
-    const Bytes rounded = __builtin_convertvector(sum > 255 ? Integers{} + 255 : sum, Bytes);
-    memcpy(to + i, &rounded, sizeof(rounded));
-  }
-  for (; i < values; ++i) {
-    int32_t sum = kHalf;
-    for (int k = 0; k < count; ++k) sum += rows[k][i] * weights[k];
-    to[i] = uint8_t(std::min(sum >> kWeightBits, 255));
-  }
+FRCNN_CLONES void sum_rows(const uint8_t* const* rows, const Window& window, int64_t values, uint8_t* to) {
+  int64_t begin = 0;
+  for (; begin + kPart <= values; begin += kPart) sum_part(rows, window, begin, kPart, to);
+  if (begin < values) sum_part(rows, window, begin, values - begin, to);
 }
 
 // Resizes rows horizontally.
@@ -101,12 +100,12 @@ class Columns {
                  call.flip_horizontally),
         reverse_(call.reverse_channels),
         values_(int64_t{kChannels} * call.width),
-        wide_(values_ + kRowEnd) {}
+        wide_(values_ + kChannels * windows_.most() + kRowEnd) {}
 
   // A row of `row_bytes`.
   void resize(const uint8_t* from, uint8_t* to) {
     widen(from, values_, wide_.data());
-    sum_columns(wide_.data(), &windows_[0], windows_.size(), reverse_, to);
+    sum_columns(wide_.data(), &windows_[0], windows_.size(), windows_.most(), reverse_, to);
   }
 
   size_t row_bytes() const { return kChannels * size_t(windows_.size()) + kRowEnd; }
@@ -145,7 +144,7 @@ void resize_width_first(const ResizeCall& call, const Windows& windows) {
   fill_canvas(call, call.canvas, [&](int y, uint8_t* to) {
     const Window& window = windows[y];
     for (int k = 0; k < window.count; ++k) rows[k] = resized.get(window.first + k);
-    sum_rows(rows.data(), window.weights, window.count, values, to);
+    sum_rows(rows.data(), window, values, to);
   });
 }
 
@@ -157,7 +156,7 @@ void resize_height_first(const ResizeCall& call, const Windows& windows) {
   fill_canvas(call, call.canvas, [&](int y, uint8_t* to) {
     const Window& window = windows[y];
     for (int k = 0; k < window.count; ++k) rows[k] = source_row(call, window.first + k);
-    sum_rows(rows.data(), window.weights, window.count, source_values, row.data());
+    sum_rows(rows.data(), window, source_values, row.data());
     columns.resize(row.data(), resized.data());
     memcpy(to, resized.data(), values);
   });
