@@ -207,16 +207,16 @@ def test_the_probe_s_convolution_has_both_gradients() -> None:
 @pytest.mark.parametrize(
     ("minutes", "validation_images", "share", "epochs", "every"),
     [
-        # The last evaluation, of two models, may cost 738: of all 700 images; those before it as well: two of 350.
-        (25, 700, None, 3, 1),  # 4920 - 4 * 350 = 3520
-        (25, 5000, 0.15, 3, 2),  # of 750 images; one before it; 4920 - 3 * 375 = 3795
-        (3, 700, 0.14, 0.33, None),  # (0.85 * 180 - 45) * 4 = 432; about 100 images are evaluated: 432 - 2 * 49 = 334
+        # The last evaluation, of two models, may cost 810: of all 720 images; those before it as well: two of 360.
+        (25, 720, None, 3, 1),  # 5400 - 4 * 360 = 3960
+        (25, 5000, 0.16, 3, 1),  # of 800 images; two before it; 5400 - 4 * 400 = 3800
+        (3, 700, 0.14, 0.44, None),  # (0.92 * 180 - 30) * 4 = 542; about 100 images are evaluated: 542 - 2 * 49 = 444
     ],
 )
 def test_a_large_validation_split_leaves_time_for_training(
     minutes: int, validation_images: int, share: float | None, epochs: float, every: int | None
 ) -> None:
-    """By hand: 25 minutes at 4 images/s are (0.85 * 1500 - 45) * 4 = 4920 images, 15 % of them 738.
+    """By hand: 25 minutes at 4 images/s are (0.92 * 1500 - 30) * 4 = 5400 images, 15 % of them 810.
 
     An image that is evaluated costs half of one of training.
     """
