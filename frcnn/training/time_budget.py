@@ -10,8 +10,8 @@ from frcnn.data.statistics import Statistics
 
 # Passes over the images: enough, at most, and the images that a small dataset is worth in any case.
 EPOCHS = {"random": (24, 100, 6000), "backbone": (12, 60, 4000), "detector": (8, 40, 3000)}
-# Of the time limit; the rest is for saving. A device that is slower than measured is stopped by the limit: it misses the
-# end of the schedule, where the rate is close to 0, which costs less than time that is not used.
+# Of the time limit; the rest is for saving. On a device that is slower than measured, the limit ends the run: it misses
+# the end of the schedule, where the rate is close to 0, which costs less than time that is not used.
 TRAINING_SHARE = 0.92
 STARTUP_SECONDS = 30.0  # reading data, building and tracing the model
 EVALUATIONS = 4  # at most; the last one is of the averaged and of the raw weights

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import statistics
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 
+RECENT_STEPS = 50  # whose median is the time of a step
 EVALUATION_MARGIN = 1.3  # the last evaluation may take longer than the one before by this factor
 
 
@@ -39,10 +42,8 @@ class TimeLimit:
         self._passes = passes
         self._evaluation_started = 0.0
         self._evaluation_seconds: float | None = None
-        self._training_started: float | None = None
-        self._paused = 0.0  # seconds of evaluations since then
-        self._steps = 0
-        self._step_started = 0.0
+        self._step_started: float | None = None
+        self._steps: deque[float] = deque(maxlen=RECENT_STEPS)  # seconds
         self._slowest = 0.0  # seconds of the slowest step, in which a canvas was traced
 
     def used(self) -> float:
@@ -57,26 +58,31 @@ class TimeLimit:
         """Seconds until the limit; None without one."""
         return None if self.minutes is None else 60 * self.minutes - self.used()
 
-    def reached(self, batch_size: int) -> bool:
+    def reached(self, batch_size: int, evaluates: bool = False) -> bool:
         """Count a step of ``batch_size`` images that is about to start; whether it is the last that there is time for.
 
         A step's time and the time of the last evaluations are kept in reserve. Until an evaluation was measured, an
         image of it is taken to cost as much as one of training, whose backward pass an evaluation does not have, and
         tracing the detector as much as tracing the training step of a canvas.
+
+        Args:
+            evaluates: an evaluation follows the step. If there is not time for it and the last ones as well, it becomes
+                the last one.
         """
         now = self._clock()
-        if self._training_started is None:
-            self._training_started = self._step_started = now
-        self._slowest, self._step_started = max(self._slowest, now - self._step_started), now
-        step = (now - self._training_started - self._paused) / max(self._steps, 1)
-        self._steps += 1
+        if self._step_started is not None:
+            self._steps.append(now - self._step_started)
+            self._slowest = max(self._slowest, self._steps[-1])
+        self._step_started = now
+        # Without the slowest one: the first step is traced, and its time says nothing about the others.
+        step = statistics.median(sorted(self._steps)[:-1] or [0.0])
         if (left := self.left()) is None:
             return False
         evaluation, tracing = self._evaluation_seconds, 0.0
         if evaluation is None:
             evaluation = self._evaluation_images * step / batch_size
             tracing = self._slowest if self._evaluation_images else 0.0
-        return left < 2 * step + tracing + EVALUATION_MARGIN * self._passes * evaluation
+        return left < 2 * step + tracing + EVALUATION_MARGIN * (self._passes + evaluates) * evaluation
 
     def can_repeat(self) -> bool:
         """Inside of :meth:`evaluating`: whether there is time for as much again as the evaluation took so far."""
@@ -89,5 +95,5 @@ class TimeLimit:
         self._evaluation_started = self._clock()
         yield
         self._evaluation_seconds = self._clock() - self._evaluation_started
-        if self._training_started is not None:
-            self._paused += self._evaluation_seconds
+        if self._step_started is not None:  # an evaluation is no part of the step before it
+            self._step_started += self._evaluation_seconds

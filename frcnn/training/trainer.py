@@ -148,7 +148,7 @@ class Trainer:
                     self._evaluate(progress)
                     continue
                 self._start_step(next(batches), progress)
-                self.evaluation_pending = self._evaluation_is_due()
+                self.evaluation_pending = self._evaluation_is_due(self.step)
                 checkpoint_due = self._read_reports(progress, all_steps=self.evaluation_pending)
                 # Checkpoint before evaluating: the user may not wait for the evaluation to finish.
                 if self.evaluation_pending or checkpoint_due:
@@ -217,7 +217,8 @@ class Trainer:
         rate = self.optimizer.learning_rate if progress.is_due(self.step + 1) else None
         progress.status(self.reports.compiling(batch))
         overdue = time.monotonic() - self.saved_at > 60 * self.config.training.checkpoint_minutes
-        out_of_time = self.time_limit.reached(self.config.training.batch_size)
+        evaluates = self.step + 1 < self.total_steps and self._evaluation_is_due(self.step + 1)
+        out_of_time = self.time_limit.reached(self.config.training.batch_size, evaluates)
         on_main = (self.world.is_main and overdue, self.world.is_main and out_of_time)
         flags = (self.stop.received is not None, len(self.unreadable_images), *on_main)
         self.reports.start(batch, self.step, flags, rate)
@@ -252,17 +253,16 @@ class Trainer:
             self._save(progress)
             raise AgreedError(str(error)) from None
 
-    def _evaluation_is_due(self) -> bool:
-        if self.step == self.total_steps:
-            return True
+    def _evaluation_is_due(self, step: int) -> bool:
         every = self.config.training.evaluate_every
-        return every is not None and self.step % max(1, round(every * self.steps_per_epoch)) == 0
+        due = every is not None and step % max(1, round(every * self.steps_per_epoch)) == 0
+        return due or step == self.total_steps
 
     def _evaluate(self, progress: Progress | NullProgress) -> None:
         """Evaluate the averaged weights, at the end also the raw ones. A resumed run repeats an interrupted one."""
         progress.status("evaluating")
         weights = AveragedWeights(self.optimizer, self.model.trainable_variables)
-        last, due = self.step == self.total_steps or self.out_of_time, self._evaluation_is_due()
+        last, due = self.step == self.total_steps or self.out_of_time, self._evaluation_is_due(self.step)
         try:
             best = self.validation.run(self.step, self.best, self.unreadable_images, progress, weights, last, due)
         except Stopped:

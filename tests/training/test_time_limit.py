@@ -76,6 +76,31 @@ def test_tracing_the_detector_has_time() -> None:
     assert (taken, limit.left()) == (516, 43.0)
 
 
+def test_a_step_that_was_traced_is_not_taken_for_the_time_of_the_others() -> None:
+    """With the mean of 41 and 1 s, 80 images of evaluation would take 420 s, and the run would end after two steps."""
+    clock = Clock()
+    limit = TimeLimit(5, 0.0, 80, clock=clock)
+    limit.reached(4)
+    clock.now += 41.0
+    # 300 - 41 - n < 41 + 2 * 1 + 1.3 * 20 from n = 191 on.
+    assert steps_until_reached(limit, clock, 1.0) == 192
+
+
+def test_an_evaluation_without_time_for_another_one_becomes_the_last() -> None:
+    """Steps of 1 s, evaluations of 20 s: 2 + 1.3 * 20 before any other step, 2 + 1.3 * 40 before one that evaluates."""
+    clock = Clock()
+    limit = TimeLimit(10, 0.0, 40, clock=clock)
+    for _ in range(3):
+        limit.reached(4)
+        clock.now += 1.0
+    with limit.evaluating():
+        clock.now += 20.0
+    clock.now += 520.0  # 57 s are left
+    assert (limit.reached(4, evaluates=True), limit.reached(4, evaluates=False)) == (False, False)
+    clock.now += 3.5
+    assert (limit.reached(4, evaluates=True), limit.reached(4, evaluates=False)) == (True, False)
+
+
 def test_earlier_parts_of_a_run_count_and_no_limit_is_never_reached() -> None:
     clock = Clock()
     limit = TimeLimit(10, 300.0, 0, clock=clock)
@@ -90,7 +115,7 @@ def test_an_ended_run_is_evaluated_stays_ended_and_resumes_with_more_time(
 ) -> None:
     trainer = Trainer(tiny_config(tmp_path, "training.max_minutes=60"))
     reached = trainer.time_limit.reached
-    trainer.time_limit.reached = lambda images: reached(images) or trainer.step == 7  # type: ignore[method-assign]
+    trainer.time_limit.reached = lambda *given: reached(*given) or trainer.step == 7  # type: ignore[method-assign]
     trainer.run()
     assert (trainer.step, trainer.finished) == (8, True)
     evaluations = records(tmp_path, "evaluation")
