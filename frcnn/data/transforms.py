@@ -81,7 +81,7 @@ def sample_augmentation(options: config.Config, epoch: int, image_id: int) -> Au
         scale=low + (high - low) * scale,
         crop=(crop_y, crop_x),
         colors=(brightness, contrast, saturation),
-        warp=sample_warp(augment, np.random.default_rng([WARP_STREAM, options.seed, epoch, image_id])),
+        warp=sample_warp(augment, [WARP_STREAM, options.seed, epoch, image_id]),
         reduced_decode=options.data.reduced_decode,
     )
 

@@ -7,6 +7,7 @@ shear and crop are one affine map and one resampling. A rotated box is the box t
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -41,10 +42,11 @@ class Warp(NamedTuple):
     noise_seed: int = 0
 
 
-def sample_warp(augment: config.Augment, rng: np.random.Generator) -> Warp | None:
+def sample_warp(augment: config.Augment, seed: Sequence[int]) -> Warp | None:
     """A random warp; None if all its options are off. Every option has its own random numbers."""
     if not (augment.rotation or augment.shear or augment.crop is not None or augment.blur or augment.noise):
         return None
+    rng = np.random.default_rng(seed)
     turn, shear_x, shear_y, zoom, crop_y, crop_x, kept, blur, noise = rng.random(9).tolist()
     smallest = 1.0 if augment.crop is None else augment.crop
     return Warp(
