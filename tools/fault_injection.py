@@ -189,7 +189,8 @@ class Injection:
                 ended = Process(output, self.data, size // rng.choice((8, 16, 64)), log).end()
             else:
                 process = Process(output, self.data, log=log)
-                process.wait_until(lambda: f"train step={STEPS - 1} " in process.text)
+                # After its check of the free space, and in time before its next checkpoint.
+                process.wait_until(lambda: "resumed at step" in process.text)
                 filler = place / "filler"
                 free = shutil.disk_usage(place).free
                 with contextlib.suppress(OSError):  # full already: the run may have written since
