@@ -14,6 +14,7 @@ a stack trace, or leaves a process behind.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import random
 import shutil
@@ -131,8 +132,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="frcnn-stops-") as name:
         folder = Path(name).resolve()
         times = StopTimes(make_data(folder / "shapes"), options.limit)
-        for ranks in options.ranks:
-            measure(times, folder, ranks, options.stops, random.Random(options.seed))
+        with contextlib.suppress(KeyboardInterrupt):  # the table then has what was measured so far
+            for ranks in options.ranks:
+                measure(times, folder, ranks, options.stops, random.Random(options.seed))
     for failure in times.failures:
         print(failure, file=sys.stderr)
     print(*times.table(), sep="\n")
