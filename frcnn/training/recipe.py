@@ -191,10 +191,13 @@ def _cascade(steps: int, start: str) -> Iterator[Choice]:
 
 def _optimizer(steps: int, start: str) -> Iterator[Choice]:
     rate, reason = {
-        "random": (0.02, "from random weights"),
+        "random": (0.0005, "from random weights"),
         "backbone": (0.005, "the backbone is trained already"),
         "detector": (0.002, "fine-tuning: the weights should change little"),
     }[start]
+    if start == "random":
+        yield Choice("optimizer.name", "adamw", "learns more from few epochs than SGD")
+        yield Choice("optimizer.weight_decay", 0.05, "usual with AdamW")
     yield Choice("optimizer.learning_rate", rate, reason)
     yield Choice("optimizer.base_batch_size", 4, "batch that the rate refers to")
     yield Choice("optimizer.schedule", "cosine", "needs no milestones")
