@@ -82,8 +82,8 @@ void copy(const ResizeCall& call) {
 class Columns {
  public:
   explicit Columns(const ResizeCall& call)
-      : positions_(make_positions(call.width, call.resized_width, call.left, visible_columns(call),
-                                  call.flip_horizontally)),
+      : positions_(
+            make_positions(call.width, call.resized_width, call.left, visible_columns(call), call.flip_horizontally)),
         reverse_(call.reverse_channels) {
     if (has_wide_permutations()) blocks_ = make_blocks(positions_, reverse_);
   }
