@@ -31,10 +31,14 @@ from frcnn.ops import compiled
 from frcnn.training.optimizer import build_optimizer
 from frcnn.training.step import build_train_step
 
-# Our operations register their GPU kernels where there is a GPU; all their inputs and outputs are in device memory.
+# Our operations register their GPU kernels where there is a GPU; all their inputs and outputs are in device memory,
+# but for the handles of variables.
 OWN_OPERATIONS = tuple(
     f"Frcnn{name}"
-    for name in ("RoiAlign", "RoiAlignGrad", "Nms", "BiasRelu", "BiasReluGrad", "GroupNorm", "GroupNormGrad")
+    for name in (
+        *("RoiAlign", "RoiAlignGrad", "Nms", "BiasRelu", "BiasReluGrad", "GroupNorm", "GroupNormGrad"),
+        *("ChannelScale", "GlobalNorm", "Update"),
+    )
 )
 # The graph optimizations of TensorFlow that change what is copied: inlining of functions and loops, constant folding.
 OPTIMIZATIONS = ("function", "constfold", "dependency")

@@ -27,6 +27,10 @@ KERNELS = {
     *(f"frcnn_nms_{step}" for step in ("collect", "rank", "compare", "reduce")),
     *(f"frcnn_norm_statistics_{dtype}" for dtype in WIDEST),
     "frcnn_norm_totals",
+    *(f"frcnn_update_{rule}" for rule in ("sgd", "momentum", "nesterov", "adamw", "average")),
+    *("frcnn_sums_of_squares", "frcnn_root_of_sum"),
+    *(f"frcnn_channel_scale_float32_to_{dtype}" for dtype in WIDEST),
+    *(f"frcnn_channel_scale_{dtype}_to_float32" for dtype in ("bfloat16", "float16")),
 }
 needs_nvrtc = pytest.mark.skipif(
     gpu_code.nvrtc() is None, reason="nvidia-cuda-nvrtc-cu12 is not installed (Linux only)"
