@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from sagemaker_host import ENDLESS, SMALL, Host
 
+USER = 12345  # without a name or a home folder in the image
 HARDENED = {
     "read-only root": ("--read-only", "--tmpfs", "/tmp"),
     "no network": ("--network", "none", "--add-host", "algo-1:127.0.0.1"),
@@ -27,6 +29,20 @@ def test_train_leaves_a_model(
     assert max(host.steps()) == 4  # half an epoch of 16 images in batches of two
     assert (host.folder / "model/weights.safetensors").stat().st_size > 1 << 20
     assert not (host.folder / "output/failure").exists()
+
+
+def test_outputs_belong_to_the_containers_user(image: str, channel: Path, hosts: Callable[..., list[Host]]) -> None:
+    (host,) = hosts(SMALL)
+    for path in (host.folder, *host.folder.rglob("*")):
+        os.chown(path, USER, USER)
+    for path in (channel, *channel.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    host.start(image, channel, "--user", f"{USER}:{USER}")
+    assert host.exit_code() == 0, host.log
+    written = [path for part in ("model", "output") for path in (host.folder / part).rglob("*")]
+    assert host.folder / "model/weights.safetensors" in written
+    assert {path.stat().st_uid for path in written} == {USER}
+    assert {path.stat().st_mode & 0o777 for path in written if path.is_file()} == {0o644}
 
 
 def test_bad_channel_is_reported(image: str, hosts: Callable[..., list[Host]], tmp_path: Path) -> None:
