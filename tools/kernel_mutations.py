@@ -131,7 +131,7 @@ REPLACEMENTS = [
     ("update.cu", r"__syncthreads\(\);", "", "barrier dropped"),
     ("update.cu", r"i < chunk\.end", "i <= chunk.end", "one element too many"),
     ("update.cu", r"threadIdx\.x < half\)", "threadIdx.x + 1 < half)", "a partial sum left out"),
-    ("update.cu", r"variable\.decay, gradient", "shared.scale, gradient", "decay of no variable"),
+    ("update.h", r"variable\.decay, gradient", "shared.scale, gradient", "decay of no variable"),
     ("update_cuda.cc", r"sums \+ chunks", "sums", "sums of the first launch overwritten"),
     ("tensor_table.h", r"first_block\[tensor \+ 1\]\)", "first_block[tensor])", "chunk of the tensor before"),
     ("tensor_table.h", r"end < size \? end : size", "end", "elements beyond the tensor"),

@@ -39,13 +39,9 @@ void channel_scale(const ChannelScaleCall& call, const ParallelFor& parallel) {
                    : call.to == DType::kBFloat16  ? scale_to_bfloat16
                    : call.to == DType::kFloat16   ? scale_to_float16
                                                   : scale_floats;
-  const TensorChunks chunks(call.tensors, call.count);
-  parallel(chunks.count(), 1, [&](int64_t first, int64_t last) {
-    for (int64_t chunk = first; chunk < last; ++chunk) {
-      const int64_t tensor = chunks.tensor(chunk), begin = chunks.first(chunk, tensor);
-      run(call.tensors[tensor], begin, std::min(begin + TensorChunks::kSize, call.tensors[tensor].size));
-    }
-  });
+  TensorChunks(call.tensors, call.count)
+      .run(call.tensors, parallel,
+           [&](int64_t, const ChannelScaled& tensor, int64_t begin, int64_t end) { run(tensor, begin, end); });
 }
 
 }  // namespace frcnn

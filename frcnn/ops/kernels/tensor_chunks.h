@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "cpu.h"
+
 namespace frcnn {
 
 class TensorChunks {
@@ -19,13 +21,17 @@ class TensorChunks {
 
   int64_t count() const { return begins_.back(); }
 
-  // The tensor of a chunk.
-  int64_t tensor(int64_t chunk) const {
-    return std::upper_bound(begins_.begin(), begins_.end(), chunk) - begins_.begin() - 1;
+  // Calls body(chunk, tensor, begin, end) for all chunks, on a thread pool: elements `begin` to `end` of a tensor.
+  template <class Tensor, class Body>
+  void run(const Tensor* tensors, const ParallelFor& parallel, const Body& body) const {
+    parallel(count(), 1, [&](int64_t first, int64_t last) {
+      for (int64_t chunk = first; chunk < last; ++chunk) {
+        const int64_t index = std::upper_bound(begins_.begin(), begins_.end(), chunk) - begins_.begin() - 1;
+        const int64_t begin = (chunk - begins_[index]) * kSize;
+        body(chunk, tensors[index], begin, std::min(begin + kSize, tensors[index].size));
+      }
+    });
   }
-
-  // The chunk's first element in its tensor.
-  int64_t first(int64_t chunk, int64_t tensor) const { return (chunk - begins_[tensor]) * kSize; }
 
  private:
   std::vector<int64_t> begins_;

@@ -13,14 +13,7 @@ __device__ __forceinline__ void update_chunk(const UpdateTable& table, const Upd
   const UpdateScalars shared = *scalars;
 #pragma unroll 4
   for (int64_t i = chunk.begin + threadIdx.x; i < chunk.end; i += blockDim.x) {
-    float weight = variable.weight.from[i], first = 0.0f, second = 0.0f, gradient = 0.0f;
-    if (kRule != UpdateRule::kSgd) first = variable.first.from[i];
-    if (kRule == UpdateRule::kAdamW) second = variable.second.from[i];
-    if (kRule != UpdateRule::kAverage) gradient = variable.gradient[i];
-    update<kRule>(shared, constants, variable.rate_factor, variable.decay, gradient, &weight, &first, &second);
-    if (kRule != UpdateRule::kAverage) variable.weight.to[i] = weight;
-    if (kRule != UpdateRule::kSgd) variable.first.to[i] = first;
-    if (kRule == UpdateRule::kAdamW) variable.second.to[i] = second;
+    update_element<kRule>(shared, constants, variable, i);
   }
 }
 

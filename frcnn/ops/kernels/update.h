@@ -76,4 +76,18 @@ FRCNN_HD void update(const UpdateScalars& shared, const UpdateConstants& constan
   }
 }
 
+// Reads what the rule needs of element i, and writes what it changes.
+template <UpdateRule kRule>
+FRCNN_HD void update_element(const UpdateScalars& shared, const UpdateConstants& constants, const Updated& variable,
+                             int64_t i) {
+  float weight = variable.weight.from[i], first = 0.0f, second = 0.0f, gradient = 0.0f;
+  if (kRule != UpdateRule::kSgd) first = variable.first.from[i];
+  if (kRule == UpdateRule::kAdamW) second = variable.second.from[i];
+  if (kRule != UpdateRule::kAverage) gradient = variable.gradient[i];
+  update<kRule>(shared, constants, variable.rate_factor, variable.decay, gradient, &weight, &first, &second);
+  if (kRule != UpdateRule::kAverage) variable.weight.to[i] = weight;
+  if (kRule != UpdateRule::kSgd) variable.first.to[i] = first;
+  if (kRule == UpdateRule::kAdamW) variable.second.to[i] = second;
+}
+
 }  // namespace frcnn

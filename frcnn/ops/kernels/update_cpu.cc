@@ -14,14 +14,7 @@ FRCNN_HD void update_elements(const UpdateScalars& shared, const UpdateConstants
   // An element depends on no other one, though inputs and outputs may be the same memory.
 #pragma GCC ivdep
   for (int64_t i = begin; i < end; ++i) {
-    float weight = variable.weight.from[i], first = 0.0f, second = 0.0f, gradient = 0.0f;
-    if (kRule != UpdateRule::kSgd) first = variable.first.from[i];
-    if (kRule == UpdateRule::kAdamW) second = variable.second.from[i];
-    if (kRule != UpdateRule::kAverage) gradient = variable.gradient[i];
-    update<kRule>(shared, constants, variable.rate_factor, variable.decay, gradient, &weight, &first, &second);
-    if (kRule != UpdateRule::kAverage) variable.weight.to[i] = weight;
-    if (kRule != UpdateRule::kSgd) variable.first.to[i] = first;
-    if (kRule == UpdateRule::kAdamW) variable.second.to[i] = second;
+    update_element<kRule>(shared, constants, variable, i);
   }
 }
 
@@ -58,26 +51,17 @@ void update_all(const UpdateCall& call, const ParallelFor& parallel) {
                    : call.rule == UpdateRule::kNesterov ? update_nesterov
                    : call.rule == UpdateRule::kAdamW    ? update_adamw
                                                         : update_average;
-  const TensorChunks chunks(call.variables, call.count);
-  parallel(chunks.count(), 1, [&](int64_t first, int64_t last) {
-    for (int64_t chunk = first; chunk < last; ++chunk) {
-      const int64_t tensor = chunks.tensor(chunk);
-      const Updated& variable = call.variables[tensor];
-      const int64_t begin = chunks.first(chunk, tensor);
-      run(*call.shared, call.constants, variable, begin, std::min(begin + TensorChunks::kSize, variable.size));
-    }
-  });
+  TensorChunks(call.variables, call.count)
+      .run(call.variables, parallel, [&](int64_t, const Updated& variable, int64_t begin, int64_t end) {
+        run(*call.shared, call.constants, variable, begin, end);
+      });
 }
 
 float global_norm(const Normed* tensors, int64_t count, const ParallelFor& parallel) {
   const TensorChunks chunks(tensors, count);
   std::vector<double> sums(chunks.count());
-  parallel(chunks.count(), 1, [&](int64_t first, int64_t last) {
-    for (int64_t chunk = first; chunk < last; ++chunk) {
-      const int64_t tensor = chunks.tensor(chunk), begin = chunks.first(chunk, tensor);
-      sums[chunk] =
-          sum_of_squares(tensors[tensor].values + begin, std::min(TensorChunks::kSize, tensors[tensor].size - begin));
-    }
+  chunks.run(tensors, parallel, [&](int64_t chunk, const Normed& tensor, int64_t begin, int64_t end) {
+    sums[chunk] = sum_of_squares(tensor.values + begin, end - begin);
   });
   double total = 0.0;  // in the order of the chunks, whichever thread summed them
   for (double sum : sums) total += sum;
