@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import tensorflow as tf
 
+from frcnn import ops
 from frcnn.data.coco import Index
 from frcnn.data.decode import UnreadableImage, decode_image
 from frcnn.data.tiles import Tile, tiles_of
@@ -111,7 +111,7 @@ class TiledDetector:
         self.config = detector.config
         self.class_names = detector.class_names
         self.category_ids = detector.category_ids
-        self._batch_size = batch_size or (GPU_BATCH if tf.config.list_physical_devices("GPU") else 1)
+        self._batch_size = batch_size or (GPU_BATCH if ops.uses_gpu() else 1)
 
     def detect(self, images: ImageSource | Sequence[ImageSource], batch_size: int = 1) -> list[Detections]:
         """Detect objects in one image or several; as :meth:`Detector.detect`.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from frcnn import ops
 from frcnn.config import Config
 
 
@@ -13,7 +14,7 @@ def configure_numerics(config: Config) -> str:
     Called before the first operation. Determinism cannot be switched off again in a process.
     """
     training = config.training
-    on_gpu = bool(tf.config.list_physical_devices("GPU"))
+    on_gpu = ops.uses_gpu()
     # On a CPU determinism costs little; on a GPU it disables cuDNN's autotuning and selects slower kernels.
     deterministic = not on_gpu if training.deterministic == "auto" else training.deterministic
     if deterministic:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from frcnn import ops
 from frcnn.config import Config
 from frcnn.data.batch import Batch
 from frcnn.distributed import AgreedError, World
@@ -64,7 +65,7 @@ class StepReports:
     """
 
     def __init__(self, train_step: TrainStep, config: Config, world: World) -> None:
-        self.lag = world.allreduce_max(int(bool(tf.config.get_visible_devices("GPU"))))
+        self.lag = world.allreduce_max(int(ops.uses_gpu()))
         self.train_step = train_step
         self._world = world
         # Float16 gradients overflow now and then; the optimizer skips these steps.

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from frcnn import ops
 from frcnn.config import Config
 from frcnn.data.coco import Index
 from frcnn.data.unreadable_images import UnreadableImages
@@ -222,8 +223,7 @@ class Validation:
         # Batch norm statistics that each rank keeps on its own would make the ranks detect with different models.
         self.world.broadcast(self.detector.model.non_trainable_variables)
         # A GPU takes as many images at a time as in training; one image already keeps all cores of a CPU busy.
-        on_gpu = bool(tf.config.list_physical_devices("GPU"))
-        batch_size = self.config.training.batch_size // self.world.size if on_gpu else 1
+        batch_size = self.config.training.batch_size // self.world.size if ops.uses_gpu() else 1
         return detect_split(
             self.detector,
             index,

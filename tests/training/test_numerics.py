@@ -33,7 +33,7 @@ def test_numerics(
     monkeypatch: pytest.MonkeyPatch, gpus: int, options: list[str], deterministic: bool, tf32: bool, line: str
 ) -> None:
     calls: list[object] = []
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["GPU"] * gpus)
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind: ["GPU"] * gpus)
     monkeypatch.setattr(tf.config.experimental, "enable_op_determinism", lambda: calls.append("deterministic"))
     message = configure_numerics(load_config(overrides=options))
     try:
