@@ -8,10 +8,11 @@
     baseline: []
     GIoU: [roi_head.box_loss=giou]
 
-The first variant is what the others are compared with. The epochs of each variant are those that its measured speed
-allows in the time (its learning-rate schedule then ends in time); ``training.max_minutes`` holds in any case. Runs are
-made one after the other; each finished run updates ``OUT/table.md``. A rerun skips finished runs and resumes an
-interrupted one. Values need an idle machine.
+The first variant is what the others are compared with. The epochs of each variant are those that its speed allows in
+the time (its learning-rate schedule then ends in time); ``training.max_minutes`` holds in any case. The speeds of all
+variants are measured first, in turns, because a shared machine is faster in one minute than in another. Runs are made
+one after the other; each finished run updates ``OUT/table.md``. A rerun skips finished runs and resumes an interrupted
+one. Values need an idle machine.
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from frcnn.config import load_config, read_yaml
+from frcnn.config import Config, load_config, read_yaml
+from frcnn.data.coco import find_split, load_index
 
 TRAINING_SHARE = 0.8  # of the minutes; the rest is for start-up and evaluations
+ROUNDS = 3  # of measuring the speeds of all variants; the median counts
 METRICS = ("AP", "AP50", "AP75")
 
 
@@ -44,9 +47,10 @@ def main() -> None:
     variants = {str(name): list(options or []) for name, options in read_yaml(arguments.variants).items()}
     for options in variants.values():  # refuse a wrong option now and not after an hour
         load_config(arguments.config, [*arguments.overrides, *options])
+    plans = plan(arguments, variants)
     for seed in arguments.seeds:
         for name, options in variants.items():
-            run(arguments, name, [*arguments.overrides, *options], seed)
+            run(arguments, name, [*arguments.overrides, *options], seed, plans[name])
             text = table(variants, arguments.seeds, arguments.out)
             (arguments.out / "table.md").write_text(text)
             print(text, flush=True)
@@ -56,16 +60,38 @@ def folder_of(out: Path, name: str, seed: int) -> Path:
     return out / f"{''.join(c if c.isalnum() else '-' for c in name)}-{seed}"
 
 
-def run(arguments: argparse.Namespace, name: str, overrides: Sequence[str], seed: int) -> None:
+def plan(arguments: argparse.Namespace, variants: Mapping[str, Sequence[str]]) -> dict[str, dict[str, float]]:
+    """Speed of each variant, and the epochs that the time allows; a rerun keeps those of the first run."""
+    file = arguments.out / "plan.json"
+    plans = json.loads(file.read_text()) if file.exists() else {}
+    new = {name: options for name, options in variants.items() if name not in plans}
+    speeds: dict[str, list[float]] = {name: [] for name in new}
+    for _ in range(ROUNDS if new else 0):
+        for name, options in new.items():
+            speed = command_output([__file__, "--speed", str(arguments.config), *arguments.overrides, *options])
+            speeds[name].append(float(speed))
+    for name, options in new.items():
+        speed = statistics.median(speeds[name])
+        images = training_images(load_config(arguments.config, [*arguments.overrides, *options]))
+        epochs = max(round(TRAINING_SHARE * 60 * arguments.minutes * speed / images, 2), 0.01)
+        plans[name] = {"images_per_second": speed, "epochs": epochs}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(plans))
+    return plans
+
+
+def training_images(config: Config) -> int:
+    return len(load_index(*find_split(config.data, "train"), box_format=config.data.box_format).images)
+
+
+def run(
+    arguments: argparse.Namespace, name: str, overrides: Sequence[str], seed: int, planned: Mapping[str, float]
+) -> None:
     """Train and evaluate one variant, unless its result exists."""
     folder = folder_of(arguments.out, name, seed)
     if (folder / "result.json").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    plan = folder / "plan.json"
-    if not plan.exists():  # an interrupted run keeps its epochs
-        plan.write_text(command_output([__file__, "--plan", str(arguments.config), str(arguments.minutes), *overrides]))
-    planned = json.loads(plan.read_text())
     frcnn = ["-m", "frcnn"]
     options = [f"output={folder}", f"seed={seed}", f"training.epochs={planned['epochs']}"]
     limit = f"training.max_minutes={arguments.minutes}"
@@ -77,16 +103,12 @@ def run(arguments: argparse.Namespace, name: str, overrides: Sequence[str], seed
     (folder / "result.json").write_text(json.dumps(result))
 
 
-def plan_epochs(config_file: Path, minutes: float, overrides: Sequence[str]) -> dict[str, float]:
-    """Measured speed of a variant, and the epochs that the time allows."""
-    from frcnn.data.coco import find_split, load_index
+def measured_speed(config: Config) -> float:
+    """Images per second, in a process of its own: a process has one device and one precision."""
     from frcnn.training.probe import measure_speed
 
-    config = load_config(config_file, list(overrides))
     index = load_index(*find_split(config.data, "train"), box_format=config.data.box_format)
-    speed = measure_speed(index, config)
-    epochs = TRAINING_SHARE * 60 * minutes * speed / len(index.images)
-    return {"images_per_second": speed, "epochs": max(round(epochs, 2), 0.01)}
+    return measure_speed(index, config)
 
 
 def command(arguments: Sequence[str]) -> None:
@@ -124,7 +146,7 @@ def mean(results: Sequence[Mapping[str, float]], name: str) -> float:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--plan"]:
-        print(json.dumps(plan_epochs(Path(sys.argv[2]), float(sys.argv[3]), sys.argv[4:])))
+    if sys.argv[1:2] == ["--speed"]:
+        print(measured_speed(load_config(Path(sys.argv[2]), sys.argv[3:])))
     else:
         main()

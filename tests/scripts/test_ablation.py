@@ -32,7 +32,9 @@ def test_each_variant_is_run_once_with_each_seed(tmp_path: Path, monkeypatch: py
             Path(arguments[-1]).write_text(json.dumps({"AP": ap, "AP50": 0.75, "AP75": 0.5}))
 
     monkeypatch.setattr(ablation, "command", command)
-    monkeypatch.setattr(ablation, "command_output", lambda _: '{"images_per_second": 4.0, "epochs": 3.5}')
+    speeds = iter([4.0, 2.0, 8.0, 1.0, 3.0, 2.5])  # of both variants, in turns
+    monkeypatch.setattr(ablation, "command_output", lambda _: f"{next(speeds)}\n")
+    monkeypatch.setattr(ablation, "training_images", lambda _: 240)
     variants = tmp_path / "variants.yaml"
     variants.write_text("baseline: []\nplain anchors: ['anchors.sizes=[16,32,64,128,256]']\n")
     arguments = ["--config", str(RECIPE), "--variants", str(variants), "--minutes", "5", "--out", str(tmp_path / "out")]
@@ -40,11 +42,11 @@ def test_each_variant_is_run_once_with_each_seed(tmp_path: Path, monkeypatch: py
     ablation.main()
     table = (tmp_path / "out" / "table.md").read_text().splitlines()
     assert table[0] == "| variant | AP of each seed | mean AP | difference | AP50 | AP75 | epochs | images/s |"
-    assert table[2] == "| baseline | 0.500, 0.625 | 0.562 |  | 0.750 | 0.500 | 3.5 | 4.00 |"
-    assert table[3] == "| plain anchors | 0.750, 0.875 | 0.812 | +0.250 | 0.750 | 0.500 | 3.5 | 4.00 |"
+    assert table[2] == "| baseline | 0.500, 0.625 | 0.562 |  | 0.750 | 0.500 | 4.0 | 4.00 |"
+    assert table[3] == "| plain anchors | 0.750, 0.875 | 0.812 | +0.250 | 0.750 | 0.500 | 2.0 | 2.00 |"
     trained = [arguments for arguments in commands if "train" in arguments]
     assert len(trained) == 4
-    options = {"data.root=bccd", "training.epochs=3.5", "training.max_minutes=5.0", "seed=1"}
+    options = {"data.root=bccd", "training.epochs=2.0", "training.max_minutes=5.0", "seed=1"}
     assert options | {"anchors.sizes=[16,32,64,128,256]"} <= set(trained[3])
     ablation.main()
     assert len(commands) == 8, "a rerun has nothing left to do"
