@@ -36,6 +36,8 @@ PREBUILT = Path(__file__).parent / "prebuilt"
 COMMON = ("-std=c++17", "-O3", "-DNDEBUG", "-w", "-fPIC", "-fvisibility=hidden")
 # No fused multiply-add where the last bit decides: samples on a border, an IoU at the threshold, rounding to uint8.
 EXACT = "-ffp-contract=off"
+# A square root that may set errno is a call for negative numbers, and a loop with a call is not vectorized.
+NO_ERRNO = "-fno-math-errno"
 TENSORFLOW_SOURCES = (
     "ops.cc",
     "group_norm_ops.cc",
@@ -53,7 +55,7 @@ KERNEL_SOURCES = {
     "bias_relu_cpu.cc": [],
     "resize_cpu.cc": [EXACT, "-Wno-psabi"],
     "resize_antialiased_cpu.cc": [EXACT, "-Wno-psabi"],
-    "update_cpu.cc": ["-Wno-psabi"],
+    "update_cpu.cc": [NO_ERRNO, "-Wno-psabi"],
     "channel_scale_cpu.cc": [],
     "roi_align_cuda.cc": [],
     "nms_cuda.cc": [],
