@@ -10,9 +10,10 @@
 
 The first variant is what the others are compared with. The epochs of each variant are those that its speed allows in
 the time (its learning-rate schedule then ends in time); ``training.max_minutes`` holds in any case. The speeds of all
-variants are measured first, in turns, because a shared machine is faster in one minute than in another. Runs are made
-one after the other; each finished run updates ``OUT/table.md``. A rerun skips finished runs and resumes an interrupted
-one. Values need an idle machine.
+variants are measured first, in turns, because a shared machine is faster in one minute than in another; where the
+steps of the seeds differ in the table, the time ended a run before its schedule. Runs are made one after the other;
+each finished run updates ``OUT/table.md``. A rerun skips finished runs and resumes an interrupted one. Values need an
+idle machine.
 """
 
 from __future__ import annotations
@@ -99,7 +100,8 @@ def run(
     metrics = folder / "metrics.json"
     split = ["--split", arguments.split, "--json", str(metrics)]
     command([*frcnn, "evaluate", "--model", str(folder / "model"), *split])
-    result = {**planned, **{name: json.loads(metrics.read_text())[name] for name in METRICS}}
+    found = json.loads(metrics.read_text())
+    result = {**planned, **{name: found[name] for name in METRICS}, "steps": steps_of(folder)}
     (folder / "result.json").write_text(json.dumps(result))
 
 
@@ -109,6 +111,11 @@ def measured_speed(config: Config) -> float:
 
     index = load_index(*find_split(config.data, "train"), box_format=config.data.box_format)
     return measure_speed(index, config)
+
+
+def steps_of(folder: Path) -> int:
+    """Steps that a run has taken."""
+    return int(json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["step"])
 
 
 def command(arguments: Sequence[str]) -> None:
@@ -127,17 +134,17 @@ def table(variants: Mapping[str, Sequence[str]], seeds: Sequence[int], out: Path
         files = [folder_of(out, name, seed) / "result.json" for seed in seeds]
         results[name] = [json.loads(file.read_text()) for file in files if file.exists()]
     first = mean(results[next(iter(variants))], "AP")
-    columns = ("variant", "AP of each seed", "mean AP", "difference", "AP50", "AP75", "epochs", "images/s")
+    columns = ("variant", "AP of each seed", "mean AP", "difference", "AP50", "AP75", "steps of each seed", "images/s")
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for name, found in results.items():
         if not found:
             continue
         ap = mean(found, "AP")
-        seeds_shown = ", ".join(f"{result['AP']:.3f}" for result in found)
+        values = ", ".join(f"{result['AP']:.3f}" for result in found)
         difference = "" if found is results[next(iter(variants))] else f"{ap - first:+.3f}"
         cells = [f"{mean(found, metric):.3f}" for metric in ("AP50", "AP75")]
-        cells += [f"{mean(found, 'epochs'):.1f}", f"{mean(found, 'images_per_second'):.2f}"]
-        lines.append(f"| {name} | {seeds_shown} | {ap:.3f} | {difference} | {' | '.join(cells)} |")
+        cells += [", ".join(str(result["steps"]) for result in found), f"{mean(found, 'images_per_second'):.2f}"]
+        lines.append(f"| {name} | {values} | {ap:.3f} | {difference} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -30,6 +30,10 @@ def test_each_variant_is_run_once_with_each_seed(tmp_path: Path, monkeypatch: py
             model = arguments[arguments.index("--model") + 1]
             ap = 0.5 + 0.25 * ("plain" in model) + 0.125 * ("-1" in model)
             Path(arguments[-1]).write_text(json.dumps({"AP": ap, "AP50": 0.75, "AP75": 0.5}))
+        else:
+            folder = Path(next(text for text in arguments if text.startswith("output=")).removeprefix("output="))
+            lines = [json.dumps({"step": step}) for step in (20, 240 + ("seed=1" in arguments))]
+            (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
 
     monkeypatch.setattr(ablation, "command", command)
     speeds = iter([4.0, 2.0, 8.0, 1.0, 3.0, 2.5])  # of both variants, in turns
@@ -41,9 +45,10 @@ def test_each_variant_is_run_once_with_each_seed(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(sys, "argv", ["ablation.py", *arguments, "data.root=bccd"])
     ablation.main()
     table = (tmp_path / "out" / "table.md").read_text().splitlines()
-    assert table[0] == "| variant | AP of each seed | mean AP | difference | AP50 | AP75 | epochs | images/s |"
-    assert table[2] == "| baseline | 0.500, 0.625 | 0.562 |  | 0.750 | 0.500 | 4.0 | 4.00 |"
-    assert table[3] == "| plain anchors | 0.750, 0.875 | 0.812 | +0.250 | 0.750 | 0.500 | 2.0 | 2.00 |"
+    columns = "| variant | AP of each seed | mean AP | difference | AP50 | AP75 | steps of each seed | images/s |"
+    assert table[0] == columns
+    assert table[2] == "| baseline | 0.500, 0.625 | 0.562 |  | 0.750 | 0.500 | 240, 241 | 4.00 |"
+    assert table[3] == "| plain anchors | 0.750, 0.875 | 0.812 | +0.250 | 0.750 | 0.500 | 240, 241 | 2.00 |"
     trained = [arguments for arguments in commands if "train" in arguments]
     assert len(trained) == 4
     options = {"data.root=bccd", "training.epochs=2.0", "training.max_minutes=5.0", "seed=1"}
