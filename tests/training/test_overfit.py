@@ -24,8 +24,11 @@ OPTIONS = """
 """
 
 
-def draw_images(folder: Path) -> None:
-    """Four noisy images with three objects of two classes each, each object in its own quadrant."""
+def draw_images(folder: Path, with_ellipses: int = 4) -> None:
+    """Four noisy images with three objects of two classes each, each object in its own quadrant.
+
+    Only the first ``with_ellipses`` images have objects of the second class.
+    """
     rng = np.random.default_rng(5)
     (folder / "train").mkdir(parents=True)
     (folder / "annotations").mkdir()
@@ -37,7 +40,7 @@ def draw_images(folder: Path) -> None:
         for left, top in [(0, 0), (CELL, 0), (0, CELL)]:
             width, height = (int(side) for side in rng.integers(36, 56, 2))
             x, y = left + int(rng.integers(CELL - width)), top + int(rng.integers(CELL - height))
-            category = int(rng.integers(1, 3))
+            category = min(int(rng.integers(1, 3)), 2 if number <= with_ellipses else 1)
             corners = (x, y, x + width - 1, y + height - 1)
             if category == 1:
                 draw.rectangle(corners, fill=(220, 40, 40))
@@ -57,16 +60,28 @@ def draw_images(folder: Path) -> None:
     [
         "",
         "roi_head.cascade=[0.5,0.6,0.7] roi_head.box_loss=giou training.epochs=150",
+        "optimizer.name=adamw optimizer.learning_rate=0.001 optimizer.weight_decay=0.05",
     ],
-    ids=["default", "cascade and giou"],
+    ids=["default", "cascade and giou", "adamw"],
 )
 def test_a_few_images_are_fitted(tmp_path: Path, changes: str) -> None:
-    data = tmp_path / "data"
-    draw_images(data)
+    draw_images(tmp_path / "data")
+    assert fitted_ap(tmp_path, *changes.split()) >= 0.95
+
+
+def test_a_few_images_are_fitted_while_those_of_a_rare_class_are_repeated(tmp_path: Path) -> None:
+    draw_images(tmp_path / "data", with_ellipses=1)
+    # The one image with ellipses is seen sqrt(1 / 0.25) = 2 times an epoch, which is thus 5 images long.
+    assert fitted_ap(tmp_path, "data.repeat_threshold=1", "training.epochs=130") >= 0.95
+
+
+def fitted_ap(folder: Path, *changes: str) -> float:
+    """Train on the images of ``folder/data``; AP on the same images."""
+    data = folder / "data"
     same = [
         f"data.validation.images={data / 'train'}",
         f"data.validation.annotations={data / 'annotations' / 'instances_train.json'}",
     ]
-    options = [f"data.root={data}", f"output={tmp_path / 'run'}", *same, *OPTIONS.split(), *changes.split()]
+    options = [f"data.root={data}", f"output={folder / 'run'}", *same, *OPTIONS.split(), *changes]
     model = Trainer(load_config(overrides=options)).run()
-    assert json.loads((model / "metrics.json").read_text())["AP"] >= 0.95
+    return json.loads((model / "metrics.json").read_text())["AP"]
