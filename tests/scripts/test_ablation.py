@@ -27,8 +27,8 @@ def test_each_variant_is_run_once_with_each_seed(tmp_path: Path, monkeypatch: py
     def command(arguments: list[str]) -> None:
         commands.append(arguments)
         if "evaluate" in arguments:
-            model = arguments[arguments.index("--model") + 1]
-            ap = 0.5 + 0.25 * ("plain" in model) + 0.125 * ("-1" in model)
+            name = Path(arguments[arguments.index("--model") + 1]).parent.name
+            ap = 0.5 + 0.25 * name.startswith("plain") + 0.125 * name.endswith("-1")
             Path(arguments[-1]).write_text(json.dumps({"AP": ap, "AP50": 0.75, "AP75": 0.5}))
         else:
             folder = Path(next(text for text in arguments if text.startswith("output=")).removeprefix("output="))
