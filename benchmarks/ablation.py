@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from frcnn.config import Config, load_config, read_yaml
-from frcnn.data.coco import find_split, load_index
+from frcnn.data.coco import Index, find_split, load_index
 
 TRAINING_SHARE = 0.8  # of the minutes; the rest is for start-up and evaluations
 ROUNDS = 3  # of measuring the speeds of all variants; the median counts
@@ -73,7 +73,7 @@ def plan(arguments: argparse.Namespace, variants: Mapping[str, Sequence[str]]) -
             speeds[name].append(float(speed))
     for name, options in new.items():
         speed = statistics.median(speeds[name])
-        images = training_images(load_config(arguments.config, [*arguments.overrides, *options]))
+        images = len(training_index(load_config(arguments.config, [*arguments.overrides, *options])).images)
         epochs = max(round(TRAINING_SHARE * 60 * arguments.minutes * speed / images, 2), 0.01)
         plans[name] = {"images_per_second": speed, "epochs": epochs}
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -81,8 +81,8 @@ def plan(arguments: argparse.Namespace, variants: Mapping[str, Sequence[str]]) -
     return plans
 
 
-def training_images(config: Config) -> int:
-    return len(load_index(*find_split(config.data, "train"), box_format=config.data.box_format).images)
+def training_index(config: Config) -> Index:
+    return load_index(*find_split(config.data, "train"), box_format=config.data.box_format)
 
 
 def run(
@@ -109,8 +109,7 @@ def measured_speed(config: Config) -> float:
     """Images per second, in a process of its own: a process has one device and one precision."""
     from frcnn.training.probe import measure_speed
 
-    index = load_index(*find_split(config.data, "train"), box_format=config.data.box_format)
-    return measure_speed(index, config)
+    return measure_speed(training_index(config), config)
 
 
 def steps_of(folder: Path) -> int:

@@ -1,11 +1,14 @@
 """Mosaics and pasted objects, to measure whether they pay before they become an augmentation.
 
-    python benchmarks/mixed_images.py bccd mixed/mosaic --method mosaic --copies 4
-    python benchmarks/mixed_images.py bccd mixed/pasted --method paste --copies 4
-    python benchmarks/ablation.py --variants variants.yaml …   # with the variant "mosaics: [data.root=mixed/mosaic]"
+    python benchmarks/mixed_images.py bccd mixed/mosaic --method mosaic
+    python benchmarks/mixed_images.py bccd mixed/pasted --method paste
 
-Writes a copy of a dataset whose training split holds each image ``--copies`` times, a share of them mixed: one epoch of
-it is as many epochs of the dataset with a new mixture each time. The other splits are links to those of the dataset.
+and then `benchmarks/ablation.py` with this variant, and the same of ``pasted``:
+
+    mosaics: [data.train.images=mixed/mosaic/images, data.train.annotations=mixed/mosaic/instances.json]
+
+Writes a training split that holds each image of a dataset's ``--copies`` times, a share of them mixed: one epoch of it
+is as many epochs of the dataset with a new mixture each time. Crowd regions are left out.
 
 * ``mosaic`` (Bochkovskiy et al. 2020): the image is divided into four at a random point, and each part is a random
   piece of an image of the dataset at 0.75 to 1.25 times its size.
@@ -17,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +29,8 @@ from PIL import Image, ImageFilter
 
 from frcnn.config import load_config
 from frcnn.data.coco import ImageRecord, Index, find_split, load_index
-from frcnn.data.decode import decode_image
+from frcnn.data.decode import UnreadableImage, decode_image
+from frcnn.errors import UserError
 
 CENTER = (0.3, 0.7)  # where a mosaic is divided, of its sides
 SCALE = (0.75, 1.25)  # of the images in a mosaic
@@ -51,29 +56,15 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.5, help="of the copies that is mixed")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+    if arguments.out.exists():
+        raise UserError(f"{arguments.out} exists; delete it or give a new folder")
     data = load_config(None, [f"data.root={arguments.dataset}"]).data
-    images, annotations = find_split(data, "train")
-    index = load_index(images, annotations, box_format=data.box_format)
-    link_other_splits(arguments.dataset, arguments.out, images, annotations)
-    folder = arguments.out / images.relative_to(arguments.dataset)
-    tables = write_mixed(index, folder, arguments.method, arguments.copies, arguments.share, arguments.seed)
-    (arguments.out / annotations.relative_to(arguments.dataset)).write_text(json.dumps(tables))
+    index = load_index(*find_split(data, "train"), box_format=data.box_format)
+    images = arguments.out / "images"
+    images.mkdir(parents=True)
+    tables = write_mixed(index, images, arguments.method, arguments.copies, arguments.share, arguments.seed)
+    (arguments.out / "instances.json").write_text(json.dumps(tables))
     print(f"{arguments.out}: {len(tables['images'])} images, {len(tables['annotations'])} boxes")
-
-
-def link_other_splits(dataset: Path, out: Path, images: Path, annotations: Path) -> None:
-    """Make the folders of the copy, with links to everything that is not of the training split."""
-    (out / "annotations").mkdir(parents=True)
-    for file in (dataset / "annotations").iterdir():
-        if file != annotations:
-            (out / "annotations" / file.name).symlink_to(file.resolve())
-    for folder in dataset.iterdir():
-        if folder.name == "annotations":
-            continue
-        if folder == images:
-            (out / folder.name).mkdir()
-        else:
-            (out / folder.name).symlink_to(folder.resolve())
 
 
 def write_mixed(index: Index, folder: Path, method: str, copies: int, share: float, seed: int) -> dict[str, Any]:
@@ -109,8 +100,19 @@ def write_mixed(index: Index, folder: Path, method: str, copies: int, share: flo
 
 
 def read(record: ImageRecord) -> Sample:
+    """An image and its objects.
+
+    Raises:
+        UserError: the image cannot be read.
+    """
+    try:
+        pixels = decode_image(record.path)
+    except (UnreadableImage, OSError) as error:
+        raise UserError(
+            f"image {record.path} cannot be read ({error}); repair it or remove it from the dataset"
+        ) from None
     objects = ~record.crowd
-    return Sample(decode_image(record.path), record.boxes[objects], record.labels[objects])
+    return Sample(pixels, record.boxes[objects], record.labels[objects])
 
 
 def mosaic(index: Index, record: ImageRecord, rng: np.random.Generator) -> Sample:
@@ -193,4 +195,7 @@ def _areas(boxes: np.ndarray) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(str(error))

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -38,7 +39,7 @@ def test_each_variant_is_run_once_with_each_seed(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(ablation, "command", command)
     speeds = iter([4.0, 2.0, 8.0, 1.0, 3.0, 2.5])  # of both variants, in turns
     monkeypatch.setattr(ablation, "command_output", lambda _: f"{next(speeds)}\n")
-    monkeypatch.setattr(ablation, "training_images", lambda _: 240)
+    monkeypatch.setattr(ablation, "training_index", lambda _: SimpleNamespace(images=range(240)))
     variants = tmp_path / "variants.yaml"
     variants.write_text("baseline: []\nplain anchors: ['anchors.sizes=[16,32,64,128,256]']\n")
     arguments = ["--config", str(RECIPE), "--variants", str(variants), "--minutes", "5", "--out", str(tmp_path / "out")]
